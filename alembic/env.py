@@ -1,0 +1,13 @@
+"""Runs the migrations on the connection that ``cbirdb.db.migrate`` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from cbirdb.db.migrate import alembic_arguments
+
+connection = context.config.attributes.get("connection")
+if connection is None:
+    raise SystemExit("Run migrations with `cbirdb db upgrade`, and make new ones with `make migration`.")
+context.configure(connection=connection, **alembic_arguments())
+context.run_migrations()

@@ -1,0 +1,52 @@
+"""What a dataset reader is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cbirdb.records import DatasetItem
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a user may say about a dataset beside where it is."""
+
+    name: str | None = None
+    """The dataset's name; None: the reader knows or makes one."""
+    images: Path | None = None
+    """The folder that the images lie in, where that is not the dataset's own."""
+    modality: str | None = None
+    anatomic_region: str | None = None
+    label_pattern: str | None = None
+    """Regular expression with a group ``label``, matched against the path below the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A dataset that was found at a path: what it is called, how much there is, and the way to read it."""
+
+    datasets: tuple[str, ...]
+    """Names of the datasets whose images it holds, as far as they are known before reading."""
+    root: Path | None
+    """Folder that ``ImageRecord.source`` is relative to; None without images."""
+    total: int
+    """Number of items that ``items`` will yield."""
+    items: Iterator[DatasetItem]
+
+
+class DatasetReader(Protocol):
+    """Understands one layout of files on disk. Yields records; touches neither pixels nor the database."""
+
+    name: str
+    """What the command line calls it."""
+    summary: str
+    """One line for ``cbirdb datasets list``."""
+
+    def open(self, path: Path, options: ReadOptions) -> Source:
+        """Look at ``path`` and return what it holds.
+
+        :raises InputError: when it is not there, is empty, or is not of this layout.
+        """

@@ -1,0 +1,135 @@
+"""A folder with one sub-folder per class. Nested folders become a label path.
+
+``root/XR/chest/Pneumonia/a.png`` has the label ``XR/chest/Pneumonia``. A level named train, val or test (or a
+usual variant) is the split and not part of the label; without one, the split comes from each file's content.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from cbirdb.datasets.base import ReadOptions, Source
+from cbirdb.errors import InputError
+from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, ImageRecord, Split
+
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+MODALITIES = {"CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RF", "US", "XA", "XR"}
+"""DICOM codes that, as the first folder of a label path, say the modality."""
+HIDDEN_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+class FolderReader:
+    """Reads a class-per-folder tree."""
+
+    name = "folder"
+    summary = "class per sub-folder; nested folders become a label path; split from a folder level or by content"
+
+    def open(self, path: Path, options: ReadOptions) -> Source:
+        root = _existing_folder(path)
+        pattern = _compile(options.label_pattern)
+        files, unreadable = _walk(root)
+        if not files and not unreadable:
+            raise InputError(f"There are no files in {path}.", hint="Give a folder with one sub-folder per class.")
+        name = options.name or root.name
+        with_split = any(_split_level(PurePosixPath(file).parts[:-1]) is not None for file in files)
+
+        def items() -> Iterator[DatasetItem]:
+            yield from unreadable
+            for file in files:
+                yield _item(root, file, name, with_split, pattern, options)
+
+        return Source(datasets=(name,), root=root, total=len(files) + len(unreadable), items=items())
+
+
+def _existing_folder(path: Path) -> Path:
+    if not path.exists():
+        raise InputError(f"There is no folder {path}.", hint="Check the path.")
+    if not path.is_dir():
+        raise InputError(f"{path} is a file, not a folder.", hint="Give the folder that holds the class folders.")
+    return path.resolve()
+
+
+def _compile(pattern: str | None) -> re.Pattern[str] | None:
+    if pattern is None:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"The label pattern is not a regular expression: {error}.") from error
+    if "label" not in compiled.groupindex:
+        raise InputError(
+            "The label pattern has no group named 'label'.", hint=r"For example: '(?P<label>\w+) \(\d+\)'."
+        )
+    return compiled
+
+
+def _walk(root: Path) -> tuple[list[str], list[Failure]]:
+    """All files below ``root`` in a stable order, and the folders that could not be listed."""
+    files: list[str] = []
+    unreadable: list[Failure] = []
+
+    def refused(error: OSError) -> None:
+        folder = Path(error.filename or root)
+        unreadable.append(Failure(folder.relative_to(root).as_posix(), "unreadable", error.strerror or "folder"))
+
+    for folder, folders, names in os.walk(root, onerror=refused, followlinks=True):
+        folders.sort()
+        base = Path(folder).relative_to(root)
+        files.extend((base / name).as_posix() for name in sorted(names))
+    return files, unreadable
+
+
+def _item(
+    root: Path, file: str, dataset: str, with_split: bool, pattern: re.Pattern[str] | None, options: ReadOptions
+) -> DatasetItem:
+    parts = PurePosixPath(file).parts
+    if any(part.startswith(".") or part.lower() in HIDDEN_FILES for part in parts):
+        return Excluded(file, "hidden file")
+    level = _split_level(parts[:-1])
+    if with_split and level is None:
+        return Failure(file, "unknown split", "other files lie below train, val or test; this one does not", dataset)
+    classes = [part for index, part in enumerate(parts[:-1]) if index != level]
+    label = _label(file, classes, pattern)
+    if pattern is not None and label is None:
+        return Failure(file, "no label", "the label pattern does not match this path", dataset)
+    modality, region = _modality_and_region(label)
+    return ImageRecord(
+        dataset=dataset,
+        source=file,
+        path=root / file,
+        split=SPLIT_FOLDERS[parts[level].lower()] if level is not None else None,
+        split_by_content=level is None,
+        modality=options.modality or modality,
+        anatomic_region=options.anatomic_region or region,
+        labels={label: POSITIVE} if label else {},
+    )
+
+
+def _split_level(folders: Sequence[str]) -> int | None:
+    return next((index for index, part in enumerate(folders) if part.lower() in SPLIT_FOLDERS), None)
+
+
+def _label(file: str, classes: Sequence[str], pattern: re.Pattern[str] | None) -> str | None:
+    if pattern is None:
+        return "/".join(classes) or None
+    match = pattern.search(file)
+    return match["label"] if match and match["label"] else None
+
+
+def _modality_and_region(label: str | None) -> tuple[str | None, str | None]:
+    """``XR/chest/Pneumonia`` -> (XR, chest); a label that does not begin with a modality tells neither."""
+    parts = (label or "").split("/")
+    if len(parts) >= 2 and parts[0] in MODALITIES:
+        return parts[0], parts[1]
+    return None, None

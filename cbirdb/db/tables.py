@@ -1,0 +1,253 @@
+"""The tables of schema ``cbir`` as SQLAlchemy metadata: what Alembic compares the database with.
+
+Only Alembic reads this; the program speaks SQL. Embedding tables and vector indexes are not here: they are
+made per encoder by ``cbir.create_embedding_table`` and ``cbirdb index build``.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "cbir"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    },
+)
+
+NOW = text("now()")
+EMPTY_JSON = text("'{}'::jsonb")
+
+
+def _key(name: str) -> Column[int]:
+    return Column(name, BigInteger, Identity(always=True), primary_key=True)
+
+
+def _one_of(column: str, *values: str) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+dataset = Table(
+    "dataset",
+    metadata,
+    _key("dataset_id"),
+    Column("name", Text, nullable=False, unique=True, comment="Short name, used in filters."),
+    Column("reader", Text, nullable=False, comment="The reader that understands its layout: folder, paper-csv, ..."),
+    Column("root", Text, comment="Folder that image.source is relative to; NULL when given without images."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    comment="A collection of images that was ingested together.",
+)
+
+patient = Table(
+    "patient",
+    metadata,
+    _key("patient_id"),
+    Column("dataset_id", BigInteger, ForeignKey(dataset.c.dataset_id, ondelete="CASCADE"), nullable=False),
+    Column("pseudonym", Text, nullable=False, comment="Never a name or a hospital number."),
+    UniqueConstraint("dataset_id", "pseudonym"),
+    comment="A person, known only by a pseudonym.",
+)
+
+study = Table(
+    "study",
+    metadata,
+    _key("study_id"),
+    Column("dataset_id", BigInteger, ForeignKey(dataset.c.dataset_id, ondelete="CASCADE"), nullable=False),
+    Column("patient_id", BigInteger, ForeignKey(patient.c.patient_id, ondelete="CASCADE"), index=True),
+    Column("study_uid", Text, nullable=False, comment="Study instance UID, or the dataset's own study key."),
+    Column("study_date", Date),
+    UniqueConstraint("dataset_id", "study_uid"),
+    comment="One examination of a patient.",
+)
+
+series = Table(
+    "series",
+    metadata,
+    _key("series_id"),
+    Column("study_id", BigInteger, ForeignKey(study.c.study_id, ondelete="CASCADE"), nullable=False),
+    Column("series_uid", Text, nullable=False),
+    UniqueConstraint("study_id", "series_uid"),
+    comment="One acquisition within a study.",
+)
+
+image = Table(
+    "image",
+    metadata,
+    _key("image_id"),
+    Column("dataset_id", BigInteger, ForeignKey(dataset.c.dataset_id, ondelete="CASCADE"), nullable=False),
+    Column("patient_id", BigInteger, ForeignKey(patient.c.patient_id, ondelete="CASCADE"), index=True),
+    Column("study_id", BigInteger, ForeignKey(study.c.study_id, ondelete="CASCADE"), index=True),
+    Column("series_id", BigInteger, ForeignKey(series.c.series_id, ondelete="CASCADE"), index=True),
+    Column("source", Text, nullable=False, comment="The file as its dataset gives it, relative to dataset.root."),
+    Column("frame", Integer, nullable=False, server_default=text("0"), comment="Frame of a multi-frame file, from 0."),
+    Column("sop_uid", Text, comment="SOP instance UID, where the image came from DICOM."),
+    Column("split", Text, comment="train (indexed), test (queries) or val; NULL outside of experiments."),
+    Column("modality", Text, comment="DICOM code: CT, MR, US, XR, ..."),
+    Column("anatomic_region", Text),
+    Column("width", Integer, comment="Pixels; NULL when the file was not looked at."),
+    Column("height", Integer, comment="Pixels; NULL when the file was not looked at."),
+    Column("file_bytes", BigInteger),
+    Column("file_modified_ns", BigInteger, comment="mtime in nanoseconds since 1970: tells a changed file cheaply."),
+    Column("sha256", LargeBinary, comment="SHA-256 of the file's bytes; equal hashes are duplicates."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    UniqueConstraint("dataset_id", "source", "frame"),
+    _one_of("split", "train", "val", "test"),
+    Index(None, "sha256"),
+    Index(None, "sop_uid", postgresql_where=text("sop_uid IS NOT NULL")),
+    comment="One 2D frame.",
+)
+
+label = Table(
+    "label",
+    metadata,
+    _key("label_id"),
+    Column("name", Text, nullable=False, unique=True, comment="Hierarchical path, such as XR/chest/Pneumonia."),
+    comment="A finding, or the class of an image.",
+)
+
+image_label = Table(
+    "image_label",
+    metadata,
+    Column("image_id", BigInteger, ForeignKey(image.c.image_id, ondelete="CASCADE"), primary_key=True),
+    Column("label_id", BigInteger, ForeignKey(label.c.label_id), primary_key=True, index=True),
+    Column(
+        "value",
+        SmallInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="1 positive, 0 negative, -1 uncertain; no row: not mentioned.",
+    ),
+    CheckConstraint("value IN (-1, 0, 1)", name="value"),
+    comment="What is known about a label on an image.",
+)
+
+encoder = Table(
+    "encoder",
+    metadata,
+    _key("encoder_id"),
+    Column("name", Text, nullable=False, unique=True),
+    Column("table_name", Text, nullable=False, unique=True, comment="Its embedding table in schema cbir."),
+    Column("dim", Integer, nullable=False),
+    Column("precision", Text, nullable=False, comment="half: halfvec (16 bit); single: vector (32 bit)."),
+    Column("weights_sha256", Text),
+    Column("preprocessing_sha256", Text),
+    Column("licence", Text),
+    Column("spec", JSONB, nullable=False, server_default=EMPTY_JSON, comment="Everything that determines its output."),
+    Column("provenance", JSONB, nullable=False, server_default=EMPTY_JSON, comment="Library versions, dtype, device."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    CheckConstraint("dim BETWEEN 1 AND 16000", name="dim"),
+    _one_of("precision", "half", "single"),
+    comment="A model that turns an image into a vector; one embedding table each.",
+)
+
+index_build = Table(
+    "index_build",
+    metadata,
+    _key("index_build_id"),
+    Column("encoder_id", BigInteger, ForeignKey(encoder.c.encoder_id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("index_name", Text, nullable=False),
+    Column("method", Text, nullable=False, comment="hnsw"),
+    Column("parameters", JSONB, nullable=False, comment="What it was built with, such as m and ef_construction."),
+    Column("search_settings", JSONB, nullable=False, comment="What searches set, such as hnsw.ef_search."),
+    Column("rows_indexed", BigInteger, nullable=False),
+    Column("index_bytes", BigInteger, nullable=False),
+    Column("memory_estimate_bytes", BigInteger),
+    Column("build_seconds", Double, nullable=False),
+    Column("versions", JSONB, nullable=False, comment="PostgreSQL and pgvector that built it."),
+    Column("audit", JSONB, comment="Self-retrieval rate and recall against exact search, where measured."),
+    Column("built_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("dropped_at", DateTime(timezone=True)),
+    comment="Every vector index that was built, kept after it is dropped: builds are not deterministic.",
+)
+
+search_run = Table(
+    "search_run",
+    metadata,
+    _key("run_id"),
+    Column("encoder_id", BigInteger, ForeignKey(encoder.c.encoder_id, ondelete="CASCADE"), nullable=False, index=True),
+    Column("protocol", Text, nullable=False, comment="Which images count and what is relevant."),
+    Column("datasets", ARRAY(Text), nullable=False),
+    Column("query_split", Text, nullable=False),
+    Column("index_split", Text, nullable=False),
+    Column("k", Integer, nullable=False, comment="Neighbours kept per query."),
+    Column("mode", Text, nullable=False, comment="exact or approximate."),
+    Column("index_build_id", BigInteger, ForeignKey(index_build.c.index_build_id)),
+    Column("ann_recall", Double, comment="Share of the true nearest neighbours found; 1 when exact."),
+    Column("ann_recall_at", Integer, comment="Number of neighbours that ann_recall looks at."),
+    Column("ann_recall_queries", Integer, comment="Number of queries that ann_recall was measured on."),
+    Column("seed", BigInteger, nullable=False),
+    Column("indexed_images", BigInteger, nullable=False),
+    Column("query_images", BigInteger, nullable=False),
+    Column("short_queries", BigInteger, comment="Queries for which fewer neighbours were found than exist."),
+    Column("versions", JSONB, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("finished_at", DateTime(timezone=True), comment="NULL: still running, or it did not finish."),
+    CheckConstraint("k > 0", name="k"),
+    _one_of("mode", "exact", "approximate"),
+    comment="One evaluation of one encoder: what was asked, of what, and how.",
+)
+
+search_result = Table(
+    "search_result",
+    metadata,
+    Column("run_id", BigInteger, ForeignKey(search_run.c.run_id, ondelete="CASCADE"), primary_key=True),
+    Column(
+        "query_image_id", BigInteger, ForeignKey(image.c.image_id, ondelete="CASCADE"), primary_key=True, index=True
+    ),
+    Column("label_id", BigInteger, ForeignKey(label.c.label_id), nullable=False, comment="The query's label."),
+    Column("relevant_count", Integer, nullable=False, comment="Indexed images that carry the query's label."),
+    Column("neighbour_ids", ARRAY(BigInteger), nullable=False, comment="Nearest first."),
+    Column("distances", ARRAY(REAL), nullable=False, comment="Cosine distances, as neighbour_ids."),
+    Column("hits", ARRAY(SmallInteger), nullable=False, comment="hits[n]: relevant images among the first n."),
+    comment="The nearest neighbours of one query in one run; every metric is a view over this table.",
+)
+
+failure = Table(
+    "failure",
+    metadata,
+    _key("failure_id"),
+    Column("stage", Text, nullable=False, comment="ingest, encode or import-embeddings."),
+    Column("dataset_id", BigInteger, ForeignKey(dataset.c.dataset_id, ondelete="CASCADE"), index=True),
+    Column("encoder_id", BigInteger, ForeignKey(encoder.c.encoder_id, ondelete="CASCADE"), index=True),
+    Column("source", Text, nullable=False, comment="The file, as image.source would name it."),
+    Column("line", Integer, comment="Line of a CSV file, where the reason lies there."),
+    Column("reason", Text, nullable=False, comment="Short and stable, for grouping."),
+    Column("detail", Text, nullable=False),
+    Column("occurrences", Integer, nullable=False, server_default=text("1"), comment="How often it was met."),
+    Column("first_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("last_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("resolved", Boolean, nullable=False, server_default=text("false"), comment="A later run went well."),
+    UniqueConstraint(
+        "stage", "dataset_id", "encoder_id", "source", "line", postgresql_nulls_not_distinct=True, name="failure_key"
+    ),
+    comment="What could not be ingested or encoded, why, and how often.",
+)

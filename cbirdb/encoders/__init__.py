@@ -1,0 +1,1 @@
+"""Pixel arrays -> raw embeddings. ``registry`` lists the encoders, ``base`` says what one is."""

@@ -1,0 +1,54 @@
+"""tiny-image: the picture itself, very small, as its own descriptor.
+
+Torralba, Fergus and Freeman, "80 Million Tiny Images", TPAMI 30(11), 2008: grey, averaged over areas to
+32 x 32, mean-centred. No weights and no torch; a floor that every foundation model should beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from cbirdb.encoders.base import EncoderSpec, LoadOptions, Provenance, hash_settings
+
+SIDE = 32
+
+SPEC = EncoderSpec(
+    name="tiny-image",
+    family="tiny_image",
+    dim=SIDE * SIDE,
+    embedding="the 32 x 32 grey values, mean-centred",
+    preprocessing="grey (ITU-R 601), averaged over areas to 32 x 32",
+    licence="Apache-2.0",
+    training_scheme="none",
+    citation="Torralba et al., 80 Million Tiny Images, TPAMI 2008",
+)
+
+
+class TinyImage:
+    """The encoder. A picture of one grey value has no direction and comes out as the zero vector."""
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self.spec = spec
+        self.provenance = Provenance(
+            weights_sha256=None,
+            preprocessing_sha256=hash_settings({"mode": "L", "side": SIDE, "resample": "BOX", "centre": "mean"}),
+            libraries={"pillow": PIL.__version__, "numpy": np.__version__},
+        )
+
+    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
+        grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+        return np.asarray(grey, dtype=np.float32)
+
+    def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        flat = np.stack(batch).reshape(len(batch), -1)
+        return flat - flat.mean(axis=1, keepdims=True)
+
+
+def load(spec: EncoderSpec, options: LoadOptions) -> TinyImage:
+    """Make the encoder ready to run. It has nothing to load."""
+    return TinyImage(spec)

@@ -1,0 +1,43 @@
+"""Checks and normalisation of embeddings. NumPy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbirdb.errors import InputError
+
+UNIT_NORM_TOLERANCE = 1e-3
+"""Largest distance of a vector's norm from 1 that still counts as already normalised.
+
+Rounding 2,000 components to 16 bits moves the norm by about 5e-4 at the most."""
+
+
+def l2_normalize(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scale each row to unit Euclidean length.
+
+    :param embeddings: shape (n, dim).
+    :returns: the normalised rows, float32, shape (n, dim), and a mask of shape (n,) that is False for rows
+        with a non-finite component or of length zero, which have no direction and whose output row is zero.
+    :raises InputError: when the array is not two-dimensional.
+    """
+    if embeddings.ndim != 2:
+        raise InputError(f"Embeddings must have the shape (n, dim), not {embeddings.shape}.")
+    wide = embeddings.astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    usable = np.isfinite(norms) & (norms > 0)
+    scaled = np.zeros(embeddings.shape, dtype=np.float32)
+    scaled[usable] = wide[usable] / norms[usable, None]
+    return scaled, usable
+
+
+def why_unusable(row: NDArray[np.floating]) -> str:
+    """The reason, in a few words, for which ``l2_normalize`` refused a row of shape (dim,)."""
+    if np.isnan(row).any():
+        return "not a number"
+    if np.isinf(row).any():
+        return "infinite"
+    if not row.any():
+        return "zero vector"
+    return "norm out of range"

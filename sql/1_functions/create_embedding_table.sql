@@ -1,0 +1,46 @@
+-- Title: Create the embedding table of an encoder
+-- Description: One narrow table per encoder, embedding_<encoder>, one unit vector per image. STORAGE PLAIN
+--   keeps vectors in the row: TOASTed ones load five times slower. The norm is checked, because a zero or
+--   unnormalised vector would vanish from a cosine index or distort what is compared.
+-- Inputs: the encoder's name (its row in cbir.encoder must exist).
+CREATE FUNCTION cbir.create_embedding_table(encoder text)
+RETURNS regclass
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    found cbir.encoder;
+    -- pgvector keeps a row on one page: 8 kB hold 2,000 single or 4,000 half precision components.
+    max_dim integer;
+BEGIN
+    SELECT e.* INTO found FROM cbir.encoder AS e WHERE e.name = create_embedding_table.encoder;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no encoder "%"', encoder USING ERRCODE = 'undefined_object';
+    END IF;
+    max_dim := CASE found.precision WHEN 'half' THEN 4000 ELSE 2000 END;
+    IF found.dim > max_dim THEN
+        RAISE EXCEPTION 'encoder "%" has % dimensions, an indexed % precision table holds at most %',
+            encoder, found.dim, found.precision, max_dim
+            USING ERRCODE = 'program_limit_exceeded', HINT = 'Use half precision up to 4,000 dimensions.';
+    END IF;
+    EXECUTE format(
+        'CREATE TABLE IF NOT EXISTS cbir.%1$I (
+            image_id bigint PRIMARY KEY REFERENCES cbir.image ON DELETE CASCADE,
+            embedding %2$s(%3$s) NOT NULL CONSTRAINT %4$I CHECK (abs(l2_norm(embedding) - 1) < 0.01)
+        )',
+        found.table_name,
+        CASE found.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END,
+        found.dim,
+        left(found.table_name, 53) || '_unit_norm'
+    );
+    EXECUTE format('ALTER TABLE cbir.%I ALTER COLUMN embedding SET STORAGE PLAIN', found.table_name);
+    EXECUTE format(
+        'COMMENT ON TABLE cbir.%I IS %L',
+        found.table_name, format('L2-normalised embeddings of encoder %s, one per image.', encoder)
+    );
+    RETURN format('cbir.%I', found.table_name)::regclass;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.create_embedding_table(text) IS
+'Creates the embedding table of a registered encoder, if it is not there yet.';

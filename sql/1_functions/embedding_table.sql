@@ -1,0 +1,25 @@
+-- Title: Name of an encoder's embedding table
+-- Description: Looks an encoder up and says which ones there are when it is not known.
+CREATE FUNCTION cbir.embedding_table(encoder text)
+RETURNS text
+LANGUAGE plpgsql
+STABLE
+AS $$
+DECLARE
+    found text;
+BEGIN
+    SELECT e.table_name INTO found FROM cbir.encoder AS e WHERE e.name = embedding_table.encoder;
+    IF found IS NULL THEN
+        RAISE EXCEPTION 'there is no encoder "%" in this database', encoder USING
+            ERRCODE = 'undefined_object',
+            HINT = coalesce(
+                'Encoders here: ' || (SELECT string_agg(e.name, ', ' ORDER BY e.name) FROM cbir.encoder AS e) || '.',
+                'None has been used yet; run: cbirdb encode -e tiny-image'
+            );
+    END IF;
+    RETURN found;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.embedding_table(text) IS
+'Name of the table in schema cbir that holds the embeddings of an encoder.';

@@ -1,0 +1,28 @@
+-- Title: Images whose files are identical
+-- Description: Every image whose file is byte for byte that of another, with the copies it has. Such images keep
+--   their own rows and labels; those that stand on both sides of a split make precision look better than it is.
+CREATE VIEW cbir.duplicate_image AS
+SELECT
+    copies.sha256,
+    i.image_id,
+    d.name AS dataset,
+    i.source,
+    i.split,
+    copies.copies,
+    copies.splits > 1 AS straddles_splits
+FROM (
+    SELECT
+        encode(i.sha256, 'hex') AS sha256,
+        i.sha256 AS raw_sha256,
+        count(*) AS copies,
+        count(DISTINCT i.split) AS splits
+    FROM cbir.image AS i
+    WHERE i.sha256 IS NOT NULL
+    GROUP BY i.sha256
+    HAVING count(*) > 1
+) AS copies
+INNER JOIN cbir.image AS i ON i.sha256 = copies.raw_sha256
+INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id;
+
+COMMENT ON VIEW cbir.duplicate_image IS
+'Images whose files are identical to another''s, and whether the copies straddle train, val and test.';

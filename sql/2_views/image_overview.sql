@@ -1,0 +1,33 @@
+-- Title: Images as a person reads them
+-- Description: One row per image with its dataset, study, patient pseudonym and positive labels.
+CREATE VIEW cbir.image_overview AS
+SELECT
+    i.image_id,
+    d.name AS dataset,
+    i.source,
+    i.split,
+    i.modality,
+    i.anatomic_region,
+    labelled.labels,
+    i.sop_uid,
+    se.series_uid,
+    st.study_uid,
+    st.study_date,
+    p.pseudonym AS patient,
+    i.width,
+    i.height,
+    encode(i.sha256, 'hex') AS sha256
+FROM cbir.image AS i
+INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+LEFT JOIN cbir.series AS se ON se.series_id = i.series_id
+LEFT JOIN cbir.study AS st ON st.study_id = i.study_id
+LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(l.name ORDER BY l.name), '{}') AS labels
+    FROM cbir.image_label AS il
+    INNER JOIN cbir.label AS l ON l.label_id = il.label_id
+    WHERE il.image_id = i.image_id AND il.value = 1
+) AS labelled;
+
+COMMENT ON VIEW cbir.image_overview IS
+'One row per image: dataset, file, split, modality, anatomic region, positive labels, UIDs, patient pseudonym.';

@@ -1,0 +1,16 @@
+-- Title: Stored neighbours, one row each
+-- Description: What a run found: for each query its nearest images in order. cbir.search_result keeps them as
+--   arrays, which take a sixth of the room of rows.
+CREATE VIEW cbir.neighbour AS
+SELECT
+    r.run_id,
+    r.query_image_id,
+    found.rank::integer AS rank,
+    found.image_id,
+    r.distances[found.rank] AS distance,
+    r.hits[found.rank] > coalesce(r.hits[found.rank - 1], 0) AS relevant
+FROM cbir.search_result AS r
+CROSS JOIN LATERAL unnest(r.neighbour_ids) WITH ORDINALITY AS found (image_id, rank);
+
+COMMENT ON VIEW cbir.neighbour IS
+'The nearest images of each query of a run, one row per neighbour, with cosine distance and relevance.';

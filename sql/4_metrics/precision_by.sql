@@ -1,0 +1,72 @@
+-- Title: Precision at N, summarised over the queries of a group
+-- Description: micro = mean over queries ("sample-wise"); macro = mean over classes of the class's mean
+--   ("class-wise"). Standard deviations are those of a sample (n - 1): micro_std over queries, macro_std the mean
+--   over classes of the deviation within a class; a class with one query has no deviation and is left out of it.
+-- Reference: the paper's authors' code (MIC-DKFZ/foundation-models-for-cbmir).
+-- Inputs: run, class, dataset, modality or anatomic_region (of the query image).
+-- Note: plain SQL that the planner inlines, so that a condition on run_id or n reaches the stored results.
+CREATE FUNCTION cbir.precision_by(grouped_by text)
+RETURNS TABLE (
+    run_id bigint,
+    encoder text,
+    group_name text,
+    n integer,
+    micro_precision double precision,
+    micro_std double precision,
+    macro_precision double precision,
+    macro_std double precision,
+    queries bigint,
+    classes bigint,
+    mode text,
+    ann_recall double precision
+)
+LANGUAGE sql
+STABLE
+AS $$
+SELECT
+    of_class.run_id,
+    e.name AS encoder,
+    of_class.group_name,
+    of_class.n,
+    sum(of_class.total) / sum(of_class.queries) AS micro_precision,
+    CASE
+        WHEN sum(of_class.queries) > 1 THEN sqrt(greatest(
+            sum(of_class.squares) - sum(of_class.total) ^ 2 / sum(of_class.queries)::double precision, 0
+        ) / (sum(of_class.queries) - 1)::double precision)
+    END AS micro_std,
+    avg(of_class.mean) AS macro_precision,
+    avg(of_class.deviation) AS macro_std,
+    sum(of_class.queries)::bigint AS queries,
+    count(*) AS classes,
+    run.mode,
+    run.ann_recall
+FROM (
+    SELECT
+        qp.run_id,
+        CASE $1
+            WHEN 'run' THEN 'all'
+            WHEN 'class' THEN l.name
+            WHEN 'dataset' THEN d.name
+            WHEN 'modality' THEN coalesce(i.modality, '(none)')
+            WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
+        END AS group_name,
+        qp.n,
+        qp.label_id,
+        count(*) AS queries,
+        sum(qp.precision_at_n) AS total,
+        sum(qp.precision_at_n ^ 2) AS squares,
+        avg(qp.precision_at_n) AS mean,
+        stddev_samp(qp.precision_at_n) AS deviation
+    FROM cbir.query_precision AS qp
+    INNER JOIN cbir.label AS l ON l.label_id = qp.label_id
+    INNER JOIN cbir.image AS i ON i.image_id = qp.query_image_id
+    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+    GROUP BY qp.run_id, group_name, qp.n, qp.label_id
+) AS of_class
+INNER JOIN cbir.search_run AS run ON run.run_id = of_class.run_id
+INNER JOIN cbir.encoder AS e ON e.encoder_id = run.encoder_id
+GROUP BY of_class.run_id, e.name, of_class.group_name, of_class.n, run.mode, run.ann_recall
+$$;
+
+COMMENT ON FUNCTION cbir.precision_by(text) IS
+'Micro and macro precision at N per run and group: run, class, dataset, modality or anatomic_region.';
