@@ -39,7 +39,7 @@ class FolderReader:
         root = _existing_folder(path)
         pattern = _compile(options.label_pattern)
         files, unreadable = _walk(root)
-        if not files and not unreadable:
+        if all(_is_hidden(file) for file in files) and not unreadable:
             raise InputError(f"There are no files in {path}.", hint="Give a folder with one sub-folder per class.")
         name = options.name or root.name
         with_split = any(_split_level(PurePosixPath(file).parts[:-1]) is not None for file in files)
@@ -94,7 +94,7 @@ def _item(
     root: Path, file: str, dataset: str, with_split: bool, pattern: re.Pattern[str] | None, options: ReadOptions
 ) -> DatasetItem:
     parts = PurePosixPath(file).parts
-    if any(part.startswith(".") or part.lower() in HIDDEN_FILES for part in parts):
+    if _is_hidden(file):
         return Excluded(file, "hidden file")
     level = _split_level(parts[:-1])
     if with_split and level is None:
@@ -114,6 +114,10 @@ def _item(
         anatomic_region=options.anatomic_region or region,
         labels={label: POSITIVE} if label else {},
     )
+
+
+def _is_hidden(file: str) -> bool:
+    return any(part.startswith(".") or part.lower() in HIDDEN_FILES for part in PurePosixPath(file).parts)
 
 
 def _split_level(folders: Sequence[str]) -> int | None:

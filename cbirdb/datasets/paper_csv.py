@@ -91,7 +91,9 @@ def _item(
     source = (row["filepath"] or "").strip()
     dataset = options.name or (row["dataset"] or "").strip()
     if not source or not dataset:
-        return Failure(source or "(no filepath)", "incomplete row", "filepath or dataset is empty", dataset or None, line)
+        return Failure(
+            source or "(no filepath)", "incomplete row", "filepath or dataset is empty", dataset or None, line
+        )
     if None in row:
         return Failure(source, "wrong columns", "the row has more fields than the header", dataset, line)
     split = SPLIT_NAMES.get((row["split"] or "").strip().lower())

@@ -27,14 +27,14 @@ def conninfo(settings: Settings) -> str:
     return EmbeddedServer(settings.home_folder).start()
 
 
-def connect(settings: Settings, *, autocommit: bool = False) -> psycopg.Connection:
-    """Open a connection.
+def connect(settings: Settings) -> psycopg.Connection:
+    """Open a connection in autocommit mode: every transaction in cbirdb is an explicit ``transaction()`` block.
 
     :raises DatabaseError: when there is no server, the password is wrong, the database does not exist, ...
     """
     try:
         return psycopg.connect(
-            conninfo(settings), autocommit=autocommit, connect_timeout=CONNECT_TIMEOUT_S, application_name="cbirdb"
+            conninfo(settings), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="cbirdb"
         )
     except psycopg.ProgrammingError as error:
         raise DatabaseError(
@@ -45,32 +45,28 @@ def connect(settings: Settings, *, autocommit: bool = False) -> psycopg.Connecti
         raise _connection_error(error) from error
 
 
-def open_database(settings: Settings, *, autocommit: bool = False) -> psycopg.Connection:
+def open_database(settings: Settings) -> psycopg.Connection:
     """Open a connection to a database whose schema ``cbir`` is up to date.
 
     The embedded server is ours, so its schema is brought up to date here; anybody else's is left alone.
 
     :raises SchemaError: when the schema is missing or old.
     """
-    from cbirdb.db.migrate import current_revision, head_revision, upgrade
+    from cbirdb.db.migrate import current_state, installed_state, upgrade
 
-    connection = connect(settings, autocommit=autocommit)
+    connection = connect(settings)
     try:
         with translated_errors():
-            revision = current_revision(connection)
-        if revision == head_revision():
-            if not autocommit:
-                connection.rollback()
+            state = current_state(connection)
+        if state == installed_state():
             return connection
         if settings.embedded:
             upgrade(connection)
-            if not autocommit:
-                connection.commit()
             return connection
-        if revision is None:
+        if state is None:
             raise SchemaError("This database has no schema 'cbir' yet.", hint="Run: cbirdb db upgrade")
         raise SchemaError(
-            f"The schema 'cbir' stands at migration {revision}, this cbirdb needs {head_revision()}.",
+            f"The schema 'cbir' is of another version ({state}) than this cbirdb ({installed_state()}).",
             hint="Run: cbirdb db upgrade",
         )
     except BaseException:
@@ -114,7 +110,11 @@ def _first_line(error: BaseException) -> str:
 
 
 _CAUSES = (
-    ("password authentication failed", "The server refused the password.", "Check the user and PGPASSWORD or ~/.pgpass."),
+    (
+        "password authentication failed",
+        "The server refused the password.",
+        "Check the user and PGPASSWORD or ~/.pgpass.",
+    ),
     ("no password supplied", "The server asks for a password.", "Set PGPASSWORD or use ~/.pgpass."),
     ("does not exist", "The server has no such database or role", "Check the connection string."),
     ("Connection refused", "No server answers there", "Check host and port, and that the server runs."),
@@ -135,6 +135,6 @@ def _connection_error(error: psycopg.OperationalError) -> DatabaseError:
 
 
 def _last_cause(text: str) -> str:
-    """libpq's own words for the last address that it tried."""
+    """Libpq's own words for the last address that it tried."""
     line = next((line for line in reversed(text.splitlines()) if line.strip()), text).strip()
     return line.removeprefix("connection failed: ").rstrip(".?")

@@ -79,7 +79,9 @@ class EmbeddedServer:
         """Stop the server; False when it was not running."""
         if not self.running():
             return False
-        self._run(self._binaries(), "pg_ctl", "stop", "-w", "-t", str(START_TIMEOUT_S), "-m", "fast", "-D", str(self.data))
+        self._run(
+            self._binaries(), "pg_ctl", "stop", "-w", "-t", str(START_TIMEOUT_S), "-m", "fast", "-D", str(self.data)
+        )
         return True
 
     def running(self) -> bool:
@@ -164,7 +166,16 @@ class EmbeddedServer:
         (self.data / "cbirdb.conf").write_text("\n".join(lines) + "\n")
         (self.data / "cbirdb.conf").chmod(0o644)
         self._run(
-            binaries, "pg_ctl", "start", "-w", "-t", str(START_TIMEOUT_S), "-l", str(self.log_file), "-D", str(self.data)
+            binaries,
+            "pg_ctl",
+            "start",
+            "-w",
+            "-t",
+            str(START_TIMEOUT_S),
+            "-l",
+            str(self.log_file),
+            "-D",
+            str(self.data),
         )
 
     def _ensure_database(self) -> None:
@@ -241,7 +252,15 @@ def _ensure_system_user() -> None:
     try:
         pwd.getpwnam(SYSTEM_USER)
     except KeyError:
-        command = ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+        command = [
+            "useradd",
+            "--system",
+            "--user-group",
+            "--no-create-home",
+            "--shell",
+            "/usr/sbin/nologin",
+            SYSTEM_USER,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         # 9: the user is there already, made by another process just now
         if done.returncode not in (0, 9):

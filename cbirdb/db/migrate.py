@@ -6,6 +6,7 @@ processes cannot do it at once.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,12 @@ def upgrade(connection: psycopg.Connection) -> None:
         grants = drop_sql_objects(connection)
         _run_alembic(connection)
         create_sql_objects(connection, grants)
+        connection.execute(
+            sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
+                sql.Identifier(SCHEMA),
+                sql.Literal(f"Content-based image retrieval (cbirdb); state {installed_state()}"),
+            )
+        )
 
 
 def _check_server(connection: psycopg.Connection) -> None:
@@ -103,7 +110,7 @@ def ensure_extension(connection: psycopg.Connection) -> None:
 
 
 def extension_version(connection: psycopg.Connection) -> str | None:
-    """pgvector's version in this database, such as ``0.8.5``; None when it is not there."""
+    """Pgvector's version in this database, such as ``0.8.5``; None when it is not there."""
     row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
     return row[0] if row else None
 
@@ -176,6 +183,23 @@ class _Borrowed:
     def rollback(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def installed_state() -> str:
+    """Names what this installation would make of a database: its newest migration and a hash of ``sql/``."""
+    digest = hashlib.sha256()
+    for path in sql_files():
+        digest.update(path.name.encode() + path.read_bytes())
+    return f"{head_revision()} {digest.hexdigest()[:16]}"
+
+
+def current_state(connection: psycopg.Connection) -> str | None:
+    """The same of a database, as its last upgrade noted it in the schema's comment; None without a schema."""
+    row = connection.execute(
+        "SELECT substring(obj_description(oid, 'pg_namespace') FROM %s) FROM pg_namespace WHERE nspname = %s",
+        [r"state ([0-9]+ [0-9a-f]+)", SCHEMA],
+    ).fetchone()
+    return row[0] if row else None
 
 
 def current_revision(connection: psycopg.Connection) -> str | None:

@@ -45,10 +45,11 @@ class TinyImage:
         return np.asarray(grey, dtype=np.float32)
 
     def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        flat = np.stack(batch).reshape(len(batch), -1)
-        return flat - flat.mean(axis=1, keepdims=True)
+        flat: NDArray[np.float32] = np.stack(batch).reshape(len(batch), -1)
+        centred: NDArray[np.float32] = flat - flat.mean(axis=1, keepdims=True)
+        return centred
 
 
-def load(spec: EncoderSpec, options: LoadOptions) -> TinyImage:
+def load(spec: EncoderSpec, _options: LoadOptions) -> TinyImage:
     """Make the encoder ready to run. It has nothing to load."""
     return TinyImage(spec)

@@ -9,36 +9,37 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    found cbir.encoder;
+    spec cbir.encoder;
     -- pgvector keeps a row on one page: 8 kB hold 2,000 single or 4,000 half precision components.
     max_dim integer;
 BEGIN
-    SELECT e.* INTO found FROM cbir.encoder AS e WHERE e.name = create_embedding_table.encoder;
+    SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = create_embedding_table.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no encoder "%"', encoder USING ERRCODE = 'undefined_object';
     END IF;
-    max_dim := CASE found.precision WHEN 'half' THEN 4000 ELSE 2000 END;
-    IF found.dim > max_dim THEN
+    max_dim := CASE spec.precision WHEN 'half' THEN 4000 ELSE 2000 END;
+    IF spec.dim > max_dim THEN
         RAISE EXCEPTION 'encoder "%" has % dimensions, an indexed % precision table holds at most %',
-            encoder, found.dim, found.precision, max_dim
+            encoder, spec.dim, spec.precision, max_dim
             USING ERRCODE = 'program_limit_exceeded', HINT = 'Use half precision up to 4,000 dimensions.';
     END IF;
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS cbir.%1$I (
             image_id bigint PRIMARY KEY REFERENCES cbir.image ON DELETE CASCADE,
-            embedding %2$s(%3$s) NOT NULL CONSTRAINT %4$I CHECK (abs(l2_norm(embedding) - 1) < 0.01)
+            embedding %2$s(%3$s) NOT NULL CONSTRAINT %4$I CHECK (abs(%5$s(embedding) - 1) < 0.01)
         )',
-        found.table_name,
-        CASE found.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END,
-        found.dim,
-        left(found.table_name, 53) || '_unit_norm'
+        spec.table_name,
+        CASE spec.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END,
+        spec.dim,
+        left(spec.table_name, 53) || '_unit_norm',
+        CASE spec.precision WHEN 'half' THEN 'l2_norm' ELSE 'vector_norm' END
     );
-    EXECUTE format('ALTER TABLE cbir.%I ALTER COLUMN embedding SET STORAGE PLAIN', found.table_name);
+    EXECUTE format('ALTER TABLE cbir.%I ALTER COLUMN embedding SET STORAGE PLAIN', spec.table_name);
     EXECUTE format(
         'COMMENT ON TABLE cbir.%I IS %L',
-        found.table_name, format('L2-normalised embeddings of encoder %s, one per image.', encoder)
+        spec.table_name, format('L2-normalised embeddings of encoder %s, one per image.', encoder)
     );
-    RETURN format('cbir.%I', found.table_name)::regclass;
+    RETURN format('cbir.%I', spec.table_name)::regclass;
 END
 $$;
 

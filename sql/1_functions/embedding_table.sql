@@ -6,10 +6,10 @@ LANGUAGE plpgsql
 STABLE
 AS $$
 DECLARE
-    found text;
+    known text;
 BEGIN
-    SELECT e.table_name INTO found FROM cbir.encoder AS e WHERE e.name = embedding_table.encoder;
-    IF found IS NULL THEN
+    SELECT e.table_name INTO known FROM cbir.encoder AS e WHERE e.name = embedding_table.encoder;
+    IF known IS NULL THEN
         RAISE EXCEPTION 'there is no encoder "%" in this database', encoder USING
             ERRCODE = 'undefined_object',
             HINT = coalesce(
@@ -17,7 +17,7 @@ BEGIN
                 'None has been used yet; run: cbirdb encode -e tiny-image'
             );
     END IF;
-    RETURN found;
+    RETURN known;
 END
 $$;
 

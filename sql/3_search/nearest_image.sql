@@ -41,7 +41,6 @@ DECLARE
     use_index boolean;
     left_out integer;
     wanted integer;
-    found integer;
     existing integer;
     settings_before text[];
     ids bigint[];
@@ -73,7 +72,7 @@ BEGIN
 
     use_index := mode <> 'exact' AND build.index_build_id IS NOT NULL;
     IF use_index AND filtered AND mode = 'auto' THEN
-        EXECUTE 'SELECT count(*) > $3 FROM (' || filters || ' LIMIT $3 + 1) AS some'
+        EXECUTE 'SELECT count(*) > $3 FROM (' || filters || ' LIMIT $3 + 1) AS bounded'
             INTO use_index
             USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to;
     END IF;
@@ -128,7 +127,7 @@ BEGIN
                     INNER JOIN cbir.image AS i ON i.image_id = e.image_id
                     WHERE %2$s AND e.image_id IS DISTINCT FROM $12 AND (i.patient_id = $13) IS NOT TRUE
                     LIMIT $2
-                ) AS some', tab, matches
+                ) AS bounded', tab, matches
             )
                 INTO existing
                 USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to,

@@ -1,0 +1,118 @@
+"""``cbirdb db``: the database itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.output import write_rows
+from cbirdb.errors import DatabaseError, ExitCode, InputError
+
+
+@click.group()
+def db() -> None:
+    """Start, stop, inspect and upgrade the database."""
+
+
+@db.command()
+@pass_context
+def start(context: Context) -> None:
+    """Start the embedded server, and make its schema, where that has not been done."""
+    _refuse_foreign(context)
+    context.open_database().close()
+    click.echo(f"The server runs. It keeps its data in {context.settings.home_folder}.", err=True)
+
+
+@db.command()
+@pass_context
+def stop(context: Context) -> None:
+    """Stop the embedded server."""
+    _refuse_foreign(context)
+    from cbirdb.db.embedded import EmbeddedServer
+
+    stopped = EmbeddedServer(context.settings.home_folder).stop()
+    click.echo("The server has stopped." if stopped else "The server was not running.", err=True)
+
+
+@db.command()
+@pass_context
+def uri(context: Context) -> None:
+    """Print the connection string, for psql and other programs."""
+    from cbirdb.db.connection import connect, conninfo
+
+    connection = connect(context.settings)
+    printed = conninfo(context.settings) or connection.info.dsn
+    connection.close()
+    click.echo(printed)
+
+
+@db.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@pass_context
+def psql(context: Context, arguments: tuple[str, ...]) -> None:
+    """Open psql on the database; ARGUMENTS go to psql, such as -c 'SELECT ...'."""
+    from shutil import which
+
+    from cbirdb.db.connection import connect, conninfo
+    from cbirdb.db.embedded import EmbeddedServer
+
+    connect(context.settings).close()
+    program = which("psql")
+    if context.settings.embedded:
+        program = str(EmbeddedServer(context.settings.home_folder).psql())
+    if program is None:
+        raise InputError("psql is not installed.", hint="Install the package postgresql-client.")
+    sys.stdout.flush()
+    os.execv(program, [program, "-d", conninfo(context.settings), *arguments])  # noqa: S606
+
+
+@db.command()
+@pass_context
+def upgrade(context: Context) -> None:
+    """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
+    from cbirdb.db.connection import connect, translated_errors
+    from cbirdb.db.migrate import current_revision, head_revision
+    from cbirdb.db.migrate import upgrade as run_upgrade
+
+    with connect(context.settings) as connection:
+        with translated_errors():
+            before = current_revision(connection)
+        run_upgrade(connection)
+    stands = head_revision()
+    click.echo(f"Schema 'cbir' stands at migration {stands}" + (", as before." if before == stands else "."), err=True)
+
+
+@db.command()
+@format_option
+@pass_context
+def status(context: Context, output_format: str) -> None:
+    """Say what is in the database: datasets, encoders, indexes, runs, failures."""
+    from cbirdb.db.status import database_status
+
+    with context.open_database() as connection:
+        write_rows(database_status(connection), output_format)
+
+
+@db.command()
+@format_option
+@pass_context
+def doctor(context: Context, output_format: str) -> int:
+    """Check server, extension, migrations, privileges and memory, and run one nearest-neighbour query."""
+    from cbirdb.db.connection import connect
+    from cbirdb.doctor import doctor as run_doctor
+
+    with connect(context.settings) as connection:
+        checks = run_doctor(connection)
+    write_rows([check.row() for check in checks], output_format)
+    return int(ExitCode.OK if all(check.passed for check in checks) else ExitCode.PARTIAL)
+
+
+def _refuse_foreign(context: Context) -> None:
+    if not context.settings.embedded:
+        raise DatabaseError(
+            "A server was named, so it is not the embedded one that this would start or stop.",
+            hint="Leave out --dsn, CBIRDB_DSN and PGHOST.",
+        )

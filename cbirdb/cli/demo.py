@@ -1,0 +1,140 @@
+"""``cbirdb demo``: the whole pipeline, and what to try next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cbirdb.cli.options import Context, device_option, format_option, pass_context, weights_option
+from cbirdb.cli.output import write_rows
+
+if TYPE_CHECKING:
+    from cbirdb.demo import DemoResult
+
+
+@click.command()
+@click.option(
+    "--encoder", "names", multiple=True, default=("tiny-image",), metavar="NAME", help="Encoder; may be repeated."
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo-output"), help="Folder for pictures."
+)
+@weights_option
+@device_option
+@format_option
+@pass_context
+def demo(
+    context: Context, names: tuple[str, ...], out: Path, weights: Path | None, device: str, output_format: str
+) -> None:
+    """Run the whole pipeline on generated phantoms: no network, no Docker, no GPU needed.
+
+    Generates labelled pictures, ingests, encodes, indexes, evaluates and searches them, prints what came out, and
+    ends with commands to try. Running it again changes nothing but the results of the evaluation.
+    """
+    from cbirdb.demo import demo as run
+    from cbirdb.encoders.base import LoadOptions
+    from cbirdb.encoders.registry import load_encoder
+
+    # All models first: a missing one should be known before any work is done.
+    encoders = [load_encoder(name, LoadOptions(weights=weights, device=device)) for name in dict.fromkeys(names)]
+    with context.open_database() as connection:
+        result = run(connection, encoders, out, connect=context.connect, progress=context.progress())
+    if output_format != "table":
+        write_rows(result.overall, output_format)
+        return
+    _show(result, out)
+    _show_next(context, result)
+
+
+def _show(result: DemoResult, out: Path) -> None:
+    click.echo(
+        f"{result.images} phantoms in {out / 'phantoms'}: 4 modalities, 8 anatomic regions, 18 findings, a long tail."
+    )
+    click.echo(
+        "\nPrecision at N of the test images among the train images, exact search (the form of the paper's Table 1)"
+    )
+    write_rows(_as_table_one(result.overall), "table")
+    click.echo("The same for each class (its queries; the long tail is what macro precision is about)")
+    write_rows(_by_class(result.by_class), "table")
+    for example in result.searches:
+        click.echo(f"{example.encoder}: the five images most similar to image {example.image_id} ({example.query})")
+        rows = [
+            {
+                "rank": row["rank"],
+                "distance": row["distance"],
+                "labels": row["labels"],
+                "image_id": row["image_id"],
+                "mode": row["mode"],
+            }
+            for row in example.rows[:5]
+        ]
+        write_rows(rows, "table")
+    click.echo("Contact sheets: " + ", ".join(str(example.sheet) for example in result.searches))
+
+
+def _as_table_one(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        line = table.setdefault(row["encoder"], {"encoder": row["encoder"]})
+        line[f"micro P@{row['n']}"] = row["micro_precision"]
+    for row in rows:
+        table[row["encoder"]][f"macro P@{row['n']}"] = row["macro_precision"]
+    for row in rows:
+        table[row["encoder"]] |= {"queries": row["queries"], "classes": row["classes"]}
+    return list(table.values())
+
+
+def _by_class(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    table: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["encoder"], row["class"])
+        line = table.setdefault(key, {"encoder": row["encoder"], "class": row["class"], "queries": row["queries"]})
+        line[f"P@{row['n']}"] = row["micro_precision"]
+    return list(table.values())
+
+
+def _show_next(context: Context, result: DemoResult) -> None:
+    program = _program(context)
+    example = result.searches[0]
+    image_id, encoder = example.image_id, example.encoder
+    modality = example.rows[0]["modality"] if example.rows else "XR"
+    click.echo("\nTry next:")
+    for line in (
+        f"search --image-id {image_id} -e {encoder} -k 5 --sheet similar.png",
+        f"metrics -e {encoder} --by modality",
+        f"evaluate -e {encoder} --mode approximate",
+        "ingest folder /path/to/your/images        # one sub-folder per class",
+        f"encode -e {encoder}",
+        "db doctor",
+    ):
+        click.echo(f"  {program} {line}")
+    click.echo("\nThe same in SQL:")
+    for statement in (
+        f"SELECT * FROM cbir.similar_images('{encoder}', image_id => {image_id}, k => 5, modality => '{modality}')",
+        "SELECT * FROM cbir.precision_by_run WHERE n IN (1, 3, 5, 10)",
+    ):
+        click.echo(
+            f"  {program} db psql -c {shlex.quote(statement) if chr(39) not in statement else chr(34) + statement + chr(34)}"
+        )
+    if context.settings.embedded:
+        click.echo(f"\nThe database keeps running for the next command; to stop it: {program} db stop")
+
+
+def _program(context: Context) -> str:
+    """How the user would call this program again, from the same folder."""
+    started = Path(sys.argv[0])
+    program = os.path.relpath(started) if started.is_absolute() else str(started)
+    if len(program) > len(str(started)):
+        program = str(started)
+    if os.path.dirname(os.path.abspath(started)) in os.environ.get("PATH", "").split(os.pathsep):  # noqa: PTH100, PTH120
+        program = started.name
+    if context.settings.home is not None and "CBIRDB_HOME" not in os.environ:
+        program += f" --home {shlex.quote(str(context.settings.home))}"
+    if context.settings.dsn is not None and "CBIRDB_DSN" not in os.environ:
+        program += " --dsn ..."  # the string may hold a password
+    return program

@@ -1,0 +1,39 @@
+"""``cbirdb failures``: what went wrong."""
+
+from __future__ import annotations
+
+import click
+
+from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.output import write_rows
+
+
+@click.command()
+@click.option("--stage", type=click.Choice(["ingest", "encode", "import-embeddings"]), help="Only this stage.")
+@click.option("--all", "everything", is_flag=True, help="Also what has gone well since.")
+@format_option
+@pass_context
+def failures(context: Context, stage: str | None, everything: bool, output_format: str) -> None:
+    """List what could not be ingested, encoded or imported, why and how often."""
+    from psycopg.rows import dict_row
+
+    from cbirdb.db.connection import translated_errors
+
+    with context.open_database() as connection, translated_errors():
+        rows = (
+            connection.cursor(row_factory=dict_row)
+            .execute(
+                """
+                SELECT f.stage, d.name AS dataset, e.name AS encoder, f.source, f.line, f.reason, f.detail,
+                       f.occurrences, f.last_at, f.resolved
+                FROM cbir.failure AS f
+                LEFT JOIN cbir.dataset AS d ON d.dataset_id = f.dataset_id
+                LEFT JOIN cbir.encoder AS e ON e.encoder_id = f.encoder_id
+                WHERE (%(stage)s::text IS NULL OR f.stage = %(stage)s) AND (%(everything)s OR NOT f.resolved)
+                ORDER BY f.failure_id
+                """,
+                {"stage": stage, "everything": everything},
+            )
+            .fetchall()
+        )
+    write_rows(rows, output_format)

@@ -1,0 +1,62 @@
+"""``cbirdb import-embeddings``: the paper's published vectors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from cbirdb.cli.options import Context, dataset_option, encoder_option, format_option, pass_context, precision_option
+from cbirdb.cli.output import write_rows
+from cbirdb.errors import ExitCode
+from cbirdb.records import Precision
+
+
+@click.command("import-embeddings")
+@encoder_option
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@dataset_option
+@precision_option
+@format_option
+@pass_context
+def import_embeddings(
+    context: Context,
+    encoder: str,
+    files: tuple[Path, ...],
+    datasets: tuple[str, ...],
+    precision: Precision | None,
+    output_format: str,
+) -> int:
+    """Load the authors' HDF5 files for images that `cbirdb ingest paper-csv` has brought in.
+
+    A new encoder name is registered with the dimension of the first vector.
+    """
+    from cbirdb.encoders.registry import ENCODERS
+    from cbirdb.import_embeddings import import_embeddings as run
+
+    known = ENCODERS.get(encoder)
+    progress = context.progress()
+    with context.open_database() as connection:
+        summary = run(
+            connection, encoder, files, spec=asdict(known) if known else None, datasets=datasets, precision=precision,
+            progress=progress,
+        )  # fmt: skip
+    if summary.unknown:
+        progress.note(
+            f"{summary.unknown:,} names are no image of the database, such as {', '.join(summary.first_unknown)}."
+        )
+    if summary.missing:
+        progress.note(
+            f"{summary.missing:,} images of the same datasets have no vector, such as {', '.join(summary.first_missing)}."
+        )
+    if summary.normalised:
+        progress.note(f"{summary.normalised:,} vectors were not of unit length and were scaled to it.")
+    if summary.failed:
+        causes = ", ".join(f"{count} {reason}" for reason, count in summary.failure_reasons.most_common())
+        progress.note(f"{summary.failed:,} vectors could not be loaded: {causes}. For example:")
+        for example in summary.first_failures:
+            progress.note(f"  {example}")
+    write_rows([summary.row()], output_format)
+    incomplete = summary.failed or summary.unknown or summary.missing
+    return int(ExitCode.PARTIAL if incomplete else ExitCode.OK)

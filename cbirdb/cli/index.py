@@ -1,0 +1,71 @@
+"""``cbirdb index``: vector indexes."""
+
+from __future__ import annotations
+
+import click
+
+from cbirdb.cli.options import Context, encoder_option, format_option, pass_context
+from cbirdb.cli.output import write_rows
+from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
+
+
+@click.group()
+def index() -> None:
+    """Build, drop and show vector indexes."""
+
+
+@index.command()
+@encoder_option
+@click.option("--method", type=click.Choice(["auto", *METHODS]), default="auto", help=f"auto: {DEFAULT_METHOD}.")
+@click.option("--m", type=int, default=16, help="HNSW: neighbours per element and layer.")
+@click.option("--ef-construction", type=int, default=128, help="HNSW: candidates while building.")
+@click.option("--ef-search", type=int, default=100, help="HNSW: candidates while searching; recorded for all searches.")
+@format_option
+@pass_context
+def build(
+    context: Context, encoder: str, method: str, m: int, ef_construction: int, ef_search: int, output_format: str
+) -> None:
+    """Build the encoder's index on cosine distance, in place of the one it has."""
+    from cbirdb.db.embeddings import get_encoder
+    from cbirdb.encoders.registry import ENCODERS
+    from cbirdb.index import build_index
+
+    chosen = METHODS[DEFAULT_METHOD if method == "auto" else method](m, ef_construction, ef_search)
+    with context.open_database() as connection:
+        stored = get_encoder(connection, encoder, also_known=list(ENCODERS))
+        built = build_index(connection, stored, chosen, connect=context.connect, progress=context.progress())
+    write_rows([built.row()], output_format)
+
+
+@index.command()
+@encoder_option
+@pass_context
+def drop(context: Context, encoder: str) -> None:
+    """Drop the encoder's index; searches are exact then."""
+    from cbirdb.db.embeddings import get_encoder
+    from cbirdb.encoders.registry import ENCODERS
+    from cbirdb.index import drop_index
+
+    with context.open_database() as connection:
+        drop_index(connection, get_encoder(connection, encoder, also_known=list(ENCODERS)))
+    click.echo(f"The index of '{encoder}' is dropped.", err=True)
+
+
+@index.command()
+@encoder_option
+@format_option
+@pass_context
+def status(context: Context, encoder: str, output_format: str) -> None:
+    """Show the index in use, what it was built with and what searches set."""
+    from cbirdb.db.embeddings import get_encoder
+    from cbirdb.encoders.registry import ENCODERS
+    from cbirdb.errors import InputError
+    from cbirdb.index import current_build
+
+    with context.open_database() as connection:
+        current = current_build(connection, get_encoder(connection, encoder, also_known=list(ENCODERS)))
+    if current is None:
+        raise InputError(
+            f"The encoder '{encoder}' has no vector index.", hint=f"Build one: cbirdb index build -e {encoder}"
+        )
+    write_rows([current.row()], output_format)

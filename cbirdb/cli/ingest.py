@@ -1,0 +1,95 @@
+"""``cbirdb ingest``: dataset files -> catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.output import write_rows
+from cbirdb.errors import ExitCode
+
+if TYPE_CHECKING:
+    from cbirdb.ingest import IngestSummary
+
+
+@click.command()
+@click.argument("dataset", metavar="DATASET")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", help="The dataset's name here.  [default: the folder's name, or the CSV's column]")
+@click.option(
+    "--images", type=click.Path(path_type=Path), metavar="DIR", help="Folder that a CSV's file paths are relative to."
+)
+@click.option("--split", default="80/10/10", help="Percent of train/val/test, where the split comes from the content.")
+@click.option("--modality", help="Modality of all images, as a DICOM code.")
+@click.option("--anatomic-region", help="Anatomic region of all images.")
+@click.option("--label-pattern", metavar="REGEX", help="Label from the path, by a group named 'label'.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Look at no more than N images.")
+@click.option("--moved", is_flag=True, help="The dataset is the same, its folder lies elsewhere now.")
+@click.option("--dry-run", is_flag=True, help="Read everything, write nothing.")
+@format_option
+@pass_context
+def ingest(
+    context: Context,
+    dataset: str,
+    path: Path,
+    name: str | None,
+    images: Path | None,
+    split: str,
+    modality: str | None,
+    anatomic_region: str | None,
+    label_pattern: str | None,
+    limit: int | None,
+    moved: bool,
+    dry_run: bool,
+    output_format: str,
+) -> int:
+    r"""Bring the images and labels of a dataset into the catalogue.
+
+    DATASET is the layout of the files, one of `cbirdb datasets list`; PATH is where they are. Running it again
+    adds what is new and changes nothing else. What cannot be read is listed by `cbirdb failures`.
+
+    \b
+    cbirdb ingest folder /data/xray                       one sub-folder per class
+    cbirdb ingest folder busi --label-pattern '(?P<label>\w+) \(\d+\)'
+    cbirdb ingest paper-csv datasets --images /data       the paper's CSV files
+    """
+    from cbirdb.datasets.base import ReadOptions
+    from cbirdb.ingest import SplitShares
+    from cbirdb.ingest import ingest as run
+
+    options = ReadOptions(name, images, modality, anatomic_region, label_pattern)
+    shares = SplitShares.parse(split)
+    progress = context.progress()
+    with context.open_database() as connection:
+        summary = run(
+            connection, dataset, path, options=options, shares=shares, limit=limit, moved=moved, dry_run=dry_run,
+            progress=progress,
+        )  # fmt: skip
+    for line in _remarks(summary, dry_run=dry_run):
+        progress.note(line)
+    write_rows([summary.row()], output_format)
+    return int(ExitCode.PARTIAL if summary.failed else ExitCode.OK)
+
+
+def _remarks(summary: IngestSummary, *, dry_run: bool) -> list[str]:
+    lines = ["Dry run: nothing was written."] if dry_run else []
+    if summary.failed:
+        causes = ", ".join(f"{count} {reason}" for reason, count in summary.failure_reasons.most_common())
+        lines.append(f"{summary.failed:,} could not be read: {causes}. For example:")
+        lines += [f"  {example}" for example in summary.first_failures]
+        lines.append("All of them: cbirdb failures --stage ingest")
+    if summary.missing:
+        lines.append(f"{summary.missing:,} are not on disk, such as {', '.join(summary.first_missing)}.")
+    for reason, count in summary.excluded_reasons.items():
+        lines.append(f"{count:,} left out: {reason}.")
+    if summary.duplicate:
+        lines.append(f"{summary.duplicate:,} have the content of another image; see the view cbir.duplicate_image.")
+    if summary.without_label:
+        lines.append(f"{summary.without_label:,} carry no label: they can be found, but take no part in evaluations.")
+    if len(summary.label_names) == 1 and summary.added > 1:
+        only = next(iter(summary.label_names))
+        lines.append(f"All images carry the same label, '{only}'; if it stands in the file names, use --label-pattern.")
+    return lines

@@ -1,0 +1,123 @@
+"""The command ``cbirdb``: finds its sub-commands without importing them, and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cbirdb.config import Settings
+from cbirdb.errors import CbirdbError, ExitCode
+
+COMMANDS = {
+    "demo": ("cbirdb.cli.demo:demo", "Run the whole pipeline on generated phantoms."),
+    "db": ("cbirdb.cli.db:db", "Start, stop, inspect and upgrade the database."),
+    "datasets": ("cbirdb.cli.datasets:datasets", "List the dataset readers."),
+    "ingest": ("cbirdb.cli.ingest:ingest", "Bring a dataset's images and labels into the catalogue."),
+    "encoders": ("cbirdb.cli.encoders:encoders", "List, show and drop encoders."),
+    "encode": ("cbirdb.cli.encode:encode", "Compute embeddings of all images that lack one."),
+    "import-embeddings": ("cbirdb.cli.import_embeddings:import_embeddings", "Load the paper's published embeddings."),
+    "index": ("cbirdb.cli.index:index", "Build, drop and show vector indexes."),
+    "search": ("cbirdb.cli.search:search", "Find the images most similar to an image or a file."),
+    "evaluate": ("cbirdb.cli.evaluate:evaluate", "Store the neighbours that all metrics rest on."),
+    "metrics": ("cbirdb.cli.metrics:metrics", "Show P@N, micro and macro, in all or by group."),
+    "failures": ("cbirdb.cli.failures:failures", "List what could not be ingested, encoded or imported."),
+}
+"""Commands by name: where each is, and its line of help. A new one is a file and a line here."""
+
+
+class LazyGroup(click.Group):
+    """Lists commands from ``COMMANDS`` and imports one only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"There is no command '{args[0]}'." + (f" Did you mean '{close[0]}'?" if close else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CBIRDB", "show_default": True},
+)
+@click.option("--dsn", help="PostgreSQL connection string. Without it: libpq's variables, else an embedded server.")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the embedded server.  [default: the user's data folder; /var/lib/cbirdb for root]",
+)
+@click.option("-v", "--verbose", count=True, help="Say more; twice: everything. Adds tracebacks to errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+@click.version_option(package_name="cbirdb")
+@click.pass_context
+def cbirdb(ctx: click.Context, dsn: str | None, home: Path | None, verbose: int, quiet: bool) -> None:
+    """Content-based image retrieval for radiology, inside PostgreSQL.
+
+    Every option has an environment variable: CBIRDB_ and its name for those here (CBIRDB_DSN), CBIRDB_, the
+    command and its name for the others (CBIRDB_ENCODE_DEVICE).
+    """
+    from cbirdb.cli.options import Context
+
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    ctx.obj = Context(Settings(dsn=dsn, home=home), quiet=quiet, verbose=verbose > 0)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code that ``errors.ExitCode`` explains."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        result: Any = cbirdb.main(given, prog_name="cbirdb", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Stopped.", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except CbirdbError as error:
+        click.echo(f"Error: {error}", err=True)
+        _show_cause(error)
+        return int(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, say) has had enough.
+        sys.stdout = None  # type: ignore[assignment]
+        return int(ExitCode.OK)
+    except OSError as error:
+        click.echo(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", err=True)
+        _show_cause(error)
+        return int(ExitCode.USER)
+    return int(result) if isinstance(result, int) else int(ExitCode.OK)
+
+
+def _show_cause(error: BaseException) -> None:
+    if logging.getLogger().isEnabledFor(logging.INFO):
+        import traceback
+
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)

@@ -1,0 +1,45 @@
+"""``cbirdb metrics``: P@N."""
+
+from __future__ import annotations
+
+import click
+
+from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.output import write_rows
+from cbirdb.errors import InputError
+
+
+@click.command()
+@click.option("-e", "--encoder", metavar="NAME", help="Only this encoder.")
+@click.option(
+    "--by",
+    type=click.Choice(["run", "class", "dataset", "modality", "anatomic-region"]),
+    default="run",
+    help="One result for all queries, or for each group of them.",
+)
+@click.option("-n", "cutoffs", default="1,3,5,10", metavar="N,N,...", help="The N of P@N; a range is 1-10.")
+@click.option("--run", type=int, metavar="ID", help="This run.  [default: each encoder's latest]")
+@format_option
+@pass_context
+def metrics(context: Context, encoder: str | None, by: str, cutoffs: str, run: int | None, output_format: str) -> None:
+    """Show precision at N: micro is the mean over queries, macro the mean over classes."""
+    from cbirdb.metrics import metrics as read
+
+    wanted = parse_cutoffs(cutoffs)
+    with context.open_database() as connection:
+        rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
+    write_rows(rows, output_format)
+
+
+def parse_cutoffs(text: str) -> list[int]:
+    """``1,3,5-7`` -> [1, 3, 5, 6, 7].
+
+    :raises InputError: when it is something else.
+    """
+    numbers: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise InputError(f"'{text}' is not a list of numbers.", hint="Give -n 1,3,5,10 or -n 1-100.")
+        numbers.update(range(int(low), int(high if dash else low) + 1))
+    return sorted(numbers)

@@ -1,0 +1,75 @@
+"""Rows to stdout, as a table for people or as JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+Row = Mapping[str, Any]
+
+
+def write_rows(rows: Sequence[Row], output_format: str, *, title: str | None = None) -> None:
+    """Write rows that all have the keys of the first."""
+    if output_format == "json":
+        click.echo(json.dumps([dict(row) for row in rows], indent=1, default=str, ensure_ascii=False, allow_nan=False))
+    elif output_format == "csv":
+        _write_csv(rows)
+    else:
+        _write_table(rows, title)
+
+
+def _write_csv(rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(rows[0])
+    writer.writerows([_cell_for_csv(value) for value in row.values()] for row in rows)
+
+
+def _cell_for_csv(value: Any) -> Any:
+    return "|".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _write_table(rows: Sequence[Row], title: str | None) -> None:
+    if not rows:
+        click.echo("(no rows)")
+        return
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if _is_number(value) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        # A file or a pipe has no width; nothing may be cut or folded there.
+        console.width = 500
+    console.print(table)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if hasattr(value, "strftime") and hasattr(value, "hour"):
+        return str(value.strftime("%Y-%m-%d %H:%M"))
+    return str(value)

@@ -1,0 +1,95 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 10
+
+
+class TerminalProgress:
+    """Implements ``cbirdb.progress.Progress``."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def task(self, description: str, *, total: int | None, unit: str) -> Iterator[_Bar | _Lines]:
+        """A bar or lines, for as long as the block runs."""
+        if not self._console.is_terminal:
+            yield _Lines(description, total, unit)
+            return
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn(),
+            TextColumn("left"),
+        )  # fmt: skip
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            yield _Bar(progress, description, total)
+
+    def note(self, message: str) -> None:
+        """One line on stderr."""
+        click.echo(message, err=True)
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: RichTask) -> Text:
+        speed = task.speed
+        return Text(f"{speed:,.0f} {self._unit}/s" if speed else f"- {self._unit}/s")
+
+
+class _Bar:
+    def __init__(self, progress: Progress, description: str, total: int | None) -> None:
+        self._progress = progress
+        self._id = progress.add_task(description, total=total)
+
+    def advance(self, n: int = 1) -> None:
+        self._progress.advance(self._id, n)
+
+    def update(self, *, done: int, total: int | None = None) -> None:
+        self._progress.update(self._id, completed=done, total=total)
+
+
+class _Lines:
+    """One line every ten seconds, for logs."""
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = 0
+        self._started = self._last = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        self.update(done=self._done + n, total=self._total)
+
+    def update(self, *, done: int, total: int | None = None) -> None:
+        self._done, self._total = done, total
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        rate = done / (now - self._started)
+        line = f"{self._description}: {done:,}"
+        if total:
+            left = (total - done) / rate if rate else 0
+            line += f" of {total:,}, {rate:,.0f} {self._unit}/s, {left:,.0f} s left"
+        click.echo(line, err=True)
+        sys.stderr.flush()

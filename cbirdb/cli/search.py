@@ -1,0 +1,106 @@
+"""``cbirdb search``: where have we seen this before?"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cbirdb.cli.options import Context, device_option, encoder_option, format_option, pass_context, weights_option
+from cbirdb.cli.output import write_rows
+from cbirdb.errors import InputError
+
+if TYPE_CHECKING:
+    from cbirdb.search import Mode
+
+
+@click.command()
+@click.option(
+    "--image", type=click.Path(path_type=Path), metavar="FILE", help="A picture that need not be in the database."
+)
+@click.option("--image-id", type=int, metavar="N", help="An image of the database.")
+@click.option("--sop-uid", metavar="UID", help="An image of the database, by its SOP instance UID.")
+@encoder_option
+@click.option("-k", type=int, default=10, help="Number of images.")
+@click.option("--dataset", help="Only images of this dataset.")
+@click.option("--modality", help="Only images of this modality.")
+@click.option("--anatomic-region", help="Only images of this anatomic region.")
+@click.option("--label", help="Only images with this label or one below it.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only images of this split.")
+@click.option("--study-from", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or later.")
+@click.option("--study-to", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or earlier.")
+@click.option("--same-patient", is_flag=True, help="Do not leave out the query's own patient.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "exact", "approximate"]),
+    default="auto",
+    help="auto: the index if there is one.",
+)
+@click.option(
+    "--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
+)
+@weights_option
+@device_option
+@format_option
+@pass_context
+def search(
+    context: Context,
+    image: Path | None,
+    image_id: int | None,
+    sop_uid: str | None,
+    encoder: str,
+    k: int,
+    dataset: str | None,
+    modality: str | None,
+    anatomic_region: str | None,
+    label: str | None,
+    split: str | None,
+    study_from: datetime | None,
+    study_to: datetime | None,
+    same_patient: bool,
+    mode: Mode,
+    sheet: Path | None,
+    weights: Path | None,
+    device: str,
+    output_format: str,
+) -> None:
+    """Find the images most similar to a file, or to an image of the database."""
+    from cbirdb import search as verb
+    from cbirdb.contact_sheet import check_target, write_contact_sheet
+    from cbirdb.db.embeddings import get_encoder
+    from cbirdb.encoders.base import LoadOptions
+    from cbirdb.encoders.registry import ENCODERS, load_encoder
+
+    if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
+        raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
+    if k < 1:
+        raise InputError(f"-k must be at least 1, not {k}.")
+    if sheet is not None:
+        check_target(sheet)
+    filters = verb.Filters(
+        dataset, modality, anatomic_region, label, split,
+        study_from.date() if study_from else None, study_to.date() if study_to else None,
+    )  # fmt: skip
+    with context.open_database() as connection:
+        stored = get_encoder(connection, encoder, also_known=list(ENCODERS))
+        if image is not None:
+            model = load_encoder(encoder, LoadOptions(weights=weights, device=device))
+            rows = verb.search_by_file(connection, stored, model, image, k=k, filters=filters, mode=mode)
+        else:
+            image_id = verb.image_of_uid(connection, sop_uid) if sop_uid is not None else image_id
+            rows = verb.search_by_image(
+                connection, stored, int(image_id or 0), k=k, filters=filters, same_patient=same_patient, mode=mode
+            )
+        if sheet is not None:
+            if image is not None:
+                query, labels = verb.file_tile(image), ()
+            else:
+                query, labels = verb.query_tile(connection, int(image_id or 0))
+            tiles = verb.result_tiles(connection, rows, labels)
+            write_contact_sheet(sheet, query, tiles, title=f"Most similar images, {encoder}")
+            context.progress().note(f"The contact sheet is {sheet}.")
+    write_rows(rows, output_format)
+    if len(rows) < k:
+        context.progress().note(f"There are only {len(rows)} such images.")

@@ -1,0 +1,234 @@
+"""One picture of a query and what was found for it, to be looked at or put into a report."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import io
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+from cbirdb.errors import InputError
+
+COLUMNS = 5
+"""Results per row."""
+
+_TILE = 184
+"""Pixels along each side of a picture on the sheet, without its frame."""
+_FRAME = 5
+_CELL = _TILE + 2 * _FRAME
+_GAP = 20
+_MARGIN = 24
+_LINE = 19
+"""Pixels from one line of a caption to the next."""
+_LONGEST = 4
+"""Lines that one entry of a caption may take before its middle is left out."""
+
+_Colour: TypeAlias = tuple[int, int, int]
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_EMPTY: _Colour = (222, 223, 226)
+_PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 28), (96, 98, 104)
+_QUERY_FRAME = (20, 82, 170)
+_VERDICTS = {
+    True: ((24, 128, 56), "match"),
+    False: ((190, 30, 36), "no match"),
+    None: ((150, 152, 158), ""),
+}
+"""Verdict -> colour of the frame, and the word beside the mark: colour alone does not reach everyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One picture with what stands below it.
+
+    ``image`` is of 8 bits per channel and any size; ``None`` when its file cannot be read. Each entry of ``caption``
+    begins a new line and is wrapped at slashes and spaces. ``verdict`` says whether a result's label is the query's;
+    ``None`` when that is not known. A query's verdict is not drawn.
+    """
+
+    image: Image.Image | None
+    caption: tuple[str, ...] = ()
+    verdict: bool | None = None
+
+
+def check_target(path: Path) -> None:
+    """Refuse a path that no contact sheet can be written to, before any work is done for it.
+
+    :raises InputError: when ``path`` does not end in .png or its folder does not exist.
+    """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"A contact sheet is a PNG file; {path.name} does not end in .png.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} for the contact sheet.", hint="Create it first.")
+
+
+def write_contact_sheet(path: Path, query: Tile, results: Sequence[Tile], *, title: str) -> None:
+    """Save ``draw_contact_sheet`` as a PNG file, which is replaced as a whole if it is there.
+
+    :raises InputError: when ``path`` does not end in .png, its folder does not exist, or it cannot be written.
+    """
+    check_target(path)
+    png = io.BytesIO()
+    draw_contact_sheet(query, results, title=title).save(png, format="PNG")
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        half.write_bytes(png.getvalue())
+        half.replace(path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"The contact sheet {path} cannot be written: {reason}.") from error
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def draw_contact_sheet(query: Tile, results: Sequence[Tile], *, title: str) -> Image.Image:
+    """The query at the top, the results below it in rows of COLUMNS, nearest first as they are given.
+
+    :returns: an RGB picture, dark on white; its width depends on the number of results up to COLUMNS, its height
+        on the length of the captions.
+    """
+    columns = min(COLUMNS, max(3, len(results)))
+    width = 2 * _MARGIN + columns * _CELL + (columns - 1) * _GAP
+    text_width = width - 2 * _MARGIN
+    heading = _wrap(title, _font(22), text_width, 3)
+    beside = _lines(query.caption, text_width - _CELL - _GAP)
+    captions = [_lines(tile.caption, _CELL) for tile in results]
+    rows = [captions[start : start + columns] for start in range(0, len(captions), columns)]
+    query_top = _MARGIN + len(heading) * 28 + 12
+    query_height = max(_CELL, 34 + len(beside) * _LINE)
+    tops = [query_top + query_height + 64]
+    for row in rows:
+        tops.append(tops[-1] + _CELL + 30 + max(len(lines) for lines in row) * _LINE + _GAP)
+
+    sheet = _Sheet(width, tops[-1] + (_MARGIN - _GAP if rows else _MARGIN))
+    sheet.write(_MARGIN, _MARGIN, heading, size=22, step=28)
+    sheet.picture(_MARGIN, query_top, query.image, _QUERY_FRAME)
+    beside_x = _MARGIN + _CELL + _GAP
+    sheet.write(beside_x, query_top, ["Query"], size=20, colour=_QUERY_FRAME)
+    sheet.write(beside_x, query_top + 34, beside)
+    rule = query_top + query_height + 22
+    sheet.draw.line([(_MARGIN, rule), (width - _MARGIN, rule)], fill=(214, 216, 220))
+    sheet.write(_MARGIN, rule + 12, [_count(len(results))], size=15, colour=_FAINT)
+    for index, tile in enumerate(results):
+        x, y = _MARGIN + index % columns * (_CELL + _GAP), tops[index // columns]
+        sheet.result(x, y, index + 1, tile)
+        sheet.write(x, y + _CELL + 30, captions[index])
+    return sheet.image
+
+
+def _count(results: int) -> str:
+    if results == 0:
+        return "Nothing was found."
+    return "The nearest image" if results == 1 else f"The {results} nearest images"
+
+
+class _Sheet:
+    """White paper, and what can be put on it. Places are in pixels from its top left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.image = Image.new("RGB", (width, height), _PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+
+    def write(
+        self, x: int, y: int, lines: Sequence[str], *, size: int = 14, step: int = _LINE, colour: _Colour = _INK
+    ) -> None:
+        """``lines`` below each other, ``step`` pixels apart."""
+        for index, line in enumerate(lines):
+            self.draw.text((x, y + index * step), line, fill=colour, font=_font(size), anchor="la")
+
+    def result(self, x: int, y: int, rank: int, tile: Tile) -> None:
+        """The picture, its rank, and whether it matches."""
+        colour, word = _VERDICTS[tile.verdict]
+        self.picture(x, y, tile.image, colour)
+        self.write(x, y + _CELL + 5, [f"#{rank}"], size=18)
+        if tile.verdict is not None:
+            left = x + _CELL - math.ceil(_font(15).getlength(word))
+            self.write(left, y + _CELL + 7, [word], size=15, colour=colour)
+            self.mark(left - 20, y + _CELL + 9, colour, tick=tile.verdict)
+
+    def mark(self, x: int, y: int, colour: _Colour, *, tick: bool) -> None:
+        """A tick or a cross, 13 pixels wide; drawn, because the built-in font has neither."""
+        if tick:
+            self.draw.line([(x, y + 7), (x + 4, y + 11), (x + 12, y + 2)], fill=colour, width=3, joint="curve")
+        else:
+            self.draw.line([(x + 1, y + 1), (x + 11, y + 11)], fill=colour, width=3)
+            self.draw.line([(x + 1, y + 11), (x + 11, y + 1)], fill=colour, width=3)
+
+    def picture(self, x: int, y: int, image: Image.Image | None, colour: _Colour) -> None:
+        """A framed picture in its own proportions on black, or a crossed-out box in its place."""
+        self.draw.rectangle([(x, y), (x + _CELL - 1, y + _CELL - 1)], fill=colour)
+        left, top = x + _FRAME, y + _FRAME
+        right, bottom = left + _TILE - 1, top + _TILE - 1
+        if image is None:
+            self.draw.rectangle([(left, top), (right, bottom)], fill=_EMPTY)
+            for ends in ([(left, top), (right, bottom)], [(left, bottom), (right, top)]):
+                self.draw.line(ends, fill=(184, 186, 190), width=2)
+            middle_x, middle_y = left + _TILE // 2, top + _TILE // 2
+            self.draw.rectangle([(middle_x - 60, middle_y - 14), (middle_x + 60, middle_y + 14)], fill=_EMPTY)
+            self.draw.text((middle_x, middle_y), "file not found", fill=_INK, font=_font(15), anchor="mm")
+            return
+        self.draw.rectangle([(left, top), (right, bottom)], fill=(0, 0, 0))
+        scale = _TILE / max(image.size)
+        # At least one pixel: a strip of 1 x 5000 would otherwise vanish.
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        self.image.paste(small, (left + (_TILE - size[0]) // 2, top + (_TILE - size[1]) // 2))
+
+
+@functools.cache
+def _font(size: int) -> _Font:
+    return ImageFont.load_default(size=size)
+
+
+def _lines(caption: Sequence[str], width: int) -> list[str]:
+    return [line for entry in caption for line in _wrap(entry, _font(14), width, _LONGEST)]
+
+
+def _wrap(text: str, font: _Font, width: int, longest: int) -> list[str]:
+    """``text`` in at most ``longest`` lines of at most ``width`` pixels, broken after slashes and spaces.
+
+    What does not fit is left out before the last line, because a label path's end says the most.
+    """
+    lines: list[str] = []
+    rest = _plain(text)
+    while rest:
+        fits = _fitting(rest, font, width)
+        if fits < len(rest) and len(lines) == longest - 1:
+            start = bisect.bisect_left(
+                range(len(rest)), True, lo=1, key=lambda start: _inked("…" + rest[start:], font) <= width
+            )
+            lines.append("…" + rest[start:].lstrip())
+            break
+        if fits < len(rest):
+            breaks = [match.end() for match in re.finditer(r"[/ |,;]", rest[:fits])]
+            fits = breaks[-1] if breaks else fits
+        lines.append(rest[:fits].rstrip())
+        rest = rest[fits:]
+    return lines
+
+
+def _fitting(text: str, font: _Font, width: int) -> int:
+    """How many of the first characters of ``text`` are at most ``width`` pixels wide; at least one."""
+    # No character is narrower than a pixel, so that a text of any length costs little.
+    return max(1, bisect.bisect_right(range(1, min(len(text), width) + 1), width, key=lambda n: _inked(text[:n], font)))
+
+
+def _inked(text: str, font: _Font) -> int:
+    """Pixels from the left end of ``text`` to its last ink: its last letter may lean out of its own room."""
+    return math.ceil(max(font.getlength(text), font.getbbox(text)[2]))
+
+
+def _plain(text: str) -> str:
+    """One line of ASCII, which is all that the built-in font can draw: accents go, other letters become ``?``."""
+    bare = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    printable = "".join(char if char.isprintable() else " " for char in bare)
+    return " ".join(printable.encode("ascii", "replace").decode().split())

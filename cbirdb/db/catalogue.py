@@ -1,0 +1,177 @@
+"""Writes what is known about images: datasets, images, labels. Whole batches in a few statements each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from cbirdb.db.tables import SCHEMA
+from cbirdb.errors import InputError
+from cbirdb.records import FileFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """What is to be stored about one image; ``facts`` is None when the file was not looked at."""
+
+    source: str
+    split: str | None
+    modality: str | None
+    anatomic_region: str | None
+    labels: Mapping[str, int]
+    facts: FileFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """What the database already has about one image."""
+
+    image_id: int
+    row: ImageRow
+
+
+def ensure_dataset(connection: psycopg.Connection, name: str, reader: str, root: str | None, *, moved: bool) -> int:
+    """The dataset's id; makes the dataset when there is none of that name.
+
+    :param moved: the dataset's folder lies elsewhere now.
+    :raises InputError: when the name belongs to a dataset in another folder, or of another kind.
+    """
+    connection.execute(
+        "INSERT INTO cbir.dataset (name, reader, root) VALUES (%s, %s, %s) ON CONFLICT (name) DO NOTHING",
+        [name, reader, root],
+    )
+    row = connection.execute("SELECT dataset_id, reader, root FROM cbir.dataset WHERE name = %s", [name]).fetchone()
+    if row is None:
+        raise InputError(f"The dataset '{name}' has just been removed by someone else.", hint="Try again.")
+    dataset_id, stored_reader, stored_root = row
+    if stored_reader != reader:
+        raise InputError(
+            f"The dataset '{name}' exists and was ingested as {stored_reader}.", hint="Give this one another --name."
+        )
+    if root is not None and stored_root != root:
+        if stored_root is not None and not moved:
+            raise InputError(
+                f"The dataset '{name}' exists and lies in {stored_root}.",
+                hint="Give this one another --name, or --moved if it is the same dataset in a new place.",
+            )
+        connection.execute("UPDATE cbir.dataset SET root = %s WHERE dataset_id = %s", [root, dataset_id])
+    return int(dataset_id)
+
+
+def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequence[str]) -> dict[str, StoredImage]:
+    """The images of a dataset that are already there, by source."""
+    found = connection.execute(
+        """
+        SELECT i.source, i.image_id, i.split, i.modality, i.anatomic_region,
+               i.sha256, i.width, i.height, i.file_bytes, i.file_modified_ns,
+               (SELECT coalesce(jsonb_object_agg(l.name, il.value), '{}')
+                FROM cbir.image_label AS il JOIN cbir.label AS l USING (label_id) WHERE il.image_id = i.image_id)
+        FROM cbir.image AS i
+        WHERE i.dataset_id = %s AND i.source = ANY(%s) AND i.frame = 0
+        """,
+        [dataset_id, list(sources)],
+    )
+    images = {}
+    for source, image_id, split, modality, region, sha256, width, height, size, modified_ns, labels in found:
+        facts = FileFacts(bytes(sha256), width, height, size, modified_ns) if sha256 is not None else None
+        images[source] = StoredImage(image_id, ImageRow(source, split, modality, region, labels, facts))
+    return images
+
+
+def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
+    """Which of these files' contents are in the database already, in any dataset."""
+    found = connection.execute("SELECT sha256 FROM cbir.image WHERE sha256 = ANY(%s)", [list(hashes)])
+    return {bytes(row[0]) for row in found}
+
+
+def insert_images(connection: psycopg.Connection, dataset_id: int, rows: Sequence[ImageRow]) -> dict[str, int]:
+    """Add images; returns the ids of those that were not there yet, by source."""
+    if not rows:
+        return {}
+    facts = [row.facts for row in rows]
+    found = connection.execute(
+        """
+        INSERT INTO cbir.image (
+            dataset_id, source, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns
+        )
+        SELECT %(dataset_id)s, new.*
+        FROM unnest(
+            %(source)s::text[], %(split)s::text[], %(modality)s::text[], %(region)s::text[], %(sha256)s::bytea[],
+            %(width)s::int[], %(height)s::int[], %(file_bytes)s::bigint[], %(modified_ns)s::bigint[]
+        ) AS new
+        ON CONFLICT (dataset_id, source, frame) DO NOTHING
+        RETURNING source, image_id
+        """,
+        {
+            "dataset_id": dataset_id,
+            "source": [row.source for row in rows],
+            "split": [row.split for row in rows],
+            "modality": [row.modality for row in rows],
+            "region": [row.anatomic_region for row in rows],
+            "sha256": [f.sha256 if f else None for f in facts],
+            "width": [f.width if f else None for f in facts],
+            "height": [f.height if f else None for f in facts],
+            "file_bytes": [f.file_bytes if f else None for f in facts],
+            "modified_ns": [f.modified_ns if f else None for f in facts],
+        },
+    )
+    return dict(found.fetchall())
+
+
+def update_image(connection: psycopg.Connection, image_id: int, row: ImageRow) -> None:
+    """Bring one image up to date with its dataset; its labels are written separately."""
+    facts = row.facts
+    connection.execute(
+        """
+        UPDATE cbir.image SET split = %s, modality = %s, anatomic_region = %s,
+            sha256 = %s, width = %s, height = %s, file_bytes = %s, file_modified_ns = %s
+        WHERE image_id = %s
+        """,
+        [
+            row.split, row.modality, row.anatomic_region,
+            *((facts.sha256, facts.width, facts.height, facts.file_bytes, facts.modified_ns) if facts else [None] * 5),
+            image_id,
+        ],
+    )  # fmt: skip
+    connection.execute("DELETE FROM cbir.image_label WHERE image_id = %s", [image_id])
+
+
+def forget_embeddings(connection: psycopg.Connection, image_ids: Sequence[int]) -> None:
+    """Remove the embeddings of images whose pixels have changed, under every encoder."""
+    for (table,) in connection.execute("SELECT table_name FROM cbir.encoder").fetchall():
+        connection.execute(
+            sql.SQL("DELETE FROM {} WHERE image_id = ANY(%s)").format(sql.Identifier(SCHEMA, table)), [list(image_ids)]
+        )
+
+
+@dataclass(slots=True)
+class LabelWriter:
+    """Adds labels to images; remembers the ids of label names that it has seen committed."""
+
+    _ids: dict[str, int] = field(default_factory=dict)
+
+    def write(self, connection: psycopg.Connection, labels: Mapping[int, Mapping[str, int]]) -> None:
+        """``labels`` maps image ids to their labels' values."""
+        names = sorted({name for values in labels.values() for name in values})
+        ids = self._look_up(connection, names)
+        rows = [(image_id, ids[name], value) for image_id, values in labels.items() for name, value in values.items()]
+        if rows:
+            image_ids, label_ids, values = zip(*rows, strict=True)
+            connection.execute(
+                "INSERT INTO cbir.image_label (image_id, label_id, value)"
+                " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::smallint[])",
+                [list(image_ids), list(label_ids), list(values)],
+            )
+
+    def _look_up(self, connection: psycopg.Connection, names: Sequence[str]) -> dict[str, int]:
+        new = [name for name in names if name not in self._ids]
+        if new:
+            connection.execute(
+                "INSERT INTO cbir.label (name) SELECT unnest(%s::text[]) ON CONFLICT (name) DO NOTHING", [new]
+            )
+            found = connection.execute("SELECT name, label_id FROM cbir.label WHERE name = ANY(%s)", [new])
+            self._ids.update(found.fetchall())
+        return self._ids

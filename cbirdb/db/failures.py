@@ -1,0 +1,65 @@
+"""Rows of ``cbir.failure``: what went wrong with which file, and that it has gone well since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import psycopg
+
+from cbirdb.records import Failure
+
+Stage = Literal["ingest", "encode", "import-embeddings"]
+
+
+def record_failures(
+    connection: psycopg.Connection,
+    stage: Stage,
+    failures: Iterable[Failure],
+    *,
+    dataset_ids: Mapping[str, int],
+    encoder_id: int | None = None,
+) -> None:
+    """Store failures; one that is met again is counted, not repeated.
+
+    :param dataset_ids: ids of the datasets by name; a failure that names none of them belongs to no dataset.
+    """
+    # The same file may fail twice in one batch, which one INSERT ... ON CONFLICT may not touch twice.
+    unique = {(failure.dataset, failure.source, failure.line): failure for failure in failures}
+    if not unique:
+        return
+    rows = [
+        (dataset_ids.get(f.dataset) if f.dataset else None, f.source, f.line, f.reason, f.detail)
+        for f in unique.values()
+    ]
+    datasets, sources, lines, reasons, details = zip(*rows, strict=True)
+    connection.execute(
+        """
+        INSERT INTO cbir.failure (stage, encoder_id, dataset_id, source, line, reason, detail)
+        SELECT %s, %s::bigint, new.*
+        FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[]) AS new
+        ON CONFLICT ON CONSTRAINT failure_key DO UPDATE SET
+            occurrences = failure.occurrences + 1, last_at = now(), resolved = FALSE,
+            reason = excluded.reason, detail = excluded.detail
+        """,
+        [stage, encoder_id, list(datasets), list(sources), list(lines), list(reasons), list(details)],
+    )
+
+
+def resolve_failures(
+    connection: psycopg.Connection,
+    stage: Stage,
+    dataset_id: int,
+    sources: Sequence[str],
+    *,
+    encoder_id: int | None = None,
+) -> None:
+    """Mark what failed before and has gone well now."""
+    connection.execute(
+        """
+        UPDATE cbir.failure SET resolved = TRUE
+        WHERE stage = %s AND dataset_id = %s AND source = ANY(%s) AND NOT resolved
+          AND encoder_id IS NOT DISTINCT FROM %s
+        """,
+        [stage, dataset_id, list(sources), encoder_id],
+    )

@@ -1,0 +1,110 @@
+"""The whole pipeline on generated phantoms, as a newcomer sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from cbirdb import search as search_verb
+from cbirdb.contact_sheet import write_contact_sheet
+from cbirdb.datasets.base import ReadOptions
+from cbirdb.db.embeddings import StoredEncoder, get_encoder
+from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
+from cbirdb.encode import encode
+from cbirdb.encoders.base import Encoder
+from cbirdb.errors import InputError
+from cbirdb.evaluate import evaluate
+from cbirdb.index import build_index
+from cbirdb.ingest import ingest
+from cbirdb.metrics import metrics
+from cbirdb.phantoms import write_phantoms
+from cbirdb.progress import SILENT, Progress
+
+DATASET = "phantoms"
+K = 100
+CUTOFFS = (1, 3, 5, 10)
+SEARCHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SearchExample:
+    """One of the demo's searches and the sheet drawn of it."""
+
+    encoder: str
+    image_id: int
+    query: str
+    rows: list[dict[str, Any]]
+    sheet: Path
+
+
+@dataclass(slots=True)
+class DemoResult:
+    """What the demo found, for the command line to show."""
+
+    images: int
+    ingested: dict[str, object]
+    overall: list[dict[str, Any]] = field(default_factory=list)
+    by_class: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[SearchExample] = field(default_factory=list)
+
+
+def demo(
+    connection: psycopg.Connection,
+    encoders: Sequence[Encoder],
+    out: Path,
+    *,
+    connect: Callable[[], psycopg.Connection],
+    progress: Progress = SILENT,
+) -> DemoResult:
+    """Generate phantoms, ingest, encode, index, evaluate and search, with each of the encoders.
+
+    :param out: folder for phantoms and contact sheets; made if it is not there.
+    :raises InputError: when the folder cannot be written, or the dataset's name is taken by another folder.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {out} cannot be made: {error.strerror}.", hint="Choose another --out.") from error
+    phantoms = out / "phantoms"
+    images = write_phantoms(phantoms)
+    # A demo that was run from another folder is the same dataset: its pictures are the same to the byte.
+    summary = ingest(connection, "folder", phantoms, options=ReadOptions(name=DATASET), moved=True, progress=progress)
+    result = DemoResult(images, summary.row())
+    for encoder in encoders:
+        name = encoder.spec.name
+        encode(connection, encoder, datasets=[DATASET], progress=progress)
+        stored = get_encoder(connection, name)
+        build_index(connection, stored, METHODS[DEFAULT_METHOD](), connect=connect, progress=progress)
+        run = evaluate(connection, stored, connect=connect, datasets=[DATASET], k=K, progress=progress)
+        result.overall += metrics(connection, cutoffs=CUTOFFS, run=run.run_id)
+        result.by_class += metrics(connection, by="class", cutoffs=CUTOFFS, run=run.run_id)
+        for number, image_id in enumerate(_queries(connection, run.run_id), start=1):
+            result.searches.append(_search(connection, stored, image_id, out / f"{name}-search-{number}.png"))
+    return result
+
+
+def _queries(connection: psycopg.Connection, run_id: int) -> list[int]:
+    """The first test image of each of a few modalities, so that the examples differ."""
+    found = connection.execute(
+        """
+        SELECT min(r.query_image_id)
+        FROM cbir.search_result AS r INNER JOIN cbir.image AS i ON i.image_id = r.query_image_id
+        WHERE r.run_id = %s GROUP BY i.modality ORDER BY i.modality DESC LIMIT %s
+        """,
+        [run_id, SEARCHES],
+    )
+    return [row[0] for row in found]
+
+
+def _search(connection: psycopg.Connection, encoder: StoredEncoder, image_id: int, sheet: Path) -> SearchExample:
+    filters = search_verb.Filters(dataset=DATASET, split="train")
+    rows = search_verb.search_by_image(connection, encoder, image_id, k=10, filters=filters)
+    query, labels = search_verb.query_tile(connection, image_id)
+    write_contact_sheet(
+        sheet, query, search_verb.result_tiles(connection, rows, labels), title=f"Most similar images, {encoder.name}"
+    )
+    return SearchExample(encoder.name, image_id, ", ".join(labels), rows, sheet)

@@ -1,0 +1,147 @@
+"""Checks whether a server is fit for use, one row per check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+
+from cbirdb.db.migrate import (
+    MINIMUM_PGVECTOR,
+    MINIMUM_POSTGRESQL,
+    current_state,
+    extension_version,
+    installed_state,
+    version_tuple,
+)
+from cbirdb.db.tuning import MB
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The outcome of one check; ``advice`` says what to do when it failed or could be better."""
+
+    check: str
+    passed: bool
+    detail: str
+    advice: str = ""
+
+    def row(self) -> dict[str, object]:
+        """The row that the command line prints."""
+        return {
+            "check": self.check,
+            "result": "ok" if self.passed else "FAILED",
+            "detail": self.detail,
+            "advice": self.advice,
+        }
+
+
+def doctor(connection: psycopg.Connection) -> list[Check]:
+    """Run all checks. One that cannot run, because an earlier one failed, fails too."""
+    return [_guarded(check, connection) for check in CHECKS]
+
+
+def _guarded(check: Callable[[psycopg.Connection], Check], connection: psycopg.Connection) -> Check:
+    try:
+        with connection.transaction():
+            return check(connection)
+    except psycopg.Error as error:
+        title = (check.__doc__ or "").rstrip(".")
+        return Check(title, False, str(error).splitlines()[0], "Mend the checks above first.")
+
+
+def _value(connection: psycopg.Connection, query: str, *parameters: object) -> object:
+    row = connection.execute(query.encode(), parameters or None).fetchone()
+    return row[0] if row else None
+
+
+def check_server(connection: psycopg.Connection) -> Check:
+    """PostgreSQL version."""
+    version = connection.info.server_version
+    return Check(
+        "PostgreSQL version",
+        version >= MINIMUM_POSTGRESQL,
+        str(_value(connection, "SELECT current_setting('server_version')")),
+        "" if version >= MINIMUM_POSTGRESQL else "cbirdb needs PostgreSQL 16 or newer.",
+    )
+
+
+def check_extension(connection: psycopg.Connection) -> Check:
+    """Pgvector version."""
+    installed = extension_version(connection)
+    wanted = ".".join(map(str, MINIMUM_PGVECTOR))
+    if installed is None:
+        return Check("pgvector version", False, "not in this database", "Ask a DBA: CREATE EXTENSION vector;")
+    good = version_tuple(installed) >= MINIMUM_PGVECTOR
+    advice = "" if good else f"Update to {wanted}: older ones corrupt indexes or leak data (CVE-2026-3172)."
+    return Check("pgvector version", good, installed, advice)
+
+
+def check_migrations(connection: psycopg.Connection) -> Check:
+    """Schema cbir."""
+    stands, wanted = current_state(connection), installed_state()
+    good = stands == wanted
+    detail = f"migration and functions {stands}" if good else f"{stands or 'missing'}, this cbirdb has {wanted}"
+    return Check("Schema cbir", good, detail, "" if good else "Run: cbirdb db upgrade")
+
+
+def check_privileges(connection: psycopg.Connection) -> Check:
+    """Privileges."""
+    row = connection.execute(
+        "SELECT current_user, rolsuper, has_schema_privilege('cbir', 'CREATE'), has_schema_privilege('cbir', 'USAGE'),"
+        " has_table_privilege('cbir.image', 'INSERT') FROM pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    if row is None:
+        return Check("Privileges", False, "the role is not known to the server", "Connect as another role.")
+    role, superuser, create, usage, insert = row
+    rights = [name for name, has in (("read", usage), ("ingest", insert), ("index", create)) if has]
+    advice = "" if insert and create else "This role can search but not ingest or index; the schema's owner can."
+    if superuser and not connection.info.host.startswith("/"):
+        advice = "This role is a superuser; after the extension exists cbirdb needs none."
+    return Check("Privileges", bool(usage), f"{role} may {', '.join(rights) or 'nothing'}", advice)
+
+
+def check_memory(connection: psycopg.Connection) -> Check:
+    """Memory settings."""
+    row = connection.execute(
+        "SELECT pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes(current_setting('maintenance_work_mem')),"
+        " pg_size_bytes(current_setting('max_wal_size')), current_setting('max_parallel_maintenance_workers')::int"
+    ).fetchone()
+    buffers, maintenance, wal, workers = row or (0, 0, 0, 0)
+    detail = (
+        f"shared_buffers {buffers // MB} MB, maintenance_work_mem {maintenance // MB} MB, max_wal_size {wal // MB} MB,"
+        f" {workers} parallel index builders"
+    )
+    advice = []
+    if buffers < 512 * MB:
+        advice.append("Raise shared_buffers to a quarter of the machine's memory.")
+    if maintenance < 256 * MB:
+        advice.append("Raise maintenance_work_mem: an index that does not fit builds many times slower.")
+    return Check("Memory settings", True, detail, " ".join(advice))
+
+
+def check_search(connection: psycopg.Connection) -> Check:
+    """Nearest-neighbour query."""
+    # Real vectors through a real index, in a table that is gone when the transaction ends.
+    connection.execute("CREATE TEMPORARY TABLE doctor_vector (id int, embedding halfvec(3) NOT NULL) ON COMMIT DROP")
+    connection.execute("INSERT INTO doctor_vector VALUES (1, '[1,0,0]'), (2, '[0.6,0.8,0]'), (3, '[0,0,1]')")
+    connection.execute("CREATE INDEX ON doctor_vector USING hnsw (embedding halfvec_cosine_ops)")
+    connection.execute("SET LOCAL enable_seqscan = off")
+    found = connection.execute(
+        "SELECT id, round((embedding <=> '[0.8,0.6,0]')::numeric, 3)"
+        " FROM doctor_vector ORDER BY embedding <=> '[0.8,0.6,0]' LIMIT 3"
+    ).fetchall()
+    good = [(number, float(distance)) for number, distance in found] == [(2, 0.04), (1, 0.2), (3, 1.0)]
+    detail = "three neighbours through an HNSW index, in order" if good else f"unexpected answer {found}"
+    return Check("Nearest-neighbour query", good, detail, "" if good else "This pgvector build gives wrong answers.")
+
+
+CHECKS: tuple[Callable[[psycopg.Connection], Check], ...] = (
+    check_server,
+    check_extension,
+    check_migrations,
+    check_privileges,
+    check_memory,
+    check_search,
+)

@@ -1,0 +1,249 @@
+"""Stores the nearest neighbours of every query once; every metric is then a view over them.
+
+The paper's protocol: each image with exactly one label; queries of one split, neighbours from another; relevant is
+what carries the query's label. Neighbours are found by SQL over cosine distance, several connections at a time,
+exactly or through the encoder's vector index.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+import cbirdb
+from cbirdb.db import neighbours
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.embeddings import StoredEncoder, check_datasets
+from cbirdb.db.tuning import machine_cpus
+from cbirdb.errors import InputError
+from cbirdb.index import IndexBuild, current_build, server_versions
+from cbirdb.progress import SILENT, Progress
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "paper"
+"""Exactly one positive label and no uncertain one; relevant = the same label (FACTS of the paper's own code)."""
+EXACT_UP_TO = 50_000
+"""``auto`` compares with every image up to here; beyond it, a scan per query takes too long."""
+QUERIES_PER_BATCH = 32
+RECALL_QUERIES = 200
+RECALL_AT = 10
+LARGEST_K = 10_000
+
+Connect = Callable[[], psycopg.Connection]
+Mode = Literal["auto", "exact", "approximate"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSummary:
+    """What a run rests on."""
+
+    run_id: int
+    encoder: str
+    mode: str
+    k: int
+    queries: int
+    indexed: int
+    ann_recall: float
+    short_queries: int
+    left_out: int
+    """Images of the two splits that have no, or more than one, label."""
+    not_encoded: int
+    """Images of the selection that have no embedding of this encoder."""
+    without_relevant: int
+    """Queries whose label no indexed image carries: they have no precision."""
+
+    def row(self) -> dict[str, object]:
+        """The row that the command line prints."""
+        return {
+            "run": self.run_id,
+            "encoder": self.encoder,
+            "mode": self.mode,
+            "k": self.k,
+            "queries": self.queries,
+            "indexed": self.indexed,
+            "ann_recall": self.ann_recall,
+            "short_queries": self.short_queries,
+            "left_out": self.left_out,
+            "not_encoded": self.not_encoded,
+            "without_relevant": self.without_relevant,
+        }
+
+
+def evaluate(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    *,
+    connect: Connect,
+    datasets: Sequence[str] = (),
+    query_split: str = "test",
+    index_split: str = "train",
+    k: int = 100,
+    mode: Mode = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> EvaluationSummary:
+    """Run the paper's protocol and store its neighbours.
+
+    :param connect: opens the further connections that queries run on.
+    :param datasets: names; empty: all.
+    :param seed: of the sample of queries on which an approximate search's recall is measured.
+    :param workers: connections at a time; None: one per processor.
+    :raises InputError: when there is nothing to evaluate, or no index for an approximate search.
+    """
+    if not 1 <= k <= LARGEST_K:
+        raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
+    with translated_errors():
+        check_datasets(connection, datasets)
+        neighbours.remove_unfinished_runs(connection)
+        task = neighbours.Selection(encoder, tuple(datasets), query_split, index_split)
+        counts = neighbours.count_selection(connection, task)
+        _check_counts(counts, encoder, query_split, index_split)
+        build = current_build(connection, encoder)
+        exact = _is_exact(mode, counts.indexed, build, encoder)
+        run_id = _open_run(connection, task, counts, k, None if exact else build, seed)
+        with _held(connection, run_id):
+            queries = neighbours.query_ids(connection, task)
+            search = neighbours.Search(task, run_id, k, None if exact else build)
+            with progress.task(f"searching for {encoder.name}", total=len(queries), unit="queries") as bar:
+                for done in _in_parallel(connect, search, queries, workers or machine_cpus()):
+                    bar.advance(done)
+            recall = 1.0 if exact else _measure_recall(connection, search, queries, seed)
+            short = neighbours.count_short(connection, run_id, min(k, counts.indexed))
+            _close_run(connection, run_id, recall, None if exact else min(len(queries), RECALL_QUERIES), short)
+    return EvaluationSummary(
+        run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed, recall, short,
+        counts.left_out, counts.not_encoded, neighbours.count_without_relevant(connection, run_id),
+    )  # fmt: skip
+
+
+def _check_counts(counts: neighbours.Counts, encoder: StoredEncoder, query_split: str, index_split: str) -> None:
+    for split, number in ((query_split, counts.queries), (index_split, counts.indexed)):
+        if number == 0:
+            raise InputError(
+                f"Split '{split}' has no image with exactly one label and an embedding of '{encoder.name}'.",
+                hint=f"Ingest labelled images with that split, then run: cbirdb encode -e {encoder.name}",
+            )
+
+
+def _is_exact(mode: Mode, indexed: int, build: IndexBuild | None, encoder: StoredEncoder) -> bool:
+    if mode == "approximate" and build is None:
+        raise InputError(
+            f"The encoder '{encoder.name}' has no vector index to search approximately.",
+            hint=f"Run: cbirdb index build -e {encoder.name}",
+        )
+    return mode == "exact" or build is None or (mode == "auto" and indexed <= EXACT_UP_TO)
+
+
+def _open_run(
+    connection: psycopg.Connection,
+    task: neighbours.Selection,
+    counts: neighbours.Counts,
+    k: int,
+    build: IndexBuild | None,
+    seed: int,
+) -> int:
+    versions = {
+        **server_versions(connection),
+        "cbirdb": cbirdb.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "weights_sha256": task.encoder.weights_sha256,
+        "preprocessing_sha256": task.encoder.preprocessing_sha256,
+    }
+    row = connection.execute(
+        """
+        INSERT INTO cbir.search_run (
+            encoder_id, protocol, datasets, query_split, index_split, k, mode, index_build_id, seed,
+            indexed_images, query_images, versions
+        )
+        SELECT %s, %s, coalesce(%s, (SELECT array_agg(name ORDER BY name) FROM cbir.dataset)), %s, %s, %s, %s, %s, %s,
+               %s, %s, %s
+        RETURNING run_id
+        """,
+        [
+            task.encoder.encoder_id, PROTOCOL, list(task.datasets) or None, task.query_split, task.index_split, k,
+            "exact" if build is None else "approximate", build.index_build_id if build else None, seed,
+            counts.indexed, counts.queries, Jsonb(versions),
+        ],
+    ).fetchone()  # fmt: skip
+    if row is None:
+        raise InputError("The run could not be recorded.")
+    return int(row[0])
+
+
+@contextmanager
+def _held(connection: psycopg.Connection, run_id: int) -> Iterator[None]:
+    """Marks the run as alive while the block runs: the lock is gone when the process is."""
+    connection.execute("SELECT pg_advisory_lock(%s, %s)", [neighbours.RUN_LOCK, run_id])
+    try:
+        yield
+    except BaseException:
+        if not connection.closed and not connection.broken:
+            connection.execute("DELETE FROM cbir.search_run WHERE run_id = %s", [run_id])
+        raise
+    finally:
+        if not connection.closed and not connection.broken:
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", [neighbours.RUN_LOCK, run_id])
+
+
+def _in_parallel(connect: Connect, search: neighbours.Search, queries: Sequence[int], workers: int) -> Iterator[int]:
+    """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones."""
+    batches = [queries[start : start + QUERIES_PER_BATCH] for start in range(0, len(queries), QUERIES_PER_BATCH)]
+    workers = max(1, min(workers, len(batches)))
+    shares = [batches[start::workers] for start in range(workers)]
+    finished: list[int] = []
+
+    def work(share: Sequence[Sequence[int]]) -> None:
+        with connect() as connection:
+            search.prepare(connection)
+            for batch in share:
+                search.store(connection, batch)
+                finished.append(len(batch))
+
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        futures = [pool.submit(work, share) for share in shares]
+        reported = 0
+        pending = set(futures)
+        while pending:
+            try:
+                for future in as_completed(pending, timeout=0.3):
+                    pending.discard(future)
+                    future.result()
+            except TimeoutError:
+                log.debug("%d batches done", len(finished))
+            yield sum(finished[reported : (now := len(finished))])
+            reported = now
+
+
+def _measure_recall(
+    connection: psycopg.Connection, search: neighbours.Search, queries: Sequence[int], seed: int
+) -> float:
+    """Share of the true nearest neighbours that the index found, over a sample of the queries."""
+    sample = sorted(random.Random(seed).sample(list(queries), min(len(queries), RECALL_QUERIES)))  # noqa: S311
+    search.prepare(connection)
+    return search.recall(connection, sample, RECALL_AT)
+
+
+def _close_run(
+    connection: psycopg.Connection, run_id: int, recall: float, recall_queries: int | None, short: int
+) -> None:
+    with connection.transaction():
+        connection.execute(
+            "UPDATE cbir.search_run SET finished_at = now(), ann_recall = %s, ann_recall_at = %s,"
+            " ann_recall_queries = %s, short_queries = %s WHERE run_id = %s",
+            [recall, RECALL_AT if recall_queries else None, recall_queries, short, run_id],
+        )
+    connection.execute(sql.SQL("ANALYZE cbir.search_result"))

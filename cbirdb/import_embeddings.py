@@ -1,0 +1,299 @@
+"""The paper's published embeddings -> embedding tables.
+
+The authors' HDF5 files hold one HDF5 dataset per image, named by the image's ``filepath`` in their CSV files (its
+slashes make groups), float32 and already L2-normalised. They are read as a stream, in batches of one COPY each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
+
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.copy import copy_embeddings
+from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
+from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.errors import InputError
+from cbirdb.progress import SILENT, Progress
+from cbirdb.records import Failure, Precision
+from cbirdb.vectors import UNIT_NORM_TOLERANCE, l2_normalize, why_unusable
+
+log = logging.getLogger(__name__)
+
+BATCH = 4096
+
+
+@dataclass(slots=True)
+class ImportSummary:
+    """What happened to the vectors of the files, and which images are still without one."""
+
+    encoder: str
+    added: int = 0
+    unchanged: int = 0
+    normalised: int = 0
+    """Vectors whose length was not 1: added, after being scaled to it."""
+    unknown: int = 0
+    """Names in the files that are no image of the database."""
+    missing: int = 0
+    """Images of the same datasets that have no vector, neither from these files nor from earlier."""
+    failed: int = 0
+    failure_reasons: Counter[str] = field(default_factory=Counter)
+    first_failures: list[str] = field(default_factory=list)
+    first_unknown: list[str] = field(default_factory=list)
+    first_missing: list[str] = field(default_factory=list)
+
+    def row(self) -> dict[str, object]:
+        """The row that the command line prints."""
+        return {
+            "encoder": self.encoder,
+            "added": self.added,
+            "unchanged": self.unchanged,
+            "normalised": self.normalised,
+            "unknown": self.unknown,
+            "missing": self.missing,
+            "failed": self.failed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Vector:
+    name: str
+    value: NDArray[np.floating] | None
+    problem: str | None = None
+
+
+def import_embeddings(
+    connection: psycopg.Connection,
+    encoder: str,
+    files: Sequence[Path],
+    *,
+    spec: dict[str, Any] | None = None,
+    datasets: Sequence[str] = (),
+    precision: Precision | None = None,
+    progress: Progress = SILENT,
+) -> ImportSummary:
+    """Load published vectors for images that are in the catalogue. Idempotent.
+
+    :param encoder: its name; a new one is registered with the first vector's dimension.
+    :param spec: what is known about the encoder, for a new one.
+    :param datasets: look for the names in these datasets only; empty: in all.
+    :raises InputError: when a file is not HDF5 or holds no vector, or the dimension is not the encoder's.
+    """
+    opened = [_open(path) for path in files]
+    try:
+        with translated_errors():
+            check_datasets(connection, datasets)
+            dim = _first_dim(opened)
+            if spec is not None and spec["dim"] != dim and find_encoder(connection, encoder) is None:
+                raise InputError(
+                    f"The vectors have {dim} dimensions, the encoder '{encoder}' makes {spec['dim']}.",
+                    hint="Check that the files belong to this encoder, or use another name.",
+                )
+            stored = register_encoder(
+                connection, encoder, dim=dim, precision=precision,
+                spec=spec or {"name": encoder, "family": "imported", "dim": dim}, provenance={"source": "imported"},
+            )  # fmt: skip
+            run = _Import(connection, stored, datasets)
+            total = sum(_count(file) for file in opened)
+            with progress.task(f"importing {encoder}", total=total, unit="vectors") as task:
+                for file in opened:
+                    for batch in _batches(_vectors(file, stored.dim)):
+                        run.batch(batch)
+                        task.advance(len(batch))
+            run.count_missing()
+    finally:
+        for file in opened:
+            file.close()
+    return run.summary
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}.", hint="Check the path.") from error
+    except OSError as error:
+        raise InputError(f"{path} is not a readable HDF5 file.", hint="Give the authors' .h5 files.") from error
+
+
+def _first_dim(files: Sequence[h5py.File]) -> int:
+    for file in files:
+        for _, node in _nodes(file):
+            if node.ndim in {1, 2} and node.size > 0:
+                return int(node.size)
+    raise InputError("There is no vector in these files.", hint="Give the authors' .h5 files.")
+
+
+def _nodes(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every HDF5 dataset below a group with its path, in the order of the file."""
+    for name in group:
+        node = group[name]
+        path = f"{prefix}{name}"
+        if isinstance(node, h5py.Group):
+            yield from _nodes(node, f"{path}/")
+        else:
+            yield path, node
+
+
+def _count(file: h5py.File) -> int:
+    """Number of vectors, without opening them: leaves are counted group by group."""
+    count = 0
+    stack: list[h5py.Group] = [file]
+    while stack:
+        group = stack.pop()
+        kinds = [(name, group.get(name, getclass=True)) for name in group]
+        stack += [group[name] for name, kind in kinds if kind is h5py.Group]
+        count += sum(kind is h5py.Dataset for _, kind in kinds)
+    return count
+
+
+def _vectors(file: h5py.File, dim: int) -> Iterator[_Vector]:
+    for name, node in _nodes(file):
+        if node.size != dim or node.dtype.kind not in "fiu":
+            yield _Vector(name, None, f"has the shape {tuple(node.shape)} of {node.dtype}, not {dim} numbers")
+            continue
+        try:
+            yield _Vector(name, np.asarray(node[()]).reshape(dim))
+        except OSError as error:
+            yield _Vector(name, None, f"cannot be read: {error}")
+
+
+def _batches(vectors: Iterator[_Vector]) -> Iterator[list[_Vector]]:
+    batch: list[_Vector] = []
+    for vector in vectors:
+        batch.append(vector)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+class _Import:
+    """One run: matches names to images, checks vectors, and loads them."""
+
+    def __init__(self, connection: psycopg.Connection, stored: StoredEncoder, datasets: Sequence[str]) -> None:
+        self.summary = ImportSummary(stored.name)
+        self._connection = connection
+        self._stored = stored
+        ids = connection.execute(
+            "SELECT dataset_id FROM cbir.dataset WHERE %s::text[] IS NULL OR name = ANY(%s)",
+            [list(datasets) or None, list(datasets)],
+        )
+        self._dataset_ids = [row[0] for row in ids]
+        self._touched: dict[str, int] = {}
+
+    def batch(self, batch: Sequence[_Vector]) -> None:
+        """Load one batch in one transaction."""
+        images = self._images([vector.name for vector in batch])
+        failures: list[Failure] = []
+        ids: list[int] = []
+        rows: list[NDArray[np.floating]] = []
+        names: list[str] = []
+        for vector in batch:
+            if vector.name not in images:
+                self.summary.unknown += 1
+                if len(self.summary.first_unknown) < 3:
+                    self.summary.first_unknown.append(vector.name)
+                failures.append(Failure(vector.name, "unknown image", "no image of the database has this name"))
+            elif vector.value is None:
+                failures.append(Failure(vector.name, "wrong vector", vector.problem or "", images[vector.name][1]))
+                self._count_failure(failures[-1])
+            else:
+                ids.append(images[vector.name][0])
+                rows.append(vector.value)
+                names.append(vector.name)
+        self._load(names, ids, rows, images, failures)
+
+    def _images(self, names: Sequence[str]) -> dict[str, tuple[int, str, int]]:
+        """Image id, dataset and dataset id by name.
+
+        :raises InputError: when two datasets have an image of the same name.
+        """
+        # The ids are listed, so that the index on (dataset_id, source) serves.
+        found = self._connection.execute(
+            "SELECT i.source, i.image_id, d.name, d.dataset_id"
+            " FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
+            " WHERE i.dataset_id = ANY(%s) AND i.source = ANY(%s) AND i.frame = 0",
+            [self._dataset_ids, list(names)],
+        ).fetchall()
+        images = {source: (image_id, dataset, dataset_id) for source, image_id, dataset, dataset_id in found}
+        if len(images) < len(found):
+            raise InputError(
+                "Several datasets have images of the same name.", hint="Say which one is meant with --dataset."
+            )
+        self._touched.update({dataset: dataset_id for _, dataset, dataset_id in images.values()})
+        return images
+
+    def _load(
+        self,
+        names: list[str],
+        ids: list[int],
+        rows: list[NDArray[np.floating]],
+        images: dict[str, tuple[int, str, int]],
+        failures: list[Failure],
+    ) -> None:
+        raw = np.stack(rows).astype(np.float32) if rows else np.empty((0, self._stored.dim), np.float32)
+        embeddings, usable = l2_normalize(raw)
+        for name, row, is_usable in zip(names, raw, usable, strict=True):
+            if not is_usable:
+                failures.append(Failure(name, "no direction", f"the vector is {why_unusable(row)}", images[name][1]))
+                self._count_failure(failures[-1])
+        norms = np.linalg.norm(raw[usable].astype(np.float64), axis=1)
+        already_unit = np.abs(norms - 1) <= UNIT_NORM_TOLERANCE
+        # What is unit length already is stored to the bit as it was published.
+        embeddings = np.where(already_unit[:, None], raw[usable], embeddings[usable])
+        good = np.array(ids, dtype=np.int64)[usable] if ids else np.empty(0, np.int64)
+        with self._connection.transaction():
+            new = self._new_only(good)
+            added = copy_embeddings(
+                self._connection, self._stored.table, good[new], embeddings[new], self._stored.precision
+            )
+            record_failures(
+                self._connection, "import-embeddings", failures,
+                dataset_ids=self._touched, encoder_id=self._stored.encoder_id,
+            )  # fmt: skip
+            good_names = [name for name, is_usable in zip(names, usable, strict=True) if is_usable]
+            for dataset_id in {images[name][2] for name in good_names}:
+                resolve_failures(
+                    self._connection, "import-embeddings", dataset_id,
+                    [name for name in good_names if images[name][2] == dataset_id], encoder_id=self._stored.encoder_id,
+                )  # fmt: skip
+        self.summary.added += added
+        self.summary.unchanged += len(good) - added
+        self.summary.normalised += int((~already_unit & new).sum())
+
+    def _new_only(self, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which images have no vector yet, so that a repeated import goes past them quickly."""
+        query = sql.SQL("SELECT image_id FROM cbir.{} WHERE image_id = ANY(%s)").format(
+            sql.Identifier(self._stored.table)
+        )
+        there = {row[0] for row in self._connection.execute(query, [image_ids.tolist()])}
+        return np.array([image_id not in there for image_id in image_ids.tolist()], dtype=bool)
+
+    def _count_failure(self, failure: Failure) -> None:
+        self.summary.failed += 1
+        self.summary.failure_reasons[failure.reason] += 1
+        if len(self.summary.first_failures) < 3:
+            self.summary.first_failures.append(f"{failure.source}: {failure.detail}")
+
+    def count_missing(self) -> None:
+        """Images of the datasets that the files speak of, which have no vector."""
+        query = sql.SQL(
+            "SELECT count(*), (array_agg(i.source ORDER BY i.image_id))[1:3] FROM cbir.image AS i"
+            " WHERE i.dataset_id = ANY(%s)"
+            " AND NOT EXISTS (SELECT FROM cbir.{} AS e WHERE e.image_id = i.image_id)"
+        ).format(sql.Identifier(self._stored.table))
+        row = self._connection.execute(query, [list(self._touched.values())]).fetchone()
+        if row is not None:
+            self.summary.missing, self.summary.first_missing = row[0], list(row[1] or [])

@@ -1,0 +1,319 @@
+"""Dataset files -> catalogue: reads a dataset, looks at each file once, and writes what it found, batch by batch.
+
+Every batch is one transaction, so a run that is killed loses at most the batch in flight; run again, it goes on
+where it was, because what is there already and has not changed is neither read nor written again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import psycopg
+
+from cbirdb.datasets.base import ReadOptions, Source
+from cbirdb.datasets.registry import get_reader
+from cbirdb.db import catalogue
+from cbirdb.db.catalogue import ImageRow, StoredImage
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.errors import InputError, PixelError
+from cbirdb.pixels import inspect_file
+from cbirdb.progress import SILENT, Progress
+from cbirdb.records import DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Split
+
+log = logging.getLogger(__name__)
+
+BATCH_WITH_FILES = 256
+BATCH_WITHOUT_FILES = 5000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitShares:
+    """Percentages of train, val and test for images whose split comes from their content."""
+
+    train: int = 80
+    val: int = 10
+    test: int = 10
+
+    @classmethod
+    def parse(cls, text: str) -> SplitShares:
+        """``80/10/10`` -> shares.
+
+        :raises InputError: when it is not three percentages that make 100.
+        """
+        parts = text.split("/")
+        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+            raise InputError(f"'{text}' is not a split.", hint="Give train/val/test in percent, such as 80/10/10.")
+        train, val, test = (int(part) for part in parts)
+        if train + val + test != 100:
+            raise InputError(f"The split {text} makes {train + val + test} percent, not 100.")
+        return cls(train, val, test)
+
+    def of(self, sha256: bytes) -> Split:
+        """The split of a file's content: the same on every machine and in every order."""
+        position = int.from_bytes(sha256[:8], "big") * 100 / 2**64
+        if position < self.test:
+            return "test"
+        return "val" if position < self.test + self.val else "train"
+
+
+@dataclass(slots=True)
+class IngestSummary:
+    """What happened to the items of a dataset. ``added`` includes those whose content was there already."""
+
+    datasets: dict[str, int] = field(default_factory=dict)
+    """Names and ids of the datasets that were written to."""
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    duplicate: int = 0
+    excluded: int = 0
+    failed: int = 0
+    failure_reasons: Counter[str] = field(default_factory=Counter)
+    excluded_reasons: Counter[str] = field(default_factory=Counter)
+    first_missing: list[str] = field(default_factory=list)
+    first_failures: list[str] = field(default_factory=list)
+    without_label: int = 0
+    label_names: set[str] = field(default_factory=set)
+
+    def row(self) -> dict[str, object]:
+        """The one row that the command line ends with."""
+        return {
+            "dataset": ", ".join(self.datasets),
+            "added": self.added,
+            "updated": self.updated,
+            "unchanged": self.unchanged,
+            "missing": self.missing,
+            "duplicate": self.duplicate,
+            "excluded": self.excluded,
+            "failed": self.failed,
+        }
+
+
+def ingest(
+    connection: psycopg.Connection,
+    reader_name: str,
+    path: Path,
+    *,
+    options: ReadOptions | None = None,
+    shares: SplitShares | None = None,
+    limit: int | None = None,
+    moved: bool = False,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> IngestSummary:
+    """Bring a dataset into the catalogue. Idempotent.
+
+    :param reader_name: name in ``datasets.registry.READERS``.
+    :param limit: look at no more than this many items.
+    :param moved: the dataset's folder lies elsewhere than at the last time.
+    :param dry_run: read everything, write nothing.
+    :raises InputError: when the path does not hold such a dataset.
+    """
+    source = get_reader(reader_name).open(path, options or ReadOptions())
+    total = min(source.total, limit) if limit is not None else source.total
+    run = _Ingest(connection, reader_name, source, shares or SplitShares(), moved=moved, dry_run=dry_run)
+    size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
+    with translated_errors(), progress.task("ingesting", total=total, unit="images") as task:
+        if not dry_run:
+            run.open_datasets(source.datasets)
+        with ThreadPoolExecutor(max_workers=_readers()) as pool:
+            for batch in batched(islice(source.items, limit), size):
+                run.batch(batch, pool)
+                task.advance(len(batch))
+    return run.summary
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most ``size`` items, in order."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _readers() -> int:
+    """Threads that read and decode: decoders and hashes release the interpreter's lock."""
+    return min(8, (os.cpu_count() or 1) + 1)
+
+
+class _Ingest:
+    """One run: turns batches of items into rows and counts what became of them."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        reader: str,
+        source: Source,
+        shares: SplitShares,
+        *,
+        moved: bool,
+        dry_run: bool,
+    ) -> None:
+        self.summary = IngestSummary()
+        self._connection = connection
+        self._reader = reader
+        self._root = str(source.root) if source.root is not None else None
+        self._shares = shares
+        self._moved = moved
+        self._dry_run = dry_run
+        self._labels = catalogue.LabelWriter()
+        self._seen: set[int] = set()
+
+    def open_datasets(self, names: Iterable[str]) -> None:
+        """Make the datasets; refuses a name that belongs to another folder before anything is read."""
+        with self._connection.transaction():
+            for name in names:
+                self._dataset_id(name)
+
+    def batch(self, items: Sequence[DatasetItem], pool: ThreadPoolExecutor) -> None:
+        """Look at the files of a batch and write it in one transaction."""
+        failures: list[Failure] = []
+        records: dict[str, list[ImageRecord]] = {}
+        for item in items:
+            if isinstance(item, Excluded):
+                self.summary.excluded += 1
+                self.summary.excluded_reasons[item.reason] += 1
+            elif isinstance(item, Failure):
+                failures.append(item)
+            elif self._is_repeated(item):
+                failures.append(
+                    Failure(item.source, "repeated row", "the same file stands in an earlier row", item.dataset)
+                )
+            else:
+                records.setdefault(item.dataset, []).append(item)
+        if self._dry_run:
+            self._count_only(records, failures, pool)
+            return
+        with self._connection.transaction():
+            for dataset, group in records.items():
+                failures += self._write(self._dataset_id(dataset), group, pool)
+            for failure in failures:
+                if failure.dataset is not None:
+                    self._dataset_id(failure.dataset)
+            record_failures(self._connection, "ingest", failures, dataset_ids=self.summary.datasets)
+        self._count_failures(failures)
+
+    def _is_repeated(self, record: ImageRecord) -> bool:
+        key = hash((record.dataset, record.source))
+        if key in self._seen:
+            return True
+        self._seen.add(key)
+        return False
+
+    def _dataset_id(self, name: str) -> int:
+        if name not in self.summary.datasets:
+            self.summary.datasets[name] = catalogue.ensure_dataset(
+                self._connection, name, self._reader, self._root, moved=self._moved
+            )
+        return self.summary.datasets[name]
+
+    def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: ThreadPoolExecutor) -> list[Failure]:
+        stored = catalogue.stored_images(self._connection, dataset_id, [record.source for record in records])
+        looks = pool.map(lambda record: _look(record, stored.get(record.source)), records)
+        failures: list[Failure] = []
+        rows: list[ImageRow] = []
+        for record, look in zip(records, looks, strict=True):
+            if isinstance(look, PixelError):
+                if self._is_missing(record, look):
+                    continue
+                failures.append(Failure(record.source, look.reason, look.message, record.dataset))
+            else:
+                rows.append(self._row(record, look))
+        new = [row for row in rows if row.source not in stored]
+        self._insert(dataset_id, new)
+        changed = [(stored[row.source], row) for row in rows if row.source in stored and stored[row.source].row != row]
+        self._update(changed)
+        self.summary.unchanged += len(rows) - len(new) - len(changed)
+        resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
+        return failures
+
+    def _is_missing(self, record: ImageRecord, error: PixelError) -> bool:
+        """A file that a list names and that is not on disk: a partial download, counted and left out."""
+        if error.reason != "file not found" or (record.path is not None and record.path.is_symlink()):
+            return False
+        self.summary.missing += 1
+        if len(self.summary.first_missing) < 3:
+            self.summary.first_missing.append(record.source)
+        return True
+
+    def _row(self, record: ImageRecord, facts: FileFacts | None) -> ImageRow:
+        split = record.split
+        if record.split_by_content and facts is not None:
+            split = self._shares.of(facts.sha256)
+        self.summary.without_label += not record.labels
+        self.summary.label_names.update(record.labels)
+        return ImageRow(record.source, split, record.modality, record.anatomic_region, dict(record.labels), facts)
+
+    def _insert(self, dataset_id: int, rows: Sequence[ImageRow]) -> None:
+        hashes = [row.facts.sha256 for row in rows if row.facts is not None]
+        known = catalogue.known_hashes(self._connection, hashes) if hashes else set()
+        ids = catalogue.insert_images(self._connection, dataset_id, rows)
+        self._labels.write(self._connection, {ids[row.source]: row.labels for row in rows if row.source in ids})
+        self.summary.added += len(ids)
+        self.summary.unchanged += len(rows) - len(ids)  # another process was faster
+        self.summary.duplicate += len(hashes) - len(set(hashes) - known)
+
+    def _update(self, changed: Sequence[tuple[StoredImage, ImageRow]]) -> None:
+        for old, new in changed:
+            catalogue.update_image(self._connection, old.image_id, new)
+        self._labels.write(self._connection, {old.image_id: new.labels for old, new in changed})
+        stale = [
+            old.image_id
+            for old, new in changed
+            if old.row.facts and new.facts and old.row.facts.sha256 != new.facts.sha256
+        ]
+        if stale:
+            catalogue.forget_embeddings(self._connection, stale)
+        self.summary.updated += len(changed)
+
+    def _count_only(
+        self, records: dict[str, list[ImageRecord]], failures: list[Failure], pool: ThreadPoolExecutor
+    ) -> None:
+        for dataset, group in records.items():
+            self.summary.datasets.setdefault(dataset, 0)
+            for record, look in zip(group, pool.map(lambda item: _look(item, None), group), strict=True):
+                if not isinstance(look, PixelError):
+                    self._row(record, look)
+                    self.summary.added += 1
+                elif not self._is_missing(record, look):
+                    failures.append(Failure(record.source, look.reason, look.message, record.dataset))
+        self._count_failures(failures)
+
+    def _count_failures(self, failures: Sequence[Failure]) -> None:
+        self.summary.failed += len(failures)
+        self.summary.failure_reasons.update(failure.reason for failure in failures)
+        room = 3 - len(self.summary.first_failures)
+        self.summary.first_failures += [f"{f.source}: {f.reason} ({f.detail})" for f in failures[: max(0, room)]]
+
+
+def _look(record: ImageRecord, stored: StoredImage | None) -> FileFacts | PixelError | None:
+    """What is known about a record's file; reads it unless its size and time say that it has not changed.
+
+    An error is returned, not raised, so that it reaches the batch it belongs to.
+    """
+    if record.path is None:
+        return stored.row.facts if stored is not None else None
+    try:
+        if stored is not None and stored.row.facts is not None and _same_file(record.path, stored.row.facts):
+            return stored.row.facts
+        return inspect_file(record.path)
+    except PixelError as error:
+        return error
+
+
+def _same_file(path: Path, facts: FileFacts) -> bool:
+    try:
+        now = path.stat()
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (facts.file_bytes, facts.modified_ns)

@@ -1,0 +1,79 @@
+"""Reads the metric views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.tables import SCHEMA
+from cbirdb.errors import InputError
+
+GROUPS: dict[str, str] = {
+    "run": "precision_by_run",
+    "class": "precision_by_class",
+    "dataset": "precision_by_dataset",
+    "modality": "precision_by_modality",
+    "anatomic-region": "precision_by_anatomic_region",
+}
+"""What metrics can be broken down by, and the view that does it."""
+
+
+def metrics(
+    connection: psycopg.Connection,
+    *,
+    by: str = "run",
+    cutoffs: Sequence[int] = (1, 3, 5, 10),
+    encoder: str | None = None,
+    run: int | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of a metric view.
+
+    :param by: a key of ``GROUPS``.
+    :param cutoffs: the N of P@N.
+    :param encoder: name; None: all.
+    :param run: id; None: the latest finished run of each encoder.
+    :raises InputError: when there is no such run, or a cutoff lies beyond the run's k.
+    """
+    with translated_errors():
+        runs = connection.execute(
+            """
+            SELECT DISTINCT ON (r.encoder_id) r.run_id, r.k
+            FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
+            WHERE r.finished_at IS NOT NULL AND (%(encoder)s::text IS NULL OR e.name = %(encoder)s)
+              AND (%(run)s::bigint IS NULL OR r.run_id = %(run)s)
+            ORDER BY r.encoder_id, r.run_id DESC
+            """,
+            {"encoder": encoder, "run": run},
+        ).fetchall()
+        if not runs:
+            whose = f" {run}" if run is not None else (f" of '{encoder}'" if encoder else "")
+            raise InputError(f"There is no finished evaluation run{whose}.", hint="Run: cbirdb evaluate -e ENCODER")
+        _check_cutoffs(cutoffs, max(k for _, k in runs))
+        query = sql.SQL(
+            "SELECT * FROM {} WHERE run_id = ANY(%s) AND n = ANY(%s) ORDER BY encoder, run_id, group_name, n"
+        )
+        found = connection.cursor(row_factory=dict_row).execute(
+            query.format(sql.Identifier(SCHEMA, GROUPS[by])), [[run_id for run_id, _ in runs], list(cutoffs)]
+        )
+        return [_row(row, by) for row in found]
+
+
+def _check_cutoffs(cutoffs: Sequence[int], k: int) -> None:
+    for n in cutoffs:
+        if not 1 <= n <= k:
+            raise InputError(f"P@{n} is not known: the run kept {k} neighbours.", hint=f"Ask for -n 1 to {k}.")
+
+
+def _row(row: dict[str, Any], by: str) -> dict[str, Any]:
+    start = {"run": row["run_id"], "encoder": row["encoder"]}
+    if by != "run":
+        start[by.replace("-", "_")] = row["group_name"]
+    names = (
+        "n", "micro_precision", "micro_std", "macro_precision", "macro_std", "queries", "classes", "mode", "ann_recall",
+    )  # fmt: skip
+    return start | {name: row[name] for name in names}

@@ -1,0 +1,178 @@
+"""Similar images for an image of the database or for a file, through ``cbir.similar_images``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import psycopg
+from pgvector import Vector
+from psycopg.rows import dict_row
+
+from cbirdb.contact_sheet import Tile
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.encoders.base import Encoder
+from cbirdb.errors import EncoderError, InputError, PixelError
+from cbirdb.pixels import read_rgb
+from cbirdb.vectors import l2_normalize, why_unusable
+
+Mode = Literal["auto", "exact", "approximate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What retrieved images must be; None lets everything pass. A label matches what lies below it."""
+
+    dataset: str | None = None
+    modality: str | None = None
+    anatomic_region: str | None = None
+    label: str | None = None
+    split: str | None = None
+    study_from: date | None = None
+    study_to: date | None = None
+
+
+NO_FILTERS = Filters()
+COLUMNS = (
+    "rank", "image_id", "distance", "similarity", "labels", "dataset", "modality", "anatomic_region",
+    "study_uid", "sop_uid", "source", "mode", "complete",
+)  # fmt: skip
+
+
+def search_by_image(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    image_id: int,
+    *,
+    k: int = 10,
+    filters: Filters = NO_FILTERS,
+    same_patient: bool = False,
+    mode: Mode = "auto",
+) -> list[dict[str, Any]]:
+    """The k images most similar to one of the database, without itself and (by default) its patient's others.
+
+    :raises InputError: when there is no such image, or it has no embedding of this encoder.
+    """
+    return _rows(
+        connection,
+        "image_id => %(image_id)s::bigint, same_patient => %(same_patient)s",
+        {"encoder": encoder.name, "image_id": image_id, "k": k, "same_patient": same_patient, "mode": mode},
+        filters,
+    )
+
+
+def search_by_file(
+    connection: psycopg.Connection,
+    stored: StoredEncoder,
+    encoder: Encoder,
+    path: Path,
+    *,
+    k: int = 10,
+    filters: Filters = NO_FILTERS,
+    mode: Mode = "auto",
+) -> list[dict[str, Any]]:
+    """The k images most similar to a picture in a file.
+
+    :raises InputError: when the file is not a picture, or has no embedding because it is of one grey value.
+    :raises EncoderError: when the encoder differs from the one that made the stored embeddings.
+    """
+    _check_same_encoder(stored, encoder)
+    try:
+        picture = read_rgb(path)
+    except PixelError as error:
+        raise InputError(f"The query {path} cannot be used: {error.reason} ({error.message}).") from error
+    raw = encoder.encode([encoder.preprocess(picture)])
+    embedding, usable = l2_normalize(raw)
+    if not usable[0]:
+        raise InputError(f"The query {path} has no direction: its embedding is a {why_unusable(raw[0])}.")
+    return _rows(
+        connection,
+        "query => %(query)s::vector",
+        {"encoder": stored.name, "query": Vector(embedding[0]).to_text(), "k": k, "mode": mode},
+        filters,
+    )
+
+
+def _check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
+    made_with, now = stored.weights_sha256, encoder.provenance.weights_sha256
+    if made_with is not None and now is not None and made_with != now:
+        raise EncoderError(
+            f"The stored embeddings of '{stored.name}' were made with other weights than these.",
+            hint="Give the same --weights as when encoding.",
+        )
+
+
+def _rows(
+    connection: psycopg.Connection, start: str, values: Mapping[str, Any], filters: Filters
+) -> list[dict[str, Any]]:
+    arguments = ", ".join(f"{name} => %({name})s" for name in asdict(filters))
+    query = f"SELECT * FROM cbir.similar_images(%(encoder)s, {start}, k => %(k)s, mode => %(mode)s, {arguments})"  # noqa: S608
+    with translated_errors():
+        try:
+            cursor = connection.cursor(row_factory=dict_row)
+            found = cursor.execute(query.encode(), {**values, **asdict(filters)}).fetchall()
+        except (
+            psycopg.errors.InvalidParameterValue,
+            psycopg.errors.NoDataFound,
+            psycopg.errors.UndefinedObject,
+        ) as error:
+            message = error.diag.message_primary or str(error)
+            raise InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint) from error
+    return [{name: row[name] for name in COLUMNS} for row in found]
+
+
+def image_of_uid(connection: psycopg.Connection, sop_uid: str) -> int:
+    """The image with this SOP instance UID.
+
+    :raises InputError: when there is none.
+    """
+    row = connection.execute("SELECT image_id FROM cbir.image WHERE sop_uid = %s ORDER BY frame LIMIT 1", [sop_uid])
+    found = row.fetchone()
+    if found is None:
+        raise InputError("There is no image with this SOP instance UID.")
+    return int(found[0])
+
+
+def query_tile(connection: psycopg.Connection, image_id: int) -> tuple[Tile, tuple[str, ...]]:
+    """The query of a contact sheet, from the database: its picture and its labels."""
+    row = connection.execute(
+        "SELECT o.labels, o.source, d.root FROM cbir.image_overview AS o JOIN cbir.dataset AS d ON d.name = o.dataset"
+        " WHERE o.image_id = %s",
+        [image_id],
+    ).fetchone()
+    if row is None:
+        raise InputError(f"There is no image {image_id}.")
+    labels, source, root = row
+    caption = (f"image {image_id}", *(labels or ["no label"]))
+    return Tile(_picture(root, source), caption, None), tuple(labels)
+
+
+def file_tile(path: Path) -> Tile:
+    """The query of a contact sheet, from a file."""
+    return Tile(read_rgb(path), (path.name,), None)
+
+
+def result_tiles(
+    connection: psycopg.Connection, rows: list[dict[str, Any]], query_labels: tuple[str, ...]
+) -> list[Tile]:
+    """The results of a contact sheet: rank, distance, labels, and whether a label is the query's."""
+    roots = dict(connection.execute("SELECT name, root FROM cbir.dataset").fetchall())
+    tiles = []
+    for row in rows:
+        caption = (f"distance {row['distance']:.4f}", *(row["labels"] or ["no label"]))
+        verdict = bool(set(row["labels"]) & set(query_labels)) if query_labels else None
+        tiles.append(Tile(_picture(roots[row["dataset"]], row["source"]), caption, verdict))
+    return tiles
+
+
+def _picture(root: str | None, source: str) -> Any:
+    if root is None:
+        return None
+    try:
+        return read_rgb(Path(root) / source)
+    except PixelError:
+        return None  # the sheet says "file not found" in its place
