@@ -25,9 +25,9 @@ import cbirdb
 from cbirdb.db import neighbours
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
+from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
-from cbirdb.index import IndexBuild, current_build, server_versions
 from cbirdb.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -20,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
-from cbirdb.db.migrate import extension_version
+from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
 from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
@@ -30,42 +28,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 Connect = Callable[[], psycopg.Connection]
-
-
-@dataclass(frozen=True, slots=True)
-class IndexBuild:
-    """A row of ``cbir.index_build`` that is in use."""
-
-    index_build_id: int
-    encoder: str
-    index_name: str
-    method: str
-    parameters: dict[str, Any]
-    search_settings: dict[str, Any]
-    rows_indexed: int
-    index_bytes: int
-    memory_estimate_bytes: int | None
-    build_seconds: float
-    built_at: Any
-
-    def row(self) -> dict[str, object]:
-        """The row that the command line prints."""
-        return {
-            "encoder": self.encoder,
-            "build": self.index_build_id,
-            "method": self.method,
-            "parameters": _words(self.parameters),
-            "search": _words(self.search_settings),
-            "rows": self.rows_indexed,
-            "index_mb": round(self.index_bytes / 2**20, 1),
-            "memory_estimate_mb": round((self.memory_estimate_bytes or 0) / 2**20, 1),
-            "seconds": round(self.build_seconds, 2),
-            "built_at": self.built_at,
-        }
-
-
-def _words(settings: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def build_index(
@@ -124,21 +86,6 @@ def drop_index(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
     return dropped
 
 
-def current_build(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild | None:
-    """The build in use, or None."""
-    row = connection.execute(
-        """
-        SELECT b.index_build_id, %s, b.index_name, b.method, b.parameters, b.search_settings, b.rows_indexed,
-               b.index_bytes, b.memory_estimate_bytes, b.build_seconds, b.built_at
-        FROM cbir.index_build AS b
-        WHERE b.encoder_id = %s AND b.dropped_at IS NULL AND to_regclass('cbir.' || quote_ident(b.index_name)) IS NOT NULL
-        ORDER BY b.index_build_id DESC LIMIT 1
-        """,
-        [encoder.name, encoder.encoder_id],
-    ).fetchone()
-    return IndexBuild(*row) if row else None
-
-
 def _compare_with_memory(connection: psycopg.Connection, estimate: int, rows: int, progress: Progress) -> None:
     row = connection.execute("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))").fetchone()
     memory = int(row[0]) if row else 0
@@ -194,12 +141,6 @@ def _record(
             estimate, seconds, Jsonb(server_versions(connection)),
         ],
     )  # fmt: skip
-
-
-def server_versions(connection: psycopg.Connection) -> dict[str, str]:
-    """PostgreSQL's and pgvector's versions, recorded with every result."""
-    row = connection.execute("SELECT current_setting('server_version')").fetchone()
-    return {"postgresql": row[0] if row else "", "pgvector": extension_version(connection) or ""}
 
 
 @contextmanager

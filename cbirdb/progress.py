@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -20,16 +20,11 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where progress and remarks for a person go."""
 
-    def task(self, description: str, *, total: int | None, unit: str) -> _TaskContext:
+    def task(self, description: str, *, total: int | None, unit: str) -> AbstractContextManager[Task]:
         """Open a task; ``total`` is ``None`` when it is not known."""
 
     def note(self, message: str) -> None:
         """Say one sentence that the user should read."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentTask:

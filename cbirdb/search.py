@@ -151,16 +151,16 @@ def query_tile(connection: psycopg.Connection, image_id: int) -> tuple[Tile, tup
     return Tile(_picture(root, source), caption, None), tuple(labels)
 
 
-def file_tile(path: Path) -> Tile:
-    """The query of a contact sheet, from a file."""
-    return Tile(read_rgb(path), (path.name,), None)
+def file_tile(path: Path) -> tuple[Tile, tuple[str, ...]]:
+    """The query of a contact sheet, from a file, of which no labels are known."""
+    return Tile(read_rgb(path), (path.name,), None), ()
 
 
 def result_tiles(
     connection: psycopg.Connection, rows: list[dict[str, Any]], query_labels: tuple[str, ...]
 ) -> list[Tile]:
     """The results of a contact sheet: rank, distance, labels, and whether a label is the query's."""
-    roots = dict(connection.execute("SELECT name, root FROM cbir.dataset").fetchall())
+    roots: dict[str, str | None] = dict(connection.execute("SELECT name, root FROM cbir.dataset").fetchall())
     tiles = []
     for row in rows:
         caption = (f"distance {row['distance']:.4f}", *(row["labels"] or ["no label"]))

@@ -114,13 +114,9 @@ def _show_next(context: Context, result: DemoResult) -> None:
     ):
         click.echo(f"  {program} {line}")
     click.echo("\nThe same in SQL:")
-    for statement in (
-        f"SELECT * FROM cbir.similar_images('{encoder}', image_id => {image_id}, k => 5, modality => '{modality}')",
-        "SELECT * FROM cbir.precision_by_run WHERE n IN (1, 3, 5, 10)",
-    ):
-        click.echo(
-            f"  {program} db psql -c {shlex.quote(statement) if chr(39) not in statement else chr(34) + statement + chr(34)}"
-        )
+    search = f"cbir.similar_images('{encoder}', image_id => {image_id}, k => 5, modality => '{modality}')"
+    for relation in (search, "cbir.precision_by_run WHERE n IN (1, 3, 5, 10)"):
+        click.echo(f'  {program} db psql -c "SELECT * FROM {relation}"')  # noqa: S608 (printed, not run)
     if context.settings.embedded:
         click.echo(f"\nThe database keeps running for the next command; to stop it: {program} db stop")
 

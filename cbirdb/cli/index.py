@@ -58,9 +58,9 @@ def drop(context: Context, encoder: str) -> None:
 def status(context: Context, encoder: str, output_format: str) -> None:
     """Show the index in use, what it was built with and what searches set."""
     from cbirdb.db.embeddings import get_encoder
+    from cbirdb.db.index_builds import current_build
     from cbirdb.encoders.registry import ENCODERS
     from cbirdb.errors import InputError
-    from cbirdb.index import current_build
 
     with context.open_database() as connection:
         current = current_build(connection, get_encoder(connection, encoder, also_known=list(ENCODERS)))

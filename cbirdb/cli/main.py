@@ -107,7 +107,7 @@ def run(arguments: list[str] | None = None) -> int:
         return int(error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, say) has had enough.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return int(ExitCode.OK)
     except OSError as error:
         click.echo(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", err=True)

@@ -95,7 +95,7 @@ def search(
             )
         if sheet is not None:
             if image is not None:
-                query, labels = verb.file_tile(image), ()
+                query, labels = verb.file_tile(image)
             else:
                 query, labels = verb.query_tile(connection, int(image_id or 0))
             tiles = verb.result_tiles(connection, rows, labels)

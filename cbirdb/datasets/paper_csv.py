@@ -13,10 +13,14 @@ from pathlib import Path
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.errors import InputError
-from cbirdb.records import POSITIVE, SPLITS, DatasetItem, Failure, ImageRecord
+from cbirdb.records import POSITIVE, SPLITS, DatasetItem, Failure, ImageRecord, Split
 
 COLUMNS = ("filepath", "dataset", "split", "modality", "anatomic_region")
-SPLIT_NAMES = {split: split for split in SPLITS} | {"validate": "val", "valid": "val", "validation": "val"}
+SPLIT_NAMES: dict[str, Split] = {split: split for split in SPLITS} | {
+    "validate": "val",
+    "valid": "val",
+    "validation": "val",
+}
 
 
 class PaperCsvReader:

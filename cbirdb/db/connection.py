@@ -128,9 +128,8 @@ def _connection_error(error: psycopg.OperationalError) -> DatabaseError:
     text = str(error)
     for needle, sentence, hint in _CAUSES:
         if needle in text:
-            if not sentence.endswith("."):
-                sentence = f"{sentence}: {_last_cause(text)}."
-            return DatabaseError(sentence, hint=hint)
+            whole = sentence if sentence.endswith(".") else f"{sentence}: {_last_cause(text)}."
+            return DatabaseError(whole, hint=hint)
     return DatabaseError(f"No connection to the server: {_last_cause(text)}.", hint="Check the connection string.")
 
 

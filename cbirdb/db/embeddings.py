@@ -173,7 +173,7 @@ def pending_images(
 def count_pending(connection: psycopg.Connection, encoder: StoredEncoder, datasets: Sequence[str] | None) -> int:
     """How many images ``pending_images`` would yield."""
     table = sql.Identifier(SCHEMA, encoder.table)
-    query = sql.SQL("SELECT count(*) FROM (" + _PENDING + ") AS pending").format(table=table)
+    query = sql.SQL("SELECT count(*) FROM ({}) AS pending").format(sql.SQL(_PENDING).format(table=table))
     row = connection.execute(query, {"after": 0, "datasets": list(datasets) if datasets else None}).fetchone()
     return int(row[0]) if row else 0
 

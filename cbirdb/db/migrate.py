@@ -46,7 +46,7 @@ def alembic_arguments() -> dict[str, Any]:
     }
 
 
-def _is_ours(obj: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+def _is_ours(obj: Any, name: str | None, kind: str, _reflected: bool, _compare_to: Any) -> bool:
     """Keeps embedding tables, their vector indexes and other people's schemas out of Alembic's sight."""
     if kind == "table":
         return getattr(obj, "schema", None) == SCHEMA and not str(name).startswith("embedding_")

@@ -4,7 +4,7 @@
 -- Reference: Denner et al., Leveraging Foundation Models for Content-Based Medical Image Retrieval in Radiology,
 --   and its authors' code.
 -- Inputs: a split, and the names of datasets (NULL: all).
-CREATE FUNCTION cbir.single_label_image(split text, datasets text [] DEFAULT NULL)
+CREATE FUNCTION cbir.single_label_image(split text, datasets text[] DEFAULT NULL)
 RETURNS TABLE (image_id bigint, label_id bigint)
 LANGUAGE sql
 STABLE
@@ -20,5 +20,5 @@ GROUP BY i.image_id
 HAVING count(*) FILTER (WHERE il.value = 1) = 1 AND count(*) FILTER (WHERE il.value = -1) = 0
 $$;
 
-COMMENT ON FUNCTION cbir.single_label_image(text, text []) IS
+COMMENT ON FUNCTION cbir.single_label_image(text, text[]) IS
 'Images of a split that have exactly one positive and no uncertain label, with that label: the paper''s selection.';

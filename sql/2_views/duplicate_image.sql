@@ -12,8 +12,8 @@ SELECT
     copies.splits > 1 AS straddles_splits
 FROM (
     SELECT
-        encode(i.sha256, 'hex') AS sha256,
-        i.sha256 AS raw_sha256,
+        encode(f.sha256, 'hex') AS sha256,
+        f.sha256 AS raw_sha256,
         count(*) AS copies,
         count(DISTINCT i.split) AS splits
     FROM cbir.image AS i
@@ -21,8 +21,8 @@ FROM (
     GROUP BY i.sha256
     HAVING count(*) > 1
 ) AS copies
-INNER JOIN cbir.image AS i ON i.sha256 = copies.raw_sha256
-INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id;
+INNER JOIN cbir.image AS i ON copies.raw_sha256 = i.sha256
+INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id;
 
 COMMENT ON VIEW cbir.duplicate_image IS
 'Images whose files are identical to another''s, and whether the copies straddle train, val and test.';

@@ -18,14 +18,14 @@ SELECT
     i.height,
     encode(i.sha256, 'hex') AS sha256
 FROM cbir.image AS i
-INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-LEFT JOIN cbir.series AS se ON se.series_id = i.series_id
-LEFT JOIN cbir.study AS st ON st.study_id = i.study_id
-LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
+INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id
+LEFT JOIN cbir.series AS se ON i.series_id = se.series_id
+LEFT JOIN cbir.study AS st ON i.study_id = st.study_id
+LEFT JOIN cbir.patient AS p ON i.patient_id = p.patient_id
 CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(l.name ORDER BY l.name), '{}') AS labels
     FROM cbir.image_label AS il
-    INNER JOIN cbir.label AS l ON l.label_id = il.label_id
+    INNER JOIN cbir.label AS l ON il.label_id = l.label_id
     WHERE il.image_id = i.image_id AND il.value = 1
 ) AS labelled;
 

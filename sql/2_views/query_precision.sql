@@ -12,7 +12,7 @@ SELECT
         result.hits[least(cutoff.n, result.relevant_count, cardinality(result.hits))], 0
     )::double precision / least(cutoff.n, result.relevant_count) AS precision_at_n
 FROM cbir.search_run AS run
-INNER JOIN cbir.search_result AS result ON result.run_id = run.run_id
+INNER JOIN cbir.search_result AS result ON run.run_id = result.run_id
 CROSS JOIN LATERAL generate_series(1, run.k) AS cutoff (n)
 WHERE run.finished_at IS NOT NULL AND result.relevant_count > 0;
 

