@@ -15,10 +15,10 @@ FROM (
         encode(f.sha256, 'hex') AS sha256,
         f.sha256 AS raw_sha256,
         count(*) AS copies,
-        count(DISTINCT i.split) AS splits
-    FROM cbir.image AS i
-    WHERE i.sha256 IS NOT NULL
-    GROUP BY i.sha256
+        count(DISTINCT f.split) AS splits
+    FROM cbir.image AS f
+    WHERE f.sha256 IS NOT NULL
+    GROUP BY f.sha256
     HAVING count(*) > 1
 ) AS copies
 INNER JOIN cbir.image AS i ON copies.raw_sha256 = i.sha256
