@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
@@ -61,6 +61,30 @@ def metrics(
             query.format(sql.Identifier(SCHEMA, GROUPS[by])), [[run_id for run_id, _ in runs], list(cutoffs)]
         )
         return [_row(row, by) for row in found]
+
+
+def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list[str]:
+    """A sentence per run on what it rests on."""
+    with translated_errors():
+        found = connection.execute(
+            """
+            SELECT r.run_id, e.name, r.query_images, r.query_split, r.indexed_images, r.index_split,
+                   array_to_string(r.datasets, ', '), r.mode, r.k, r.ann_recall, r.ann_recall_at, r.ann_recall_queries
+            FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
+            WHERE r.run_id = ANY(%s) ORDER BY r.run_id
+            """,
+            [list(runs)],
+        ).fetchall()
+    lines = []
+    for run, encoder, queries, query_split, indexed, index_split, datasets, mode, k, recall, at, sample in found:
+        line = (
+            f"Run {run}: {encoder}, {queries:,} {query_split} images among {indexed:,} {index_split} images"
+            f" of {datasets}; {mode}, k = {k}"
+        )
+        if mode == "approximate":
+            line += f"; the index found {recall:.2%} of the true {at} nearest over {sample} queries"
+        lines.append(line + ".")
+    return lines
 
 
 def _check_cutoffs(cutoffs: Sequence[int], k: int) -> None:

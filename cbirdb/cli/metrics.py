@@ -23,11 +23,14 @@ from cbirdb.errors import InputError
 @pass_context
 def metrics(context: Context, encoder: str | None, by: str, cutoffs: str, run: int | None, output_format: str) -> None:
     """Show precision at N: micro is the mean over queries, macro the mean over classes."""
+    from cbirdb.metrics import describe_runs
     from cbirdb.metrics import metrics as read
 
     wanted = parse_cutoffs(cutoffs)
     with context.open_database() as connection:
         rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
+        for line in describe_runs(connection, {row["run"] for row in rows}):
+            context.progress().note(line)
     write_rows(rows, output_format)
 
 

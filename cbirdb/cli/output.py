@@ -13,14 +13,17 @@ import click
 Row = Mapping[str, Any]
 
 
-def write_rows(rows: Sequence[Row], output_format: str, *, title: str | None = None) -> None:
-    """Write rows that all have the keys of the first."""
+def write_rows(rows: Sequence[Row], output_format: str, *, hide_empty: bool = False) -> None:
+    """Write rows that all have the keys of the first.
+
+    :param hide_empty: leave columns without any value out of a table; JSON and CSV always have them all.
+    """
     if output_format == "json":
         click.echo(json.dumps([dict(row) for row in rows], indent=1, default=str, ensure_ascii=False, allow_nan=False))
     elif output_format == "csv":
         _write_csv(rows)
     else:
-        _write_table(rows, title)
+        _write_table(_without_empty_columns(rows) if hide_empty else rows)
 
 
 def _write_csv(rows: Sequence[Row]) -> None:
@@ -35,7 +38,11 @@ def _cell_for_csv(value: Any) -> Any:
     return "|".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def _write_table(rows: Sequence[Row], title: str | None) -> None:
+def _without_empty_columns(rows: Sequence[Row]) -> list[Row]:
+    return [{name: value for name, value in row.items() if any(r[name] is not None for r in rows)} for row in rows]
+
+
+def _write_table(rows: Sequence[Row]) -> None:
     if not rows:
         click.echo("(no rows)")
         return
@@ -43,9 +50,7 @@ def _write_table(rows: Sequence[Row], title: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name, value in rows[0].items():
         table.add_column(name, justify="right" if _is_number(value) else "left", overflow="fold")
     for row in rows:

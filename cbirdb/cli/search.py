@@ -101,6 +101,6 @@ def search(
             tiles = verb.result_tiles(connection, rows, labels)
             write_contact_sheet(sheet, query, tiles, title=f"Most similar images, {encoder}")
             context.progress().note(f"The contact sheet is {sheet}.")
-    write_rows(rows, output_format)
+    write_rows(rows, output_format, hide_empty=True)
     if len(rows) < k:
         context.progress().note(f"There are only {len(rows)} such images.")

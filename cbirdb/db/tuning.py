@@ -39,6 +39,8 @@ def server_settings(data: Path) -> dict[str, str]:
         "effective_cache_size": _size(memory // 2),
         # A HNSW graph that does not fit here is built many times slower.
         "maintenance_work_mem": _size(maintenance),
+        # Without this each autovacuum worker could take as much again.
+        "autovacuum_work_mem": "256MB",
         "work_mem": _size(_clamp(memory // 256, 8 * MB, 128 * MB)),
         # Loading and index builds write much WAL; a low limit means a checkpoint every few seconds.
         "max_wal_size": _size(_clamp(free_disk // 10, 256 * MB, 16 * GB)),
