@@ -1,12 +1,12 @@
 # make demo    the whole pipeline on generated phantoms; sets itself up, needs no torch
-# make test    every test; sets itself up with everything
+# make test    the tests; sets itself up with everything (the slow ones: make test-slow)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-all lint format migration lock clean
+.PHONY: demo test test-slow lint format migration lock clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER)) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -14,8 +14,8 @@ demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(ARGS)
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m slow $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,0 +1,276 @@
+"""The server that cbirdb brings along: what it survives, who gets in, where it may live."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cbirdb.db.embedded import LONGEST_SOCKET_FOLDER, EmbeddedServer
+from cbirdb.db.migrate import current_state, installed_state
+from cbirdb.db.tuning import server_settings
+
+pytestmark = pytest.mark.xdist_group("embedded")
+PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "CBIRDB_"))}
+    return clean | {"CBIRDB_HOME": str(home)} | more
+
+
+def cbirdb(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *arguments], env=environment(home, **more), capture_output=True, text=True, timeout=120
+    )
+
+
+def one_sentence(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def postmaster(server: EmbeddedServer) -> int:
+    return int((server.data / "postmaster.pid").read_text().split()[0])
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A server that the tests of this file only look at."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("embedded") / "home")
+    done = cbirdb(server.home, "db", "start")
+    assert done.returncode == 0, done.stderr
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """A server not started yet, that is stopped in the end."""
+    server = EmbeddedServer(tmp_path / "home")
+    yield server
+    server.stop()
+
+
+def test_start_makes_server_database_and_schema(running: EmbeddedServer) -> None:
+    assert running.running()
+    with psycopg.connect(running.uri()) as connection:
+        assert current_state(connection) == installed_state()
+
+
+def test_a_second_start_leaves_the_running_server_alone(running: EmbeddedServer) -> None:
+    before = postmaster(running)
+    done = cbirdb(running.home, "db", "start")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert postmaster(running) == before
+
+
+def test_nobody_else_may_enter_the_socket_folder_or_read_data_and_log(running: EmbeddedServer) -> None:
+    for path, mode in ((running.socket_folder, 0o700), (running.data, 0o700), (running.log_file, 0o600)):
+        assert stat.S_IMODE(path.stat().st_mode) == mode, path
+
+
+def test_the_server_listens_on_no_network_port(running: EmbeddedServer) -> None:
+    with psycopg.connect(running.uri()) as connection:
+        assert connection.execute("SELECT current_setting('listen_addresses')").fetchone() == ("",)
+    psutil = pytest.importorskip("psutil")
+    assert [c for c in psutil.Process(postmaster(running)).net_connections("inet") if c.status == "LISTEN"] == []
+
+
+def test_the_server_does_not_run_as_root(running: EmbeddedServer) -> None:
+    assert Path(f"/proc/{postmaster(running)}").stat().st_uid != 0
+
+
+def test_memory_and_workers_are_set_for_this_machine(running: EmbeddedServer) -> None:
+    wanted = server_settings(running.data)
+    with psycopg.connect(running.uri()) as connection:
+        for name in ("shared_buffers", "maintenance_work_mem", "effective_cache_size"):
+            row = connection.execute(
+                "SELECT pg_size_bytes(current_setting(%s)) = pg_size_bytes(%s)", [name, wanted[name]]
+            ).fetchone()
+            assert row == (True,), name
+        for name in ("max_parallel_workers", "max_parallel_maintenance_workers", "max_connections"):
+            assert connection.execute("SELECT current_setting(%s)", [name]).fetchone() == (wanted[name],)
+        # from the free space of the disk, which changes meanwhile
+        source = "SELECT sourcefile LIKE '%/cbirdb.conf' FROM pg_settings WHERE name = 'max_wal_size'"
+        assert connection.execute("SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL").fetchone() == (0,)
+        assert connection.execute(source).fetchone() == (True,)
+
+
+def test_uri_prints_one_line_that_psycopg_connects_with(running: EmbeddedServer) -> None:
+    done = cbirdb(running.home, "db", "uri")
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+    with psycopg.connect(done.stdout.strip()) as connection:
+        assert connection.info.dbname == "cbirdb"
+
+
+def test_psql_passes_its_arguments_and_exit_code_on(running: EmbeddedServer) -> None:
+    done = cbirdb(running.home, "db", "psql", "-At", "-c", "SELECT 1")
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert cbirdb(running.home, "db", "psql", "-c", "SELECT nonsense").returncode == 1
+
+
+def test_status_of_an_empty_database_is_no_row(running: EmbeddedServer) -> None:
+    done = cbirdb(running.home, "db", "status", "--format", "json")
+    assert (done.returncode, done.stdout.strip()) == (0, "[]")
+
+
+def test_doctor_finds_nothing_wrong_with_the_embedded_server(running: EmbeddedServer) -> None:
+    done = cbirdb(running.home, "db", "doctor", "--format", "csv")
+    assert done.returncode == 0, done.stdout
+    results = [line.split(",")[1] for line in done.stdout.splitlines()[1:]]
+    assert results == ["ok"] * 6
+
+
+@pytest.mark.parametrize("missing", ["schema", "extension"])
+def test_doctor_fails_with_advice_on_a_database_that_lacks_something(running: EmbeddedServer, missing: str) -> None:
+    name = f"without_{missing}"
+    with psycopg.connect(running.uri("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    if missing == "schema":
+        with psycopg.connect(running.uri(name), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+    done = cbirdb(running.home, "--dsn", running.uri(name), "db", "doctor")
+    assert (done.returncode, done.stderr) == (4, "")
+    failed = {line.split("  ")[0].strip() for line in done.stdout.splitlines() if "FAILED" in line}
+    assert "Schema cbir" in failed
+    assert ("pgvector version" in failed) == (missing == "extension")
+    assert ("Nearest-neighbour query" in failed) == (missing == "extension")
+    assert "cbirdb db upgrade" in done.stdout
+
+
+@pytest.mark.parametrize("variable", ["PGPORT", "PGUSER", "PGPASSWORD", "PGOPTIONS", "PGSSLMODE", "PGDATA"])
+def test_a_stray_libpq_variable_does_not_lead_away_from_the_embedded_server(
+    running: EmbeddedServer, variable: str
+) -> None:
+    values = {"PGPORT": "1", "PGOPTIONS": "-c search_path=nowhere", "PGSSLMODE": "require", "PGDATA": "/nowhere"}
+    done = cbirdb(running.home, "db", "status", "--format", "json", **{variable: values.get(variable, "nobody")})
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_stop_and_start_refuse_to_act_on_a_server_that_was_named(running: EmbeddedServer) -> None:
+    for command in ("start", "stop"):
+        done = cbirdb(running.home, "db", command, PGHOST=str(running.socket_folder))
+        assert done.returncode == 3
+        one_sentence(done)
+    assert running.running()
+
+
+def test_two_processes_may_start_a_new_server_at_once(fresh: EmbeddedServer) -> None:
+    both = [
+        subprocess.Popen(
+            [PROGRAM, "db", "start"], env=environment(fresh.home), stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    with psycopg.connect(fresh.uri()) as connection:
+        assert current_state(connection) == installed_state()
+
+
+def test_stop_stops_once_and_data_and_settings_are_there_after_the_next_start(fresh: EmbeddedServer) -> None:
+    fresh.start()
+    with psycopg.connect(fresh.uri(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS seven")
+        connection.execute("ALTER SYSTEM SET work_mem = '77MB'")
+    done = cbirdb(fresh.home, "db", "stop")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert not fresh.running()
+    assert not (fresh.data / "postmaster.pid").exists()
+    assert cbirdb(fresh.home, "db", "stop").returncode == 0
+    # A pid file that names a process long gone proves nothing.
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (fresh.data / "postmaster.pid").write_text(f"{gone.pid}\n{fresh.data}\n0\n5432\n{fresh.socket_folder}\n\n\n")
+    fresh.start()
+    with psycopg.connect(fresh.uri()) as connection:
+        assert connection.execute("SELECT seven, current_setting('work_mem') FROM kept").fetchone() == (7, "77MB")
+
+
+def test_what_was_committed_is_there_after_the_server_was_killed(fresh: EmbeddedServer) -> None:
+    fresh.start()
+    with psycopg.connect(fresh.uri(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 7 AS seven")
+    os.kill(postmaster(fresh), signal.SIGKILL)
+    done = cbirdb(fresh.home, "db", "psql", "-At", "-c", "SELECT seven FROM kept")
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
+
+
+def test_a_data_folder_whose_making_was_killed_is_made_anew(fresh: EmbeddedServer) -> None:
+    (fresh.data / "base").mkdir(parents=True)
+    (fresh.data / "base" / "1").write_text("half")
+    fresh.data.chmod(0o700)
+    done = cbirdb(fresh.home, "db", "psql", "-At", "-c", "SELECT count(*) FROM cbir.image")
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_a_database_that_was_never_created_is_created_at_the_next_start(fresh: EmbeddedServer) -> None:
+    fresh.start()
+    with psycopg.connect(fresh.uri("postgres"), autocommit=True) as admin:
+        admin.execute("DROP DATABASE cbirdb")
+    assert cbirdb(fresh.home, "db", "status").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Åsa's home – 影像", "per%41cent", "co,mma", 'quo"te', "dollar$HOME", r"back\nslash", "x" * 120],
+    ids=["space, quote, unicode", "percent", "comma", "double quote", "dollar", "backslash", "too long for a socket"],
+)
+def test_a_home_of_any_name_works_or_is_refused_before_anything_is_made_there(name: str, tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / name)
+    done = cbirdb(server.home, "db", "psql", "-At", "-c", "SELECT count(*) FROM cbir.image")
+    try:
+        if any(character in name for character in ',"$`\\\n'):
+            assert done.returncode == 3
+            one_sentence(done)
+            assert "--home" in done.stderr  # says what to do, instead of showing PostgreSQL's confusion
+            assert not server.home.exists()
+        else:
+            assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+            assert len(os.fsencode(server.socket_folder)) <= LONGEST_SOCKET_FOLDER
+            assert stat.S_IMODE(server.socket_folder.stat().st_mode) == 0o700
+    finally:
+        server.stop()
+
+
+def test_a_link_that_someone_planted_in_the_temporary_folder_is_not_followed(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / ("x" * 120))
+    victim = tmp_path / "victim"
+    victim.mkdir(mode=0o755)
+    victim.chmod(0o755)
+    before = victim.stat()
+    server.socket_folder.symlink_to(victim)
+    try:
+        done = cbirdb(server.home, "db", "start")
+        assert (victim.stat().st_uid, victim.stat().st_mode) == (before.st_uid, before.st_mode)
+        assert done.returncode == 3
+        one_sentence(done)
+    finally:
+        server.stop()
+        server.socket_folder.unlink()
+
+
+def test_a_home_below_a_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = cbirdb(tmp_path / "file" / "home", "db", "start")
+    assert done.returncode == 3
+    one_sentence(done)
+    assert "--home" in done.stderr
+
+
+def test_a_home_that_is_a_file_is_refused_as_a_wrong_option(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = cbirdb(tmp_path / "file", "db", "start")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is a file" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,77 @@
+"""What keeps the code easy to find one's way in: imports in one direction, small files, small functions, plain pins."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted((ROOT / "cbirdb").rglob("*.py"))
+LONGEST_MODULE = 400
+LONGEST_FUNCTION = 60
+
+
+def test_imports_go_one_way() -> None:
+    program = Path(sysconfig.get_path("scripts")) / "lint-imports"
+    done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_every_module_is_short_enough_to_read() -> None:
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in MODULES}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_MODULE} == {}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_every_function_fits_on_a_screen() -> None:
+    too_long = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": node.end_lineno - node.lineno + 1
+        for path in MODULES
+        for node in functions(path)
+        if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert too_long == {}
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [path.name for path in MODULES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_alembic_folder_is_no_package() -> None:
+    # With one, `import alembic` in the checkout would find our folder instead of the library.
+    assert not (ROOT / "alembic" / "__init__.py").exists()
+
+
+def test_lock_file_pins_versions_and_names_no_host() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"https?:|--(extra-)?index-url|--find-links|--trusted-host|\s@\s", text)
+    lines = [line.split(";")[0].strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    assert lines
+    wrong = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+(\[[A-Za-z0-9,._-]+\])?==[A-Za-z0-9.+!]+", line)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("extra", ["embedded", "encoders", "dicom", "test"])
+def test_everything_that_the_package_asks_for_is_pinned(extra: str) -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"][extra]
+    pinned = {
+        re.split(r"[\[=]", line)[0].lower().replace("_", "-")
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+    }
+    names = {re.split(r"[\[<>=!~; ]", name)[0].lower().replace("_", "-") for name in wanted}
+    assert names - pinned == set()

@@ -1,0 +1,79 @@
+"""Settings of the embedded server: what they are on machines of several sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cbirdb.db import tuning
+from cbirdb.db.tuning import GB, MB, server_settings
+
+
+def on_machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, memory: int, cpus: int = 4) -> dict[str, str]:
+    monkeypatch.setattr(tuning, "machine_memory", lambda: memory)
+    monkeypatch.setattr(tuning, "machine_cpus", lambda: cpus)
+    return server_settings(folder)
+
+
+def megabytes(value: str) -> int:
+    assert value.endswith("MB")
+    return int(value[:-2])
+
+
+@pytest.mark.parametrize(
+    ("memory", "buffers", "maintenance"),
+    [(256 * MB, 128, 64), (8 * GB, 2048, 2048), (24 * GB, 6144, 6144), (1024 * GB, 16384, 8192)],
+)
+def test_buffers_and_maintenance_memory_are_a_quarter_of_the_machine_within_bounds(
+    memory: int, buffers: int, maintenance: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = on_machine(monkeypatch, tmp_path, memory=memory)
+    assert megabytes(settings["shared_buffers"]) == buffers
+    assert megabytes(settings["maintenance_work_mem"]) == maintenance
+
+
+def test_a_nearly_full_disk_still_gives_a_limit_of_wal_that_postgresql_accepts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuning.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 10 * MB})())
+    # PostgreSQL wants at least two segments of 16 MB, and min_wal_size (80 MB) below it.
+    assert megabytes(on_machine(monkeypatch, tmp_path, memory=8 * GB)["max_wal_size"]) >= 80
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 64])
+def test_there_are_enough_worker_processes_for_the_parallel_workers(
+    cpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {
+        name: int(value)
+        for name, value in on_machine(monkeypatch, tmp_path, memory=8 * GB, cpus=cpus).items()
+        if "worker" in name
+    }
+    assert settings["max_worker_processes"] > settings["max_parallel_workers"] >= 1
+    assert 1 <= settings["max_parallel_workers_per_gather"] <= settings["max_parallel_workers"]
+    assert 1 <= settings["max_parallel_maintenance_workers"] <= max(1, settings["max_parallel_workers"])
+
+
+@pytest.mark.parametrize(("room", "kind"), [(64 * MB, "mmap"), (32 * GB, None)])
+def test_parallel_index_builds_leave_a_small_shared_memory_folder_alone(
+    room: int, kind: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tuning, "_shared_memory_room", lambda: room)
+    assert on_machine(monkeypatch, tmp_path, memory=8 * GB).get("dynamic_shared_memory_type") == kind
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1073741824\n", GB), ("max\n", None), ("999999999999999999\n", None)])
+def test_a_containers_memory_limit_counts_only_when_it_is_the_smaller_one(
+    limit: str, expected: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "absent").mkdir()
+    monkeypatch.setattr(tuning, "Path", lambda _path: tmp_path / "absent" / "memory.max")
+    whole = tuning.machine_memory()
+    (tmp_path / "absent" / "memory.max").write_text(limit)
+    assert tuning.machine_memory() == (expected or whole)
+
+
+def test_this_machine_has_memory_and_processors() -> None:
+    assert tuning.machine_memory() > 64 * MB
+    assert tuning.machine_cpus() >= 1
