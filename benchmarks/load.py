@@ -50,7 +50,9 @@ def prepare(connection: psycopg.Connection, rows: int, dim: int, precision: str)
     connection.execute("VACUUM ANALYZE cbir.image")
     stored = register_encoder(connection, ENCODER, dim=dim, precision=precision, spec={}, provenance={})
     connection.execute(
-        sql.SQL("CREATE TABLE cbir.benchmark_bare (LIKE cbir.{} INCLUDING STORAGE)").format(sql.Identifier(stored.table))
+        sql.SQL("CREATE TABLE cbir.benchmark_bare (LIKE cbir.{} INCLUDING STORAGE)").format(
+            sql.Identifier(stored.table)
+        )
     )
     connection.execute("ALTER TABLE cbir.benchmark_bare ALTER COLUMN embedding SET STORAGE PLAIN")
     first = connection.execute(
@@ -107,20 +109,8 @@ def child(arguments: argparse.Namespace) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--precision", choices=["half", "single"], default="half")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--dsn", help="server; without it the embedded one")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments)
-        return
+def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Rows per second of each way, one value per turn."""
     rates: dict[str, list[float]] = {"cbirdb": [], "bare COPY": [], "no constraints": []}
     with open_database(Settings(dsn=arguments.dsn)) as connection:
         table, first = prepare(connection, arguments.rows, arguments.dim, arguments.precision)
@@ -143,14 +133,33 @@ def main() -> None:
                 if turn:  # the first turn warms caches and is not counted
                     rates[name].append(arguments.rows / (time.perf_counter() - began))
         clean_up(connection)
-    del batches, buffers
+    return rates
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--precision", choices=["half", "single"], default="half")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--dsn", help="server; without it the embedded one")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments)
+        return
+    rates = measure(arguments)
     memory = {rows: peak_memory(arguments, rows) for rows in (arguments.rows // 4, arguments.rows)}
     report(arguments, rates, memory)
 
 
 def report(arguments: argparse.Namespace, rates: dict[str, list[float]], memory: dict[int, float]) -> None:
     """Ratios first."""
-    print(f"{arguments.rows:,} rows, {arguments.dim} dimensions, {arguments.precision} precision, {arguments.repeat} turns")
+    print(
+        f"{arguments.rows:,} rows, {arguments.dim} dimensions, {arguments.precision} precision, {arguments.repeat} turns"
+    )
     print(f"{'':16}{'ratio to bare COPY':>20}{'rows/s, median':>16}{'lowest':>10}{'highest':>10}")
     ratios = {}
     for name, values in rates.items():

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import platform
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -205,27 +206,31 @@ def _in_parallel(connect: Connect, search: neighbours.Search, queries: Sequence[
     workers = max(1, min(workers, len(batches)))
     shares = [batches[start::workers] for start in range(workers)]
     finished: list[int] = []
+    stop = threading.Event()
 
     def work(share: Sequence[Sequence[int]]) -> None:
         with connect() as connection:
             search.prepare(connection)
             for batch in share:
+                if stop.is_set():
+                    return
                 search.store(connection, batch)
                 finished.append(len(batch))
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        futures = [pool.submit(work, share) for share in shares]
-        reported = 0
-        pending = set(futures)
-        while pending:
-            try:
-                for future in as_completed(pending, timeout=0.3):
-                    pending.discard(future)
+        try:
+            pending = {pool.submit(work, share) for share in shares}
+            reported = 0
+            while pending:
+                done, pending = wait(pending, timeout=0.3, return_when=FIRST_COMPLETED)
+                for future in done:
                     future.result()
-            except TimeoutError:
-                log.debug("%d batches done", len(finished))
-            yield sum(finished[reported : (now := len(finished))])
-            reported = now
+                now = len(finished)
+                yield sum(finished[reported:now])
+                reported = now
+        finally:
+            # When one has failed, or the user has had enough, the others end after the batch in hand.
+            stop.set()
 
 
 def _measure_recall(
