@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,7 @@ class SplitShares:
         :raises InputError: when it is not three percentages that make 100.
         """
         parts = text.split("/")
-        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        if len(parts) != 3 or not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", part) for part in parts):
             raise InputError(f"'{text}' is not a split.", hint="Give train/val/test in percent, such as 80/10/10.")
         train, val, test = (int(part) for part in parts)
         if train + val + test != 100:

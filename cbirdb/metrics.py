@@ -10,6 +10,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cbirdb.db.connection import translated_errors
+from cbirdb.db.embeddings import get_encoder
 from cbirdb.db.tables import SCHEMA
 from cbirdb.errors import InputError
 
@@ -45,11 +46,13 @@ def metrics(
             SELECT DISTINCT ON (r.encoder_id) r.run_id, r.k
             FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
             WHERE r.finished_at IS NOT NULL AND (%(encoder)s::text IS NULL OR e.name = %(encoder)s)
-              AND (%(run)s::bigint IS NULL OR r.run_id = %(run)s)
+              AND (%(run)s::numeric IS NULL OR r.run_id = %(run)s)
             ORDER BY r.encoder_id, r.run_id DESC
             """,
             {"encoder": encoder, "run": run},
         ).fetchall()
+        if not runs and encoder is not None:
+            get_encoder(connection, encoder)
         if not runs:
             whose = f" {run}" if run is not None else (f" of '{encoder}'" if encoder else "")
             raise InputError(f"There is no finished evaluation run{whose}.", hint="Run: cbirdb evaluate -e ENCODER")

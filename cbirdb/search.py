@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from cbirdb.contact_sheet import Tile
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import EncoderError, InputError, PixelError
 from cbirdb.pixels import read_rgb
@@ -37,6 +37,9 @@ class Filters:
 
 
 NO_FILTERS = Filters()
+LARGEST_K = 10_000
+"""As in ``cbir.nearest_image``."""
+LARGEST_ID = 2**63 - 1
 COLUMNS = (
     "rank", "image_id", "distance", "similarity", "labels", "dataset", "modality", "anatomic_region",
     "study_uid", "sop_uid", "source", "mode", "complete",
@@ -57,6 +60,10 @@ def search_by_image(
 
     :raises InputError: when there is no such image, or it has no embedding of this encoder.
     """
+    if not 0 < image_id <= LARGEST_ID:
+        raise InputError(
+            f"There is no image {image_id}.", hint="Image ids are positive; cbir.image_overview lists them."
+        )
     return _rows(
         connection,
         "image_id => %(image_id)s::bigint, same_patient => %(same_patient)s",
@@ -109,6 +116,8 @@ def _check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
 def _rows(
     connection: psycopg.Connection, start: str, values: Mapping[str, Any], filters: Filters
 ) -> list[dict[str, Any]]:
+    if filters.dataset is not None:
+        check_datasets(connection, [filters.dataset])
     arguments = ", ".join(f"{name} => %({name})s" for name in asdict(filters))
     query = f"SELECT * FROM cbir.similar_images(%(encoder)s, {start}, k => %(k)s, mode => %(mode)s, {arguments})"  # noqa: S608
     with translated_errors():

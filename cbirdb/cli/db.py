@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from cbirdb.cli.options import Context, format_option, pass_context
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import DatabaseError, ExitCode, InputError
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 @click.group()
@@ -22,7 +26,8 @@ def db() -> None:
 def start(context: Context) -> None:
     """Start the embedded server, and make its schema, where that has not been done."""
     _refuse_foreign(context)
-    context.open_database().close()
+    with context.open_database():
+        pass
     click.echo(f"The server runs. It keeps its data in {context.settings.home_folder}.", err=True)
 
 
@@ -41,11 +46,10 @@ def stop(context: Context) -> None:
 @pass_context
 def uri(context: Context) -> None:
     """Print the connection string, for psql and other programs."""
-    from cbirdb.db.connection import connect, conninfo
+    from cbirdb.db.connection import conninfo
 
-    connection = connect(context.settings)
-    printed = conninfo(context.settings) or connection.info.dsn
-    connection.close()
+    with _any_database(context) as connection:
+        printed = conninfo(context.settings) or connection.info.dsn
     click.echo(printed)
 
 
@@ -56,10 +60,10 @@ def psql(context: Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; ARGUMENTS go to psql, such as -c 'SELECT ...'."""
     from shutil import which
 
-    from cbirdb.db.connection import connect, conninfo
+    from cbirdb.db.connection import conninfo
     from cbirdb.db.embedded import EmbeddedServer
 
-    connect(context.settings).close()
+    _any_database(context).close()
     program = which("psql")
     if context.settings.embedded:
         program = str(EmbeddedServer(context.settings.home_folder).psql())
@@ -108,6 +112,13 @@ def doctor(context: Context, output_format: str) -> int:
         checks = run_doctor(connection)
     write_rows([check.row() for check in checks], output_format)
     return int(ExitCode.OK if all(check.passed for check in checks) else ExitCode.PARTIAL)
+
+
+def _any_database(context: Context) -> psycopg.Connection:
+    """A connection; with the schema made where the database is ours, as it is where it is not."""
+    from cbirdb.db.connection import connect, open_database
+
+    return open_database(context.settings) if context.settings.embedded else connect(context.settings)
 
 
 def _refuse_foreign(context: Context) -> None:

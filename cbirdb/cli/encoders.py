@@ -54,10 +54,9 @@ def show(name: str, output_format: str) -> None:
 @pass_context
 def drop(context: Context, name: str, yes: bool) -> None:
     """Remove an encoder's embeddings, indexes and evaluation runs from the database."""
-    from cbirdb.db.connection import translated_errors
     from cbirdb.db.embeddings import count_embeddings, drop_encoder, get_encoder
 
-    with context.open_database() as connection, translated_errors():
+    with context.open_database() as connection:
         stored = get_encoder(connection, name)
         count = count_embeddings(connection, stored)
         if not yes:

@@ -27,7 +27,12 @@ SPLIT = click.Choice(["train", "val", "test"])
     default="auto",
     help="auto: exact up to 50,000 images or without an index.",
 )
-@click.option("--seed", type=int, default=0, help="Of the queries on which an index's recall is measured.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    help="Of the queries on which an index's recall is measured.",
+)
 @format_option
 @pass_context
 def evaluate(

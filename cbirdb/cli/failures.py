@@ -17,9 +17,7 @@ def failures(context: Context, stage: str | None, everything: bool, output_forma
     """List what could not be ingested, encoded or imported, why and how often."""
     from psycopg.rows import dict_row
 
-    from cbirdb.db.connection import translated_errors
-
-    with context.open_database() as connection, translated_errors():
+    with context.open_database() as connection:
         rows = (
             connection.cursor(row_factory=dict_row)
             .execute(

@@ -9,7 +9,7 @@ import click
 
 from cbirdb.cli.options import Context, format_option, pass_context
 from cbirdb.cli.output import write_rows
-from cbirdb.errors import ExitCode
+from cbirdb.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
     from cbirdb.ingest import IngestSummary
@@ -60,6 +60,8 @@ def ingest(
     from cbirdb.ingest import SplitShares
     from cbirdb.ingest import ingest as run
 
+    if name is not None and not name.strip():
+        raise InputError("--name is empty.", hint="Leave it out, or give the dataset a name.")
     options = ReadOptions(name, images, modality, anatomic_region, label_pattern)
     shares = SplitShares.parse(split)
     progress = context.progress()

@@ -41,6 +41,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
+        _name_variables(command, f"CBIRDB_{cmd_name}")
         return command
 
     def resolve_command(
@@ -56,6 +57,16 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Give every option the environment variable that its own name says, whatever its parameter is called."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            parameter.envvar = f"{prefix}_{max(parameter.opts, key=len).lstrip('-')}".upper().replace("-", "_")
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            _name_variables(child, f"{prefix}_{name}")
 
 
 @click.group(
@@ -105,9 +116,8 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(f"Error: {error}", err=True)
         _show_cause(error)
         return int(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output (head, say) has had enough.
-        sys.stdout = None
+    except SystemExit:
+        # Click's answer to a closed pipe: the reader of our output (head, say) has had enough.
         return int(ExitCode.OK)
     except OSError as error:
         click.echo(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", err=True)

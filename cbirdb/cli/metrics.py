@@ -42,7 +42,13 @@ def parse_cutoffs(text: str) -> list[int]:
     numbers: set[int] = set()
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        first, last = _number(low), _number(high if dash else low)
+        if first is None or last is None or last < first:
             raise InputError(f"'{text}' is not a list of numbers.", hint="Give -n 1,3,5,10 or -n 1-100.")
-        numbers.update(range(int(low), int(high if dash else low) + 1))
+        numbers.update(range(first, last + 1))
     return sorted(numbers)
+
+
+def _number(text: str) -> int | None:
+    """Up to five digits, since no run keeps more neighbours; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else None

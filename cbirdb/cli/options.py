@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,11 +27,13 @@ class Context:
     quiet: bool = False
     verbose: bool = False
 
-    def open_database(self) -> psycopg.Connection:
-        """A connection to a database whose schema is up to date."""
-        from cbirdb.db.connection import open_database
+    @contextmanager
+    def open_database(self) -> Iterator[psycopg.Connection]:
+        """A connection to a database whose schema is up to date; the driver's errors in the block become ours."""
+        from cbirdb.db.connection import open_database, translated_errors
 
-        return open_database(self.settings)
+        with open_database(self.settings) as connection, translated_errors():
+            yield connection
 
     def connect(self) -> psycopg.Connection:
         """A further connection."""

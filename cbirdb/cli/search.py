@@ -75,8 +75,8 @@ def search(
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
-    if k < 1:
-        raise InputError(f"-k must be at least 1, not {k}.")
+    if not 1 <= k <= verb.LARGEST_K:
+        raise InputError(f"-k must lie between 1 and {verb.LARGEST_K:,}, not {k}.")
     if sheet is not None:
         check_target(sheet)
     filters = verb.Filters(

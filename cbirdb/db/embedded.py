@@ -28,8 +28,12 @@ DATABASE = "cbirdb"
 SUPERUSER = "postgres"
 SYSTEM_USER = "cbirdb"
 """Who the server runs as when root starts it: PostgreSQL refuses to run as root."""
+UNFIT_FOR_A_PATH = ',"$`\\\n'
+"""pg_ctl puts paths into a shell's double quotes; libpq and PostgreSQL separate socket folders by commas."""
 START_TIMEOUT_S = 300
 """Long, because a server that was killed may have much to recover."""
+DYING_TIMEOUT_S = 30
+"""How long a killed server may take to be gone."""
 LONGEST_SOCKET_FOLDER = 90
 """A Unix socket's path may have 107 bytes, and PostgreSQL adds ``/.s.PGSQL.5432``."""
 
@@ -105,6 +109,11 @@ class EmbeddedServer:
         return self._binaries() / "bin" / "psql"
 
     def _make_home(self) -> None:
+        if unfit := sorted(set(str(self.home)) & set(UNFIT_FOR_A_PATH)):
+            raise DatabaseError(
+                f"The folder {self.home} cannot hold a server: its path contains {' '.join(map(repr, unfit))}.",
+                hint="Choose another with --home.",
+            )
         try:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -152,8 +161,8 @@ class EmbeddedServer:
 
     def _launch(self, binaries: Path) -> None:
         self._give_to_server(self.data)
-        self.socket_folder.mkdir(parents=True, exist_ok=True)
-        self._give_to_server(self.socket_folder)
+        self._make_socket_folder()
+        self._forget_dead_server()
         self.log_file.touch()
         self._give_to_server(self.log_file, mode=0o600)
         settings = server_settings(self.data) | {
@@ -177,6 +186,35 @@ class EmbeddedServer:
             "-D",
             str(self.data),
         )
+
+    def _make_socket_folder(self) -> None:
+        """In the temporary folder anybody may have put a link or a folder of their own where ours should be."""
+        folder = self.socket_folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owners = {os.geteuid(), self._server_user()[0]} if _is_root() else {os.geteuid()}
+        if folder.is_symlink() or folder.lstat().st_uid not in owners:
+            raise DatabaseError(
+                f"The folder {folder} for the socket belongs to somebody else.",
+                hint="Remove it, or choose a shorter --home.",
+            )
+        self._give_to_server(folder)
+
+    def _forget_dead_server(self) -> None:
+        """Wait for a killed server to be gone, then remove its pid file, whose number may soon be another program's."""
+        pid_file = self.data / "postmaster.pid"
+        patience = time.monotonic() + DYING_TIMEOUT_S
+        while time.monotonic() < patience:
+            try:
+                name, state = _process(int(pid_file.read_text().split()[0]))
+            except (OSError, ValueError, IndexError):
+                return  # no pid file, or no such process
+            if state == "Z" or name != "postgres":
+                # PostgreSQL itself still refuses while the old server's processes hold its shared memory.
+                log.info("removing %s of a server that is gone", pid_file)
+                pid_file.unlink(missing_ok=True)
+                (self.socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+                return
+            time.sleep(0.1)
 
     def _ensure_database(self) -> None:
         import psycopg
@@ -240,6 +278,12 @@ def _server_environment() -> dict[str, str]:
     """The environment without libpq's variables, which would lead pg_ctl to another server, and with a locale."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C.UTF-8"}
+
+
+def _process(pid: int) -> tuple[str, str]:
+    """Name and state of a process, such as ``("postgres", "Z")``."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return text.partition("(")[2].rpartition(")")[0], text.rpartition(")")[2].split()[0]
 
 
 def _is_root() -> bool:

@@ -59,7 +59,9 @@ def test_lock_file_pins_versions_and_names_no_host() -> None:
     assert not re.search(r"https?:|--(extra-)?index-url|--find-links|--trusted-host|\s@\s", text)
     lines = [line.split(";")[0].strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     assert lines
-    wrong = [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+(\[[A-Za-z0-9,._-]+\])?==[A-Za-z0-9.+!]+", line)]
+    wrong = [
+        line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+(\[[A-Za-z0-9,._-]+\])?==[A-Za-z0-9.+!]+", line)
+    ]
     assert wrong == []
 
 

@@ -1,0 +1,167 @@
+"""``cbirdb demo``: what a newcomer sees first, and everything that it tells them to try."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from PIL import Image
+
+from cbirdb.db.embedded import EmbeddedServer
+
+pytestmark = pytest.mark.xdist_group("demo")
+PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
+ROW = ["run", "encoder", "n", "micro_precision", "micro_std", "macro_precision", "macro_std", "queries", "classes",
+       "mode", "ann_recall"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a newcomer's terminal shows, and the folder that they are in."""
+
+    folder: Path
+    environment: dict[str, str]
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    folder = tmp_path_factory.mktemp("newcomer")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "CBIRDB_"))}
+    environment["CBIRDB_HOME"] = str(folder / "home")
+    done = subprocess.run([PROGRAM, "demo"], cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    yield Shown(folder, environment, done.stdout, done.stderr)
+    EmbeddedServer(folder / "home").stop()
+
+
+def printed_commands(out: str) -> list[str]:
+    """The indented lines below 'Try next' and 'The same in SQL'."""
+    return [line.strip() for line in out.partition("Try next:")[2].splitlines() if line.startswith("  ")]
+
+
+def test_demo_shows_the_table_the_classes_three_searches_and_what_to_try(shown: Shown) -> None:
+    assert "phantoms in demo-output/phantoms" in shown.out
+    for word in ("micro P@1", "micro P@10", "macro P@1", "macro P@10", "XR/chest/Cardiomegaly", "Contact sheets:"):
+        assert word in shown.out
+    assert len(re.findall(r"the five images most similar to image", shown.out)) == 3
+    assert len(printed_commands(shown.out)) == 8
+    assert "db stop" in shown.out
+    assert "Traceback" not in shown.err
+
+
+def test_contact_sheets_are_pictures_that_show_something(shown: Shown) -> None:
+    sheets = re.search(r"^Contact sheets: (.*)$", shown.out, re.MULTILINE)[1].split(", ")
+    assert len(sheets) == 3
+    for sheet in sheets:
+        with Image.open(shown.folder / sheet) as picture:
+            assert picture.format == "PNG"
+            assert 400 <= picture.width <= 4000
+            assert 200 <= picture.height <= 4000
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_every_printed_command_runs_as_printed(shown: Shown, class_folder: Path) -> None:
+    lines = printed_commands(shown.out)
+    placeholder = [line for line in lines if "/path/to/your/images" in line]
+    assert len(placeholder) == 1
+    for line in lines:
+        command = line.replace("/path/to/your/images", shlex.quote(str(class_folder)))
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=shown.folder,
+            env=shown.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.stdout.strip(), command
+        assert "no rows" not in done.stdout, command
+        assert "(0 rows)" not in done.stdout, command
+    assert (shown.folder / "similar.png").is_file()
+    assert (
+        "20 " in subprocess.run([PROGRAM, "db", "status"], env=shown.environment, capture_output=True, text=True).stdout
+    )
+
+
+def test_demo_prints_a_program_name_that_its_own_folder_knows(shown: Shown) -> None:
+    program = shlex.split(printed_commands(shown.out)[0])[0]
+    assert subprocess.run([program, "--version"], cwd=shown.folder, capture_output=True).returncode == 0
+
+
+def test_demo_twice_gives_the_same_figures_and_adds_no_image(cli, connection, tmp_path: Path) -> None:
+    def counts() -> list[tuple]:
+        return connection.execute(
+            "SELECT (SELECT count(*) FROM cbir.image), (SELECT count(*) FROM cbir.embedding_tiny_image),"
+            " (SELECT count(*) FROM cbir.failure), (SELECT count(*) FROM cbir.index_build WHERE dropped_at IS NULL)"
+        ).fetchall()
+
+    first = cli("demo", "--out", tmp_path / "a", "--format", "json")
+    assert first.code == 0, first.err
+    before = counts()
+    again = cli("demo", "--out", tmp_path / "a", "--format", "json")
+    elsewhere = cli("demo", "--out", tmp_path / "b", "--format", "json")
+    assert [list(row) for row in first.rows] == [ROW] * 4
+    assert [row["n"] for row in first.rows] == [1, 3, 5, 10]
+    for other in (again, elsewhere):
+        assert other.code == 0, other.err
+        for row, before_row in zip(other.rows, first.rows, strict=True):
+            # Sums over rows in another order differ in the last digit.
+            assert row | {"run": 0} == pytest.approx(before_row | {"run": 0}, abs=1e-12)
+    assert counts() == before
+    for row in first.rows:
+        assert 0 < row["macro_precision"] < 1
+        # a floor that means something: far above chance among 18 classes
+        assert row["micro_precision"] > 0.4
+        assert (row["encoder"], row["mode"], row["ann_recall"]) == ("tiny-image", "exact", 1.0)
+    # The files are the same to the byte, wherever they lie.
+    names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a" / "phantoms").rglob("*.png"))
+    assert len(names) > 200
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+
+
+def test_demo_runs_without_torch(dsn: str, tmp_path: Path) -> None:
+    program = """
+import json, sys
+sys.modules["torch"] = sys.modules["transformers"] = None  # as if not installed: importing them fails
+from cbirdb.cli.main import run
+code = run(sys.argv[1:])
+heavy = [name for name in ("torch", "transformers", "torchvision", "pydicom") if sys.modules.get(name)]
+print(json.dumps([code, heavy]), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-q", "--dsn", dsn, "demo", "--out", tmp_path, "--format", "json"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert json.loads(done.stderr.splitlines()[-1]) == [0, []], done.stderr
+    assert len(json.loads(done.stdout)) == 4
+
+
+def test_demo_never_prints_a_password(dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from psycopg.conninfo import make_conninfo
+
+    from cbirdb.cli.main import run
+
+    assert run(["--dsn", make_conninfo(dsn, password="kein-Geheimnis"), "demo", "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert "kein-Geheimnis" not in out + err
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT count(*) > 0 FROM cbir.search_run").fetchone() == (True,)
+
+
+def test_an_out_folder_with_a_space_still_gives_sheets(cli, tmp_path: Path) -> None:
+    outcome = cli("demo", "--out", tmp_path / "my demo")
+    assert outcome.code == 0, outcome.err
+    assert len(list((tmp_path / "my demo").glob("*.png"))) == 3

@@ -1,0 +1,284 @@
+"""``cbirdb evaluate`` and ``cbirdb metrics`` on a real server: modes, splits, bad input, and runs that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import psycopg
+import pytest
+
+from cbirdb import evaluate as module
+from cbirdb.db import neighbours
+from cbirdb.db.copy import copy_embeddings
+from cbirdb.db.embeddings import register_encoder
+from tests.conftest import Outcome
+
+Cli = Callable[..., Outcome]
+TRAIN, TEST, DIM = 60, 12, 8
+
+
+@pytest.fixture
+def catalogue(connection: psycopg.Connection) -> list[int]:
+    """Images of three classes around three directions, 60 indexed ones and 12 queries, encoded by ``toy``."""
+    connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('one', 'test'), ('two', 'test')")
+    connection.execute("INSERT INTO cbir.label (name) VALUES ('A'), ('B'), ('C')")
+    connection.execute(
+        "INSERT INTO cbir.image (dataset_id, source, split, modality)"
+        " SELECT dataset_id, n::text, CASE WHEN n < %s THEN 'train' ELSE 'test' END, 'XR'"
+        " FROM generate_series(0, %s) AS n JOIN cbir.dataset ON name = CASE n %% 2 WHEN 0 THEN 'one' ELSE 'two' END"
+        " ORDER BY n",
+        [TRAIN, TRAIN + TEST - 1],
+    )
+    connection.execute(
+        "INSERT INTO cbir.image_label (image_id, label_id) SELECT image_id, label_id"
+        " FROM cbir.image JOIN cbir.label ON name = substr('ABC', source::int % 3 + 1, 1)"
+    )
+    ids = [row[0] for row in connection.execute("SELECT image_id FROM cbir.image ORDER BY source::int")]
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(3, DIM))[np.arange(len(ids)) % 3] + 0.8 * rng.normal(size=(len(ids), DIM))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    stored = register_encoder(connection, "toy", dim=DIM, precision="single", spec={}, provenance={})
+    copy_embeddings(connection, stored.table, np.array(ids), vectors.astype(np.float32), "single")
+    return ids
+
+
+def evaluate(cli: Cli, *arguments: object) -> dict[str, object]:
+    outcome = cli("-q", "evaluate", "-e", "toy", "--format", "json", *arguments)
+    assert outcome.code == 0, outcome.err
+    return outcome.rows[0]
+
+
+def runs(connection: psycopg.Connection) -> list[tuple[int, bool]]:
+    return connection.execute("SELECT run_id, finished_at IS NOT NULL FROM cbir.search_run ORDER BY 1").fetchall()
+
+
+def test_exact_and_approximate_say_different_things(cli: Cli, catalogue: list[int], connection: psycopg.Connection) -> None:
+    exact = evaluate(cli, "-k", 20, "--mode", "exact")
+    assert (exact["mode"], exact["ann_recall"], exact["queries"], exact["indexed"]) == ("exact", 1.0, TEST, TRAIN)
+    assert cli("-q", "index", "build", "-e", "toy").code == 0
+
+    def scans() -> int:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        row = connection.execute("SELECT sum(idx_scan) FROM pg_stat_user_indexes WHERE indexrelname LIKE '%hnsw%'")
+        return int(row.fetchone()[0])  # type: ignore[index]
+
+    before = scans()
+    again = evaluate(cli, "-k", 20, "--mode", "exact")
+    auto = evaluate(cli, "-k", 20)
+    assert (again["mode"], auto["mode"]) == ("exact", "exact")
+    assert scans() == before
+    through_index = evaluate(cli, "-k", 20, "--mode", "approximate")
+    assert scans() >= before + TEST
+    assert through_index["mode"] == "approximate"
+    assert 0.9 <= float(str(through_index["ann_recall"])) <= 1.0
+    assert through_index["short_queries"] == 0
+
+    def figures(run: object) -> list[float]:
+        rows = cli("metrics", "--run", run, "-n", "1-20", "--format", "json").rows
+        assert {row["mode"] for row in rows} == {"exact" if run != through_index["run"] else "approximate"}
+        return [row["micro_precision"] for row in rows]
+
+    assert figures(exact["run"]) == pytest.approx(figures(again["run"]), abs=1e-12)
+    assert figures(through_index["run"]) == pytest.approx(figures(exact["run"]), abs=0.05)
+
+
+def test_a_query_that_is_indexed_finds_itself(cli: Cli, catalogue: list[int], connection: psycopg.Connection) -> None:
+    for mode in ("exact", "approximate"):
+        if mode == "approximate":
+            cli("-q", "index", "build", "-e", "toy")
+        summary = evaluate(cli, "--query-split", "train", "--index-split", "train", "-k", 100, "--mode", mode)
+        assert (summary["queries"], summary["indexed"], summary["short_queries"]) == (TRAIN, TRAIN, 0)
+        row = connection.execute(
+            "SELECT count(*) FILTER (WHERE query_image_id = image_id), count(*) FROM cbir.neighbour WHERE run_id = %s",
+            [summary["run"]],
+        ).fetchone()
+        assert row == (0, TRAIN * (TRAIN - 1))
+        # Twenty images of each class; the query itself is not there to be found.
+        relevant = connection.execute(
+            "SELECT DISTINCT relevant_count, hits[array_upper(hits, 1)] FROM cbir.search_result WHERE run_id = %s",
+            [summary["run"]],
+        ).fetchall()
+        assert relevant == [(TRAIN // 3 - 1, TRAIN // 3 - 1)]
+
+
+def test_images_of_other_datasets_are_retrieved(cli: Cli, catalogue: list[int], connection: psycopg.Connection) -> None:
+    summary = evaluate(cli, "--dataset", "two", "-k", 100)
+    assert (summary["queries"], summary["indexed"]) == (TEST // 2, TRAIN // 2)
+    found = connection.execute(
+        "SELECT DISTINCT d.name FROM cbir.neighbour JOIN cbir.image USING (image_id) JOIN cbir.dataset AS d USING (dataset_id)"
+    ).fetchall()
+    assert found == [("two",)]
+
+
+def test_k_above_what_exists_is_an_error_or_reported_as_short(
+    cli: Cli, catalogue: list[int], connection: psycopg.Connection
+) -> None:
+    summary = evaluate(cli, "-k", 1000)
+    assert summary["short_queries"] == 0
+    assert connection.execute("SELECT DISTINCT cardinality(neighbour_ids) FROM cbir.search_result").fetchall() == [(TRAIN,)]
+    rows = cli("metrics", "-n", "60,1000", "--format", "json").rows
+    assert [row["n"] for row in rows] == [60, 1000]
+    # From N = 20 = all relevant images of each class on, P@N no longer changes.
+    assert rows[0]["micro_precision"] == rows[1]["micro_precision"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "hint"),
+    [
+        (("-e", "toy", "--mode", "approximate"), "has no vector index", "cbirdb index build -e toy"),
+        (("-e", "toy", "--query-split", "val"), "Split 'val' has no image", "cbirdb encode -e toy"),
+        (("-e", "toy", "--index-split", "val"), "Split 'val' has no image", "cbirdb encode -e toy"),
+        (("-e", "toy", "-k", 0), "-k must lie between 1 and 10,000, not 0", ""),
+        (("-e", "toy", "-k", -1), "-k must lie between", ""),
+        (("-e", "toy", "-k", 10_001), "-k must lie between", ""),
+        (("-e", "toi"), "no encoder named 'toi'", "Did you mean 'toy'"),
+        (("-e", "tiny-image"), "no embeddings of 'tiny-image'", "cbirdb encode -e tiny-image"),
+        (("-e", "toy", "--dataset", "tow"), "no dataset named 'tow'", "Did you mean 'two'"),
+    ],
+)
+def test_bad_input_is_not_one_sentence_or_leaves_a_run(
+    cli: Cli, catalogue: list[int], connection: psycopg.Connection, arguments: Sequence[object], sentence: str, hint: str
+) -> None:
+    outcome = cli("evaluate", *arguments)
+    assert outcome.code == 1
+    assert sentence in outcome.err
+    assert hint in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not outcome.out
+    assert runs(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("-n", "11"), "P@11 is not known: the run kept 10 neighbours. Ask for -n 1 to 10."),
+        (("-n", "0"), "P@0 is not known"),
+        (("-n", "x"), "'x' is not a list of numbers"),
+        (("-n", "1,,2"), "'1,,2' is not a list of numbers"),
+        (("-n", "²"), "is not a list of numbers"),
+        (("-n", "5-1"), "5-1"),
+        (("--run", "99"), "no finished evaluation run 99"),
+        (("-e", "other"), "no finished evaluation run of 'other'"),
+    ],
+)
+def test_metrics_answer_what_cannot_be_answered(
+    cli: Cli, catalogue: list[int], arguments: Sequence[object], sentence: str
+) -> None:
+    evaluate(cli, "-k", 10)
+    outcome = cli("metrics", *arguments)
+    assert outcome.code == 1
+    assert sentence in outcome.err
+    assert not outcome.out
+
+
+def test_metrics_without_a_run_are_an_empty_table(cli: Cli) -> None:
+    outcome = cli("metrics")
+    assert outcome.code == 1
+    assert "no finished evaluation run" in outcome.err
+
+
+def test_a_range_of_cutoffs_is_not_one_row_each(cli: Cli, catalogue: list[int]) -> None:
+    run = evaluate(cli)["run"]
+    rows = cli("metrics", "-n", "1-99", "--format", "json").rows
+    assert [row["n"] for row in rows] == list(range(1, 100))
+    assert list(rows[0]) == [
+        "run", "encoder", "n", "micro_precision", "micro_std", "macro_precision", "macro_std", "queries", "classes",
+        "mode", "ann_recall",
+    ]  # fmt: skip
+    assert {row["run"] for row in rows} == {run}
+    for by, column, groups in (
+        ("class", "class", {"A", "B", "C"}),
+        ("dataset", "dataset", {"one", "two"}),
+        ("modality", "modality", {"XR"}),
+        ("anatomic-region", "anatomic_region", {"(none)"}),
+    ):
+        rows = cli("metrics", "--by", by, "--format", "json").rows
+        assert {row[column] for row in rows} == groups
+        assert sum(row["queries"] for row in rows if row["n"] == 1) == TEST
+
+
+def test_metrics_show_another_run_than_the_latest_of_each_encoder(cli: Cli, catalogue: list[int]) -> None:
+    first, second = evaluate(cli, "-k", 10)["run"], evaluate(cli, "-k", 10)["run"]
+    assert {row["run"] for row in cli("metrics", "--format", "json").rows} == {second}
+    assert {row["run"] for row in cli("metrics", "--run", first, "--format", "json").rows} == {first}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
+    cli: Cli,
+    catalogue: list[int],
+    connection: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    monkeypatch.setattr(module, "QUERIES_PER_BATCH", 1)
+    monkeypatch.setattr(module, "machine_cpus", lambda: 2)
+    searched = []
+    failed = threading.Event()
+
+    def store(_self: object, _connection: object, queries: Sequence[int]) -> None:
+        searched.append(list(queries))
+        if len(searched) == 1:
+            failed.set()
+            raise error
+        failed.wait(10)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(neighbours.Search, "store", store)
+    try:
+        outcome = cli("-q", "evaluate", "-e", "toy")
+    except (KeyboardInterrupt, RuntimeError):
+        pass
+    else:
+        assert outcome.code != 0
+    assert runs(connection) == []
+    assert len(searched) < TEST / 2
+
+
+HANGING = """
+import sys, time
+from cbirdb.db import neighbours
+def store(self, connection, queries):
+    print("searching", flush=True)
+    time.sleep(600)
+neighbours.Search.store = store
+from cbirdb.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_evaluation_stays_or_a_living_one_is_removed(
+    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING, "-q", "evaluate", "-e", "toy"],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"CBIRDB_DSN": dsn}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "searching\n"
+        ((living, finished),) = runs(connection)
+        assert not finished
+        own = evaluate(cli, "-k", 5)["run"]
+        assert runs(connection) == [(living, False), (own, True)]
+        assert {row["run"] for row in cli("metrics", "-n", "1", "--format", "json").rows} == {own}
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for _ in range(100):
+        held = connection.execute(
+            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", [neighbours.RUN_LOCK]
+        ).fetchone()
+        if held is None:
+            break
+        time.sleep(0.1)  # the server has yet to notice that the client is gone
+    assert runs(connection) == [(living, False), (own, True)]
+    latest = evaluate(cli, "-k", 5)["run"]
+    assert runs(connection) == [(own, True), (latest, True)]

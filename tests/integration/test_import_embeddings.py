@@ -1,0 +1,297 @@
+"""``cbirdb import-embeddings``: small HDF5 files in the authors' form, good and bad, into a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+
+from tests.conftest import Outcome
+
+Cli = Callable[..., Outcome]
+DIM = 6
+NAMES = [f"nih14/images_{n % 3:03}/{n:08}.png" for n in range(10)]
+
+
+def unit(number: int = len(NAMES), *, dim: int = DIM) -> NDArray[np.float32]:
+    vectors = np.random.default_rng(7).normal(size=(number, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write(path: Path, vectors: Mapping[str, Any]) -> Path:
+    """One HDF5 dataset per image, named by its path; slashes make groups."""
+    with h5py.File(path, "w") as file:
+        for name, vector in vectors.items():
+            file.create_dataset(name, data=vector)
+    return path
+
+
+def add_images(connection: psycopg.Connection, dataset: str, names: list[str]) -> None:
+    connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES (%s, 'paper-csv')", [dataset])
+    connection.execute(
+        "INSERT INTO cbir.image (dataset_id, source, split) SELECT dataset_id, unnest(%s::text[]), 'train'"
+        " FROM cbir.dataset WHERE name = %s",
+        [names, dataset],
+    )
+
+
+@pytest.fixture(autouse=True)
+def _images(connection: psycopg.Connection) -> None:
+    add_images(connection, "nih14", NAMES)
+
+
+def load(cli: Cli, *arguments: object) -> tuple[int, dict[str, Any], str]:
+    outcome = cli("import-embeddings", "-e", "paper", "--format", "json", *arguments)
+    assert outcome.code in {0, 4}, outcome.err
+    return outcome.code, {name: value for name, value in outcome.rows[0].items() if name != "encoder"}, outcome.err
+
+
+def stored(connection: psycopg.Connection) -> dict[str, NDArray[np.float32]]:
+    rows = connection.execute(
+        "SELECT source, embedding::vector::real[] FROM cbir.embedding_paper JOIN cbir.image USING (image_id)"
+    )
+    return {source: np.array(vector, dtype=np.float32) for source, vector in rows}
+
+
+def state(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+    """Every table with its rows."""
+    tables = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r' ORDER BY 1"
+    ).fetchall()
+    return [
+        (name, connection.execute(sql.SQL("SELECT t::text FROM cbir.{} AS t ORDER BY 1").format(sql.Identifier(name))).fetchall())
+        for (name,) in tables
+    ]
+
+
+COUNTS = {"added": 0, "unchanged": 0, "normalised": 0, "unknown": 0, "missing": 0, "failed": 0}
+
+
+def test_single_precision_changes_a_bit_of_a_published_vector(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    vectors = dict(zip(NAMES, unit(), strict=True))
+    file = write(tmp_path / "nih14.h5", vectors)
+    code, counts, _ = load(cli, file, "--precision", "single")
+    assert (code, counts) == (0, COUNTS | {"added": 10})
+    found = stored(connection)
+    assert set(found) == set(vectors)
+    assert all(found[name].tobytes() == vectors[name].tobytes() for name in vectors)
+    row = connection.execute("SELECT dim, precision FROM cbir.encoder WHERE name = 'paper'").fetchone()
+    assert row == (DIM, "single")
+
+
+def test_half_precision_is_not_the_default_or_not_the_nearest_half(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    vectors = dict(zip(NAMES, unit(), strict=True))
+    load(cli, write(tmp_path / "a.h5", vectors))
+    assert all((value == vectors[name].astype(np.float16)).all() for name, value in stored(connection).items())
+
+
+def test_a_second_import_adds_or_changes_rows(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+    vectors = unit()
+    first = write(tmp_path / "a.h5", dict(zip(NAMES[:6], vectors[:6], strict=True)))
+    second = write(tmp_path / "b.h5", dict(zip(NAMES[4:], -vectors[4:], strict=True)))
+    code, counts, said = load(cli, first)
+    assert (code, counts) == (4, COUNTS | {"added": 6, "missing": 4})
+    assert "4 images of the same datasets have no vector" in said
+    before = stored(connection)
+    assert load(cli, first)[1] == COUNTS | {"unchanged": 6, "missing": 4}
+    code, counts, _ = load(cli, first, second)
+    assert (code, counts) == (0, COUNTS | {"added": 4, "unchanged": 8})
+    after = stored(connection)
+    assert all((after[name] == before[name]).all() for name in before)
+    assert len(after) == 10
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (np.ones(DIM + 1, np.float32), "wrong vector"),
+        (np.float32(1.0), "wrong vector"),
+        (np.ones((DIM, 2), np.float32), "wrong vector"),
+        (np.array([b"x"] * DIM), "wrong vector"),
+        (np.ones(DIM, np.complex64), "wrong vector"),
+        (np.full(DIM, np.nan, np.float32), "no direction"),
+        (np.full(DIM, np.inf, np.float32), "no direction"),
+        (np.zeros(DIM, np.float32), "no direction"),
+        (np.full(DIM, 1e300, np.float64), "no direction"),
+    ],
+)
+def test_one_bad_vector_stops_the_others_or_is_not_reported(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path, bad: Any, reason: str
+) -> None:
+    vectors = dict(zip(NAMES, unit(), strict=True)) | {NAMES[3]: bad}
+    code, counts, said = load(cli, write(tmp_path / "a.h5", vectors))
+    assert (code, counts) == (4, COUNTS | {"added": 9, "missing": 1, "failed": 1})
+    assert reason in said
+    assert NAMES[3] in said
+    failures = connection.execute(
+        "SELECT f.stage, d.name, f.source, f.reason, f.resolved FROM cbir.failure AS f JOIN cbir.dataset AS d USING (dataset_id)"
+    ).fetchall()
+    assert failures == [("import-embeddings", "nih14", NAMES[3], reason, False)]
+    # The mended file: the failure is settled and kept.
+    code, counts, _ = load(cli, write(tmp_path / "a.h5", vectors | {NAMES[3]: unit()[3]}))
+    assert (code, counts) == (0, COUNTS | {"added": 1, "unchanged": 9})
+    assert connection.execute("SELECT resolved FROM cbir.failure").fetchall() == [(True,)]
+
+
+def test_a_first_vector_of_the_wrong_length_decides_the_dimension_of_all(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    vectors = dict(zip(NAMES, unit(), strict=True)) | {min(NAMES): np.ones(2, np.float32)}
+    code, counts, _ = load(cli, write(tmp_path / "a.h5", vectors))
+    assert (code, counts) == (4, COUNTS | {"added": 9, "missing": 1, "failed": 1})
+
+
+def test_vectors_that_are_not_of_unit_length_are_stored_so_or_not_counted(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    vectors = unit()
+    scaled = vectors * np.array([1, 3, 1e-3, 1e4, 1, 1, 1, 1, 1, 1.5], np.float32)[:, None]
+    code, counts, said = load(cli, write(tmp_path / "a.h5", dict(zip(NAMES, scaled, strict=True))), "--precision", "single")
+    assert (code, counts) == (0, COUNTS | {"added": 10, "normalised": 4})
+    assert "4 vectors were not of unit length" in said
+    found = stored(connection)
+    assert np.allclose([found[name] for name in NAMES], vectors, atol=1e-6)
+
+
+def test_names_on_one_side_only_are_not_counted(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+    vectors = dict(zip(["nih14/other.png", "lonely", *NAMES[:7]], unit(9), strict=True))
+    code, counts, said = load(cli, write(tmp_path / "a.h5", vectors))
+    assert (code, counts) == (4, COUNTS | {"added": 7, "unknown": 2, "missing": 3})
+    assert "2 names are no image of the database, such as lonely, nih14/other.png" in said
+    assert NAMES[7] in said
+    reasons = connection.execute("SELECT source, reason FROM cbir.failure ORDER BY 1").fetchall()
+    assert reasons == [("lonely", "unknown image"), ("nih14/other.png", "unknown image")]
+
+
+def test_everything_that_can_be_wrong_at_once_is_counted_twice_or_not_at_all(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    vectors: dict[str, Any] = dict(zip(NAMES, unit(), strict=True))
+    vectors[NAMES[1]] = np.ones(3, np.float32)
+    vectors[NAMES[2]] = np.full(DIM, np.nan, np.float32)
+    vectors[NAMES[3]] = np.zeros(DIM, np.float32)
+    vectors[NAMES[4]] = vectors[NAMES[4]] * 5
+    vectors["nobody.png"] = unit()[0]
+    del vectors[NAMES[9]]
+    code, counts, _ = load(cli, write(tmp_path / "a.h5", vectors))
+    assert (code, counts) == (4, {"added": 6, "unchanged": 0, "normalised": 1, "unknown": 1, "missing": 4, "failed": 3})
+    assert set(stored(connection)) == {NAMES[n] for n in (0, 4, 5, 6, 7, 8)}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.dtype(">f4"), np.dtype(">f8")])
+@pytest.mark.parametrize("shape", [(DIM,), (1, DIM)])
+def test_another_number_type_or_shape_is_refused_or_misread(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path, dtype: Any, shape: tuple[int, ...]
+) -> None:
+    vectors = {name: vector.astype(dtype).reshape(shape) for name, vector in zip(NAMES, unit(), strict=True)}
+    code, counts, _ = load(cli, write(tmp_path / "a.h5", vectors), "--precision", "single")
+    assert (code, counts["added"], counts["failed"]) == (0, 10, 0)
+    found = stored(connection)
+    assert np.allclose([found[name] for name in NAMES], unit(), atol=1e-3 if dtype == np.float16 else 1e-7)
+
+
+def test_batches_are_lost_where_one_ends(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cbirdb.import_embeddings.BATCH", 3)
+    file = write(tmp_path / "a.h5", dict(zip(NAMES, unit(), strict=True)))
+    assert load(cli, file)[1] == COUNTS | {"added": 10}
+    assert load(cli, file)[1] == COUNTS | {"unchanged": 10}
+
+
+def not_hdf5(folder: Path) -> Path:
+    (folder / "a.h5").write_text("filepath,dataset\n")
+    return folder / "a.h5"
+
+
+def empty_file(folder: Path) -> Path:
+    (folder / "a.h5").touch()
+    return folder / "a.h5"
+
+
+def truncated(folder: Path) -> Path:
+    path = write(folder / "a.h5", dict(zip(NAMES, unit(), strict=True)))
+    path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (not_hdf5, "is not a readable HDF5 file"),
+        (empty_file, "is not a readable HDF5 file"),
+        (truncated, "is not a readable HDF5 file"),
+        (lambda folder: folder, "is not a readable HDF5 file"),
+        (lambda folder: folder / "missing.h5", "There is no file"),
+        (lambda folder: write(folder / "a.h5", {}), "There is no vector in these files"),
+        (lambda folder: write(folder / "a.h5", {"x": np.zeros(0)}), "There is no vector in these files"),
+    ],
+    ids=["text", "empty", "truncated", "folder", "missing", "no images", "no numbers"],
+)
+def test_a_file_that_cannot_be_read_is_not_one_sentence_or_leaves_something(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path, make: Callable[[Path], Path], sentence: str
+) -> None:
+    good = write(tmp_path / "good.h5", dict(zip(NAMES, unit(), strict=True)))
+    before = state(connection)
+    files = (make(tmp_path),) if "no vector" in sentence else (good, make(tmp_path))
+    outcome = cli("import-embeddings", "-e", "paper", *files)
+    assert outcome.code == 1
+    assert sentence in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not outcome.out
+    assert state(connection) == before
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "dim", "sentence"),
+    [
+        ("paper", (), DIM + 1, f"The encoder 'paper' has {DIM} dimensions in this database, not {DIM + 1}"),
+        ("paper", ("--precision", "single"), DIM, "are stored in half precision, not single"),
+        ("Paper!", (), DIM, "would share the table embedding_paper"),
+        ("resnet50", (), DIM, f"The vectors have {DIM} dimensions, the encoder 'resnet50' makes 1000"),
+        ("!", (), DIM, "'!' cannot name an encoder"),
+        ("paper", ("--dataset", "nih41"), DIM, "Did you mean 'nih14'"),
+        ("new", (), 4001, "4001 dimensions"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_is_overwritten(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path, encoder: str, options: tuple[str, ...], dim: int, sentence: str
+) -> None:
+    load(cli, write(tmp_path / "a.h5", dict(zip(NAMES, unit(), strict=True))))
+    before = state(connection)
+    file = write(tmp_path / "b.h5", dict(zip(NAMES, unit(dim=dim), strict=True)))
+    outcome = cli("import-embeddings", "-e", encoder, file, *options)
+    assert outcome.code in {1, 3}
+    assert sentence in outcome.err
+    assert "Traceback" not in outcome.err
+    assert state(connection) == before
+
+
+def test_a_name_in_two_datasets_gets_the_vector_of_the_other(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    add_images(connection, "copy", NAMES[8:])
+    file = write(tmp_path / "a.h5", dict(zip(NAMES, unit(), strict=True)))
+    before = state(connection)
+    outcome = cli("import-embeddings", "-e", "paper", file)
+    assert outcome.code == 1
+    assert "--dataset" in outcome.err
+    assert state(connection) == before
+
+    code, counts, _ = load(cli, file, "--dataset", "nih14")
+    assert (code, counts) == (0, COUNTS | {"added": 10})
+    datasets = connection.execute(
+        "SELECT DISTINCT d.name FROM cbir.embedding_paper JOIN cbir.image USING (image_id) JOIN cbir.dataset AS d USING (dataset_id)"
+    ).fetchall()
+    assert datasets == [("nih14",)]

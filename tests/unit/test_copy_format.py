@@ -1,0 +1,101 @@
+"""Binary COPY: our bytes against the format's definition and against what the driver's own adapters write."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import psycopg
+import pytest
+from pgvector import HalfVector, Vector
+from psycopg import sql
+
+from cbirdb.db.copy import CHUNK_BYTES, HEADER, TRAILER, copy_embeddings, encode_rows, row_type
+from cbirdb.records import Precision
+
+PRECISIONS: tuple[Precision, ...] = ("half", "single")
+
+
+def by_struct(image_ids: list[int], embeddings: np.ndarray, precision: Precision) -> bytes:
+    """The rows field by field: count, then length and bytes of each, big-endian; a vector is dim, 0, components."""
+    code, size = ("e", 2) if precision == "half" else ("f", 4)
+    dim = embeddings.shape[1]
+    return b"".join(
+        struct.pack(f">hiqihh{dim}{code}", 2, 8, image_id, 4 + size * dim, dim, 0, *map(float, row))
+        for image_id, row in zip(image_ids, embeddings, strict=True)
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_two_rows_are_the_bytes_that_the_format_prescribes(precision: Precision) -> None:
+    embeddings = np.array([[0.5, -0.25, 1.0], [0.0, -0.0, 0.75]], dtype=np.float32)
+    ids = [1, 2**62 + 7]
+    assert encode_rows(np.array(ids, dtype=np.int64), embeddings, precision) == by_struct(ids, embeddings, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_many_random_rows_agree_with_struct_in_any_memory_layout(precision: Precision, layout: str) -> None:
+    embeddings = np.asarray(np.random.default_rng(0).normal(size=(20, 65)), dtype=np.float32, order=layout)
+    ids = list(range(100, 120))
+    assert encode_rows(np.array(ids, dtype=np.int64), embeddings, precision) == by_struct(ids, embeddings, precision)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("half", HalfVector), ("single", Vector)])
+def test_the_vector_field_is_what_pgvectors_own_adapter_sends(precision: Precision, kind: type) -> None:
+    row = np.random.default_rng(1).normal(size=9).astype(np.float32)
+    ours = encode_rows(np.array([1], dtype=np.int64), row[None], precision)
+    assert ours[2 + 4 + 8 + 4 :] == kind(row).to_binary()
+
+
+def test_halves_are_rounded_to_the_nearest_even() -> None:
+    # Between 1 and 1 + 2**-10 there is no half; exactly in the middle the even one, 1, is taken.
+    rows = np.array([[1 + 2**-11, 1 + 2**-11 + 2**-20]], dtype=np.float32)
+    sent = encode_rows(np.array([1], dtype=np.int64), rows, "half")
+    assert struct.unpack(">2e", sent[-4:]) == (1.0, 1 + 2**-10)
+
+
+def test_no_rows_are_no_bytes() -> None:
+    assert encode_rows(np.empty(0, dtype=np.int64), np.empty((0, 4), dtype=np.float32), "half") == b""
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_postgresql_writes_back_byte_for_byte_what_it_was_sent(
+    connection: psycopg.Connection, precision: Precision
+) -> None:
+    kind = "halfvec" if precision == "half" else "vector"
+    connection.execute(sql.SQL("CREATE TABLE cbir.sent (image_id bigint, embedding {}(7))").format(sql.SQL(kind)))
+    embeddings = np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32)
+    ids = np.array([3, 1, 4, 15, 9], dtype=np.int64)
+    assert copy_embeddings(connection, "sent", ids, embeddings, precision) == 5
+    with connection.cursor() as cursor, cursor.copy("COPY cbir.sent TO STDOUT (FORMAT binary)") as copy:
+        received = b"".join(bytes(piece) for piece in copy)
+    assert received == HEADER + encode_rows(ids, embeddings, precision) + TRAILER
+
+
+def test_a_batch_larger_than_one_piece_arrives_whole_and_in_order(connection: psycopg.Connection) -> None:
+    dim = 2000
+    count = 2 * CHUNK_BYTES // row_type(dim, "single").itemsize + 3
+    connection.execute(f"CREATE TABLE cbir.sent (image_id bigint, embedding vector({dim}) STORAGE PLAIN)")
+    embeddings = np.zeros((count, dim), dtype=np.float32)
+    embeddings[:, 0] = np.arange(count)
+    copy_embeddings(connection, "sent", np.arange(count, dtype=np.int64), embeddings, "single")
+    row = connection.execute("SELECT count(*), bool_and(vector_norm(embedding) = image_id) FROM cbir.sent").fetchone()
+    assert row == (count, True)
+
+
+def test_images_that_have_an_embedding_keep_it_and_the_others_are_added(connection: psycopg.Connection) -> None:
+    connection.execute("CREATE TABLE cbir.sent (image_id bigint PRIMARY KEY, embedding vector(2))")
+    first, second = np.array([[1, 0]] * 3, dtype=np.float32), np.array([[0, 1]] * 3, dtype=np.float32)
+    assert copy_embeddings(connection, "sent", np.array([1, 2, 3], dtype=np.int64), first, "single") == 3
+    for _ in range(2):  # twice in one session: the staging table must not stand in its own way
+        copy_embeddings(connection, "sent", np.array([2, 3, 4], dtype=np.int64), second, "single")
+    rows = connection.execute("SELECT image_id, embedding::text FROM cbir.sent ORDER BY image_id").fetchall()
+    assert rows == [(1, "[1,0]"), (2, "[1,0]"), (3, "[1,0]"), (4, "[0,1]")]
+
+
+def test_the_number_of_rows_added_leaves_out_those_that_were_there(connection: psycopg.Connection) -> None:
+    connection.execute("CREATE TABLE cbir.sent (image_id bigint PRIMARY KEY, embedding vector(1))")
+    ones = np.ones((2, 1), dtype=np.float32)
+    copy_embeddings(connection, "sent", np.array([1, 2], dtype=np.int64), ones, "single")
+    assert copy_embeddings(connection, "sent", np.array([2, 3], dtype=np.int64), ones, "single") == 1
