@@ -105,6 +105,10 @@ def encode(
             for batch, pictures in _decoded(run.with_file(images), encoder, batch_size):
                 run.batch(batch, pictures)
                 task.advance(len(batch))
+        if limit is None:
+            # What another process encoded between the count and now is there already, too.
+            done = run.summary.encoded + run.summary.failed + run.summary.without_file
+            run.summary.already_there = _count_images(connection, datasets) - done
     return run.summary
 
 

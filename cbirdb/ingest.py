@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -118,20 +119,23 @@ def ingest(
     :param reader_name: name in ``datasets.registry.READERS``.
     :param limit: look at no more than this many items.
     :param moved: the dataset's folder lies elsewhere than at the last time.
-    :param dry_run: read everything, write nothing.
+    :param dry_run: read everything, write nothing that lasts.
     :raises InputError: when the path does not hold such a dataset.
     """
     source = get_reader(reader_name).open(path, options or ReadOptions())
     total = min(source.total, limit) if limit is not None else source.total
-    run = _Ingest(connection, reader_name, source, shares or SplitShares(), moved=moved, dry_run=dry_run)
+    run = _Ingest(connection, reader_name, source, shares or SplitShares(), moved=moved)
     size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
-    with translated_errors(), progress.task("ingesting", total=total, unit="images") as task:
-        if not dry_run:
-            run.open_datasets(source.datasets)
+    # A dry run does everything and takes it back, so that what it says is what would happen.
+    whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
+    with translated_errors(), progress.task("ingesting", total=total, unit="images") as task, whole:
+        run.open_datasets(source.datasets)
         with ThreadPoolExecutor(max_workers=_readers()) as pool:
             for batch in batched(islice(source.items, limit), size):
                 run.batch(batch, pool)
                 task.advance(len(batch))
+        if limit is None:
+            run.resolve_lists(source.lists)
     return run.summary
 
 
@@ -158,7 +162,6 @@ class _Ingest:
         shares: SplitShares,
         *,
         moved: bool,
-        dry_run: bool,
     ) -> None:
         self.summary = IngestSummary()
         self._connection = connection
@@ -166,9 +169,9 @@ class _Ingest:
         self._root = str(source.root) if source.root is not None else None
         self._shares = shares
         self._moved = moved
-        self._dry_run = dry_run
         self._labels = catalogue.LabelWriter()
         self._seen: set[int] = set()
+        self._unread_lists: set[str] = set()
 
     def open_datasets(self, names: Iterable[str]) -> None:
         """Make the datasets; refuses a name that belongs to another folder before anything is read."""
@@ -186,15 +189,14 @@ class _Ingest:
                 self.summary.excluded_reasons[item.reason] += 1
             elif isinstance(item, Failure):
                 failures.append(item)
+                if item.dataset is None:
+                    self._unread_lists.add(item.source)
             elif self._is_repeated(item):
                 failures.append(
                     Failure(item.source, "repeated row", "the same file stands in an earlier row", item.dataset)
                 )
             else:
                 records.setdefault(item.dataset, []).append(item)
-        if self._dry_run:
-            self._count_only(records, failures, pool)
-            return
         with self._connection.transaction():
             for dataset, group in records.items():
                 failures += self._write(self._dataset_id(dataset), group, pool)
@@ -203,6 +205,12 @@ class _Ingest:
                     self._dataset_id(failure.dataset)
             record_failures(self._connection, "ingest", failures, dataset_ids=self.summary.datasets)
         self._count_failures(failures)
+
+    def resolve_lists(self, lists: Iterable[str]) -> None:
+        """Mark that list files which could not be read before have been read now."""
+        mended = [name for name in lists if name not in self._unread_lists]
+        if mended:
+            resolve_failures(self._connection, "ingest", None, mended)
 
     def _is_repeated(self, record: ImageRecord) -> bool:
         key = hash((record.dataset, record.source))
@@ -276,19 +284,6 @@ class _Ingest:
         if stale:
             catalogue.forget_embeddings(self._connection, stale)
         self.summary.updated += len(changed)
-
-    def _count_only(
-        self, records: dict[str, list[ImageRecord]], failures: list[Failure], pool: ThreadPoolExecutor
-    ) -> None:
-        for dataset, group in records.items():
-            self.summary.datasets.setdefault(dataset, 0)
-            for record, look in zip(group, pool.map(lambda item: _look(item, None), group), strict=True):
-                if not isinstance(look, PixelError):
-                    self._row(record, look)
-                    self.summary.added += 1
-                elif not self._is_missing(record, look):
-                    failures.append(Failure(record.source, look.reason, look.message, record.dataset))
-        self._count_failures(failures)
 
     def _count_failures(self, failures: Sequence[Failure]) -> None:
         self.summary.failed += len(failures)

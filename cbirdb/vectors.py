@@ -11,6 +11,8 @@ UNIT_NORM_TOLERANCE = 1e-3
 """Largest distance of a vector's norm from 1 that still counts as already normalised.
 
 Rounding 2,000 components to 16 bits moves the norm by about 5e-4 at the most."""
+SMALLEST_NORM = 1e-140
+"""Below it the squares of the components vanish and with them the direction."""
 
 
 def l2_normalize(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -18,7 +20,8 @@ def l2_normalize(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float32],
 
     :param embeddings: shape (n, dim).
     :returns: the normalised rows, float32, shape (n, dim), and a mask of shape (n,) that is False for rows
-        with a non-finite component or of length zero, which have no direction and whose output row is zero.
+        with a non-finite component or of length zero (or so short that float64 loses it), which have no
+        direction and whose output row is zero.
     :raises InputError: when the array is not two-dimensional.
     """
     if embeddings.ndim != 2:
@@ -26,7 +29,7 @@ def l2_normalize(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float32],
     wide = embeddings.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    usable = np.isfinite(norms) & (norms > 0)
+    usable = np.isfinite(norms) & (norms > SMALLEST_NORM)
     scaled = np.zeros(embeddings.shape, dtype=np.float32)
     scaled[usable] = wide[usable] / norms[usable, None]
     return scaled, usable

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,13 +42,14 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Superuser's DSN of the server, on its database ``postgres``."""
     given = request.config.getoption("--pg-dsn")
     if given:
         yield given
         return
-    home = tmp_path_factory.mktemp("server")
+    # Not below pytest's own folder: as root the server runs as another user, whom pytest locks out of it again.
+    home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
     embedded = EmbeddedServer(home)
     embedded.start()
     yield embedded.uri("postgres")

@@ -35,6 +35,8 @@ class Source:
     total: int
     """Number of items that ``items`` will yield."""
     items: Iterator[DatasetItem]
+    lists: tuple[str, ...] = ()
+    """Files that name the images (CSV files), as a ``Failure`` of such a file would name it."""
 
 
 class DatasetReader(Protocol):

@@ -42,7 +42,9 @@ class FolderReader:
         if all(_is_hidden(file) for file in files) and not unreadable:
             raise InputError(f"There are no files in {path}.", hint="Give a folder with one sub-folder per class.")
         name = options.name or root.name
-        with_split = any(_split_level(PurePosixPath(file).parts[:-1]) is not None for file in files)
+        with_split = any(
+            _split_level(PurePosixPath(file).parts[:-1]) is not None for file in files if not _is_hidden(file)
+        )
 
         def items() -> Iterator[DatasetItem]:
             yield from unreadable
@@ -81,9 +83,16 @@ def _walk(root: Path) -> tuple[list[str], list[Failure]]:
 
     def refused(error: OSError) -> None:
         folder = Path(error.filename or root)
-        unreadable.append(Failure(folder.relative_to(root).as_posix(), "unreadable", error.strerror or "folder"))
+        name = _printable(folder.relative_to(root).as_posix())
+        unreadable.append(Failure(name, "unreadable", error.strerror or "the folder cannot be listed"))
 
+    seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, onerror=refused, followlinks=True):
+        found = Path(folder).stat()
+        if (found.st_dev, found.st_ino) in seen:  # a link to a folder above, which would go round for ever
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         folders.sort()
         base = Path(folder).relative_to(root)
         files.extend((base / name).as_posix() for name in sorted(names))
@@ -96,6 +105,8 @@ def _item(
     parts = PurePosixPath(file).parts
     if _is_hidden(file):
         return Excluded(file, "hidden file")
+    if _printable(file) != file:
+        return Failure(_printable(file), "unreadable", "the file's name is not UTF-8", dataset)
     level = _split_level(parts[:-1])
     if with_split and level is None:
         return Failure(file, "unknown split", "other files lie below train, val or test; this one does not", dataset)
@@ -114,6 +125,11 @@ def _item(
         anatomic_region=options.anatomic_region or region,
         labels={label: POSITIVE} if label else {},
     )
+
+
+def _printable(file: str) -> str:
+    """The name itself, or with escapes for the bytes that are no UTF-8 and that no database text can hold."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def _is_hidden(file: str) -> bool:

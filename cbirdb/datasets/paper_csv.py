@@ -10,12 +10,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.errors import InputError
-from cbirdb.records import POSITIVE, SPLITS, DatasetItem, Failure, ImageRecord, Split
+from cbirdb.records import NEGATIVE, POSITIVE, SPLITS, UNCERTAIN, DatasetItem, Failure, ImageRecord, Split
 
 COLUMNS = ("filepath", "dataset", "split", "modality", "anatomic_region")
+VALUES = {
+    **dict.fromkeys(("", "0", "0.0"), NEGATIVE),
+    **dict.fromkeys(("1", "1.0"), POSITIVE),
+    **dict.fromkeys(("-1", "-1.0"), UNCERTAIN),
+}
+"""How a label's cell may be written."""
+Row: TypeAlias = dict[str | None, str | None]
 SPLIT_NAMES: dict[str, Split] = {split: split for split in SPLITS} | {
     "validate": "val",
     "valid": "val",
@@ -43,12 +51,13 @@ class PaperCsvReader:
             for file in files:
                 yield from _read_file(file, root, options)
 
-        return Source(datasets=(), root=root, total=total, items=items())
+        return Source(datasets=(), root=root, total=total, items=items(), lists=tuple(map(str, files)))
 
 
 def _csv_files(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"There is no file or folder {path}.", hint="Check the path.")
+    path = path.resolve()
     if path.is_file():
         return [path]
     # The authors' download keeps the CSV files in a folder of this name beside the embeddings.
@@ -74,14 +83,20 @@ def _read_file(file: Path, root: Path | None, options: ReadOptions) -> Iterator[
             reader = csv.DictReader(lines)
             header = reader.fieldnames or []
             missing = [column for column in COLUMNS if column not in header]
+            if any("\0" in column for column in header):
+                yield Failure(str(file), "wrong characters", "the header holds a NUL character")
+                return
             if missing:
-                yield Failure(file.name, "wrong columns", _missing_columns(missing, list(header)))
+                yield Failure(str(file), "wrong columns", _missing_columns(missing, list(header)))
                 return
             labels = [column for column in header if column not in COLUMNS and column]
+            row = None
             for row in reader:
                 yield _item(row, reader.line_num, labels, root, options)
+            if row is None:
+                yield Failure(str(file), "no rows", "the file has a header and no rows")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        yield Failure(file.name, "unreadable", f"the rest of the file was not read: {error}")
+        yield Failure(str(file), "unreadable", f"the rest of the file was not read: {error}")
 
 
 def _missing_columns(missing: list[str], header: list[str]) -> str:
@@ -89,46 +104,42 @@ def _missing_columns(missing: list[str], header: list[str]) -> str:
     return f"no column {', '.join(missing)}; found: {found or 'an empty file'}"
 
 
-def _item(
-    row: dict[str | None, str | None], line: int, labels: list[str], root: Path | None, options: ReadOptions
-) -> DatasetItem:
+def _item(row: Row, line: int, labels: list[str], root: Path | None, options: ReadOptions) -> DatasetItem:
     source = (row["filepath"] or "").strip()
     dataset = options.name or (row["dataset"] or "").strip()
-    if not source or not dataset:
-        return Failure(
-            source or "(no filepath)", "incomplete row", "filepath or dataset is empty", dataset or None, line
-        )
-    if None in row:
-        return Failure(source, "wrong columns", "the row has more fields than the header", dataset, line)
-    split = SPLIT_NAMES.get((row["split"] or "").strip().lower())
-    if split is None:
-        return Failure(source, "unknown split", f"'{row['split']}' is not train, val or test", dataset, line)
+    if problem := _row_problem(row, source, dataset):
+        # What cannot be stored as it is written is shown with its escape.
+        printable = source.replace("\0", "\\0") or "(no filepath)"
+        return Failure(printable, *problem, None if "\0" in dataset else dataset or None, line)
     values: dict[str, int] = {}
     for label in labels:
         cell = (row[label] or "").strip()
-        if cell in {"1.0", "1"}:
-            values[label] = POSITIVE
-        elif cell not in {"0.0", "0", ""}:
-            number = _label_value(cell)
-            if number is None:
-                return Failure(source, "wrong label value", f"'{cell}' in column {label}", dataset, line)
-            if number:
-                values[label] = number
+        value = VALUES.get(cell)
+        if value is None:
+            return Failure(source, "wrong label value", f"'{cell}' in column {label}", dataset, line)
+        if value != NEGATIVE:  # a zero in a column of zeros says no more than that the column is another's
+            values[label] = value
     return ImageRecord(
         dataset=dataset,
         source=source,
         path=root / source if root is not None else None,
-        split=split,
-        modality=(row["modality"] or "").strip() or None,
-        anatomic_region=(row["anatomic_region"] or "").strip() or None,
+        split=SPLIT_NAMES[(row["split"] or "").strip().lower()],
+        modality=options.modality or (row["modality"] or "").strip() or None,
+        anatomic_region=options.anatomic_region or (row["anatomic_region"] or "").strip() or None,
         labels=values,
     )
 
 
-def _label_value(cell: str) -> int | None:
-    """-1, 0 or 1, however it is written; None for anything else."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return int(number) if number in {-1.0, 0.0, 1.0} else None
+def _row_problem(row: Row, source: str, dataset: str) -> tuple[str, str] | None:
+    """Reason and detail for which a row cannot be an image, apart from its labels."""
+    if any("\0" in cell for cell in row.values() if isinstance(cell, str)):
+        return "wrong characters", "the row holds a NUL character"
+    if not source or not dataset:
+        return "incomplete row", "filepath or dataset is empty"
+    if None in row:
+        return "wrong columns", "the row has more fields than the header"
+    if Path(source).is_absolute() or ".." in Path(source).parts:
+        return "wrong path", "the filepath leads out of the folder of images"
+    if (row["split"] or "").strip().lower() not in SPLIT_NAMES:
+        return "unknown split", f"'{row['split']}' is not train, val or test"
+    return None

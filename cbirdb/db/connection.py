@@ -91,6 +91,15 @@ def translated_errors() -> Iterator[None]:
             f"The server's disk is full: {_first_line(error)}.",
             hint="Make room and run the same command again; what was committed is kept.",
         ) from error
+    except (
+        psycopg.errors.DeadlockDetected,
+        psycopg.errors.LockNotAvailable,
+        psycopg.errors.QueryCanceled,
+    ) as error:
+        raise DatabaseError(
+            f"The server stopped a statement: {_first_line(error)}.",
+            hint="Run the same command again; what was committed is kept.",
+        ) from error
     except psycopg.OperationalError as error:
         raise DatabaseError(
             f"The connection to the server was lost: {_first_line(error)}.",

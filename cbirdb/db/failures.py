@@ -49,7 +49,7 @@ def record_failures(
 def resolve_failures(
     connection: psycopg.Connection,
     stage: Stage,
-    dataset_id: int,
+    dataset_id: int | None,
     sources: Sequence[str],
     *,
     encoder_id: int | None = None,
@@ -58,7 +58,7 @@ def resolve_failures(
     connection.execute(
         """
         UPDATE cbir.failure SET resolved = TRUE
-        WHERE stage = %s AND dataset_id = %s AND source = ANY(%s) AND NOT resolved
+        WHERE stage = %s AND dataset_id IS NOT DISTINCT FROM %s AND source = ANY(%s) AND NOT resolved
           AND encoder_id IS NOT DISTINCT FROM %s
         """,
         [stage, dataset_id, list(sources), encoder_id],

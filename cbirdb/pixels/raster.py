@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import warnings
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         # Pillow would clip 16-bit values at 255 and turn a radiograph white.
         deep = np.asarray(picture, dtype=np.float64)
-        low, high = float(deep.min()), float(deep.max())
+        finite = deep[np.isfinite(deep)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        deep = np.nan_to_num(deep, nan=low, posinf=high, neginf=low)
         scaled = (deep - low) * (255.0 / (high - low)) if high > low else np.zeros_like(deep)
         picture = Image.fromarray(np.round(scaled).astype(np.uint8))
     return picture.convert("RGB")
@@ -52,15 +55,17 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def _read_bytes(path: Path) -> tuple[bytes, int]:
     try:
-        with path.open("rb") as file:
-            data = file.read()
-            modified_ns = path.stat().st_mtime_ns
+        # Before reading: what is written to the file meanwhile makes it newer than what is recorded.
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
+            raise PixelError("unreadable", "not a regular file")
+        data = path.read_bytes()
     except OSError as error:
         reason = "file not found" if isinstance(error, FileNotFoundError) else "unreadable"
         raise PixelError(reason, f"{error.strerror or type(error).__name__}") from error
     if not data:
         raise PixelError("empty file", "the file has no bytes")
-    return data, modified_ns
+    return data, found.st_mtime_ns
 
 
 def _decode(data: bytes) -> Image.Image:
@@ -82,6 +87,6 @@ def _decode(data: bytes) -> Image.Image:
         raise
     # Decoders of damaged files raise nearly anything: OSError, SyntaxError, ValueError, struct.error, IndexError.
     except Exception as error:
-        reason = "truncated" if "truncated" in str(error) else "corrupt"
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise PixelError(reason, f"{type(error).__name__}: {error}") from error
     return picture

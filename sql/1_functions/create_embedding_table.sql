@@ -17,6 +17,10 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no encoder "%"', encoder USING ERRCODE = 'undefined_object';
     END IF;
+    IF to_regclass(format('cbir.%I', spec.table_name)) IS NOT NULL THEN
+        -- Nothing is altered here: that would wait for every reader, and make new ones wait.
+        RETURN format('cbir.%I', spec.table_name)::regclass;
+    END IF;
     max_dim := CASE spec.precision WHEN 'half' THEN 4000 ELSE 2000 END;
     IF spec.dim > max_dim THEN
         RAISE EXCEPTION 'encoder "%" has % dimensions, an indexed % precision table holds at most %',

@@ -82,7 +82,9 @@ def generate() -> tuple[dict[str, list[Row]], dict[str, NDArray[np.float32]]]:
         weights = 1 / np.arange(1, len(names) + 1) ** 1.5
         tables[dataset] = []
         for number in range(100):
-            chosen = rng.choice(len(names), size=rng.choice([0, 1, 2], p=[0.05, 0.85, 0.1]), replace=False, p=weights / weights.sum())
+            chosen = rng.choice(
+                len(names), size=rng.choice([0, 1, 2], p=[0.05, 0.85, 0.1]), replace=False, p=weights / weights.sum()
+            )
             positive = {names[n] for n in chosen}
             path = f"{dataset}/images_{number % 4:03}/{number:08}.png"
             split = str(rng.choice(["train", "val", "test"], p=[0.7, 0.1, 0.2]))

@@ -287,7 +287,6 @@ def test_the_encoders_row_says_what_made_the_vectors(connection: psycopg.Connect
     assert found == ("embedding_quarters", 4, "half", "a" * 64, "b" * 64, "Apache-2.0", "means", "float32")
 
 
-@pytest.mark.xfail(reason="BUG: create_embedding_table alters a table that exists, which waits for every reader")
 def test_a_running_search_does_not_hold_up_the_next_encode(
     dsn: str, connection: psycopg.Connection, ingested: Path
 ) -> None:

@@ -59,7 +59,9 @@ def runs(connection: psycopg.Connection) -> list[tuple[int, bool]]:
     return connection.execute("SELECT run_id, finished_at IS NOT NULL FROM cbir.search_run ORDER BY 1").fetchall()
 
 
-def test_exact_and_approximate_say_different_things(cli: Cli, catalogue: list[int], connection: psycopg.Connection) -> None:
+def test_exact_and_approximate_say_different_things(
+    cli: Cli, catalogue: list[int], connection: psycopg.Connection
+) -> None:
     exact = evaluate(cli, "-k", 20, "--mode", "exact")
     assert (exact["mode"], exact["ann_recall"], exact["queries"], exact["indexed"]) == ("exact", 1.0, TEST, TRAIN)
     assert cli("-q", "index", "build", "-e", "toy").code == 0
@@ -122,7 +124,9 @@ def test_k_above_what_exists_is_an_error_or_reported_as_short(
 ) -> None:
     summary = evaluate(cli, "-k", 1000)
     assert summary["short_queries"] == 0
-    assert connection.execute("SELECT DISTINCT cardinality(neighbour_ids) FROM cbir.search_result").fetchall() == [(TRAIN,)]
+    assert connection.execute("SELECT DISTINCT cardinality(neighbour_ids) FROM cbir.search_result").fetchall() == [
+        (TRAIN,)
+    ]
     rows = cli("metrics", "-n", "60,1000", "--format", "json").rows
     assert [row["n"] for row in rows] == [60, 1000]
     # From N = 20 = all relevant images of each class on, P@N no longer changes.
@@ -144,7 +148,12 @@ def test_k_above_what_exists_is_an_error_or_reported_as_short(
     ],
 )
 def test_bad_input_is_not_one_sentence_or_leaves_a_run(
-    cli: Cli, catalogue: list[int], connection: psycopg.Connection, arguments: Sequence[object], sentence: str, hint: str
+    cli: Cli,
+    catalogue: list[int],
+    connection: psycopg.Connection,
+    arguments: Sequence[object],
+    sentence: str,
+    hint: str,
 ) -> None:
     outcome = cli("evaluate", *arguments)
     assert outcome.code == 1

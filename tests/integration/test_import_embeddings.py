@@ -66,7 +66,12 @@ def state(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r' ORDER BY 1"
     ).fetchall()
     return [
-        (name, connection.execute(sql.SQL("SELECT t::text FROM cbir.{} AS t ORDER BY 1").format(sql.Identifier(name))).fetchall())
+        (
+            name,
+            connection.execute(
+                sql.SQL("SELECT t::text FROM cbir.{} AS t ORDER BY 1").format(sql.Identifier(name))
+            ).fetchall(),
+        )
         for (name,) in tables
     ]
 
@@ -157,7 +162,9 @@ def test_vectors_that_are_not_of_unit_length_are_stored_so_or_not_counted(
 ) -> None:
     vectors = unit()
     scaled = vectors * np.array([1, 3, 1e-3, 1e4, 1, 1, 1, 1, 1, 1.5], np.float32)[:, None]
-    code, counts, said = load(cli, write(tmp_path / "a.h5", dict(zip(NAMES, scaled, strict=True))), "--precision", "single")
+    code, counts, said = load(
+        cli, write(tmp_path / "a.h5", dict(zip(NAMES, scaled, strict=True))), "--precision", "single"
+    )
     assert (code, counts) == (0, COUNTS | {"added": 10, "normalised": 4})
     assert "4 vectors were not of unit length" in said
     found = stored(connection)
@@ -266,7 +273,13 @@ def test_a_file_that_cannot_be_read_is_not_one_sentence_or_leaves_something(
     ],
 )
 def test_an_encoder_that_does_not_fit_is_overwritten(
-    cli: Cli, connection: psycopg.Connection, tmp_path: Path, encoder: str, options: tuple[str, ...], dim: int, sentence: str
+    cli: Cli,
+    connection: psycopg.Connection,
+    tmp_path: Path,
+    encoder: str,
+    options: tuple[str, ...],
+    dim: int,
+    sentence: str,
 ) -> None:
     load(cli, write(tmp_path / "a.h5", dict(zip(NAMES, unit(), strict=True))))
     before = state(connection)

@@ -134,7 +134,6 @@ def test_names_of_any_characters_are_stored_as_they_are(
     assert {name: {name.split("/")[0]: 1} for name in names} == labels(connection)
 
 
-@pytest.mark.xfail(reason="BUG: a file name that is not UTF-8 ends the run with a UnicodeEncodeError traceback")
 def test_a_file_name_that_is_not_utf8_is_a_failure_and_not_the_end(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
@@ -322,7 +321,6 @@ def test_shares_are_met_and_depend_on_the_content_alone(
     assert value(connection, f"SELECT bool_and({position} > 49) FROM cbir.image WHERE split = 'train'")
 
 
-@pytest.mark.xfail(reason="BUG: '²'.isdigit() is true and int('²') raises: a traceback")
 def test_a_split_in_superscript_is_refused_like_any_other_nonsense(cli: Cli, class_folder: Path) -> None:
     assert ingest(cli, "folder", class_folder, "--split", "80/1²/10").code == 1
 
@@ -396,7 +394,6 @@ def test_a_dry_run_counts_and_writes_nothing(cli: Cli, connection: psycopg.Conne
     assert "nothing was written" in outcome.err
 
 
-@pytest.mark.xfail(reason="BUG: a dry run calls 'added' what is there already and sees no duplicates")
 def test_a_dry_run_foretells_what_the_run_will_count(cli: Cli, class_folder: Path) -> None:
     shutil.copyfile(class_folder / "nodule" / "00.png", class_folder / "nodule" / "copy.png")
     ingest(cli, "folder", class_folder, "--limit", 3)
@@ -476,7 +473,6 @@ def test_a_csv_with_wrong_columns_is_recorded_and_the_other_files_are_ingested(
     assert open_failures(connection) == [("a.csv", "wrong columns", 1)]
 
 
-@pytest.mark.xfail(reason="BUG: a failure of a whole CSV file belongs to no dataset and is never resolved")
 def test_a_csv_with_wrong_columns_that_was_mended_is_resolved(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
@@ -485,7 +481,6 @@ def test_a_csv_with_wrong_columns_that_was_mended_is_resolved(
     assert open_failures(connection) == []
 
 
-@pytest.mark.xfail(reason="BUG: a NUL character in a CSV ends the run: PostgreSQL's text cannot hold it")
 @pytest.mark.parametrize("where", ["filepath", "split", "XR/chest/Mass"])
 def test_a_nul_character_in_a_row_is_a_failure_and_not_the_end(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, where: str
@@ -496,7 +491,6 @@ def test_a_nul_character_in_a_row_is_a_failure_and_not_the_end(
     assert list(labels(connection)) == ["b.png"]
 
 
-@pytest.mark.xfail(reason="BUG: paper-csv takes --modality and --anatomic-region and does nothing with them")
 def test_modality_and_region_of_all_images_hold_for_csv_files_too(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:

@@ -201,9 +201,7 @@ def test_migrations_one_by_one_lead_elsewhere_than_all_at_once(
     assert revisions[-1] == migrate.head_revision()
 
 
-def test_two_upgrades_at_once_get_into_each_others_way(
-    empty_database: str, connection: psycopg.Connection
-) -> None:
+def test_two_upgrades_at_once_get_into_each_others_way(empty_database: str, connection: psycopg.Connection) -> None:
     start = threading.Barrier(2)
     errors: list[BaseException] = []
 
@@ -387,9 +385,14 @@ def test_sql_search_needs_the_extension_on_the_callers_search_path(
     with psycopg.connect(empty_database, autocommit=True) as caller:
         caller.execute("SET search_path = ''")
         for mode in ("exact", "approximate", "auto"):
-            found = caller.execute("SELECT image_id FROM cbir.similar_images('toy', %s::bigint, k => 50, mode => %s)", [ids[0], mode])
+            found = caller.execute(
+                "SELECT image_id FROM cbir.similar_images('toy', %s::bigint, k => 50, mode => %s)", [ids[0], mode]
+            )
             assert {row[0] for row in found} == set(ids[1:])
-        assert len(caller.execute("SELECT * FROM cbir.similar_images('toy', query => '[1,0,0,0]'::ext.vector)").fetchall()) == 10
+        assert (
+            len(caller.execute("SELECT * FROM cbir.similar_images('toy', query => '[1,0,0,0]'::ext.vector)").fetchall())
+            == 10
+        )
         for path in SQL_FILES:
             if "VIEW" in CREATED.search(path.read_text())[1]:
                 caller.execute(sql.SQL("SELECT * FROM cbir.{}").format(sql.Identifier(path.stem)))
@@ -421,7 +424,9 @@ def test_a_database_of_a_newer_cbirdb_is_downgraded_or_half_changed(connection: 
 def test_the_program_works_on_a_database_of_another_version(connection: psycopg.Connection, dsn: str) -> None:
     from cbirdb.config import Settings
 
-    connection.execute("COMMENT ON SCHEMA cbir IS 'Content-based image retrieval (cbirdb); state 9999 0123456789abcdef'")
+    connection.execute(
+        "COMMENT ON SCHEMA cbir IS 'Content-based image retrieval (cbirdb); state 9999 0123456789abcdef'"
+    )
     with pytest.raises(SchemaError, match="another version"):
         open_database(Settings(dsn=dsn, home=None))
 
@@ -445,9 +450,7 @@ def test_a_failing_sql_file_leaves_a_database_half_upgraded(connection: psycopg.
     assert dump(connection) == before
 
 
-def test_a_failing_sql_file_leaves_something_in_an_empty_database(
-    empty: psycopg.Connection, broken_sql: str
-) -> None:
+def test_a_failing_sql_file_leaves_something_in_an_empty_database(empty: psycopg.Connection, broken_sql: str) -> None:
     with pytest.raises(SchemaError, match=broken_sql):
         migrate.upgrade(empty)
     assert empty.execute("SELECT to_regnamespace('cbir')").fetchone() == (None,)

@@ -73,9 +73,7 @@ def store(connection: psycopg.Connection, cases: Sequence[Case]) -> list[int]:
                 [ids[-1], value, name],
             )
     vectors = np.array([case.vector for case in cases], dtype=np.float32)
-    stored = register_encoder(
-        connection, "toy", dim=vectors.shape[1], precision="single", spec={}, provenance={}
-    )
+    stored = register_encoder(connection, "toy", dim=vectors.shape[1], precision="single", spec={}, provenance={})
     copy_embeddings(connection, stored.table, np.array(ids), vectors, "single")
     return ids
 
@@ -279,7 +277,7 @@ def test_a_label_changed_after_the_run_changes_its_result(connection: psycopg.Co
 def test_a_later_run_changes_an_earlier_one(connection: psycopg.Connection) -> None:
     store(connection, HAND)
     first = run(connection, 4)
-    before = [row for row in connection.execute("SELECT * FROM cbir.precision_by_class ORDER BY group_name, n")]
+    before = connection.execute("SELECT * FROM cbir.precision_by_class ORDER BY group_name, n").fetchall()
     connection.execute("DELETE FROM cbir.embedding_toy WHERE image_id = (SELECT min(image_id) FROM cbir.image)")
     run(connection, 2)
     again = connection.execute(

@@ -85,9 +85,9 @@ def fill(
     )
     connection.execute("SELECT cbir.create_embedding_table(%s)", [encoder])
     connection.execute(
-        sql.SQL(
-            "INSERT INTO cbir.{} SELECT image_id, embedding FROM given JOIN cbir.image ON source = n::text"
-        ).format(sql.Identifier(table))
+        sql.SQL("INSERT INTO cbir.{} SELECT image_id, embedding FROM given JOIN cbir.image ON source = n::text").format(
+            sql.Identifier(table)
+        )
     )
     connection.execute("DROP TABLE given")
     return [row[0] for row in connection.execute("SELECT image_id FROM cbir.image ORDER BY source::int")]
@@ -98,13 +98,17 @@ def unit(number: int, *, seed: int = 0, dim: int = DIM) -> NDArray[np.float32]:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def search(connection: psycopg.Connection, query: object, encoder: str = "toy", **arguments: object) -> list[dict[str, Any]]:
+def search(
+    connection: psycopg.Connection, query: object, encoder: str = "toy", **arguments: object
+) -> list[dict[str, Any]]:
     """``query``: an image's id, or a vector."""
     start = "image_id => %(query)s::bigint" if isinstance(query, int) or query is None else "query => %(query)s::vector"
     given = "".join(f", {name} => %({name})s" for name in arguments)
     values = {"query": query if isinstance(query, int | str | None) else Vector(query).to_text(), "encoder": encoder}
     cursor = connection.cursor(row_factory=dict_row)
-    return cursor.execute(f"SELECT * FROM cbir.similar_images(%(encoder)s, {start}{given})", values | arguments).fetchall()
+    return cursor.execute(
+        f"SELECT * FROM cbir.similar_images(%(encoder)s, {start}{given})", values | arguments
+    ).fetchall()
 
 
 def ids(rows: Sequence[dict[str, Any]]) -> list[int]:
@@ -276,7 +280,9 @@ def index_name(connection: psycopg.Connection) -> str:
     return str(row[0])
 
 
-def test_a_hundred_neighbours_stop_at_pgvectors_default_of_forty(connection: psycopg.Connection, many: list[int]) -> None:
+def test_a_hundred_neighbours_stop_at_pgvectors_default_of_forty(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
     found = search(connection, many[0], k=100, mode="approximate")
     assert len(found) == 100
     assert {row["mode"] for row in found} == {"approximate"}
@@ -284,7 +290,9 @@ def test_a_hundred_neighbours_stop_at_pgvectors_default_of_forty(connection: psy
     assert len(set(ids(found)) & set(ids(exact))) >= 95
 
 
-def test_k_above_ef_search_and_above_what_exists_comes_back_short(connection: psycopg.Connection, many: list[int]) -> None:
+def test_k_above_ef_search_and_above_what_exists_comes_back_short(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
     for mode in ("approximate", "exact", "auto"):
         found = search(connection, many[0], k=10_000, mode=mode)
         assert set(ids(found)) == set(many) - {many[0]}
@@ -335,7 +343,9 @@ def test_a_selective_filter_loses_rows_of_an_approximate_search(
     assert len(found) == 10
 
 
-def test_an_index_walk_that_ends_early_is_passed_off_as_complete(connection: psycopg.Connection, many: list[int]) -> None:
+def test_an_index_walk_that_ends_early_is_passed_off_as_complete(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
     connection.execute("SET hnsw.max_scan_tuples = 1")
     found = search(connection, unit(1, seed=5)[0], k=200, mode="approximate", modality="XR")
     assert len(found) == 200
@@ -359,7 +369,9 @@ def test_a_search_leaves_its_settings_behind(connection: psycopg.Connection, man
     names = ("hnsw.ef_search", "hnsw.iterative_scan", "enable_seqscan", "search_path")
 
     def now() -> list[str]:
-        return [connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(*n.split(".")))).fetchone()[0] for n in names]  # type: ignore[index]
+        return [
+            connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(*n.split(".")))).fetchone()[0] for n in names
+        ]  # type: ignore[index]
 
     connection.execute("SET hnsw.ef_search = 77")
     connection.execute("SET enable_seqscan = on")
@@ -466,6 +478,6 @@ def test_a_text_argument_is_executed(connection: psycopg.Connection, with_index:
 
 
 def test_an_encoder_whose_name_and_table_need_quotes_cannot_be_searched(connection: psycopg.Connection) -> None:
-    name, table = "o'brien \"x\"; --", 'embedding_O\'Brien "x"'
+    name, table = 'o\'brien "x"; --', 'embedding_O\'Brien "x"'
     known = fill(connection, unit(5), encoder=name, table=table)
     assert len(search(connection, known[0], name)) == 4
