@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from cbirdb.db.connection import see_extension
 from cbirdb.db.migrate import (
     MINIMUM_PGVECTOR,
     MINIMUM_POSTGRESQL,
@@ -123,6 +124,7 @@ def check_memory(connection: psycopg.Connection) -> Check:
 
 def check_search(connection: psycopg.Connection) -> Check:
     """Nearest-neighbour query."""
+    see_extension(connection)
     # Real vectors through a real index, in a table that is gone when the transaction ends.
     connection.execute("CREATE TEMPORARY TABLE doctor_vector (id int, embedding halfvec(3) NOT NULL) ON COMMIT DROP")
     connection.execute("INSERT INTO doctor_vector VALUES (1, '[1,0,0]'), (2, '[0.6,0.8,0]'), (3, '[0,0,1]')")

@@ -114,7 +114,9 @@ def evaluate(
         _check_counts(counts, encoder, query_split, index_split)
         build = current_build(connection, encoder)
         exact = _is_exact(mode, counts.indexed, build, encoder)
-        run_id = _open_run(connection, task, counts, k, None if exact else build, seed)
+        with connection.transaction():  # nobody sees the run before it is locked
+            run_id = _open_run(connection, task, counts, k, None if exact else build, seed)
+            connection.execute("SELECT pg_advisory_lock(%s, %s)", [neighbours.RUN_LOCK, run_id])
         with _held(connection, run_id):
             queries = neighbours.query_ids(connection, task)
             search = neighbours.Search(task, run_id, k, None if exact else build)
@@ -188,7 +190,6 @@ def _open_run(
 @contextmanager
 def _held(connection: psycopg.Connection, run_id: int) -> Iterator[None]:
     """Marks the run as alive while the block runs: the lock is gone when the process is."""
-    connection.execute("SELECT pg_advisory_lock(%s, %s)", [neighbours.RUN_LOCK, run_id])
     try:
         yield
     except BaseException:

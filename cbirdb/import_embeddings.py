@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def import_embeddings(
                     f"The vectors have {dim} dimensions, the encoder '{encoder}' makes {spec['dim']}.",
                     hint="Check that the files belong to this encoder, or use another name.",
                 )
+            _check_names(connection, opened, datasets)
             stored = register_encoder(
                 connection, encoder, dim=dim, precision=precision,
                 spec=spec or {"name": encoder, "family": "imported", "dim": dim}, provenance={"source": "imported"},
@@ -127,11 +129,25 @@ def _open(path: Path) -> h5py.File:
 
 
 def _first_dim(files: Sequence[h5py.File]) -> int:
-    for file in files:
-        for _, node in _nodes(file):
-            if node.ndim in {1, 2} and node.size > 0:
-                return int(node.size)
+    nodes = (node for file in files for _, node in _nodes(file) if node.ndim in {1, 2} and node.size > 0)
+    sizes = Counter(int(node.size) for node in islice(nodes, 100))
+    if sizes:
+        return sizes.most_common(1)[0][0]
     raise InputError("There is no vector in these files.", hint="Give the authors' .h5 files.")
+
+
+def _check_names(connection: psycopg.Connection, files: Sequence[h5py.File], datasets: Sequence[str]) -> None:
+    """:raises InputError: when a name of the files is that of images in several datasets."""
+    twice = connection.execute(
+        "SELECT i.source FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
+        " WHERE i.frame = 0 AND (%(names)s::text[] IS NULL OR d.name = ANY(%(names)s))"
+        " GROUP BY i.source HAVING count(*) > 1",
+        {"names": list(datasets) or None},
+    )
+    if any(isinstance(file.get(name), h5py.Dataset) for (name,) in twice for file in files):
+        raise InputError(
+            "Several datasets have images of the same name.", hint="Say which one is meant with --dataset."
+        )
 
 
 def _nodes(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
@@ -243,7 +259,8 @@ class _Import:
         images: dict[str, tuple[int, str, int]],
         failures: list[Failure],
     ) -> None:
-        raw = np.stack(rows).astype(np.float32) if rows else np.empty((0, self._stored.dim), np.float32)
+        with np.errstate(over="ignore"):  # what single precision cannot hold becomes a failure below
+            raw = np.stack(rows).astype(np.float32) if rows else np.empty((0, self._stored.dim), np.float32)
         embeddings, usable = l2_normalize(raw)
         for name, row, is_usable in zip(names, raw, usable, strict=True):
             if not is_usable:

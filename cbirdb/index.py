@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
 from cbirdb.db.tables import SCHEMA
@@ -55,6 +55,7 @@ def build_index(
             connection.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"cbirdb index {encoder.name}"]
             )
+            see_extension(connection)
             _drop(connection, encoder)
             name = _new_name(connection, encoder)
             started = time.monotonic()

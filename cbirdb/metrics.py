@@ -56,7 +56,8 @@ def metrics(
         if not runs:
             whose = f" {run}" if run is not None else (f" of '{encoder}'" if encoder else "")
             raise InputError(f"There is no finished evaluation run{whose}.", hint="Run: cbirdb evaluate -e ENCODER")
-        _check_cutoffs(cutoffs, max(k for _, k in runs))
+        for run_id, k in runs:
+            _check_cutoffs(cutoffs, run_id, k)
         query = sql.SQL(
             "SELECT * FROM {} WHERE run_id = ANY(%s) AND n = ANY(%s) ORDER BY encoder, run_id, group_name, n"
         )
@@ -90,10 +91,13 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
     return lines
 
 
-def _check_cutoffs(cutoffs: Sequence[int], k: int) -> None:
+def _check_cutoffs(cutoffs: Sequence[int], run_id: int, k: int) -> None:
     for n in cutoffs:
         if not 1 <= n <= k:
-            raise InputError(f"P@{n} is not known: the run kept {k} neighbours.", hint=f"Ask for -n 1 to {k}.")
+            raise InputError(
+                f"P@{n} is not known: run {run_id} kept {k} neighbours.",
+                hint=f"Ask for -n 1 to {k}, or for another run or encoder.",
+            )
 
 
 def _row(row: dict[str, Any], by: str) -> dict[str, Any]:

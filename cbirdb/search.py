@@ -13,7 +13,7 @@ from pgvector import Vector
 from psycopg.rows import dict_row
 
 from cbirdb.contact_sheet import Tile
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import EncoderError, InputError, PixelError
@@ -122,8 +122,10 @@ def _rows(
     query = f"SELECT * FROM cbir.similar_images(%(encoder)s, {start}, k => %(k)s, mode => %(mode)s, {arguments})"  # noqa: S608
     with translated_errors():
         try:
-            cursor = connection.cursor(row_factory=dict_row)
-            found = cursor.execute(query.encode(), {**values, **asdict(filters)}).fetchall()
+            with connection.transaction():
+                see_extension(connection)
+                cursor = connection.cursor(row_factory=dict_row)
+                found = cursor.execute(query.encode(), {**values, **asdict(filters)}).fetchall()
         except (
             psycopg.errors.InvalidParameterValue,
             psycopg.errors.NoDataFound,

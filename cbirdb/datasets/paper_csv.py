@@ -22,7 +22,7 @@ VALUES = {
     **dict.fromkeys(("1", "1.0"), POSITIVE),
     **dict.fromkeys(("-1", "-1.0"), UNCERTAIN),
 }
-"""How a label's cell may be written."""
+"""How a label's cell is nearly always written; anything else is parsed, which is slower."""
 Row: TypeAlias = dict[str | None, str | None]
 SPLIT_NAMES: dict[str, Split] = {split: split for split in SPLITS} | {
     "validate": "val",
@@ -114,7 +114,7 @@ def _item(row: Row, line: int, labels: list[str], root: Path | None, options: Re
     values: dict[str, int] = {}
     for label in labels:
         cell = (row[label] or "").strip()
-        value = VALUES.get(cell)
+        value = VALUES[cell] if cell in VALUES else _label_value(cell)
         if value is None:
             return Failure(source, "wrong label value", f"'{cell}' in column {label}", dataset, line)
         if value != NEGATIVE:  # a zero in a column of zeros says no more than that the column is another's
@@ -143,3 +143,12 @@ def _row_problem(row: Row, source: str, dataset: str) -> tuple[str, str] | None:
     if (row["split"] or "").strip().lower() not in SPLIT_NAMES:
         return "unknown split", f"'{row['split']}' is not train, val or test"
     return None
+
+
+def _label_value(cell: str) -> int | None:
+    """-1, 0 or 1, however it is written; None for anything else."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return int(number) if number in {-1.0, 0.0, 1.0} else None

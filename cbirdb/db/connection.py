@@ -74,6 +74,19 @@ def open_database(settings: Settings) -> psycopg.Connection:
         raise
 
 
+def see_extension(connection: psycopg.Connection) -> None:
+    """For this transaction, put the schema that pgvector lies in on the search path, wherever that is."""
+    connection.execute(
+        """
+        SELECT set_config(
+            'search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(n.nspname)), true
+        )
+        FROM pg_extension AS x INNER JOIN pg_namespace AS n ON n.oid = x.extnamespace
+        WHERE x.extname = 'vector'
+        """
+    )
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Turns the driver's errors into ours: what is wrong, then what to do."""

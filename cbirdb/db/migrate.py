@@ -307,4 +307,14 @@ SELECT kind, name, format(
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 FROM object CROSS JOIN LATERAL aclexplode(acl) WHERE grantee <> owner
+UNION ALL
+SELECT kind, name, format('REVOKE ALL ON ROUTINE %%s FROM PUBLIC', name)
+FROM object WHERE kind = 'routine' AND NOT EXISTS (
+    SELECT FROM aclexplode(coalesce(acl, acldefault('f', owner))) AS a WHERE a.grantee = 0)
+UNION ALL
+SELECT 'view', name, format('GRANT %%s (%%I) ON %%s TO %%s%%s', privilege_type, attname, name,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM object JOIN pg_attribute ON kind = 'view' AND attrelid = to_regclass(name)
+CROSS JOIN LATERAL aclexplode(attacl)
 """

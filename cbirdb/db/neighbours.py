@@ -9,6 +9,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from cbirdb.db.connection import see_extension
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.tables import SCHEMA
 
@@ -233,11 +234,14 @@ class Search:
         """Share of the true ``at`` nearest that are stored, a tie with the farthest of them counting as found."""
         statement = sql.SQL(_RECALL).format(table=_table(self.task))
         parameters = {"run_id": self.run_id, "queries": list(queries), "at": min(at, self.k)}
-        row = connection.execute(statement, parameters).fetchone()
+        with connection.transaction():
+            see_extension(connection)
+            row = connection.execute(statement, parameters).fetchone()
         return float(row[0]) if row and row[0] is not None else 0.0
 
     def _apply_settings(self, connection: psycopg.Connection) -> None:
         """The planner's and pgvector's settings, for this transaction only: a pooler may hand the session on."""
+        see_extension(connection)
         settings = {"jit": "off"}
         if self.build is not None:
             settings |= {name: str(value) for name, value in self.build.search_settings.items()}

@@ -59,6 +59,8 @@ BEGIN
         RAISE EXCEPTION 'the query vector of encoder "%" must have % dimensions and a length above zero', encoder, spec.dim
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- Only its direction counts; very short or long ones overflow half precision and pgvector's sums.
+    query := l2_normalize(query);
     SELECT b.* INTO build
     FROM cbir.index_build AS b
     INNER JOIN pg_class AS c ON c.relname = b.index_name AND c.relnamespace = 'cbir'::regnamespace

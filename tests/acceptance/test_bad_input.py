@@ -101,7 +101,7 @@ BAD = [
     ("unknown run", "metrics --run 999", USER, "no finished evaluation run 999"),
     # queries
     ("query that is not there", "search --image {}/nowhere.png -e tiny-image", USER, "file not found"),
-    ("query that is a folder", "search --image {}/empty -e tiny-image", USER, "directory"),
+    ("query that is a folder", "search --image {}/empty -e tiny-image", USER, "not a regular file"),
     ("query that is no picture", "search --image {}/note.txt -e tiny-image", USER, "not an image"),
     ("query without bytes", "search --image {}/zero.png -e tiny-image", USER, "empty file"),
     ("query cut short", "search --image {}/half.png -e tiny-image", USER, "truncated"),

@@ -167,14 +167,14 @@ def test_bad_input_is_not_one_sentence_or_leaves_a_run(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("-n", "11"), "P@11 is not known: the run kept 10 neighbours. Ask for -n 1 to 10."),
+        (("-n", "11"), "P@11 is not known: run 1 kept 10 neighbours. Ask for -n 1 to 10"),
         (("-n", "0"), "P@0 is not known"),
         (("-n", "x"), "'x' is not a list of numbers"),
         (("-n", "1,,2"), "'1,,2' is not a list of numbers"),
         (("-n", "²"), "is not a list of numbers"),
         (("-n", "5-1"), "5-1"),
         (("--run", "99"), "no finished evaluation run 99"),
-        (("-e", "other"), "no finished evaluation run of 'other'"),
+        (("-e", "other"), "There is no encoder named 'other'. Known: toy."),
     ],
 )
 def test_metrics_answer_what_cannot_be_answered(

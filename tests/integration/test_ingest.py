@@ -470,7 +470,7 @@ def test_a_csv_with_wrong_columns_is_recorded_and_the_other_files_are_ingested(
     write_csv(tmp_path / "b.csv", [paper_row("b.png")])
     outcome = ingest(cli, "paper-csv", tmp_path)
     assert (outcome.code, counts(outcome)) == (4, {"added": 1, "failed": 1})
-    assert open_failures(connection) == [("a.csv", "wrong columns", 1)]
+    assert open_failures(connection) == [(str(tmp_path / "a.csv"), "wrong columns", 1)]
 
 
 def test_a_csv_with_wrong_columns_that_was_mended_is_resolved(

@@ -120,7 +120,7 @@ def test_a_row_with_more_fields_than_the_header_is_a_failure(tmp_path: Path) -> 
 
 def test_missing_columns_are_named_beside_those_found(tmp_path: Path) -> None:
     found = failure(rows(tmp_path, "a.png,A,train", header="filepath,dataset,partition"))
-    assert (found.source, found.reason) == ("data.csv", "wrong columns")
+    assert (found.source, found.reason) == (str(tmp_path / "data.csv"), "wrong columns")
     assert "no column split, modality, anatomic_region" in found.detail
     assert "partition" in found.detail
 
@@ -143,13 +143,13 @@ def test_one_bad_file_does_not_stop_the_next(tmp_path: Path) -> None:
 def test_an_empty_file_is_a_failure_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     found = failure(read(tmp_path))
-    assert (found.source, found.reason) == ("a.csv", "wrong columns")
+    assert (found.source, found.reason) == (str(tmp_path / "a.csv"), "wrong columns")
     assert "an empty file" in found.detail
 
 
 def test_a_file_of_a_header_alone_is_not_passed_over_in_silence(tmp_path: Path) -> None:
     found = failure(rows(tmp_path))
-    assert (found.source, found.reason) == ("data.csv", "no rows")
+    assert (found.source, found.reason) == (str(tmp_path / "data.csv"), "no rows")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
@@ -203,12 +203,14 @@ def test_an_images_folder_that_is_none_is_refused(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize(
-    "data", [bytes(range(256)) * 20, "filepath,größe\n".encode("latin-1"), HEADER.encode("utf-16")], ids=str
+    "data",
+    [bytes(range(256)) * 20, "filepath,größe\n".encode("latin-1"), HEADER.encode("utf-16")],
+    ids=["binary", "latin-1", "utf-16"],
 )
 def test_what_is_no_text_is_a_failure_of_the_file(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(data)
     found = failure(read(tmp_path))
-    assert (found.source, found.reason) == ("a.csv", "unreadable")
+    assert (found.source, found.reason) == (str(tmp_path / "a.csv"), "unreadable")
 
 
 def test_rows_before_unreadable_bytes_are_kept(tmp_path: Path) -> None:
