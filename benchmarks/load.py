@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -106,7 +106,9 @@ def child(arguments: argparse.Namespace) -> None:
             copy_embeddings(connection, table, ids, vectors, arguments.precision)
             start += len(vectors)
         clean_up(connection)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # Not getrusage: its peak includes that of the parent, from before this program was started.
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
