@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import tempfile
 import uuid
@@ -34,8 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell has set must not steer a test."""
-    import os
-
     for name in list(os.environ):
         if name.startswith(("CBIRDB_", "PG")) and name != "PGSERVER_POSTGRES_VERSION":
             monkeypatch.delenv(name)
@@ -154,6 +153,22 @@ def class_folder(tmp_path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(picture_bytes(number))
     return root
+
+
+@pytest.fixture
+def bound_by_permissions() -> Iterator[Path]:
+    """A folder, and for the test's duration a user whom file permissions bind, which they do not bind root."""
+    folder = Path(tempfile.mkdtemp(prefix="cbirdb-permissions-"))
+    was_root = os.geteuid() == 0
+    if was_root:
+        folder.chmod(0o777)
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if was_root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
 
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> Path:

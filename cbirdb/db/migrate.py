@@ -41,16 +41,16 @@ def alembic_arguments() -> dict[str, Any]:
         "target_metadata": metadata,
         "version_table_schema": SCHEMA,
         "include_schemas": True,
-        "include_object": _is_ours,
+        "include_name": _is_ours,
         "compare_server_default": False,
     }
 
 
-def _is_ours(obj: Any, name: str | None, kind: str, _reflected: bool, _compare_to: Any) -> bool:
+def _is_ours(name: str | None, kind: str, _parents: Any) -> bool:
     """Keeps embedding tables, their vector indexes and other people's schemas out of Alembic's sight."""
-    if kind == "table":
-        return getattr(obj, "schema", None) == SCHEMA and not str(name).startswith("embedding_")
-    return True
+    if kind == "schema":
+        return name == SCHEMA
+    return not (kind == "table" and str(name).startswith("embedding_"))
 
 
 def upgrade(connection: psycopg.Connection) -> None:

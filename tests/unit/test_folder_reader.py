@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -210,9 +209,8 @@ def test_a_folder_linked_into_itself_is_walked_once(tmp_path: Path) -> None:
     assert [item.source for item in read(root) if isinstance(item, ImageRecord)] == ["n/a.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_folder_that_may_not_be_listed_is_a_failure(tmp_path: Path) -> None:
-    root = make(tmp_path, "n/a.png", "secret/b.png")
+def test_a_folder_that_may_not_be_listed_is_a_failure(bound_by_permissions: Path) -> None:
+    root = make(bound_by_permissions, "n/a.png", "secret/b.png")
     (root / "secret").chmod(0)
     failures = [item for item in read(root) if isinstance(item, Failure)]
     (root / "secret").chmod(0o700)

@@ -188,9 +188,8 @@ def test_a_folder_and_a_link_to_itself_are_unreadable(tmp_path: Path) -> None:
     assert reason(tmp_path / "b.png") == "unreadable"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_file_without_read_permission_is_unreadable(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.png", picture(1))
+def test_a_file_without_read_permission_is_unreadable(bound_by_permissions: Path) -> None:
+    path = saved(bound_by_permissions / "a.png", picture(1))
     path.chmod(0)
     assert reason(path) == "unreadable"
 
