@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from cbirdb.errors import InputError
 
@@ -46,6 +47,9 @@ _VERDICTS = {
 """Verdict -> colour of the frame, and the word beside the mark: colour alone does not reach everyone."""
 
 
+SOFTWARE = "cbirdb contact sheet"
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """One picture with what stands below it.
@@ -63,12 +67,29 @@ class Tile:
 def check_target(path: Path) -> None:
     """Refuse a path that no contact sheet can be written to, before any work is done for it.
 
-    :raises InputError: when ``path`` does not end in .png or its folder does not exist.
+    :raises InputError: when ``path`` does not end in .png, its folder does not exist, or another picture is there.
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"A contact sheet is a PNG file; {path.name} does not end in .png.")
+    if path.exists() and not _is_our_sheet(path):
+        raise InputError(f"{path} is there already and is not a contact sheet.", hint="Choose another name.")
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} for the contact sheet.", hint="Create it first.")
+
+
+def _signature() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", SOFTWARE)
+    return info
+
+
+def _is_our_sheet(path: Path) -> bool:
+    """An older sheet may be replaced; a radiograph that somebody named by mistake may not."""
+    try:
+        with Image.open(path) as found:
+            return found.info.get("Software") == SOFTWARE
+    except OSError:
+        return False
 
 
 def write_contact_sheet(path: Path, query: Tile, results: Sequence[Tile], *, title: str) -> None:
@@ -78,7 +99,7 @@ def write_contact_sheet(path: Path, query: Tile, results: Sequence[Tile], *, tit
     """
     check_target(path)
     png = io.BytesIO()
-    draw_contact_sheet(query, results, title=title).save(png, format="PNG")
+    draw_contact_sheet(query, results, title=title).save(png, format="PNG", pnginfo=_signature())
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         half.write_bytes(png.getvalue())

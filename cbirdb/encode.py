@@ -19,6 +19,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from cbirdb.db.catalogue import count_images
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import (
@@ -99,31 +100,23 @@ def encode(
         pending = count_pending(connection, stored, datasets)
         total = min(pending, limit) if limit is not None else pending
         run = _Encode(connection, encoder, stored)
-        run.summary.already_there = _count_images(connection, datasets) - pending
+        run.summary.without_file = count_pending(connection, stored, datasets, with_file=False)
+        run.summary.already_there = count_images(connection, datasets) - pending - run.summary.without_file
         images = islice(pending_images(connection, stored, datasets), limit)
         with progress.task(f"encoding {spec.name}", total=total, unit="images") as task:
-            for batch, pictures in _decoded(run.with_file(images), encoder, batch_size):
+            for batch, pictures in _decoded(images, encoder, batch_size):
                 run.batch(batch, pictures)
                 task.advance(len(batch))
         if limit is None:
             # What another process encoded between the count and now is there already, too.
             done = run.summary.encoded + run.summary.failed + run.summary.without_file
-            run.summary.already_there = _count_images(connection, datasets) - done
+            run.summary.already_there = count_images(connection, datasets) - done
     return run.summary
 
 
 def _check_not_empty(connection: psycopg.Connection) -> None:
     if connection.execute("SELECT 1 FROM cbir.image LIMIT 1").fetchone() is None:
         raise InputError("There are no images in this database yet.", hint="Run: cbirdb ingest folder PATH")
-
-
-def _count_images(connection: psycopg.Connection, datasets: Sequence[str]) -> int:
-    row = connection.execute(
-        "SELECT count(*) FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
-        " WHERE %s::text[] IS NULL OR d.name = ANY(%s)",
-        [list(datasets) or None, list(datasets)],
-    ).fetchone()
-    return int(row[0]) if row else 0
 
 
 Picture = NDArray[np.float32] | PixelError
@@ -136,7 +129,7 @@ def _decoded(
 
     def prepare(image: PendingImage) -> Picture:
         try:
-            return encoder.preprocess(read_rgb(Path(image.root or "") / image.source))
+            return encoder.preprocess(read_rgb(Path(image.root) / image.source))
         except PixelError as error:
             return error
 
@@ -163,14 +156,6 @@ class _Encode:
         self._connection = connection
         self._encoder = encoder
         self._stored = stored
-
-    def with_file(self, images: Iterator[PendingImage]) -> Iterator[PendingImage]:
-        """Leaves out, and counts, images whose dataset was ingested without its files."""
-        for image in images:
-            if image.root is None:
-                self.summary.without_file += 1
-            else:
-                yield image
 
     def batch(self, images: Sequence[PendingImage], pictures: Sequence[Picture]) -> None:
         """Encode the pictures that could be read and write embeddings and failures in one transaction."""

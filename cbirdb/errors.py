@@ -49,7 +49,8 @@ class UnknownNameError(InputError):
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         from difflib import get_close_matches
 
-        close = get_close_matches(name, known, n=1, cutoff=0.5)
+        same = [candidate for candidate in known if candidate.lower() == name.lower()]
+        close = same or get_close_matches(name, known, n=1, cutoff=0.5)
         if close:
             hint = f"Did you mean '{close[0]}'?"
         elif known:

@@ -114,10 +114,7 @@ def evaluate(
         _check_counts(counts, encoder, query_split, index_split)
         build = current_build(connection, encoder)
         exact = _is_exact(mode, counts.indexed, build, encoder)
-        with connection.transaction():  # nobody sees the run before it is locked
-            run_id = _open_run(connection, task, counts, k, None if exact else build, seed)
-            connection.execute("SELECT pg_advisory_lock(%s, %s)", [neighbours.RUN_LOCK, run_id])
-        with _held(connection, run_id):
+        with _held_run(connect, lambda own: _open_run(own, task, counts, k, None if exact else build, seed)) as run_id:
             queries = neighbours.query_ids(connection, task)
             search = neighbours.Search(task, run_id, k, None if exact else build)
             with progress.task(f"searching for {encoder.name}", total=len(queries), unit="queries") as bar:
@@ -172,12 +169,11 @@ def _open_run(
             encoder_id, protocol, datasets, query_split, index_split, k, mode, index_build_id, seed,
             indexed_images, query_images, versions
         )
-        SELECT %s, %s, coalesce(%s, (SELECT array_agg(name ORDER BY name) FROM cbir.dataset)), %s, %s, %s, %s, %s, %s,
-               %s, %s, %s
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         RETURNING run_id
         """,
         [
-            task.encoder.encoder_id, PROTOCOL, list(task.datasets) or None, task.query_split, task.index_split, k,
+            task.encoder.encoder_id, PROTOCOL, neighbours.dataset_names(connection, task), task.query_split, task.index_split, k,
             "exact" if build is None else "approximate", build.index_build_id if build else None, seed,
             counts.indexed, counts.queries, Jsonb(versions),
         ],
@@ -188,17 +184,22 @@ def _open_run(
 
 
 @contextmanager
-def _held(connection: psycopg.Connection, run_id: int) -> Iterator[None]:
-    """Marks the run as alive while the block runs: the lock is gone when the process is."""
-    try:
-        yield
-    except BaseException:
-        if not connection.closed and not connection.broken:
-            connection.execute("DELETE FROM cbir.search_run WHERE run_id = %s", [run_id])
-        raise
-    finally:
-        if not connection.closed and not connection.broken:
-            connection.execute("SELECT pg_advisory_unlock(%s, %s)", [neighbours.RUN_LOCK, run_id])
+def _held_run(connect: Connect, open_run: Callable[[psycopg.Connection], int]) -> Iterator[int]:
+    """Opens a run and marks it as alive while the block runs; removes it when the block fails.
+
+    The mark is a lock of a transaction on a connection of its own: it is gone when the process is, and it holds
+    behind a pooler that hands sessions on, too.
+    """
+    with connect() as own, connect() as marker, marker.transaction():
+        with own.transaction():  # nobody sees the run before it is marked
+            run_id = open_run(own)
+            marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [neighbours.RUN_LOCK, run_id])
+        try:
+            yield run_id
+        except BaseException:
+            if not own.closed and not own.broken:
+                own.execute("DELETE FROM cbir.search_run WHERE run_id = %s", [run_id])
+            raise
 
 
 def _in_parallel(connect: Connect, search: neighbours.Search, queries: Sequence[int], workers: int) -> Iterator[int]:
@@ -210,7 +211,8 @@ def _in_parallel(connect: Connect, search: neighbours.Search, queries: Sequence[
     stop = threading.Event()
 
     def work(share: Sequence[Sequence[int]]) -> None:
-        with connect() as connection:
+        # One transaction: the temporary tables live in it, wherever a pooler takes the next one.
+        with connect() as connection, connection.transaction():
             search.prepare(connection)
             for batch in share:
                 if stop.is_set():
@@ -239,8 +241,9 @@ def _measure_recall(
 ) -> float:
     """Share of the true nearest neighbours that the index found, over a sample of the queries."""
     sample = sorted(random.Random(seed).sample(list(queries), min(len(queries), RECALL_QUERIES)))  # noqa: S311
-    search.prepare(connection)
-    return search.recall(connection, sample, RECALL_AT)
+    with connection.transaction():
+        search.prepare(connection)
+        return search.recall(connection, sample, RECALL_AT)
 
 
 def _close_run(

@@ -40,7 +40,8 @@ class ImportSummary:
 
     encoder: str
     added: int = 0
-    unchanged: int = 0
+    already_there: int = 0
+    """Vectors of images that have one already, which is kept."""
     normalised: int = 0
     """Vectors whose length was not 1: added, after being scaled to it."""
     unknown: int = 0
@@ -58,7 +59,7 @@ class ImportSummary:
         return {
             "encoder": self.encoder,
             "added": self.added,
-            "unchanged": self.unchanged,
+            "already_there": self.already_there,
             "normalised": self.normalised,
             "unknown": self.unknown,
             "missing": self.missing,
@@ -113,6 +114,10 @@ def import_embeddings(
                         run.batch(batch)
                         task.advance(len(batch))
             run.count_missing()
+    except BROKEN_HDF5 as error:
+        raise InputError(
+            f"A file is damaged inside: {error}.", hint="Fetch it again; what was loaded is kept."
+        ) from error
     finally:
         for file in opened:
             file.close()
@@ -129,7 +134,7 @@ def _open(path: Path) -> h5py.File:
 
 
 def _first_dim(files: Sequence[h5py.File]) -> int:
-    nodes = (node for file in files for _, node in _nodes(file) if node.ndim in {1, 2} and node.size > 0)
+    nodes = (node for file in files for _, node in _nodes(file) if node is not None and node.size > 0)
     sizes = Counter(int(node.size) for node in islice(nodes, 100))
     if sizes:
         return sizes.most_common(1)[0][0]
@@ -150,37 +155,43 @@ def _check_names(connection: psycopg.Connection, files: Sequence[h5py.File], dat
         )
 
 
-def _nodes(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every HDF5 dataset below a group with its path, in the order of the file."""
+BROKEN_HDF5 = (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError)
+"""What h5py raises on damaged files and on links that lead nowhere."""
+
+
+def _nodes(group: h5py.Group, prefix: str = "", above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Path and HDF5 dataset of every leaf below a group, in the order of the file; None for what is no dataset."""
+    above = (*above, h5py.h5o.get_info(group.id).addr)
     for name in group:
-        node = group[name]
         path = f"{prefix}{name}"
-        if isinstance(node, h5py.Group):
-            yield from _nodes(node, f"{path}/")
+        try:
+            node = group[name]
+            is_group = isinstance(node, h5py.Group)
+            goes_round = is_group and h5py.h5o.get_info(node.id).addr in above
+        except BROKEN_HDF5:
+            yield path, None
+            continue
+        if is_group and not goes_round:
+            yield from _nodes(node, f"{path}/", above)
         else:
-            yield path, node
+            yield path, node if isinstance(node, h5py.Dataset) and node.shape is not None else None
 
 
 def _count(file: h5py.File) -> int:
-    """Number of vectors, without opening them: leaves are counted group by group."""
-    count = 0
-    stack: list[h5py.Group] = [file]
-    while stack:
-        group = stack.pop()
-        kinds = [(name, group.get(name, getclass=True)) for name in group]
-        stack += [group[name] for name, kind in kinds if kind is h5py.Group]
-        count += sum(kind is h5py.Dataset for _, kind in kinds)
-    return count
+    """Number of leaves."""
+    return sum(1 for _ in _nodes(file))
 
 
 def _vectors(file: h5py.File, dim: int) -> Iterator[_Vector]:
     for name, node in _nodes(file):
-        if node.size != dim or node.dtype.kind not in "fiu":
-            yield _Vector(name, None, f"has the shape {tuple(node.shape)} of {node.dtype}, not {dim} numbers")
-            continue
         try:
-            yield _Vector(name, np.asarray(node[()]).reshape(dim))
-        except OSError as error:
+            if node is None:
+                yield _Vector(name, None, "is no array")
+            elif node.size != dim or node.dtype.kind not in "fiu":
+                yield _Vector(name, None, f"has the shape {tuple(node.shape)} of {node.dtype}, not {dim} numbers")
+            else:
+                yield _Vector(name, np.asarray(node[()]).reshape(dim))
+        except BROKEN_HDF5 as error:
             yield _Vector(name, None, f"cannot be read: {error}")
 
 
@@ -280,6 +291,7 @@ class _Import:
                 self._connection, "import-embeddings", failures,
                 dataset_ids=self._touched, encoder_id=self._stored.encoder_id,
             )  # fmt: skip
+            resolve_failures(self._connection, "import-embeddings", None, names, encoder_id=self._stored.encoder_id)
             good_names = [name for name, is_usable in zip(names, usable, strict=True) if is_usable]
             for dataset_id in {images[name][2] for name in good_names}:
                 resolve_failures(
@@ -287,7 +299,7 @@ class _Import:
                     [name for name in good_names if images[name][2] == dataset_id], encoder_id=self._stored.encoder_id,
                 )  # fmt: skip
         self.summary.added += added
-        self.summary.unchanged += len(good) - added
+        self.summary.already_there += len(good) - added
         self.summary.normalised += int((~already_unit & new).sum())
 
     def _new_only(self, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -56,12 +56,13 @@ def build_index(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"cbirdb index {encoder.name}"]
             )
             see_extension(connection)
-            _drop(connection, encoder)
             name = _new_name(connection, encoder)
             started = time.monotonic()
             with _watched(connection.info.backend_pid, connect, task):
                 connection.execute(method.create_statement(encoder.table, name, encoder.precision))
             seconds = time.monotonic() - started
+            # The old one goes last: dropping it locks out searches, and that for a moment, not for the whole build.
+            _drop(connection, encoder)
             _record(connection, encoder, method, name, estimate, seconds)
             connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(SCHEMA, encoder.table)))
     build = current_build(connection, encoder)

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import get_encoder
 from cbirdb.db.tables import SCHEMA
+from cbirdb.encoders.registry import ENCODERS
 from cbirdb.errors import InputError
 
 GROUPS: dict[str, str] = {
@@ -52,10 +53,12 @@ def metrics(
             {"encoder": encoder, "run": run},
         ).fetchall()
         if not runs and encoder is not None:
-            get_encoder(connection, encoder)
+            get_encoder(connection, encoder, also_known=list(ENCODERS))
         if not runs:
             whose = f" {run}" if run is not None else (f" of '{encoder}'" if encoder else "")
-            raise InputError(f"There is no finished evaluation run{whose}.", hint="Run: cbirdb evaluate -e ENCODER")
+            raise InputError(
+                f"There is no finished evaluation run{whose}.", hint=f"Run: cbirdb evaluate -e {encoder or 'ENCODER'}"
+            )
         for run_id, k in runs:
             _check_cutoffs(cutoffs, run_id, k)
         query = sql.SQL(

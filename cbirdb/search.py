@@ -16,7 +16,7 @@ from cbirdb.contact_sheet import Tile
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.encoders.base import Encoder
-from cbirdb.errors import EncoderError, InputError, PixelError
+from cbirdb.errors import EncoderError, InputError, PixelError, UnknownNameError
 from cbirdb.pixels import read_rgb
 from cbirdb.vectors import l2_normalize, why_unusable
 
@@ -133,7 +133,36 @@ def _rows(
         ) as error:
             message = error.diag.message_primary or str(error)
             raise InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint) from error
+    if not found:
+        _check_filters(connection, filters)
     return [{name: row[name] for name in COLUMNS} for row in found]
+
+
+def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
+    """Tell a misspelt filter from one that nothing passes. Asked only when nothing was found.
+
+    :raises UnknownNameError: with the nearest name that there is.
+    """
+    for kind, name, query in (
+        ("modality", filters.modality, "SELECT DISTINCT modality FROM cbir.image WHERE modality IS NOT NULL"),
+        (
+            "anatomic region",
+            filters.anatomic_region,
+            "SELECT DISTINCT anatomic_region FROM cbir.image WHERE anatomic_region IS NOT NULL",
+        ),
+        (
+            "label",
+            filters.label,
+            """
+            SELECT DISTINCT array_to_string((string_to_array(name, '/'))[1:depth], '/')
+            FROM cbir.label, generate_series(1, cardinality(string_to_array(name, '/'))) AS depth
+            """,
+        ),
+    ):
+        if name is not None:
+            known = [row[0] for row in connection.execute(query.encode())]
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
 
 
 def image_of_uid(connection: psycopg.Connection, sop_uid: str) -> int:

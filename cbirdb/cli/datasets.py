@@ -1,16 +1,16 @@
-"""``cbirdb datasets``: what can be read."""
+"""``cbirdb datasets``: what can be read, and taking back what was."""
 
 from __future__ import annotations
 
 import click
 
-from cbirdb.cli.options import format_option
+from cbirdb.cli.options import Context, format_option, pass_context
 from cbirdb.cli.output import write_rows
 
 
 @click.group()
 def datasets() -> None:
-    """List the dataset readers."""
+    """List the dataset readers, and remove datasets."""
 
 
 @datasets.command("list")
@@ -20,3 +20,21 @@ def list_readers(output_format: str) -> None:
     from cbirdb.datasets.registry import READERS
 
     write_rows([{"dataset": reader.name, "what": reader.summary} for reader in READERS.values()], output_format)
+
+
+@datasets.command()
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def drop(context: Context, name: str, yes: bool) -> None:
+    """Remove a dataset with its images, labels, embeddings, failures and evaluation runs. Files on disk stay."""
+    from cbirdb.db.catalogue import count_images, drop_dataset
+    from cbirdb.db.embeddings import check_datasets
+
+    with context.open_database() as connection:
+        check_datasets(connection, [name])
+        count = count_images(connection, [name])
+        if not yes:
+            click.confirm(f"Remove the {count:,} images of '{name}' and all that rests on them?", abort=True, err=True)
+        drop_dataset(connection, name)
+    click.echo(f"Removed the {count:,} images of '{name}'.", err=True)

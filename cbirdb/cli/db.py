@@ -60,17 +60,24 @@ def psql(context: Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; ARGUMENTS go to psql, such as -c 'SELECT ...'."""
     from shutil import which
 
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
     from cbirdb.db.connection import conninfo
     from cbirdb.db.embedded import EmbeddedServer
 
     _any_database(context).close()
     program = which("psql")
+    if program is None and not context.settings.embedded:
+        raise InputError("psql is not installed.", hint="Install the package postgresql-client.")
     if context.settings.embedded:
         program = str(EmbeddedServer(context.settings.home_folder).psql())
-    if program is None:
-        raise InputError("psql is not installed.", hint="Install the package postgresql-client.")
+        # Names without a schema are looked up among ours first, so that \\d shows something.
+        os.environ.setdefault("PGOPTIONS", "-c search_path=cbir,public")
+    target = {name: str(value) for name, value in conninfo_to_dict(conninfo(context.settings)).items()}
+    if password := target.pop("password", None):
+        os.environ["PGPASSWORD"] = password  # everybody can read a program's arguments
     sys.stdout.flush()
-    os.execv(program, [program, "-d", conninfo(context.settings), *arguments])  # noqa: S606
+    os.execv(str(program), [str(program), "-d", make_conninfo("", **target), *arguments])  # noqa: S606
 
 
 @db.command()
@@ -97,7 +104,10 @@ def status(context: Context, output_format: str) -> None:
     from cbirdb.db.status import database_status
 
     with context.open_database() as connection:
-        write_rows(database_status(connection), output_format)
+        where = context.settings.home_folder if context.settings.embedded else connection.info.host
+        kind = "embedded" if context.settings.embedded else "external"
+        server = {"what": "server", "name": kind, "detail": f"PostgreSQL, running, {where}"}
+        write_rows([server, *database_status(connection)], output_format)
 
 
 @db.command()
@@ -105,10 +115,9 @@ def status(context: Context, output_format: str) -> None:
 @pass_context
 def doctor(context: Context, output_format: str) -> int:
     """Check server, extension, migrations, privileges and memory, and run one nearest-neighbour query."""
-    from cbirdb.db.connection import connect
     from cbirdb.doctor import doctor as run_doctor
 
-    with connect(context.settings) as connection:
+    with _any_database(context) as connection:
         checks = run_doctor(connection)
     write_rows([check.row() for check in checks], output_format)
     return int(ExitCode.OK if all(check.passed for check in checks) else ExitCode.PARTIAL)

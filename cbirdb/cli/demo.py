@@ -62,7 +62,9 @@ def _show(result: DemoResult, out: Path) -> None:
     click.echo("The same for each class (its queries; the long tail is what macro precision is about)")
     write_rows(_by_class(result.by_class), "table")
     for example in result.searches:
-        click.echo(f"{example.encoder}: the five images most similar to image {example.image_id} ({example.query})")
+        click.echo(
+            f"{example.encoder}: the train images most similar to image {example.image_id} ({example.query}), five of the ten"
+        )
         rows = [
             {
                 "rank": row["rank"],
@@ -105,7 +107,7 @@ def _show_next(context: Context, result: DemoResult) -> None:
     modality = example.rows[0]["modality"] if example.rows else "XR"
     click.echo("\nTry next:")
     for line in (
-        f"search --image-id {image_id} -e {encoder} -k 5 --sheet similar.png",
+        f"search --image-id {image_id} -e {encoder} -k 5 --split train --sheet similar.png",
         f"metrics -e {encoder} --by modality",
         f"evaluate -e {encoder} --mode approximate",
         "ingest folder /path/to/your/images        # one sub-folder per class",
@@ -115,8 +117,12 @@ def _show_next(context: Context, result: DemoResult) -> None:
         click.echo(f"  {program} {line}")
     click.echo("\nThe same in SQL:")
     search = f"cbir.similar_images('{encoder}', image_id => {image_id}, k => 5, modality => '{modality}')"
-    for relation in (search, "cbir.precision_by_run WHERE n IN (1, 3, 5, 10)"):
-        click.echo(f'  {program} db psql -c "SELECT * FROM {relation}"')  # noqa: S608 (printed, not run)
+    runs = "cbir.precision_by_run WHERE n IN (1, 3, 5, 10) ORDER BY run_id, n"
+    for columns, relation in (
+        ("rank, image_id, distance, labels, mode, complete", search),
+        ("run_id, encoder, n, micro_precision, macro_precision", runs),
+    ):
+        click.echo(f'  {program} db psql -c "SELECT {columns} FROM {relation}"')  # noqa: S608 (printed, not run)
     if context.settings.embedded:
         click.echo(f"\nThe database keeps running for the next command; to stop it: {program} db stop")
 

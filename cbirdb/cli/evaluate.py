@@ -69,4 +69,5 @@ def evaluate(
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:
         progress.note(f"{summary.short_queries:,} queries got fewer than {k} neighbours although more exist.")
-    write_rows([summary.row()], output_format)
+    row = summary.row()
+    write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])

@@ -8,6 +8,9 @@ from cbirdb.cli.options import Context, encoder_option, format_option, pass_cont
 from cbirdb.cli.output import write_rows
 from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
 
+TABLE = ("build", "method", "parameters", "search", "rows", "index_mb", "seconds", "built_at")
+"""What a table shows of a build; JSON and CSV have everything."""
+
 
 @click.group()
 def index() -> None:
@@ -34,7 +37,7 @@ def build(
     with context.open_database() as connection:
         stored = get_encoder(connection, encoder, also_known=list(ENCODERS))
         built = build_index(connection, stored, chosen, connect=context.connect, progress=context.progress())
-    write_rows([built.row()], output_format)
+    write_rows([built.row()], output_format, columns=TABLE)
 
 
 @index.command()
@@ -68,4 +71,4 @@ def status(context: Context, encoder: str, output_format: str) -> None:
         raise InputError(
             f"The encoder '{encoder}' has no vector index.", hint=f"Build one: cbirdb index build -e {encoder}"
         )
-    write_rows([current.row()], output_format)
+    write_rows([current.row()], output_format, columns=TABLE)

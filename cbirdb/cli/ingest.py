@@ -46,16 +46,16 @@ def ingest(
     dry_run: bool,
     output_format: str,
 ) -> int:
-    r"""Bring the images and labels of a dataset into the catalogue.
+    """Bring the images and labels of a dataset into the catalogue.
 
     DATASET is the layout of the files, one of `cbirdb datasets list`; PATH is where they are. Running it again
     adds what is new and changes nothing else. What cannot be read is listed by `cbirdb failures`.
 
     \b
     cbirdb ingest folder /data/xray                       one sub-folder per class
-    cbirdb ingest folder busi --label-pattern '(?P<label>\w+) \(\d+\)'
+    cbirdb ingest folder busi --label-pattern '(?P<label>[a-z]+) [(]'
     cbirdb ingest paper-csv datasets --images /data       the paper's CSV files
-    """
+    """  # noqa: D301 (Click wants the character itself)
     from cbirdb.datasets.base import ReadOptions
     from cbirdb.ingest import SplitShares
     from cbirdb.ingest import ingest as run
@@ -94,4 +94,5 @@ def _remarks(summary: IngestSummary, *, dry_run: bool) -> list[str]:
     if len(summary.label_names) == 1 and summary.added > 1:
         only = next(iter(summary.label_names))
         lines.append(f"All images carry the same label, '{only}'; if it stands in the file names, use --label-pattern.")
+        lines.append(f"To start over: cbirdb datasets drop {', '.join(summary.datasets)}")
     return lines

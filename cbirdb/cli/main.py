@@ -16,7 +16,7 @@ from cbirdb.errors import CbirdbError, ExitCode
 COMMANDS = {
     "demo": ("cbirdb.cli.demo:demo", "Run the whole pipeline on generated phantoms."),
     "db": ("cbirdb.cli.db:db", "Start, stop, inspect and upgrade the database."),
-    "datasets": ("cbirdb.cli.datasets:datasets", "List the dataset readers."),
+    "datasets": ("cbirdb.cli.datasets:datasets", "List the dataset readers, and remove datasets."),
     "ingest": ("cbirdb.cli.ingest:ingest", "Bring a dataset's images and labels into the catalogue."),
     "encoders": ("cbirdb.cli.encoders:encoders", "List, show and drop encoders."),
     "encode": ("cbirdb.cli.encode:encode", "Compute embeddings of all images that lack one."),
@@ -107,7 +107,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result: Any = cbirdb.main(given, prog_name="cbirdb", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("Stopped.", err=True)
+        click.echo("Stopped. What was done is kept; the same command goes on from there.", err=True)
         return 130
     except click.ClickException as error:
         error.show()
@@ -119,11 +119,17 @@ def run(arguments: list[str] | None = None) -> int:
     except SystemExit:
         # Click's answer to a closed pipe: the reader of our output (head, say) has had enough.
         return int(ExitCode.OK)
-    except OSError as error:
-        click.echo(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", err=True)
+    except (UnicodeEncodeError, OSError) as error:
+        click.echo(f"Error: {_in_words(error)}", err=True)
         _show_cause(error)
         return int(ExitCode.USER)
     return int(result) if isinstance(result, int) else int(ExitCode.OK)
+
+
+def _in_words(error: UnicodeEncodeError | OSError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "A name is not UTF-8 text, which is all that the database can hold. Rename it."
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
 
 
 def _show_cause(error: BaseException) -> None:

@@ -29,9 +29,12 @@ def metrics(context: Context, encoder: str | None, by: str, cutoffs: str, run: i
     wanted = parse_cutoffs(cutoffs)
     with context.open_database() as connection:
         rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
-        for line in describe_runs(connection, {row["run"] for row in rows}):
+        runs = {row["run"] for row in rows}
+        for line in describe_runs(connection, runs):
             context.progress().note(line)
-    write_rows(rows, output_format)
+    # What the lines above say is the same in every row of a run.
+    said = {"mode", "ann_recall"} | ({"run", "encoder"} if len(runs) == 1 else set())
+    write_rows(rows, output_format, columns=[name for name in rows[0] if name not in said] if rows else None)
 
 
 def parse_cutoffs(text: str) -> list[int]:

@@ -13,17 +13,21 @@ import click
 Row = Mapping[str, Any]
 
 
-def write_rows(rows: Sequence[Row], output_format: str, *, hide_empty: bool = False) -> None:
+LONG_TEXTS = {"advice", "detail", "embedding", "labels", "parameters", "source", "value", "what"}
+"""Columns that may be folded in a table; a number or a short word never is."""
+
+
+def write_rows(rows: Sequence[Row], output_format: str, *, columns: Sequence[str] | None = None) -> None:
     """Write rows that all have the keys of the first.
 
-    :param hide_empty: leave columns without any value out of a table; JSON and CSV always have them all.
+    :param columns: what a table shows, where not all is worth its room; JSON and CSV always have it all.
     """
     if output_format == "json":
         click.echo(json.dumps([dict(row) for row in rows], indent=1, default=str, ensure_ascii=False, allow_nan=False))
     elif output_format == "csv":
         _write_csv(rows)
     else:
-        _write_table(_without_empty_columns(rows) if hide_empty else rows)
+        _write_table([{name: row[name] for name in columns or row} for row in rows])
 
 
 def _write_csv(rows: Sequence[Row]) -> None:
@@ -38,28 +42,41 @@ def _cell_for_csv(value: Any) -> Any:
     return "|".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def _without_empty_columns(rows: Sequence[Row]) -> list[Row]:
-    return [{name: value for name, value in row.items() if any(r[name] is not None for r in rows)} for row in rows]
-
-
 def _write_table(rows: Sequence[Row]) -> None:
+    """A table, or one line per value where the terminal is too narrow for it."""
     if not rows:
         click.echo("(no rows)")
         return
-    from rich.box import SIMPLE
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
-    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, value in rows[0].items():
-        table.add_column(name, justify="right" if _is_number(value) else "left", overflow="fold")
+        table.add_column(
+            name, justify="right" if _is_number(value) else "left", overflow="fold", no_wrap=name not in LONG_TEXTS
+        )
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         # A file or a pipe has no width; nothing may be cut or folded there.
         console.width = 500
-    console.print(table)
+    if Measurement.get(console, console.options.update(width=500), table).minimum > console.width:
+        _write_records(rows)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _write_records(rows: Sequence[Row]) -> None:
+    widest = max(len(name) for name in rows[0])
+    for row in rows:
+        for name, value in row.items():
+            click.echo(f"{name:<{widest}}  {_cell(value)}")
+        click.echo()
 
 
 def _is_number(value: Any) -> bool:

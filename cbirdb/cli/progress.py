@@ -6,18 +6,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.progress import Task as RichTask
+from rich.table import Column
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10
@@ -35,10 +30,7 @@ class TerminalProgress:
         if not self._console.is_terminal:
             yield _Lines(description, total, unit)
             return
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn(),
-            TextColumn("left"),
-        )  # fmt: skip
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), _State(unit))
         with Progress(*columns, console=self._console, transient=True) as progress:
             yield _Bar(progress, description, total)
 
@@ -47,14 +39,22 @@ class TerminalProgress:
         click.echo(message, err=True)
 
 
-class _Rate(ProgressColumn):
+class _State(ProgressColumn):
+    """``1,234 of 5,000, 350 images/s, 0:00:11 left``; only the time so far while the total is not known."""
+
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: RichTask) -> Text:
-        speed = task.speed
-        return Text(f"{speed:,.0f} {self._unit}/s" if speed else f"- {self._unit}/s")
+        if not task.total:
+            return Text(f"{timedelta(seconds=int(task.elapsed or 0))} so far")
+        text = f"{int(task.completed):,} of {int(task.total):,}"
+        if task.speed:
+            text += f", {task.speed:,.0f} {self._unit}/s"
+        if task.time_remaining is not None:
+            text += f", {timedelta(seconds=int(task.time_remaining))} left"
+        return Text(text)
 
 
 class _Bar:

@@ -15,6 +15,9 @@ from cbirdb.errors import InputError
 if TYPE_CHECKING:
     from cbirdb.search import Mode
 
+TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
+"""What a table shows of a result; JSON and CSV have everything."""
+
 
 @click.command()
 @click.option(
@@ -101,6 +104,9 @@ def search(
             tiles = verb.result_tiles(connection, rows, labels)
             write_contact_sheet(sheet, query, tiles, title=f"Most similar images, {encoder}")
             context.progress().note(f"The contact sheet is {sheet}.")
-    write_rows(rows, output_format, hide_empty=True)
+    write_rows(rows, output_format, columns=TABLE)
+    note = context.progress().note
     if len(rows) < k:
-        context.progress().note(f"There are only {len(rows)} such images.")
+        note(f"There are only {len(rows):,} such images." if rows else "No image passes these filters.")
+    elif rows:
+        note(f"Found by {rows[0]['mode']} search.")

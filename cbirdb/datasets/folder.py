@@ -38,10 +38,10 @@ class FolderReader:
     def open(self, path: Path, options: ReadOptions) -> Source:
         root = _existing_folder(path)
         pattern = _compile(options.label_pattern)
-        files, unreadable = _walk(root)
+        name = options.name or root.name
+        files, unreadable = _walk(root, name)
         if all(_is_hidden(file) for file in files) and not unreadable:
             raise InputError(f"There are no files in {path}.", hint="Give a folder with one sub-folder per class.")
-        name = options.name or root.name
         with_split = any(
             _split_level(PurePosixPath(file).parts[:-1]) is not None for file in files if not _is_hidden(file)
         )
@@ -76,7 +76,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def _walk(root: Path) -> tuple[list[str], list[Failure]]:
+def _walk(root: Path, dataset: str) -> tuple[list[str], list[Failure]]:
     """All files below ``root`` in a stable order, and the folders that could not be listed."""
     files: list[str] = []
     unreadable: list[Failure] = []
@@ -84,19 +84,23 @@ def _walk(root: Path) -> tuple[list[str], list[Failure]]:
     def refused(error: OSError) -> None:
         folder = Path(error.filename or root)
         name = _printable(folder.relative_to(root).as_posix())
-        unreadable.append(Failure(name, "unreadable", error.strerror or "the folder cannot be listed"))
+        unreadable.append(Failure(name, "unreadable", error.strerror or "the folder cannot be listed", dataset))
 
-    seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, onerror=refused, followlinks=True):
-        found = Path(folder).stat()
-        if (found.st_dev, found.st_ino) in seen:  # a link to a folder above, which would go round for ever
+        if _goes_round(Path(folder), root):
             folders.clear()
             continue
-        seen.add((found.st_dev, found.st_ino))
         folders.sort()
         base = Path(folder).relative_to(root)
         files.extend((base / name).as_posix() for name in sorted(names))
     return files, unreadable
+
+
+def _goes_round(folder: Path, root: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, so that following it would never end."""
+    return folder.is_symlink() and any(
+        folder.samefile(parent) for parent in folder.parents if parent.is_relative_to(root)
+    )
 
 
 def _item(

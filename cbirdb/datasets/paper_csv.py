@@ -23,6 +23,8 @@ VALUES = {
     **dict.fromkeys(("-1", "-1.0"), UNCERTAIN),
 }
 """How a label's cell is nearly always written; anything else is parsed, which is slower."""
+LONGEST_NAME = 2000
+"""Bytes; PostgreSQL's indexes hold no more than about 2,700."""
 Row: TypeAlias = dict[str | None, str | None]
 SPLIT_NAMES: dict[str, Split] = {split: split for split in SPLITS} | {
     "validate": "val",
@@ -86,6 +88,11 @@ def _read_file(file: Path, root: Path | None, options: ReadOptions) -> Iterator[
             if any("\0" in column for column in header):
                 yield Failure(str(file), "wrong characters", "the header holds a NUL character")
                 return
+            repeated = sorted({column for column in header if header.count(column) > 1})
+            if repeated or any(map(_is_long, header)):
+                detail = f"the column {repeated[0]} stands twice" if repeated else "a column's name is too long"
+                yield Failure(str(file), "wrong columns", detail)
+                return
             if missing:
                 yield Failure(str(file), "wrong columns", _missing_columns(missing, list(header)))
                 return
@@ -109,8 +116,9 @@ def _item(row: Row, line: int, labels: list[str], root: Path | None, options: Re
     dataset = options.name or (row["dataset"] or "").strip()
     if problem := _row_problem(row, source, dataset):
         # What cannot be stored as it is written is shown with its escape.
-        printable = source.replace("\0", "\\0") or "(no filepath)"
-        return Failure(printable, *problem, None if "\0" in dataset else dataset or None, line)
+        printable = source[:500].replace("\0", "\\0") or "(no filepath)"
+        known = dataset if dataset and "\0" not in dataset and not _is_long(dataset) else None
+        return Failure(printable, *problem, known, line)
     values: dict[str, int] = {}
     for label in labels:
         cell = (row[label] or "").strip()
@@ -132,17 +140,22 @@ def _item(row: Row, line: int, labels: list[str], root: Path | None, options: Re
 
 def _row_problem(row: Row, source: str, dataset: str) -> tuple[str, str] | None:
     """Reason and detail for which a row cannot be an image, apart from its labels."""
-    if any("\0" in cell for cell in row.values() if isinstance(cell, str)):
-        return "wrong characters", "the row holds a NUL character"
-    if not source or not dataset:
-        return "incomplete row", "filepath or dataset is empty"
-    if None in row:
-        return "wrong columns", "the row has more fields than the header"
-    if Path(source).is_absolute() or ".." in Path(source).parts:
-        return "wrong path", "the filepath leads out of the folder of images"
-    if (row["split"] or "").strip().lower() not in SPLIT_NAMES:
-        return "unknown split", f"'{row['split']}' is not train, val or test"
-    return None
+    split = (row["split"] or "").strip()
+    path = Path(source)
+    problems = (
+        (any("\0" in cell for cell in row.values() if isinstance(cell, str)), "wrong characters", "a NUL character"),
+        (None in row, "wrong columns", "the row has more fields than the header"),
+        (None in row.values(), "wrong columns", "the row has fewer fields than the header"),
+        (not source or not dataset, "incomplete row", "filepath or dataset is empty"),
+        (_is_long(source) or _is_long(dataset), "too long", f"filepath or dataset beyond {LONGEST_NAME:,} bytes"),
+        (path.is_absolute() or ".." in path.parts, "wrong path", "the filepath leads out of the folder of images"),
+        (split.lower() not in SPLIT_NAMES, "unknown split", f"'{split[:50]}' is not train, val or test"),
+    )
+    return next(((reason, detail) for found, reason, detail in problems if found), None)
+
+
+def _is_long(text: str) -> bool:
+    return len(text.encode()) > LONGEST_NAME
 
 
 def _label_value(cell: str) -> int | None:

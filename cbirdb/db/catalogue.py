@@ -81,6 +81,24 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
     return images
 
 
+def count_images(connection: psycopg.Connection, datasets: Sequence[str]) -> int:
+    """Number of images of these datasets; of all when none is named."""
+    row = connection.execute(
+        "SELECT count(*) FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
+        " WHERE %s::text[] IS NULL OR d.name = ANY(%s)",
+        [list(datasets) or None, list(datasets)],
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def drop_dataset(connection: psycopg.Connection, name: str) -> None:
+    """Remove a dataset; its images, their labels, embeddings and failures, and runs that it took part in, go too."""
+    with connection.transaction():
+        # Not only the results of its own images: what is left of such a run would be figures of another one.
+        connection.execute("DELETE FROM cbir.search_run WHERE %s = ANY(datasets)", [name])
+        connection.execute("DELETE FROM cbir.dataset WHERE name = %s", [name])
+
+
 def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
     """Which of these files' contents are in the database already, in any dataset."""
     found = connection.execute("SELECT sha256 FROM cbir.image WHERE sha256 = ANY(%s)", [list(hashes)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,13 +35,18 @@ def connect(settings: Settings) -> psycopg.Connection:
     """
     try:
         return psycopg.connect(
-            conninfo(settings), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="cbirdb"
+            conninfo(settings),
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="cbirdb",
+            prepare_threshold=None,  # a pooler may hand the next transaction to a session that knows none of ours
         )
-    except psycopg.ProgrammingError as error:
+    except psycopg.ProgrammingError:
+        # Nothing of libpq's own words: they quote the string, and a password may stand in it.
         raise DatabaseError(
-            f"The connection string is not valid: {_first_line(error)}.",
-            hint="It looks like postgresql://user@host:5432/database.",
-        ) from error
+            "The connection string is not valid.",
+            hint="It looks like postgresql://user@host:5432/database or host=... dbname=...",
+        ) from None
     except psycopg.OperationalError as error:
         raise _connection_error(error) from error
 
@@ -104,6 +110,10 @@ def translated_errors() -> Iterator[None]:
             f"The server's disk is full: {_first_line(error)}.",
             hint="Make room and run the same command again; what was committed is kept.",
         ) from error
+    except psycopg.errors.ProgramLimitExceeded as error:
+        raise DatabaseError(
+            f"A value is too long for the database: {_first_line(error)}.", hint="Look for damaged names in the input."
+        ) from error
     except (
         psycopg.errors.DeadlockDetected,
         psycopg.errors.LockNotAvailable,
@@ -138,20 +148,21 @@ _CAUSES = (
         "Check the user and PGPASSWORD or ~/.pgpass.",
     ),
     ("no password supplied", "The server asks for a password.", "Set PGPASSWORD or use ~/.pgpass."),
-    ("does not exist", "The server has no such database or role", "Check the connection string."),
-    ("Connection refused", "No server answers there", "Check host and port, and that the server runs."),
-    ("No such file or directory", "No server answers there", "Check the socket folder, and that the server runs."),
-    ("resolve", "The host name is not known", "Check the host in the connection string."),
-    ("timeout", "The server did not answer in time", "Check host, port and firewall."),
+    ("does not exist", "The server has no such database or role: {cause}.", "Check the connection string."),
+    ("Connection refused", "No server answers there ({where}).", "Check host and port, and that the server runs."),
+    ("No such file", "No server answers there ({where}).", "Check the socket folder, and that the server runs."),
+    ("resolve", "The host name is not known: {cause}.", "Check the host in the connection string."),
+    ("timeout", "The server did not answer in time ({where}).", "Check host, port and firewall."),
 )
 
 
 def _connection_error(error: psycopg.OperationalError) -> DatabaseError:
     text = str(error)
+    target = re.search(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?', text)
+    where = " port ".join(part for part in target.groups() if part) if target else "as named"
     for needle, sentence, hint in _CAUSES:
         if needle in text:
-            whole = sentence if sentence.endswith(".") else f"{sentence}: {_last_cause(text)}."
-            return DatabaseError(whole, hint=hint)
+            return DatabaseError(sentence.format(where=where, cause=_last_cause(text)), hint=hint)
     return DatabaseError(f"No connection to the server: {_last_cause(text)}.", hint="Check the connection string.")
 
 

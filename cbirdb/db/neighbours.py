@@ -64,6 +64,21 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
     return Counts(*row) if row else Counts(0, 0, 0, 0)
 
 
+def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
+    """The datasets that take part: those with images of the two splits that have an embedding."""
+    query = sql.SQL(
+        """
+        SELECT d.name FROM cbir.dataset AS d
+        WHERE (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)) AND EXISTS (
+            SELECT FROM cbir.image AS i INNER JOIN {table} AS e ON e.image_id = i.image_id
+            WHERE i.dataset_id = d.dataset_id AND i.split IN (%(query_split)s, %(index_split)s)
+        )
+        ORDER BY d.name
+        """
+    ).format(table=_table(task))
+    return [row[0] for row in connection.execute(query, _parameters(task))]
+
+
 def query_ids(connection: psycopg.Connection, task: Selection) -> list[int]:
     """The ids of the images that are asked for, in order."""
     query = sql.SQL(
@@ -121,9 +136,9 @@ def _parameters(task: Selection) -> dict[str, Any]:
     }
 
 
-# The images that may be retrieved, with their one label: once per connection, for all its statements.
+# The images that may be retrieved, with their one label: once per transaction, for all its statements.
 _CANDIDATES: LiteralString = """
-CREATE TEMPORARY TABLE candidate AS
+CREATE TEMPORARY TABLE candidate ON COMMIT DROP AS
 SELECT s.image_id, s.label_id
 FROM cbir.single_label_image(%(index_split)s, %(datasets)s) AS s
 INNER JOIN {table} AS e ON e.image_id = s.image_id
@@ -206,14 +221,13 @@ class Search:
     build: Any | None
 
     def prepare(self, connection: psycopg.Connection) -> None:
-        """Make the temporary tables that the statements of this connection use."""
+        """In an open transaction: make the temporary tables and settings that its statements use."""
         parameters = _parameters(self.task)
-        for name in ("candidate", "query"):
-            connection.execute(sql.SQL("DROP TABLE IF EXISTS pg_temp.{}").format(sql.Identifier(name)))
+        self._apply_settings(connection)
         connection.execute(sql.SQL(_CANDIDATES).format(table=_table(self.task)), parameters)
         connection.execute("CREATE UNIQUE INDEX ON pg_temp.candidate (image_id)")
         connection.execute(
-            "CREATE TEMPORARY TABLE query AS"
+            "CREATE TEMPORARY TABLE query ON COMMIT DROP AS"
             " SELECT image_id, label_id FROM cbir.single_label_image(%(query_split)s, %(datasets)s)",
             parameters,
         )
@@ -221,22 +235,18 @@ class Search:
         connection.execute("ANALYZE pg_temp.query")
 
     def store(self, connection: psycopg.Connection, queries: Sequence[int]) -> None:
-        """Find and store the neighbours of some queries, in one transaction."""
+        """Find and store the neighbours of some queries."""
         nearest = _EXACT if self.build is None else _APPROXIMATE
         table = _table(self.task)
         statement = sql.SQL(_STORE).format(table=table, nearest=sql.SQL(nearest).format(table=table))
         parameters = {"run_id": self.run_id, "queries": list(queries), "k": self.k}
-        with connection.transaction():
-            self._apply_settings(connection)
-            connection.execute(statement, parameters)
+        connection.execute(statement, parameters)
 
     def recall(self, connection: psycopg.Connection, queries: Sequence[int], at: int) -> float:
         """Share of the true ``at`` nearest that are stored, a tie with the farthest of them counting as found."""
         statement = sql.SQL(_RECALL).format(table=_table(self.task))
         parameters = {"run_id": self.run_id, "queries": list(queries), "at": min(at, self.k)}
-        with connection.transaction():
-            see_extension(connection)
-            row = connection.execute(statement, parameters).fetchone()
+        row = connection.execute(statement, parameters).fetchone()
         return float(row[0]) if row and row[0] is not None else 0.0
 
     def _apply_settings(self, connection: psycopg.Connection) -> None:

@@ -16,7 +16,7 @@ SELECT 'dataset', d.name,
 FROM cbir.dataset AS d LEFT JOIN cbir.image AS i ON i.dataset_id = d.dataset_id GROUP BY d.dataset_id
 UNION ALL
 SELECT 'index', e.name,
-       format('build %s, %s, %s rows, %s', b.index_build_id, b.method, b.rows_indexed, pg_size_pretty(b.index_bytes))
+       format('build %s, %s, %s rows when built, %s', b.index_build_id, b.method, b.rows_indexed, pg_size_pretty(b.index_bytes))
 FROM cbir.index_build AS b JOIN cbir.encoder AS e USING (encoder_id) WHERE b.dropped_at IS NULL
 UNION ALL
 SELECT 'run', e.name, format('run %s, %s, %s queries, finished %s', r.run_id, r.mode, r.query_images,

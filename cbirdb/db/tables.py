@@ -231,6 +231,14 @@ search_result = Table(
     comment="The nearest neighbours of one query in one run; every metric is a view over this table.",
 )
 
+sql_object = Table(
+    "sql_object",
+    metadata,
+    Column("kind", Text, primary_key=True, comment="view, routine or type."),
+    Column("name", Text, primary_key=True, comment="Qualified name, with argument types for a routine."),
+    comment="What the last upgrade made of sql/, and the next one drops; anything else in the schema is left alone.",
+)
+
 failure = Table(
     "failure",
     metadata,

@@ -48,7 +48,7 @@ def load_encoder(name: str, options: LoadOptions) -> Encoder:
     except ModuleNotFoundError as error:
         raise EncoderError(
             f"The encoder '{name}' needs the Python package '{error.name}', which is not installed.",
-            hint="Install cbirdb with its encoders: pip install 'cbirdb[encoders]'.",
+            hint="Install cbirdb with its extra 'encoders'; in a clone of it: pip install -e '.[encoders]'",
         ) from error
     encoder: Encoder = family.load(spec, options)
     return encoder

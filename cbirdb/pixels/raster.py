@@ -80,6 +80,8 @@ def _decode(data: bytes) -> Image.Image:
                 raise PixelError("multi-frame", f"the file holds {frames} frames; split it into single images")
             picture.load()
     except UnidentifiedImageError as error:
+        if data[128:132] == b"DICM":
+            raise PixelError("not an image", "a DICOM file; this version does not read DICOM yet") from error
         raise PixelError("not an image", "no known image format") from error
     except Image.DecompressionBombError as error:
         raise PixelError("too large", "the picture has more pixels than is safe to decode") from error

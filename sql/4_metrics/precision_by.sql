@@ -28,10 +28,11 @@ SELECT
     e.name AS encoder,
     of_class.group_name,
     of_class.n,
-    sum(of_class.total) / sum(of_class.queries) AS micro_precision,
+    max(of_class.micro) AS micro_precision,
     CASE
-        WHEN sum(of_class.queries) > 1 THEN sqrt(greatest(
-            sum(of_class.squares) - sum(of_class.total) ^ 2 / sum(of_class.queries)::double precision, 0
+        WHEN sum(of_class.queries) > 1 THEN sqrt(sum(
+            coalesce(of_class.deviation ^ 2, 0) * (of_class.queries - 1)
+            + of_class.queries * (of_class.mean - of_class.micro) ^ 2
         ) / (sum(of_class.queries) - 1)::double precision)
     END AS micro_std,
     avg(of_class.mean) AS macro_precision,
@@ -41,27 +42,33 @@ SELECT
     run.mode,
     run.ann_recall
 FROM (
+    -- The deviation over all queries comes from those within the classes and between them: a difference of two
+    -- large sums of squares would lose the digits that matter.
     SELECT
-        qp.run_id,
-        CASE $1
-            WHEN 'run' THEN 'all'
-            WHEN 'class' THEN l.name
-            WHEN 'dataset' THEN d.name
-            WHEN 'modality' THEN coalesce(i.modality, '(none)')
-            WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
-        END AS group_name,
-        qp.n,
-        qp.label_id,
-        count(*) AS queries,
-        sum(qp.precision_at_n) AS total,
-        sum(qp.precision_at_n ^ 2) AS squares,
-        avg(qp.precision_at_n) AS mean,
-        stddev_samp(qp.precision_at_n) AS deviation
-    FROM cbir.query_precision AS qp
-    INNER JOIN cbir.label AS l ON l.label_id = qp.label_id
-    INNER JOIN cbir.image AS i ON i.image_id = qp.query_image_id
-    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-    GROUP BY qp.run_id, group_name, qp.n, qp.label_id
+        grouped.*,
+        sum(grouped.queries * grouped.mean) OVER whole / sum(grouped.queries) OVER whole AS micro
+    FROM (
+        SELECT
+            qp.run_id,
+            CASE $1
+                WHEN 'run' THEN 'all'
+                WHEN 'class' THEN l.name
+                WHEN 'dataset' THEN d.name
+                WHEN 'modality' THEN coalesce(i.modality, '(none)')
+                WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
+            END AS group_name,
+            qp.n,
+            qp.label_id,
+            count(*) AS queries,
+            avg(qp.precision_at_n) AS mean,
+            stddev_samp(qp.precision_at_n) AS deviation
+        FROM cbir.query_precision AS qp
+        INNER JOIN cbir.label AS l ON l.label_id = qp.label_id
+        INNER JOIN cbir.image AS i ON i.image_id = qp.query_image_id
+        INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+        GROUP BY qp.run_id, group_name, qp.n, qp.label_id
+    ) AS grouped
+    WINDOW whole AS (PARTITION BY grouped.run_id, grouped.group_name, grouped.n)
 ) AS of_class
 INNER JOIN cbir.search_run AS run ON run.run_id = of_class.run_id
 INNER JOIN cbir.encoder AS e ON e.encoder_id = run.encoder_id

@@ -76,7 +76,7 @@ def state(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
     ]
 
 
-COUNTS = {"added": 0, "unchanged": 0, "normalised": 0, "unknown": 0, "missing": 0, "failed": 0}
+COUNTS = {"added": 0, "already_there": 0, "normalised": 0, "unknown": 0, "missing": 0, "failed": 0}
 
 
 def test_single_precision_changes_a_bit_of_a_published_vector(
@@ -109,9 +109,9 @@ def test_a_second_import_adds_or_changes_rows(cli: Cli, connection: psycopg.Conn
     assert (code, counts) == (4, COUNTS | {"added": 6, "missing": 4})
     assert "4 images of the same datasets have no vector" in said
     before = stored(connection)
-    assert load(cli, first)[1] == COUNTS | {"unchanged": 6, "missing": 4}
+    assert load(cli, first)[1] == COUNTS | {"already_there": 6, "missing": 4}
     code, counts, _ = load(cli, first, second)
-    assert (code, counts) == (0, COUNTS | {"added": 4, "unchanged": 8})
+    assert (code, counts) == (0, COUNTS | {"added": 4, "already_there": 8})
     after = stored(connection)
     assert all((after[name] == before[name]).all() for name in before)
     assert len(after) == 10
@@ -145,7 +145,7 @@ def test_one_bad_vector_stops_the_others_or_is_not_reported(
     assert failures == [("import-embeddings", "nih14", NAMES[3], reason, False)]
     # The mended file: the failure is settled and kept.
     code, counts, _ = load(cli, write(tmp_path / "a.h5", vectors | {NAMES[3]: unit()[3]}))
-    assert (code, counts) == (0, COUNTS | {"added": 1, "unchanged": 9})
+    assert (code, counts) == (0, COUNTS | {"added": 1, "already_there": 9})
     assert connection.execute("SELECT resolved FROM cbir.failure").fetchall() == [(True,)]
 
 
@@ -192,7 +192,10 @@ def test_everything_that_can_be_wrong_at_once_is_counted_twice_or_not_at_all(
     vectors["nobody.png"] = unit()[0]
     del vectors[NAMES[9]]
     code, counts, _ = load(cli, write(tmp_path / "a.h5", vectors))
-    assert (code, counts) == (4, {"added": 6, "unchanged": 0, "normalised": 1, "unknown": 1, "missing": 4, "failed": 3})
+    assert (code, counts) == (
+        4,
+        {"added": 6, "already_there": 0, "normalised": 1, "unknown": 1, "missing": 4, "failed": 3},
+    )
     assert set(stored(connection)) == {NAMES[n] for n in (0, 4, 5, 6, 7, 8)}
 
 
@@ -214,7 +217,7 @@ def test_batches_are_lost_where_one_ends(
     monkeypatch.setattr("cbirdb.import_embeddings.BATCH", 3)
     file = write(tmp_path / "a.h5", dict(zip(NAMES, unit(), strict=True)))
     assert load(cli, file)[1] == COUNTS | {"added": 10}
-    assert load(cli, file)[1] == COUNTS | {"unchanged": 10}
+    assert load(cli, file)[1] == COUNTS | {"already_there": 10}
 
 
 def not_hdf5(folder: Path) -> Path:

@@ -170,6 +170,23 @@ def test_a_second_upgrade_changes_something(connection: psycopg.Connection, dsn:
     assert all(before.values())
 
 
+def test_what_others_made_in_the_schema_is_dropped(connection: psycopg.Connection) -> None:
+    connection.execute("CREATE VIEW cbir.hospital_report AS SELECT count(*) FROM cbir.image")
+    connection.execute("CREATE FUNCTION cbir.hospital_fn() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    migrate.upgrade(connection)
+    migrate.upgrade(connection)
+    assert connection.execute("SELECT count, cbir.hospital_fn() FROM cbir.hospital_report").fetchone() == (0, 1)
+
+
+def test_the_extension_in_our_own_schema_is_in_the_way(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as opened:
+        opened.execute("CREATE SCHEMA cbir")
+        opened.execute("CREATE EXTENSION vector SCHEMA cbir")
+        migrate.upgrade(opened)
+        migrate.upgrade(opened)
+        assert migrate.current_state(opened) == migrate.installed_state()
+
+
 def test_an_old_database_becomes_another_one_than_a_fresh_one(connection: psycopg.Connection) -> None:
     fresh = dump(connection)
     connection.execute("DROP VIEW cbir.precision_by_class, cbir.duplicate_image")
@@ -178,6 +195,10 @@ def test_an_old_database_becomes_another_one_than_a_fresh_one(connection: psycop
     connection.execute("CREATE FUNCTION cbir.gone_since(cbir.similar_image) RETURNS int LANGUAGE sql AS 'SELECT 1'")
     connection.execute("CREATE PROCEDURE cbir.gone_too() LANGUAGE sql AS 'SELECT 1'")
     connection.execute("CREATE TYPE cbir.gone_type AS (a int)")
+    connection.execute(
+        "INSERT INTO cbir.sql_object VALUES ('view', 'cbir.gone_since'), ('type', 'cbir.gone_type'),"
+        " ('routine', 'cbir.gone_since(cbir.similar_image)'), ('routine', 'cbir.gone_too()')"
+    )
     assert dump(connection) != fresh
     migrate.upgrade(connection)
     assert dump(connection) == fresh
