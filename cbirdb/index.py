@@ -52,24 +52,21 @@ def build_index(
         estimate = method.memory_estimate(rows, encoder.dim, encoder.precision)
         _compare_with_memory(connection, estimate, rows, progress)
         with progress.task(f"indexing {encoder.name}", total=None, unit="steps") as task, connection.transaction():
-            connection.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"cbirdb index {encoder.name}"]
-            )
+            _one_at_a_time(connection, encoder)
             see_extension(connection)
             name = _new_name(connection, encoder)
             started = time.monotonic()
             with _watched(connection.info.backend_pid, connect, task):
                 connection.execute(method.create_statement(encoder.table, name, encoder.precision))
             seconds = time.monotonic() - started
-            # The old one goes last: dropping it locks out searches, and that for a moment, not for the whole build.
-            _drop(connection, encoder)
+            old = _retire(connection, encoder)
             _record(connection, encoder, method, name, estimate, seconds)
             connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(SCHEMA, encoder.table)))
-    build = current_build(connection, encoder)
+            build = current_build(connection, encoder)
+            # Last of all: it locks out searches until the transaction ends, which is now.
+            _drop(connection, old)
     if build is None:
-        raise InputError(
-            f"The index of '{encoder.name}' was dropped by someone else meanwhile.", hint="Build it again."
-        )
+        raise InputError(f"The index of '{encoder.name}' was not recorded.", hint="Build it again.")
     return build
 
 
@@ -79,13 +76,15 @@ def drop_index(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
     :raises InputError: when there is none.
     """
     with translated_errors(), connection.transaction():
-        dropped = _drop(connection, encoder)
-        if dropped == 0:
+        _one_at_a_time(connection, encoder)
+        names = _retire(connection, encoder)
+        if not names:
             raise InputError(
                 f"The encoder '{encoder.name}' has no vector index.",
                 hint=f"Build one: cbirdb index build -e {encoder.name}",
             )
-    return dropped
+        _drop(connection, names)
+    return len(names)
 
 
 def _compare_with_memory(connection: psycopg.Connection, estimate: int, rows: int, progress: Progress) -> None:
@@ -107,14 +106,24 @@ def _new_name(connection: psycopg.Connection, encoder: StoredEncoder) -> str:
     return f"{encoder.table[:50]}_hnsw_{row[0] if row else 1}"
 
 
-def _drop(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
-    names = connection.execute(
-        "UPDATE cbir.index_build SET dropped_at = now() WHERE encoder_id = %s AND dropped_at IS NULL RETURNING index_name",
+def _one_at_a_time(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
+    """Wait until nobody else builds or drops an index of this encoder, until the transaction ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"cbirdb index {encoder.name}"])
+
+
+def _retire(connection: psycopg.Connection, encoder: StoredEncoder) -> list[str]:
+    """Record that the encoder's index is dropped; returns the names of what is still to be dropped."""
+    found = connection.execute(
+        "UPDATE cbir.index_build SET dropped_at = now() WHERE encoder_id = %s AND dropped_at IS NULL"
+        " RETURNING index_name",
         [encoder.encoder_id],
-    ).fetchall()
-    for (name,) in names:
+    )
+    return [row[0] for row in found]
+
+
+def _drop(connection: psycopg.Connection, names: list[str]) -> None:
+    for name in names:
         connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(SCHEMA, name)))
-    return len(names)
 
 
 def _record(

@@ -32,6 +32,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pg-dsn", help="Superuser's DSN of a server to test against, in place of the embedded one.")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """As root, servers run as another user, whom pytest locks out of its usual folder whenever a session starts."""
+    if os.geteuid() == 0 and config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="cbirdb-tests-")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """The folder made for root is kept only when there is something to look into."""
+    base = Path(str(session.config.option.basetemp))
+    if exitstatus == 0 and base.name.startswith("cbirdb-tests-") and not hasattr(session.config, "workerinput"):
+        shutil.rmtree(base, ignore_errors=True)
+
+
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell has set must not steer a test."""

@@ -97,16 +97,19 @@ def search(
                 connection, stored, int(image_id or 0), k=k, filters=filters, same_patient=same_patient, mode=mode
             )
         if sheet is not None:
-            if image is not None:
-                query, labels = verb.file_tile(image)
-            else:
-                query, labels = verb.query_tile(connection, int(image_id or 0))
+            query, labels = (
+                verb.file_tile(image) if image is not None else verb.query_tile(connection, int(image_id or 0))
+            )
             tiles = verb.result_tiles(connection, rows, labels)
             write_contact_sheet(sheet, query, tiles, title=f"Most similar images, {encoder}")
             context.progress().note(f"The contact sheet is {sheet}.")
     write_rows(rows, output_format, columns=TABLE)
-    note = context.progress().note
-    if len(rows) < k:
-        note(f"There are only {len(rows):,} such images." if rows else "No image passes these filters.")
-    elif rows:
-        note(f"Found by {rows[0]['mode']} search.")
+    context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
+
+
+def _remark(found: int, k: int, mode: str) -> str:
+    if found == 0:
+        return "No image passes these filters."
+    return (
+        f"Found by {mode} search." if found == k else f"There are only {found:,} such images, found by {mode} search."
+    )

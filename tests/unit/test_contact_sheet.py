@@ -179,7 +179,7 @@ def test_a_missing_file_is_a_crossed_out_box_with_words() -> None:
 
 def test_the_file_is_written_whole_and_replaces_an_older_one(tmp_path: Path) -> None:
     target = tmp_path / "sheet.PNG"
-    target.write_text("older")
+    write_contact_sheet(target, _tile(), [], title="An older one")
     write_contact_sheet(target, _tile(), [_tile(True)], title="Similar images")
     with Image.open(target) as written:
         expected = draw_contact_sheet(_tile(), [_tile(True)], title="Similar images")
@@ -200,8 +200,17 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         write_contact_sheet(tmp_path / "nowhere" / "sheet.png", _tile(), [], title="")
 
 
+def test_another_picture_in_the_way_is_left(tmp_path: Path) -> None:
+    radiograph = tmp_path / "a.png"
+    Image.new("L", (8, 8)).save(radiograph)
+    before = radiograph.read_bytes()
+    with pytest.raises(InputError, match="not a contact sheet"):
+        write_contact_sheet(radiograph, _tile(), [], title="")
+    assert radiograph.read_bytes() == before
+
+
 def test_a_folder_in_the_way_is_explained_and_left(tmp_path: Path) -> None:
     (tmp_path / "sheet.png").mkdir()
-    with pytest.raises(InputError, match=r"The contact sheet .*sheet\.png cannot be written: "):
+    with pytest.raises(InputError, match=r"sheet\.png is there already and is not a contact sheet"):
         write_contact_sheet(tmp_path / "sheet.png", _tile(), [], title="")
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]

@@ -209,6 +209,12 @@ def test_a_folder_linked_into_itself_is_walked_once(tmp_path: Path) -> None:
     assert [item.source for item in read(root) if isinstance(item, ImageRecord)] == ["n/a.png"]
 
 
+def test_a_folder_linked_beside_itself_loses_its_own_label(tmp_path: Path) -> None:
+    root = make(tmp_path / "d", "B/a.png")
+    (root / "A").symlink_to(root / "B", target_is_directory=True)
+    assert [item.source for item in read(root) if isinstance(item, ImageRecord)] == ["A/a.png", "B/a.png"]
+
+
 def test_a_folder_that_may_not_be_listed_is_a_failure(bound_by_permissions: Path) -> None:
     root = make(bound_by_permissions, "n/a.png", "secret/b.png")
     (root / "secret").chmod(0)

@@ -107,10 +107,16 @@ def test_blank_modality_and_region_are_unknown_and_not_empty(tmp_path: Path) -> 
     assert item.anatomic_region is None
 
 
-def test_a_row_that_ends_early_has_its_missing_labels_blank(tmp_path: Path) -> None:
-    (item,) = rows(tmp_path, "a.png,A,train,XR,chest,1")
-    assert isinstance(item, ImageRecord)
-    assert item.labels == {"XR/chest/Pneumonia": 1}
+def test_a_row_that_ends_early_is_taken_for_a_whole_one(tmp_path: Path) -> None:
+    found = failure(rows(tmp_path, "a.png,A,train,XR,chest,1"))
+    assert (found.source, found.reason, found.line) == ("a.png", "wrong columns", 2)
+
+
+def test_a_label_column_that_stands_twice_is_read_once(tmp_path: Path) -> None:
+    found = failure(
+        rows(tmp_path, "a.png,A,train,XR,chest,1,0", header=f"{HEADER.rsplit(',', 1)[0]},XR/chest/Pneumonia")
+    )
+    assert (found.reason, found.detail) == ("wrong columns", "the column XR/chest/Pneumonia stands twice")
 
 
 def test_a_row_with_more_fields_than_the_header_is_a_failure(tmp_path: Path) -> None:
