@@ -42,7 +42,7 @@ clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # The lock file is a constraint: what is installed depends on the extra, which version never does.
-install = PIP_CONSTRAINT=$(CURDIR)/requirements.lock $(BIN)/python -m pip install --quiet --editable "$(1)"
+install = PIP_CONSTRAINT=$(CURDIR)/requirements.lock $(BIN)/python -m pip install -qq --editable "$(1)"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cbirdb needs Python 3.11 or newer; say which with PYTHON=python3.12")'

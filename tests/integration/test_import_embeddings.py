@@ -311,3 +311,35 @@ def test_a_name_in_two_datasets_gets_the_vector_of_the_other(
         "SELECT DISTINCT d.name FROM cbir.embedding_paper JOIN cbir.image USING (image_id) JOIN cbir.dataset AS d USING (dataset_id)"
     ).fetchall()
     assert datasets == [("nih14",)]
+
+
+def test_links_that_lead_nowhere_or_round_end_the_import(cli: Cli, tmp_path: Path) -> None:
+    file = write(tmp_path / "links.h5", {NAMES[0]: unit()[0]})
+    with h5py.File(file, "a") as opened:
+        opened[NAMES[1]] = h5py.SoftLink("/nowhere")
+        opened[NAMES[2]] = h5py.ExternalLink("nowhere.h5", "/x")
+        opened[NAMES[3]] = h5py.Empty("f4")
+        opened["round"] = h5py.SoftLink("/")
+        opened["type"] = np.dtype("f4")
+    code, counts, _ = load(cli, file)
+    assert (code, counts["added"], counts["failed"], counts["unknown"]) == (4, 1, 3, 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_file_ends_in_a_traceback(cli: Cli, tmp_path: Path, seed: int) -> None:
+    file = write(tmp_path / "damaged.h5", dict(zip(NAMES, unit(), strict=True)))
+    damaged = bytearray(file.read_bytes())
+    for place in np.random.default_rng(seed).integers(600, len(damaged), len(damaged) // 50):
+        damaged[place] ^= 0xFF
+    file.write_bytes(damaged)
+    outcome = cli("import-embeddings", "-e", "paper", file)
+    assert outcome.code in {0, 1, 4}
+    assert "Traceback" not in outcome.err
+
+
+def test_a_failure_stays_open_when_its_image_has_come(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+    file = write(tmp_path / "early.h5", {"late.png": unit()[0]})
+    assert load(cli, file)[1]["unknown"] == 1
+    add_images(connection, "late", ["late.png"])
+    assert load(cli, file)[1]["added"] == 1
+    assert connection.execute("SELECT count(*) FROM cbir.failure WHERE NOT resolved").fetchone() == (0,)
