@@ -80,14 +80,11 @@ def _show(result: DemoResult, out: Path) -> None:
 
 
 def _as_table_one(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = {}
+    table: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        line = table.setdefault(row["encoder"], {"encoder": row["encoder"]})
-        line[f"micro P@{row['n']}"] = row["micro_precision"]
-    for row in rows:
-        table[row["encoder"]][f"macro P@{row['n']}"] = row["macro_precision"]
-    for row in rows:
-        table[row["encoder"]] |= {"queries": row["queries"], "classes": row["classes"]}
+        for mean, over in (("micro", f"{row['queries']} queries"), ("macro", f"{row['classes']} classes")):
+            line = table.setdefault((row["encoder"], mean), {"encoder": row["encoder"], "mean": mean, "over": over})
+            line[f"P@{row['n']}"] = row[f"{mean}_precision"]
     return list(table.values())
 
 
