@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from cbirdb.errors import InputError, PixelError
 from cbirdb.pixels import read_rgb
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
+from cbirdb.tally import FailureTally
 from cbirdb.vectors import l2_normalize, why_unusable
 
 log = logging.getLogger(__name__)
@@ -45,16 +46,13 @@ BATCHES_AHEAD = 3
 
 
 @dataclass(slots=True)
-class EncodeSummary:
+class EncodeSummary(FailureTally):
     """What happened to the images that lacked an embedding."""
 
     encoder: str
     encoded: int = 0
     already_there: int = 0
     without_file: int = 0
-    failed: int = 0
-    failure_reasons: Counter[str] = field(default_factory=Counter)
-    first_failures: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, object]:
         """The row that the command line prints."""
@@ -194,18 +192,9 @@ class _Encode:
             for dataset_id in {image.dataset_id for image in images}:
                 sources = [image.source for image in images if image.dataset_id == dataset_id]
                 resolve_failures(self._connection, "encode", dataset_id, sources, encoder_id=encoder_id)
-            record_failures(
-                self._connection,
-                "encode",
-                [Failure(image.source, reason, detail, image.dataset) for image, reason, detail in failures],
-                dataset_ids={image.dataset: image.dataset_id for image, _, _ in failures},
-                encoder_id=encoder_id,
-            )
+            recorded = [Failure(image.source, reason, detail, image.dataset) for image, reason, detail in failures]
+            datasets = {image.dataset: image.dataset_id for image, _, _ in failures}
+            record_failures(self._connection, "encode", recorded, dataset_ids=datasets, encoder_id=encoder_id)
         self.summary.encoded += added
         self.summary.already_there += len(images) - added
-        self.summary.failed += len(failures)
-        self.summary.failure_reasons.update(reason for _, reason, _ in failures)
-        room = max(0, 3 - len(self.summary.first_failures))
-        self.summary.first_failures += [
-            f"{image.source}: {reason} ({detail})" for image, reason, detail in failures[:room]
-        ]
+        self.summary.count_failures(recorded)

@@ -27,6 +27,7 @@ from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import InputError
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
+from cbirdb.tally import FailureTally
 from cbirdb.vectors import UNIT_NORM_TOLERANCE, l2_normalize, why_unusable
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ BATCH = 4096
 
 
 @dataclass(slots=True)
-class ImportSummary:
+class ImportSummary(FailureTally):
     """What happened to the vectors of the files, and which images are still without one."""
 
     encoder: str
@@ -48,9 +49,6 @@ class ImportSummary:
     """Names in the files that are no image of the database."""
     missing: int = 0
     """Images of the same datasets that have no vector, neither from these files nor from earlier."""
-    failed: int = 0
-    failure_reasons: Counter[str] = field(default_factory=Counter)
-    first_failures: list[str] = field(default_factory=list)
     first_unknown: list[str] = field(default_factory=list)
     first_missing: list[str] = field(default_factory=list)
 
@@ -235,7 +233,7 @@ class _Import:
                 failures.append(Failure(vector.name, "unknown image", "no image of the database has this name"))
             elif vector.value is None:
                 failures.append(Failure(vector.name, "wrong vector", vector.problem or "", images[vector.name][1]))
-                self._count_failure(failures[-1])
+                self.summary.count_failures(failures[-1:])
             else:
                 ids.append(images[vector.name][0])
                 rows.append(vector.value)
@@ -276,7 +274,7 @@ class _Import:
         for name, row, is_usable in zip(names, raw, usable, strict=True):
             if not is_usable:
                 failures.append(Failure(name, "no direction", f"the vector is {why_unusable(row)}", images[name][1]))
-                self._count_failure(failures[-1])
+                self.summary.count_failures(failures[-1:])
         norms = np.linalg.norm(raw[usable].astype(np.float64), axis=1)
         already_unit = np.abs(norms - 1) <= UNIT_NORM_TOLERANCE
         # What is unit length already is stored to the bit as it was published.
@@ -309,12 +307,6 @@ class _Import:
         )
         there = {row[0] for row in self._connection.execute(query, [image_ids.tolist()])}
         return np.array([image_id not in there for image_id in image_ids.tolist()], dtype=bool)
-
-    def _count_failure(self, failure: Failure) -> None:
-        self.summary.failed += 1
-        self.summary.failure_reasons[failure.reason] += 1
-        if len(self.summary.first_failures) < 3:
-            self.summary.first_failures.append(f"{failure.source}: {failure.detail}")
 
     def count_missing(self) -> None:
         """Images of the datasets that the files speak of, which have no vector."""

@@ -30,6 +30,7 @@ from cbirdb.errors import InputError, PixelError
 from cbirdb.pixels import inspect_file
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Split
+from cbirdb.tally import FailureTally
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class SplitShares:
 
 
 @dataclass(slots=True)
-class IngestSummary:
+class IngestSummary(FailureTally):
     """What happened to the items of a dataset. ``added`` includes those whose content was there already."""
 
     datasets: dict[str, int] = field(default_factory=dict)
@@ -80,11 +81,8 @@ class IngestSummary:
     missing: int = 0
     duplicate: int = 0
     excluded: int = 0
-    failed: int = 0
-    failure_reasons: Counter[str] = field(default_factory=Counter)
     excluded_reasons: Counter[str] = field(default_factory=Counter)
     first_missing: list[str] = field(default_factory=list)
-    first_failures: list[str] = field(default_factory=list)
     without_label: int = 0
     label_names: set[str] = field(default_factory=set)
 
@@ -204,7 +202,7 @@ class _Ingest:
                 if failure.dataset is not None:
                     self._dataset_id(failure.dataset)
             record_failures(self._connection, "ingest", failures, dataset_ids=self.summary.datasets)
-        self._count_failures(failures)
+        self.summary.count_failures(failures)
 
     def resolve_lists(self, lists: Iterable[str]) -> None:
         """Mark that list files which could not be read before have been read now."""
@@ -284,12 +282,6 @@ class _Ingest:
         if stale:
             catalogue.forget_embeddings(self._connection, stale)
         self.summary.updated += len(changed)
-
-    def _count_failures(self, failures: Sequence[Failure]) -> None:
-        self.summary.failed += len(failures)
-        self.summary.failure_reasons.update(failure.reason for failure in failures)
-        room = 3 - len(self.summary.first_failures)
-        self.summary.first_failures += [f"{f.source}: {f.reason} ({f.detail})" for f in failures[: max(0, room)]]
 
 
 def _look(record: ImageRecord, stored: StoredImage | None) -> FileFacts | PixelError | None:

@@ -65,12 +65,8 @@ def encode(
                 progress=progress,
             )  # fmt: skip
             summaries.append(summary)
-            if summary.failed:
-                causes = ", ".join(f"{count} {reason}" for reason, count in summary.failure_reasons.most_common())
-                progress.note(f"{summary.failed:,} could not be encoded by {name}: {causes}. For example:")
-                for example in summary.first_failures:
-                    progress.note(f"  {example}")
-                progress.note("All of them: cbirdb failures --stage encode")
+            for line in summary.describe_failures(f"encoded by {name}", "encode"):
+                progress.note(line)
             if summary.without_file:
                 progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
     write_rows([summary.row() for summary in summaries], output_format)

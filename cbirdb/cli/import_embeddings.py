@@ -52,11 +52,8 @@ def import_embeddings(
         )
     if summary.normalised:
         progress.note(f"{summary.normalised:,} vectors were not of unit length and were scaled to it.")
-    if summary.failed:
-        causes = ", ".join(f"{count} {reason}" for reason, count in summary.failure_reasons.most_common())
-        progress.note(f"{summary.failed:,} vectors could not be loaded: {causes}. For example:")
-        for example in summary.first_failures:
-            progress.note(f"  {example}")
+    for line in summary.describe_failures("loaded", "import-embeddings"):
+        progress.note(line)
     write_rows([summary.row()], output_format)
     incomplete = summary.failed or summary.unknown or summary.missing
     return int(ExitCode.PARTIAL if incomplete else ExitCode.OK)

@@ -78,11 +78,7 @@ def ingest(
 
 def _remarks(summary: IngestSummary, *, dry_run: bool) -> list[str]:
     lines = ["Dry run: nothing was written."] if dry_run else []
-    if summary.failed:
-        causes = ", ".join(f"{count} {reason}" for reason, count in summary.failure_reasons.most_common())
-        lines.append(f"{summary.failed:,} could not be read: {causes}. For example:")
-        lines += [f"  {example}" for example in summary.first_failures]
-        lines.append("All of them: cbirdb failures --stage ingest")
+    lines += summary.describe_failures("read", "ingest")
     if summary.missing:
         lines.append(f"{summary.missing:,} are not on disk, such as {', '.join(summary.first_missing)}.")
     for reason, count in summary.excluded_reasons.items():

@@ -53,7 +53,7 @@ def printed_commands(out: str) -> list[str]:
 
 def test_demo_shows_the_table_the_classes_three_searches_and_what_to_try(shown: Shown) -> None:
     assert "phantoms in demo-output/phantoms" in shown.out
-    for word in ("micro", "micro P@10", "macro P@1", "macro P@10", "XR/chest/Cardiomegaly", "Contact sheets:"):
+    for word in ("micro", "macro", "P@10", "XR/chest/Cardiomegaly", "Contact sheets:"):
         assert word in shown.out
     assert len(re.findall(r"the train images most similar to image", shown.out)) == 3
     assert len(printed_commands(shown.out)) == 8
