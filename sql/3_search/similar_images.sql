@@ -73,7 +73,11 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'cbir.image_overview lists the images.';
     ELSIF query IS NULL THEN
         RAISE EXCEPTION 'image % has no embedding of encoder "%"', image_id, encoder
-            USING ERRCODE = 'no_data_found', HINT = format('Run: cbirdb encode -e %s', encoder);
+            USING ERRCODE = 'no_data_found', HINT = format(
+                CASE (SELECT e.spec ->> 'family' FROM cbir.encoder AS e WHERE e.name = similar_images.encoder)
+                    WHEN 'imported' THEN 'Its embeddings are imported: cbirdb import-embeddings -e %s FILE.h5'
+                    ELSE 'Run: cbirdb encode -e %s'
+                END, encoder);
     END IF;
     RETURN QUERY
     SELECT s.*

@@ -343,3 +343,13 @@ def test_a_failure_stays_open_when_its_image_has_come(cli: Cli, connection: psyc
     add_images(connection, "late", ["late.png"])
     assert load(cli, file)[1]["added"] == 1
     assert connection.execute("SELECT count(*) FROM cbir.failure WHERE NOT resolved").fetchone() == (0,)
+
+
+def test_an_image_without_an_imported_vector_is_sent_to_encode(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    load(cli, write(tmp_path / "one.h5", {NAMES[0]: unit()[0]}))
+    row = connection.execute("SELECT image_id FROM cbir.image WHERE source = %s", [NAMES[1]]).fetchone()
+    assert row is not None
+    outcome = cli("search", "--image-id", row[0], "-e", "paper")
+    assert (outcome.code, "cbirdb import-embeddings -e paper FILE.h5" in outcome.err) == (1, True)
