@@ -32,6 +32,11 @@ class Settings:
         return (self.home or default_home()).expanduser().absolute()
 
     @property
+    def weights_folder(self) -> Path:
+        """Where ``encoders fetch`` puts models, and where they are looked for."""
+        return self.home_folder / "weights"
+
+    @property
     def embedded(self) -> bool:
         """True when no server was named, so that the embedded one is used."""
         return self.dsn is None and not any(os.environ.get(name) for name in LIBPQ_TARGET_VARIABLES)

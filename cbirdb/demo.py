@@ -14,7 +14,7 @@ from cbirdb.contact_sheet import write_contact_sheet
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.embeddings import StoredEncoder, get_encoder
 from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
-from cbirdb.encode import encode
+from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError
 from cbirdb.evaluate import evaluate
@@ -74,9 +74,9 @@ def demo(
     # A demo that was run from another folder is the same dataset: its pictures are the same to the byte.
     summary = ingest(connection, "folder", phantoms, options=ReadOptions(name=DATASET), moved=True, progress=progress)
     result = DemoResult(images, summary.row())
+    encode(connection, encoders, EncodeOptions(datasets=[DATASET]), connect=connect, progress=progress)
     for encoder in encoders:
         name = encoder.spec.name
-        encode(connection, encoder, datasets=[DATASET], progress=progress)
         stored = get_encoder(connection, name)
         build_index(connection, stored, METHODS[DEFAULT_METHOD](), connect=connect, progress=progress)
         run = evaluate(connection, stored, connect=connect, datasets=[DATASET], k=K, progress=progress)

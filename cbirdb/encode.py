@@ -1,19 +1,17 @@
-"""Pictures -> embeddings in the database: decode in threads, encode in batches, COPY and commit each batch.
+"""Pictures -> embeddings in the database: decode in processes, encode in batches, COPY and commit each batch.
 
-What is in the table is done; what is not is what the next run does. A run that is killed loses the batch in flight
+What is in the table is done; what is not is what the next run does. A run that is killed loses the batches in flight
 and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -21,95 +19,85 @@ from numpy.typing import NDArray
 
 from cbirdb.db.catalogue import count_images
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import (
     PendingImage,
     StoredEncoder,
     check_datasets,
     count_pending,
-    pending_images,
+    find_encoder,
+    pending_page,
     register_encoder,
 )
-from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.db.reconnect import PATIENCE_S, ReconnectingConnection
+from cbirdb.decode import DecodeOptions, Decoder, Inputs
 from cbirdb.encoders.base import Encoder
-from cbirdb.errors import InputError, PixelError
-from cbirdb.pixels import read_rgb
+from cbirdb.errors import InputError
+from cbirdb.known_encoders import check_same_encoder
 from cbirdb.progress import SILENT, Progress
-from cbirdb.records import Failure, Precision
-from cbirdb.tally import FailureTally
-from cbirdb.vectors import l2_normalize, why_unusable
+from cbirdb.records import WHOLE, Precision, Shard
+from cbirdb.vectors import l2_normalize
+from cbirdb.write_embeddings import EmbeddingWriter, EncodedBatch, EncodeSummary
 
 log = logging.getLogger(__name__)
 
-BATCHES_AHEAD = 3
-"""Batches that are being decoded while one is being encoded: bounds memory, keeps the encoder fed."""
+IN_FLIGHT = 2
+"""Batches that a GPU may have at once: while one is computed, the next is copied to it."""
 
 
-@dataclass(slots=True)
-class EncodeSummary(FailureTally):
-    """What happened to the images that lacked an embedding."""
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """Which images, and how."""
 
-    encoder: str
-    encoded: int = 0
-    already_there: int = 0
-    without_file: int = 0
-
-    def row(self) -> dict[str, object]:
-        """The row that the command line prints."""
-        return {
-            "encoder": self.encoder,
-            "encoded": self.encoded,
-            "already_there": self.already_there,
-            "without_file": self.without_file,
-            "failed": self.failed,
-        }
+    datasets: Sequence[str] = ()
+    """Names; empty: all."""
+    precision: Precision | None = None
+    """Of new encoders' tables; None: half."""
+    batch_size: int | None = None
+    """Images per step, fewer where memory does not hold as many; None: what suits the encoders."""
+    limit: int | None = None
+    """Encode no more than this many images."""
+    shard: Shard = WHOLE
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    patience_s: float = PATIENCE_S
+    """How long the database may be gone before the run ends."""
 
 
 def encode(
     connection: psycopg.Connection,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
+    options: EncodeOptions | None = None,
     *,
-    datasets: Sequence[str] = (),
-    precision: Precision | None = None,
-    batch_size: int = 64,
-    limit: int | None = None,
+    connect: Callable[[], psycopg.Connection],
     progress: Progress = SILENT,
-) -> EncodeSummary:
-    """Give every image that lacks one an embedding of this encoder.
+) -> list[EncodeSummary]:
+    """Give every image that lacks one an embedding of each encoder; each image is read and decoded once.
 
-    :param datasets: names; empty: all.
-    :param precision: of a new encoder's table; None: half.
-    :param limit: encode no more than this many images.
+    :param connect: opens further connections, for the run to read and write on.
+    :returns: a summary for each encoder.
     :raises InputError: when there is nothing in the catalogue.
-    :raises EncoderError: when stored embeddings came from other weights or another preprocessing.
+    :raises EncoderError: when stored embeddings came from other weights, preprocessing or numbers.
+    :raises DatabaseError: when the database stays away for longer than the patience; what was written is kept.
     """
-    spec = encoder.spec
+    options = options or EncodeOptions()
+    datasets, shard = options.datasets, options.shard
     with translated_errors():
         check_datasets(connection, datasets)
         _check_not_empty(connection)
-        stored = register_encoder(
-            connection,
-            spec.name,
-            dim=spec.dim,
-            precision=precision,
-            spec=asdict(spec),
-            provenance=asdict(encoder.provenance),
-        )
-        pending = count_pending(connection, stored, datasets)
-        total = min(pending, limit) if limit is not None else pending
-        run = _Encode(connection, encoder, stored)
-        run.summary.without_file = count_pending(connection, stored, datasets, with_file=False)
-        run.summary.already_there = count_images(connection, datasets) - pending - run.summary.without_file
-        images = islice(pending_images(connection, stored, datasets), limit)
-        with progress.task(f"encoding {spec.name}", total=total, unit="images") as task:
-            for batch, pictures in _decoded(images, encoder, batch_size):
-                run.batch(batch, pictures)
-                task.advance(len(batch))
-        if limit is None:
+        stored = [_register(connection, encoder, options.precision) for encoder in encoders]
+        images = count_images(connection, datasets, shard)
+        pending = count_pending(connection, stored, datasets, shard)
+        summaries = [
+            EncodeSummary(item.name, already_there=images - lacking - without, without_file=without)
+            for item, lacking, without in zip(stored, pending.lacking, pending.without_file, strict=True)
+        ]
+        total = pending.images if options.limit is None else min(pending.images, options.limit)
+        if total:
+            _run(encoders, stored, summaries, options, total, connect, progress)
+        if options.limit is None:
             # What another process encoded between the count and now is there already, too.
-            done = run.summary.encoded + run.summary.failed + run.summary.without_file
-            run.summary.already_there = count_images(connection, datasets) - done
-    return run.summary
+            for summary in summaries:
+                summary.already_there = images - summary.encoded - summary.failed - summary.without_file
+    return summaries
 
 
 def _check_not_empty(connection: psycopg.Connection) -> None:
@@ -117,84 +105,102 @@ def _check_not_empty(connection: psycopg.Connection) -> None:
         raise InputError("There are no images in this database yet.", hint="Run: cbirdb ingest folder PATH")
 
 
-Picture = NDArray[np.float32] | PixelError
+def _register(connection: psycopg.Connection, encoder: Encoder, precision: Precision | None) -> StoredEncoder:
+    """The encoder's row, made now or of an encoder that computes the same."""
+    spec = encoder.spec
+    before = find_encoder(connection, spec.name)
+    if before is not None:
+        check_same_encoder(before, encoder)
+    golden, _ = l2_normalize(encoder.golden[None])
+    return register_encoder(
+        connection,
+        spec.name,
+        dim=encoder.dim,
+        precision=precision,
+        spec=spec.as_json(),
+        provenance=asdict(encoder.provenance),
+        golden_embedding=golden[0].tolist(),
+    )
 
 
-def _decoded(
-    images: Iterator[PendingImage], encoder: Encoder, batch_size: int
-) -> Iterator[tuple[list[PendingImage], list[Picture]]]:
-    """Batches of images with the encoder's input for each, decoded ahead of need by threads."""
+def _run(
+    encoders: Sequence[Encoder],
+    stored: Sequence[StoredEncoder],
+    summaries: Sequence[EncodeSummary],
+    options: EncodeOptions,
+    total: int,
+    connect: Callable[[], psycopg.Connection],
+    progress: Progress,
+) -> None:
+    names = ", ".join(item.name for item in stored)
+    reader, writing = (
+        ReconnectingConnection(connect, patience_s=options.patience_s, note=progress.note) for _ in range(2)
+    )
+    waiting: deque[_Submitted] = deque()
+    with (
+        Decoder(encoders, options.batch_size or _suitable_batch(encoders), options.decode) as decoder,
+        EmbeddingWriter(writing) as writer,
+        progress.task(f"encoding {names}", total=total, unit="images") as task,
+    ):
 
-    def prepare(image: PendingImage) -> Picture:
+        def collect(left: int) -> None:
+            while len(waiting) > left:
+                done = waiting.popleft()
+                for batch in done.batches():
+                    writer.put(batch)
+                task.advance(done.images)
+
         try:
-            return encoder.preprocess(read_rgb(Path(image.root) / image.source))
-        except PixelError as error:
-            return error
-
-    threads = min(16, (os.cpu_count() or 1) + 1)
-    waiting: deque[tuple[list[PendingImage], list[Future[Picture]]]] = deque()
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        try:
-            while True:
-                while len(waiting) <= BATCHES_AHEAD and (batch := list(islice(images, batch_size))):
-                    waiting.append((batch, [pool.submit(prepare, image) for image in batch]))
-                if not waiting:
-                    return
-                batch, futures = waiting.popleft()
-                yield batch, [future.result() for future in futures]
+            images = islice(_pending_images(reader, stored, options), options.limit)
+            for inputs in decoder.batches(images):
+                waiting.append(_Submitted(encoders, stored, summaries, inputs))
+                collect(IN_FLIGHT - 1)
+            collect(0)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            reader.close()
 
 
-class _Encode:
-    """One run: encodes batches, writes them, and counts what became of them."""
+def _suitable_batch(encoders: Sequence[Encoder]) -> int:
+    return min(encoder.suitable_batch for encoder in encoders)
 
-    def __init__(self, connection: psycopg.Connection, encoder: Encoder, stored: StoredEncoder) -> None:
-        self.summary = EncodeSummary(encoder.spec.name)
-        self._connection = connection
-        self._encoder = encoder
-        self._stored = stored
 
-    def batch(self, images: Sequence[PendingImage], pictures: Sequence[Picture]) -> None:
-        """Encode the pictures that could be read and write embeddings and failures in one transaction."""
-        failures: list[tuple[PendingImage, str, str]] = []
-        readable: list[PendingImage] = []
-        inputs: list[NDArray[np.float32]] = []
-        for image, picture in zip(images, pictures, strict=True):
-            if isinstance(picture, PixelError):
-                failures.append((image, picture.reason, picture.message))
-            else:
-                readable.append(image)
-                inputs.append(picture)
-        good: list[PendingImage] = []
-        embeddings = np.empty((0, self._stored.dim), np.float32)
-        if inputs:
-            raw = self._encoder.encode(inputs)
-            embeddings, usable = l2_normalize(raw)
-            for image, row, is_usable in zip(readable, raw, usable, strict=True):
-                if is_usable:
-                    good.append(image)
-                else:
-                    failures.append((image, "no direction", f"the embedding is a {why_unusable(row)}"))
-            embeddings = embeddings[usable]
-        self._write(good, embeddings, failures)
+def _pending_images(
+    reader: ReconnectingConnection, stored: Sequence[StoredEncoder], options: EncodeOptions
+) -> Iterator[PendingImage]:
+    """Read page by page, so that neither memory nor a transaction grows with the catalogue."""
+    after = 0
+    while page := reader.run(
+        partial(pending_page, encoders=stored, datasets=options.datasets, shard=options.shard, after=after)
+    ):
+        yield from page
+        after = page[-1].image_id
 
-    def _write(
+
+class _Submitted:
+    """One batch that all encoders have begun to work on."""
+
+    def __init__(
         self,
-        images: Sequence[PendingImage],
-        embeddings: NDArray[np.float32],
-        failures: Sequence[tuple[PendingImage, str, str]],
+        encoders: Sequence[Encoder],
+        stored: Sequence[StoredEncoder],
+        summaries: Sequence[EncodeSummary],
+        inputs: Sequence[Inputs],
     ) -> None:
-        encoder_id = self._stored.encoder_id
-        with self._connection.transaction():
-            ids = np.array([image.image_id for image in images], dtype=np.int64)
-            added = copy_embeddings(self._connection, self._stored.table, ids, embeddings, self._stored.precision)
-            for dataset_id in {image.dataset_id for image in images}:
-                sources = [image.source for image in images if image.dataset_id == dataset_id]
-                resolve_failures(self._connection, "encode", dataset_id, sources, encoder_id=encoder_id)
-            recorded = [Failure(image.source, reason, detail, image.dataset) for image, reason, detail in failures]
-            datasets = {image.dataset: image.dataset_id for image, _, _ in failures}
-            record_failures(self._connection, "encode", recorded, dataset_ids=datasets, encoder_id=encoder_id)
-        self.summary.encoded += added
-        self.summary.already_there += len(images) - added
-        self.summary.count_failures(recorded)
+        self._parts = list(zip(stored, summaries, inputs, strict=True))
+        self._results = [
+            encoder.submit(part.pixels) if part.images else partial(_nothing, encoder.dim)
+            for encoder, part in zip(encoders, inputs, strict=True)
+        ]
+        concerned = [image for part in inputs for image in (*part.images, *(image for image, _ in part.failures))]
+        self.images = len({image.image_id for image in concerned})
+
+    def batches(self) -> Iterator[EncodedBatch]:
+        """What each encoder made of it; waits for the GPU."""
+        for (stored, summary, part), result in zip(self._parts, self._results, strict=True):
+            if part.images or part.failures:
+                raw: NDArray[np.float32] = result()
+                yield EncodedBatch(stored, summary, part.images, raw, part.failures)
+
+
+def _nothing(dim: int) -> NDArray[np.float32]:
+    return np.empty((0, dim), np.float32)

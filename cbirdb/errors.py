@@ -74,11 +74,19 @@ class PixelError(CbirdbError):
         super().__init__(detail)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[PixelError], tuple[str, str]]:
+        """As it travels between processes."""
+        return PixelError, (self.reason, self.message)
+
 
 class DatabaseError(CbirdbError):
     """The server cannot be reached or does not allow what is needed."""
 
     exit_code = ExitCode.DATABASE
+
+
+class UnreachableError(DatabaseError):
+    """No server answers, or not yet: another try may find it."""
 
 
 class SchemaError(DatabaseError):

@@ -94,7 +94,7 @@ def import_embeddings(
         with translated_errors():
             check_datasets(connection, datasets)
             dim = _first_dim(opened)
-            if spec is not None and spec["dim"] != dim and find_encoder(connection, encoder) is None:
+            if spec is not None and spec["dim"] not in (dim, None) and find_encoder(connection, encoder) is None:
                 raise InputError(
                     f"The vectors have {dim} dimensions, the encoder '{encoder}' makes {spec['dim']}.",
                     hint="Check that the files belong to this encoder, or use another name.",

@@ -7,16 +7,15 @@ where it was, because what is there already and has not changed is neither read 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import psycopg
 
@@ -27,16 +26,19 @@ from cbirdb.db.catalogue import ImageRow, StoredImage
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import InputError, PixelError
+from cbirdb.limits import IMAGE_TIMEOUT_S
 from cbirdb.pixels import inspect_file
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Split
 from cbirdb.tally import FailureTally
+from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
 
 log = logging.getLogger(__name__)
 
 BATCH_WITH_FILES = 256
 BATCH_WITHOUT_FILES = 5000
 T = TypeVar("T")
+_Pool: TypeAlias = "WorkerPool[Path, Look]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def ingest(
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
     with translated_errors(), progress.task("ingesting", total=total, unit="images") as task, whole:
         run.open_datasets(source.datasets)
-        with ThreadPoolExecutor(max_workers=_readers()) as pool:
+        with WorkerPool(_look, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__]) as pool:
             for batch in batched(islice(source.items, limit), size):
                 run.batch(batch, pool)
                 task.advance(len(batch))
@@ -142,11 +144,6 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _readers() -> int:
-    """Threads that read and decode: decoders and hashes release the interpreter's lock."""
-    return min(8, (os.cpu_count() or 1) + 1)
 
 
 class _Ingest:
@@ -177,7 +174,7 @@ class _Ingest:
             for name in names:
                 self._dataset_id(name)
 
-    def batch(self, items: Sequence[DatasetItem], pool: ThreadPoolExecutor) -> None:
+    def batch(self, items: Sequence[DatasetItem], pool: _Pool) -> None:
         """Look at the files of a batch and write it in one transaction."""
         failures: list[Failure] = []
         records: dict[str, list[ImageRecord]] = {}
@@ -224,9 +221,9 @@ class _Ingest:
             )
         return self.summary.datasets[name]
 
-    def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: ThreadPoolExecutor) -> list[Failure]:
+    def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: _Pool) -> list[Failure]:
         stored = catalogue.stored_images(self._connection, dataset_id, [record.source for record in records])
-        looks = pool.map(lambda record: _look(record, stored.get(record.source)), records)
+        looks = _looks(records, stored, pool)
         failures: list[Failure] = []
         rows: list[ImageRow] = []
         for record, look in zip(records, looks, strict=True):
@@ -284,19 +281,34 @@ class _Ingest:
         self.summary.updated += len(changed)
 
 
-def _look(record: ImageRecord, stored: StoredImage | None) -> FileFacts | PixelError | None:
-    """What is known about a record's file; reads it unless its size and time say that it has not changed.
+Look: TypeAlias = FileFacts | PixelError | None
+"""What a look at a file says. An error is a value here, so that it reaches the batch it belongs to."""
 
-    An error is returned, not raised, so that it reaches the batch it belongs to.
-    """
-    if record.path is None:
-        return stored.row.facts if stored is not None else None
+
+def _looks(records: Sequence[ImageRecord], stored: Mapping[str, StoredImage], pool: _Pool) -> list[Look]:
+    """What is known about the records' files; reads those whose size and time do not say that they have not changed."""
+    looks: list[Look | Future[Look]] = []
+    for record in records:
+        before = stored.get(record.source)
+        facts = before.row.facts if before is not None else None
+        unread = record.path is None or (facts is not None and _same_file(record.path, facts))
+        looks.append(facts if unread or record.path is None else pool.submit(record.path))
+    return [_outcome(look) if isinstance(look, Future) else look for look in looks]
+
+
+def _look(path: Path) -> Look:
+    """What a worker process does with one file."""
     try:
-        if stored is not None and stored.row.facts is not None and _same_file(record.path, stored.row.facts):
-            return stored.row.facts
-        return inspect_file(record.path)
+        return inspect_file(path)
     except PixelError as error:
         return error
+
+
+def _outcome(future: Future[Look]) -> Look:
+    try:
+        return future.result()
+    except (WorkerDiedError, WorkerTimeoutError) as error:
+        return as_pixel_error(error)
 
 
 def _same_file(path: Path, facts: FileFacts) -> bool:

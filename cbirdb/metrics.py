@@ -10,10 +10,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.embeddings import get_encoder
 from cbirdb.db.tables import SCHEMA
-from cbirdb.encoders.registry import ENCODERS
 from cbirdb.errors import InputError
+from cbirdb.known_encoders import stored_encoder
 
 GROUPS: dict[str, str] = {
     "run": "precision_by_run",
@@ -53,7 +52,7 @@ def metrics(
             {"encoder": encoder, "run": run},
         ).fetchall()
         if not runs and encoder is not None:
-            get_encoder(connection, encoder, also_known=list(ENCODERS))
+            stored_encoder(connection, encoder)
         if not runs:
             whose = f" {run}" if run is not None else (f" of '{encoder}'" if encoder else "")
             raise InputError(

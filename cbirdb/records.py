@@ -13,6 +13,17 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Precision: TypeAlias = Literal["half", "single"]
 """``half``: 16-bit floats, pgvector's ``halfvec``. ``single``: 32-bit floats, pgvector's ``vector``."""
 
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Every ``count``-th image, from the ``index``-th on (from 0): one process's share of the work."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+
 POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
 """Values of a label on an image, coded as CheXpert and MIMIC-CXR-JPG code them."""
 

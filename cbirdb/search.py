@@ -16,7 +16,8 @@ from cbirdb.contact_sheet import Tile
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.encoders.base import Encoder
-from cbirdb.errors import EncoderError, InputError, PixelError, UnknownNameError
+from cbirdb.errors import InputError, PixelError, UnknownNameError
+from cbirdb.known_encoders import check_same_encoder
 from cbirdb.pixels import read_rgb
 from cbirdb.vectors import l2_normalize, why_unusable
 
@@ -87,12 +88,12 @@ def search_by_file(
     :raises InputError: when the file is not a picture, or has no embedding because it is of one grey value.
     :raises EncoderError: when the encoder differs from the one that made the stored embeddings.
     """
-    _check_same_encoder(stored, encoder)
+    check_same_encoder(stored, encoder)
     try:
         picture = read_rgb(path)
     except PixelError as error:
         raise InputError(f"The query {path} cannot be used: {error.reason} ({error.message}).") from error
-    raw = encoder.encode([encoder.preprocess(picture)])
+    raw = encoder.encode(encoder.preprocess(picture)[None])
     embedding, usable = l2_normalize(raw)
     if not usable[0]:
         raise InputError(f"The query {path} has no direction: its embedding is a {why_unusable(raw[0])}.")
@@ -102,15 +103,6 @@ def search_by_file(
         {"encoder": stored.name, "query": Vector(embedding[0]).to_text(), "k": k, "mode": mode},
         filters,
     )
-
-
-def _check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
-    made_with, now = stored.weights_sha256, encoder.provenance.weights_sha256
-    if made_with is not None and now is not None and made_with != now:
-        raise EncoderError(
-            f"The stored embeddings of '{stored.name}' were made with other weights than these.",
-            hint="Give the same --weights as when encoding.",
-        )
 
 
 def _rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from cbirdb.errors import InputError
 
@@ -44,3 +44,10 @@ def why_unusable(row: NDArray[np.floating]) -> str:
     if not row.any():
         return "zero vector"
     return "norm out of range"
+
+
+def cosine(first: ArrayLike, second: ArrayLike) -> float:
+    """Cosine of the angle between two vectors of shape (dim,); 0 where one of them is zero."""
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / lengths if lengths else 0.0

@@ -37,12 +37,11 @@ def demo(
     ends with commands to try. Running it again changes nothing but the results of the evaluation.
     """
     from cbirdb.demo import demo as run
-    from cbirdb.encoders.base import LoadOptions
-    from cbirdb.encoders.registry import load_encoder
+    from cbirdb.known_encoders import load_encoders
 
-    # All models first: a missing one should be known before any work is done.
-    encoders = [load_encoder(name, LoadOptions(weights=weights, device=device)) for name in dict.fromkeys(names)]
     with context.open_database() as connection:
+        # All models first: a missing one should be known before any work is done.
+        encoders = load_encoders(connection, names, context.load_options(weights, device))
         result = run(connection, encoders, out, connect=context.connect, progress=context.progress())
     if output_format != "table":
         write_rows(result.overall, output_format)

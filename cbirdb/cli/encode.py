@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +12,7 @@ from cbirdb.cli.options import (
     Context,
     dataset_option,
     device_option,
+    dtype_option,
     format_option,
     pass_context,
     precision_option,
@@ -17,21 +20,46 @@ from cbirdb.cli.options import (
 )
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
+from cbirdb.limits import IMAGE_TIMEOUT_S, LARGEST_MAX_PIXELS, MAX_PIXELS
 from cbirdb.records import Precision
+
+if TYPE_CHECKING:
+    from cbirdb.encoders.base import DType, Encoder
+    from cbirdb.progress import Progress
+    from cbirdb.records import Shard
 
 
 @click.command()
 @click.option(
-    "-e", "--encoder", "names", multiple=True, required=True, metavar="NAME", help="Encoder; may be repeated."
-)
+    "-e", "--encoder", "names", multiple=True, required=True, metavar="NAME",
+    help="Encoder; may be repeated: each image is then read once for all.",
+)  # fmt: skip
 @dataset_option
 @device_option
+@dtype_option
 @weights_option
 @precision_option
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=64, help="Images per step; lower it if memory runs out."
-)
+    "--batch-size", type=click.IntRange(min=1), metavar="N",
+    help="Images per step; fewer where memory does not hold as many.  [default: 64 on a GPU, 8 on a CPU]",
+)  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Encode no more than N images.")
+@click.option(
+    "--shard", metavar="I/N",
+    help="Only every N-th image, from the I-th on, I from 0: for N processes at once.  [default: from torchrun's or"
+    " Slurm's variables, else everything]",
+)  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Processes that decode.  [default: one a core]"
+)
+@click.option(
+    "--image-timeout", type=click.FloatRange(min=0, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
+    help="An image whose decoder takes longer is a failure.",
+)  # fmt: skip
+@click.option(
+    "--max-pixels", type=click.IntRange(1, LARGEST_MAX_PIXELS), default=MAX_PIXELS, metavar="N",
+    help="An image with more pixels is a failure.",
+)  # fmt: skip
 @format_option
 @pass_context
 def encode(
@@ -39,35 +67,60 @@ def encode(
     names: tuple[str, ...],
     datasets: tuple[str, ...],
     device: str,
+    dtype: DType | None,
     weights: Path | None,
     precision: Precision | None,
-    batch_size: int,
+    batch_size: int | None,
     limit: int | None,
+    shard: str | None,
+    workers: int | None,
+    image_timeout: float,
+    max_pixels: int,
     output_format: str,
 ) -> int:
     """Compute the embeddings of all images that lack one, and load them.
 
-    Running it again encodes what is missing; it can be killed at any moment.
+    Running it again encodes what is missing; it can be killed at any moment. Several processes share the work with
+    --shard, on one machine or many, without knowing of each other.
     """
+    from cbirdb.decode import DecodeOptions
+    from cbirdb.encode import EncodeOptions
     from cbirdb.encode import encode as run
-    from cbirdb.encoders.base import LoadOptions
-    from cbirdb.encoders.registry import get_spec, load_encoder
+    from cbirdb.known_encoders import load_encoders
 
-    for name in names:
-        get_spec(name)
-    summaries = []
     progress = context.progress()
+    options = EncodeOptions(
+        datasets=datasets, precision=precision, batch_size=batch_size, limit=limit, shard=_shard(shard, progress),
+        decode=DecodeOptions(workers=workers, timeout_s=image_timeout, max_pixels=max_pixels),
+    )  # fmt: skip
     with context.open_database() as connection:
-        for name in names:
-            encoder = load_encoder(name, LoadOptions(weights=weights, device=device))
-            summary = run(
-                connection, encoder, datasets=datasets, precision=precision, batch_size=batch_size, limit=limit,
-                progress=progress,
-            )  # fmt: skip
-            summaries.append(summary)
-            for line in summary.describe_failures(f"encoded by {name}", "encode"):
-                progress.note(line)
-            if summary.without_file:
-                progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
+        encoders = load_encoders(connection, names, context.load_options(weights, device), dtype=dtype)
+        summaries = run(connection, encoders, options, connect=context.connect, progress=progress)
+    for summary, encoder in zip(summaries, encoders, strict=True):
+        for line in summary.describe_failures(f"encoded by {summary.encoder}", "encode"):
+            progress.note(line)
+        if summary.without_file:
+            progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
+        _tell_batch(encoder, progress)
     write_rows([summary.row() for summary in summaries], output_format)
     return int(ExitCode.PARTIAL if any(summary.failed for summary in summaries) else ExitCode.OK)
+
+
+def _shard(given: str | None, progress: Progress) -> Shard:
+    from cbirdb.shards import parse_shard, shard_of_process
+
+    if given is not None:
+        return parse_shard(given)
+    shard, launcher = shard_of_process(os.environ)
+    if launcher is not None:
+        progress.note(
+            f"This is shard {shard.index}/{shard.count}, as {launcher} says; the others have the other images."
+        )
+    return shard
+
+
+def _tell_batch(encoder: Encoder, progress: Progress) -> None:
+    if (largest := getattr(encoder, "largest_batch", None)) is not None:
+        progress.note(
+            f"Memory ran out with {encoder.spec.name}; batches of {largest} fitted. Next time: --batch-size {largest}"
+        )

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.options import Context, device_option, format_option, pass_context, weights_option
 from cbirdb.cli.output import write_rows
+from cbirdb.errors import DatabaseError, ExitCode
+
+if TYPE_CHECKING:
+    from cbirdb.encoders.base import EncoderSpec, TrainingScheme
+
+TABLE = ("encoder", "dim", "training", "in_paper", "licence", "added")
+"""What a table shows of an encoder; JSON and CSV have everything."""
 
 
 @click.group()
 def encoders() -> None:
-    """List, show and drop encoders."""
+    """List, add, fetch, verify and drop encoders."""
 
 
 @encoders.command("list")
 @format_option
-def list_encoders(output_format: str) -> None:
-    """List the encoders that ship with cbirdb."""
-    from cbirdb.encoders.registry import ENCODERS
+@pass_context
+def list_encoders(context: Context, output_format: str) -> None:
+    """List the encoders that can be named: the paper's nine, newer ones, and those that were added."""
+    from cbirdb.encoders.shipped import SHIPPED
 
+    added = _added(context)
     rows = [
         {
             "encoder": spec.name,
@@ -29,23 +40,130 @@ def list_encoders(output_format: str) -> None:
             "in_paper": spec.in_paper,
             "licence": spec.licence,
             "weights": spec.weights,
+            "revision": spec.revision,
             "embedding": spec.embedding,
+            "preprocessing": spec.preprocessing,
+            "added": spec.name in added,
         }
-        for spec in ENCODERS.values()
+        for spec in {**SHIPPED, **added}.values()
     ]
-    write_rows(rows, output_format)
+    write_rows(rows, output_format, columns=TABLE)
 
 
 @encoders.command()
 @click.argument("name")
 @format_option
-def show(name: str, output_format: str) -> None:
+@pass_context
+def show(context: Context, name: str, output_format: str) -> None:
     """Show everything that determines an encoder's output."""
-    from cbirdb.encoders.registry import get_spec
-
-    spec = asdict(get_spec(name))
+    spec = _spec(context, name).as_json()
     rows = [spec] if output_format != "table" else [{"property": key, "value": value} for key, value in spec.items()]
     write_rows(rows, output_format)
+
+
+@encoders.command()
+@click.argument("name")
+@click.option("--loader", type=click.Choice(["hf", "open_clip", "timm"]), required=True, help="Library that runs it.")
+@click.option(
+    "--weights",
+    required=True,
+    metavar="ID",
+    help="Repository at the model hub (OWNER/NAME), or a folder of this machine.",
+)
+@click.option("--revision", metavar="COMMIT", help="Commit of the repository.  [default: its main branch, as fetched]")
+@click.option("--dim", type=click.IntRange(1, 4000), metavar="N", help="Dimension.  [default: found out at first use]")
+@click.option(
+    "--pooling", metavar="NAME",
+    type=click.Choice(["cls", "mean", "pooler", "logits", "image-features", "cls-unmasked", "sam-grid-mean"]),
+    help="hf: what of the output is the embedding: cls, mean, pooler, logits, image-features (models of images and"
+    " texts), cls-unmasked (MAE), sam-grid-mean.  [default: cls]",
+)  # fmt: skip
+@click.option("--quick-gelu", is_flag=True, help="open_clip: the weights were trained with QuickGELU.")
+@click.option("--licence", default="unknown", help="Licence of the weights.")
+@click.option(
+    "--training", "training_scheme", default="unknown",
+    type=click.Choice(["none", "self-supervised", "weakly-supervised", "fully-supervised", "unknown"]),
+    help="How it was trained.",
+)  # fmt: skip
+@click.option("--citation", default="", help="Where it is described.")
+@pass_context
+def add(
+    context: Context,
+    name: str,
+    loader: str,
+    weights: str,
+    revision: str | None,
+    dim: int | None,
+    pooling: str | None,
+    quick_gelu: bool,
+    licence: str,
+    training_scheme: TrainingScheme,
+    citation: str,
+) -> None:
+    """Add an encoder to this database, to be used by its NAME from now on.
+
+    Nothing is loaded or fetched yet: `encoders fetch NAME` and `encode -e NAME` come next.
+    """
+    from cbirdb.known_encoders import add_encoder, make_record
+
+    record = make_record(
+        name, loader=loader, weights=weights, revision=revision, dim=dim, pooling=pooling, quick_gelu=quick_gelu,
+        licence=licence, training_scheme=training_scheme, citation=citation,
+    )  # fmt: skip
+    with context.open_database() as connection:
+        add_encoder(connection, record)
+    click.echo(f"Added '{name}'.", err=True)
+
+
+@encoders.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option(
+    "--to", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Where to put a folder per encoder.  [default: where `encode` looks, in CBIRDB_HOME]",
+)  # fmt: skip
+@format_option
+@pass_context
+def fetch(context: Context, names: tuple[str, ...], to: Path | None, output_format: str) -> None:
+    """Bring everything that encoders need from the internet: configuration, weights, the text side's tokenizer.
+
+    For machines without internet, fetch with --to on another one, carry the folder over, and pass it as --weights.
+    """
+    from cbirdb.encoders.fetch import fetch as run
+
+    specs = [_spec(context, name) for name in dict.fromkeys(names)]
+    rows = []
+    for spec in specs:
+        fetched = run(spec, to or context.settings.weights_folder)
+        commits = ", ".join(f"{source} at {commit[:12]}" for source, commit in fetched.commits.items())
+        rows.append({
+            "encoder": spec.name, "files": len(fetched.files), "mb": fetched.size_bytes / 1e6,
+            "folder": str(fetched.folder), "source": commits,
+        })  # fmt: skip
+    write_rows(rows, output_format)
+
+
+@encoders.command()
+@click.argument("name")
+@weights_option
+@device_option
+@format_option
+@pass_context
+def verify(context: Context, name: str, weights: Path | None, device: str, output_format: str) -> int:
+    """Check that an encoder is what it was: its files, and what it computes of one fixed picture.
+
+    Files are compared with the checksums of their fetching; weights, preprocessing and the embedding of a fixed
+    picture with those of the first `encode` into this database.
+    """
+    from cbirdb.encoders.registry import get_spec
+    from cbirdb.known_encoders import known_encoders
+    from cbirdb.verify_encoder import verify_encoder
+
+    with context.open_database() as connection:
+        spec = get_spec(name, known_encoders(connection))
+        checks = verify_encoder(connection, spec, context.load_options(weights, device))
+    words = {True: "ok", False: "DIFFERS", None: "not compared"}
+    write_rows([{**asdict(check), "ok": words[check.ok]} for check in checks], output_format)
+    return int(ExitCode.PARTIAL if any(check.ok is False for check in checks) else ExitCode.OK)
 
 
 @encoders.command()
@@ -53,13 +171,42 @@ def show(name: str, output_format: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def drop(context: Context, name: str, yes: bool) -> None:
-    """Remove an encoder's embeddings, indexes and evaluation runs from the database."""
-    from cbirdb.db.embeddings import count_embeddings, drop_encoder, get_encoder
+    """Remove an encoder's embeddings, indexes and evaluation runs, and its record if it was added."""
+    from cbirdb.db.embeddings import count_embeddings, drop_encoder, find_encoder
+    from cbirdb.db.encoder_records import delete_record
+    from cbirdb.known_encoders import added_encoders, stored_encoder
 
     with context.open_database() as connection:
-        stored = get_encoder(connection, name)
-        count = count_embeddings(connection, stored)
+        added = name in added_encoders(connection)
+        stored = find_encoder(connection, name) if added else stored_encoder(connection, name)
+        count = count_embeddings(connection, stored) if stored is not None else 0
         if not yes:
             click.confirm(f"Remove {count:,} embeddings of '{name}' and all that rests on them?", abort=True, err=True)
-        drop_encoder(connection, stored)
-    click.echo(f"Removed {count:,} embeddings of '{name}'.", err=True)
+        with connection.transaction():
+            if stored is not None:
+                drop_encoder(connection, stored)
+            delete_record(connection, name)
+    click.echo(f"Removed {count:,} embeddings of '{name}'{' and its record' if added else ''}.", err=True)
+
+
+def _spec(context: Context, name: str) -> EncoderSpec:
+    """A record, which may be one of the database's: that is asked only for names that are not shipped."""
+    from cbirdb.encoders.registry import get_spec
+    from cbirdb.encoders.shipped import SHIPPED
+
+    return SHIPPED[name] if name in SHIPPED else get_spec(name, _added(context))
+
+
+def _added(context: Context) -> dict[str, EncoderSpec]:
+    """Records that were added to the database; where none can be reached, none, and a note says so."""
+    from cbirdb.db.embedded import EmbeddedServer
+    from cbirdb.known_encoders import added_encoders
+
+    if context.settings.embedded and not EmbeddedServer(context.settings.home_folder).exists():
+        return {}  # nothing can have been added, and a list is no reason to make a database
+    try:
+        with context.open_database() as connection:
+            return added_encoders(connection)
+    except DatabaseError as error:
+        context.progress().note(f"Only the encoders that ship with cbirdb, because: {error}")
+        return {}

@@ -50,13 +50,12 @@ def evaluate(
 
     Then: cbirdb metrics. Images with no label or more than one take no part.
     """
-    from cbirdb.db.embeddings import get_encoder
-    from cbirdb.encoders.registry import ENCODERS
     from cbirdb.evaluate import evaluate as run
+    from cbirdb.known_encoders import stored_encoder
 
     progress = context.progress()
     with context.open_database() as connection:
-        stored = get_encoder(connection, encoder, also_known=list(ENCODERS))
+        stored = stored_encoder(connection, encoder)
         summary = run(
             connection, stored, connect=context.connect, datasets=datasets, query_split=query_split,
             index_split=index_split, k=k, mode=mode, seed=seed, progress=progress,

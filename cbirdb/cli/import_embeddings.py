@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -32,15 +31,15 @@ def import_embeddings(
 
     A new encoder name is registered with the dimension of the first vector.
     """
-    from cbirdb.encoders.registry import ENCODERS
     from cbirdb.import_embeddings import import_embeddings as run
+    from cbirdb.known_encoders import known_encoders
 
-    known = ENCODERS.get(encoder)
     progress = context.progress()
     with context.open_database() as connection:
+        known = known_encoders(connection).get(encoder)
         summary = run(
-            connection, encoder, files, spec=asdict(known) if known else None, datasets=datasets, precision=precision,
-            progress=progress,
+            connection, encoder, files, spec=known.as_json() if known else None, datasets=datasets,
+            precision=precision, progress=progress,
         )  # fmt: skip
     if summary.unknown:
         progress.note(

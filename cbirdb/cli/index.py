@@ -29,13 +29,12 @@ def build(
     context: Context, encoder: str, method: str, m: int, ef_construction: int, ef_search: int, output_format: str
 ) -> None:
     """Build the encoder's index on cosine distance, in place of the one it has."""
-    from cbirdb.db.embeddings import get_encoder
-    from cbirdb.encoders.registry import ENCODERS
     from cbirdb.index import build_index
+    from cbirdb.known_encoders import stored_encoder
 
     chosen = METHODS[DEFAULT_METHOD if method == "auto" else method](m, ef_construction, ef_search)
     with context.open_database() as connection:
-        stored = get_encoder(connection, encoder, also_known=list(ENCODERS))
+        stored = stored_encoder(connection, encoder)
         built = build_index(connection, stored, chosen, connect=context.connect, progress=context.progress())
     write_rows([built.row()], output_format, columns=TABLE)
 
@@ -45,12 +44,11 @@ def build(
 @pass_context
 def drop(context: Context, encoder: str) -> None:
     """Drop the encoder's index; searches are exact then."""
-    from cbirdb.db.embeddings import get_encoder
-    from cbirdb.encoders.registry import ENCODERS
     from cbirdb.index import drop_index
+    from cbirdb.known_encoders import stored_encoder
 
     with context.open_database() as connection:
-        drop_index(connection, get_encoder(connection, encoder, also_known=list(ENCODERS)))
+        drop_index(connection, stored_encoder(connection, encoder))
     click.echo(f"The index of '{encoder}' is dropped.", err=True)
 
 
@@ -60,13 +58,12 @@ def drop(context: Context, encoder: str) -> None:
 @pass_context
 def status(context: Context, encoder: str, output_format: str) -> None:
     """Show the index in use, what it was built with and what searches set."""
-    from cbirdb.db.embeddings import get_encoder
     from cbirdb.db.index_builds import current_build
-    from cbirdb.encoders.registry import ENCODERS
     from cbirdb.errors import InputError
+    from cbirdb.known_encoders import stored_encoder
 
     with context.open_database() as connection:
-        current = current_build(connection, get_encoder(connection, encoder, also_known=list(ENCODERS)))
+        current = current_build(connection, stored_encoder(connection, encoder))
     if current is None:
         raise InputError(
             f"The encoder '{encoder}' has no vector index.", hint=f"Build one: cbirdb index build -e {encoder}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from cbirdb.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import psycopg
+
+    from cbirdb.encoders.base import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +38,15 @@ class Context:
 
         with open_database(self.settings) as connection, translated_errors():
             yield connection
+
+    def load_options(self, weights: Path | None, device: str) -> LoadOptions:
+        """Where encoders' weights are, and on what to run them."""
+        from cbirdb.encoders.base import LoadOptions
+        from cbirdb.shards import device_of_process
+
+        return LoadOptions(
+            weights=weights, store=self.settings.weights_folder, device=device_of_process(device, os.environ)
+        )
 
     def connect(self) -> psycopg.Connection:
         """A further connection."""
@@ -93,12 +106,32 @@ def weights_option(function: F) -> F:
         "--weights",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Folder with the model's files, for machines without internet.",
+        help="Folder that `encoders fetch --to` filled, or with one model's files.  [default: what `encoders fetch`"
+        " brought, else the model hub's cache]",
     )(function)
+
+
+def dtype_option(function: F) -> F:
+    """``--dtype`` of the forward pass."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16"]),
+        help="Numbers to compute in; recorded.  [default: as before; float32 for a new encoder]",
+    )(function)
+
+
+def _check_device(_context: click.Context, _parameter: click.Parameter, device: str) -> str:
+    if not re.fullmatch(r"auto|cuda(:\d+)?|cpu", device):
+        raise click.BadParameter(f"'{device}' is not one of auto, cuda, cuda:N (the GPU's number) and cpu.")
+    return device
 
 
 def device_option(function: F) -> F:
     """``--device``."""
     return click.option(
-        "--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="auto: a GPU where there is one."
+        "--device",
+        default="auto",
+        callback=_check_device,
+        metavar="auto|cuda|cuda:N|cpu",
+        help="auto: a GPU where there is one; of several, each process of torchrun or Slurm takes its own.",
     )(function)

@@ -72,9 +72,7 @@ def search(
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb import search as verb
     from cbirdb.contact_sheet import check_target, write_contact_sheet
-    from cbirdb.db.embeddings import get_encoder
-    from cbirdb.encoders.base import LoadOptions
-    from cbirdb.encoders.registry import ENCODERS, load_encoder
+    from cbirdb.known_encoders import load_encoders, stored_encoder
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
@@ -87,9 +85,9 @@ def search(
         study_from.date() if study_from else None, study_to.date() if study_to else None,
     )  # fmt: skip
     with context.open_database() as connection:
-        stored = get_encoder(connection, encoder, also_known=list(ENCODERS))
+        stored = stored_encoder(connection, encoder)
         if image is not None:
-            model = load_encoder(encoder, LoadOptions(weights=weights, device=device))
+            (model,) = load_encoders(connection, [encoder], context.load_options(weights, device))
             rows = verb.search_by_file(connection, stored, model, image, k=k, filters=filters, mode=mode)
         else:
             image_id = verb.image_of_uid(connection, sop_uid) if sop_uid is not None else image_id

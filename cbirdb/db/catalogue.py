@@ -10,7 +10,7 @@ from psycopg import sql
 
 from cbirdb.db.tables import SCHEMA
 from cbirdb.errors import InputError
-from cbirdb.records import FileFacts
+from cbirdb.records import WHOLE, FileFacts, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,12 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
     return images
 
 
-def count_images(connection: psycopg.Connection, datasets: Sequence[str]) -> int:
-    """Number of images of these datasets; of all when none is named."""
+def count_images(connection: psycopg.Connection, datasets: Sequence[str], shard: Shard = WHOLE) -> int:
+    """Number of images of these datasets (of all when none is named) in this shard."""
     row = connection.execute(
         "SELECT count(*) FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
-        " WHERE %s::text[] IS NULL OR d.name = ANY(%s)",
-        [list(datasets) or None, list(datasets)],
+        " WHERE (%s::text[] IS NULL OR d.name = ANY(%s)) AND mod(i.image_id, %s) = %s",
+        [list(datasets) or None, list(datasets), shard.count, shard.index],
     ).fetchone()
     return int(row[0]) if row else 0
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psycopg
 
 from cbirdb.config import Settings
-from cbirdb.errors import CbirdbError, DatabaseError, SchemaError
+from cbirdb.errors import CbirdbError, DatabaseError, SchemaError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +154,8 @@ _CAUSES = (
     ("resolve", "The host name is not known: {cause}.", "Check the host in the connection string."),
     ("timeout", "The server did not answer in time ({where}).", "Check host, port and firewall."),
 )
+_LASTING = {"password authentication failed", "no password supplied", "does not exist"}
+"""Those of them that another try will meet again."""
 
 
 def _connection_error(error: psycopg.OperationalError) -> DatabaseError:
@@ -162,8 +164,9 @@ def _connection_error(error: psycopg.OperationalError) -> DatabaseError:
     where = " port ".join(part for part in target.groups() if part) if target else "as named"
     for needle, sentence, hint in _CAUSES:
         if needle in text:
-            return DatabaseError(sentence.format(where=where, cause=_last_cause(text)), hint=hint)
-    return DatabaseError(f"No connection to the server: {_last_cause(text)}.", hint="Check the connection string.")
+            kind = DatabaseError if needle in _LASTING else UnreachableError
+            return kind(sentence.format(where=where, cause=_last_cause(text)), hint=hint)
+    return UnreachableError(f"No connection to the server: {_last_cause(text)}.", hint="Check the connection string.")
 
 
 def _last_cause(text: str) -> str:

@@ -73,7 +73,7 @@ class EmbeddedServer:
         with FileLock(self.home / ".lock"):
             if not self.running():
                 binaries = self._binaries()
-                if not (self.data / "PG_VERSION").exists():
+                if not self.exists():
                     self._create(binaries)
                 self._launch(binaries)
             self._ensure_database()
@@ -87,6 +87,10 @@ class EmbeddedServer:
             self._binaries(), "pg_ctl", "stop", "-w", "-t", str(START_TIMEOUT_S), "-m", "fast", "-D", str(self.data)
         )
         return True
+
+    def exists(self) -> bool:
+        """Whether there is a server's data, running or not."""
+        return (self.data / "PG_VERSION").exists()
 
     def running(self) -> bool:
         """Whether the server accepts connections. Asks the server; a left-over pid file proves nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.tables import SCHEMA
 from cbirdb.errors import EncoderError, InputError, UnknownNameError
-from cbirdb.records import Precision
+from cbirdb.records import Precision, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,21 @@ class StoredEncoder:
     weights_sha256: str | None
     preprocessing_sha256: str | None
     spec: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    golden_embedding: Sequence[float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class PendingImage:
-    """An image without an embedding, and the folder that its source is relative to."""
+    """An image that lacks an embedding, and the folder that its source is relative to."""
 
     image_id: int
     dataset_id: int
     dataset: str
     source: str
     root: str
+    missing: Sequence[bool]
+    """Of each encoder that was asked about: True when the image has no embedding of it."""
 
 
 def table_name(encoder: str) -> str:
@@ -55,8 +59,8 @@ def table_name(encoder: str) -> str:
 def find_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder | None:
     """The encoder of that name in this database, or None."""
     row = connection.execute(
-        "SELECT encoder_id, name, table_name, dim, precision, weights_sha256, preprocessing_sha256, spec"
-        " FROM cbir.encoder WHERE name = %s",
+        "SELECT encoder_id, name, table_name, dim, precision, weights_sha256, preprocessing_sha256, spec, provenance,"
+        " golden_embedding FROM cbir.encoder WHERE name = %s",
         [name],
     ).fetchone()
     return StoredEncoder(*row) if row else None
@@ -88,24 +92,28 @@ def register_encoder(
     precision: Precision | None,
     spec: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    golden_embedding: Sequence[float] | None = None,
 ) -> StoredEncoder:
     """Make the encoder's row and embedding table, or check that those there are of the same encoder.
 
     :param precision: None: half for a new encoder, whatever it is for one that exists.
+    :param golden_embedding: the unit vector of the fixed picture.
     :raises InputError: when the stored dimension or precision differs.
-    :raises EncoderError: when the stored vectors came from other weights or another preprocessing.
+    :raises EncoderError: when the stored vectors came from other weights, preprocessing or number format.
     """
     with connection.transaction():
         connection.execute(
             """
             INSERT INTO cbir.encoder (
-                name, table_name, dim, precision, weights_sha256, preprocessing_sha256, licence, spec, provenance
+                name, table_name, dim, precision, weights_sha256, preprocessing_sha256, licence, spec, provenance,
+                golden_embedding
             )
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::real[]) ON CONFLICT DO NOTHING
             """,
             [
                 name, table_name(name), dim, precision or "half", provenance.get("weights_sha256"),
                 provenance.get("preprocessing_sha256"), spec.get("licence"), Jsonb(dict(spec)), Jsonb(dict(provenance)),
+                list(golden_embedding) if golden_embedding is not None else None,
             ],
         )  # fmt: skip
         stored = find_encoder(connection, name)
@@ -130,56 +138,102 @@ def _check_same(stored: StoredEncoder, dim: int, precision: Precision | None, pr
             f"The embeddings of '{stored.name}' are stored in {stored.precision} precision, not {precision}.",
             hint=f"Leave out --precision, or run: cbirdb encoders drop {stored.name}",
         )
+    check_provenance(stored, provenance)
+
+
+def check_provenance(stored: StoredEncoder, provenance: Mapping[str, Any]) -> None:
+    """Refuse to compare vectors with stored ones that were made from something else.
+
+    :raises EncoderError: when weights, preprocessing or number format differ.
+    """
+    anew = f"or start anew: cbirdb encoders drop {stored.name}"
     for what, before in (
-        ("weights_sha256", stored.weights_sha256),
-        ("preprocessing_sha256", stored.preprocessing_sha256),
+        ("weights", stored.weights_sha256),
+        ("preprocessing", stored.preprocessing_sha256),
     ):
-        now = provenance.get(what)
+        now = provenance.get(f"{what}_sha256")
         if before is not None and now is not None and before != now:
             raise EncoderError(
-                f"The stored embeddings of '{stored.name}' were made with other {what.removesuffix('_sha256')}"
+                f"The stored embeddings of '{stored.name}' were made with other {what}"
                 f" ({before[:12]}..., now {now[:12]}...), so the two cannot be compared.",
-                hint=f"Use the same weights, or start anew: cbirdb encoders drop {stored.name}",
+                hint=f"Use the same weights, {anew}",
             )
+    dtype, now = stored.provenance.get("dtype"), provenance.get("dtype")
+    if dtype is not None and now is not None and dtype != now:
+        raise EncoderError(
+            f"The stored embeddings of '{stored.name}' were computed in {dtype}, not {now}.",
+            hint=f"Use --dtype {dtype}, {anew}",
+        )
 
 
-_PENDING: LiteralString = """
-    SELECT i.image_id, i.dataset_id, d.name, i.source, d.root
+_FILES: LiteralString = """
     FROM cbir.image AS i
     INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-    WHERE i.image_id > %(after)s AND (d.root IS NOT NULL) = %(with_file)s
-      AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s))
-      AND NOT EXISTS (SELECT FROM {table} AS e WHERE e.image_id = i.image_id)
+    WHERE (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)) AND mod(i.image_id, %(count)s) = %(index)s
 """
+_LACKS: LiteralString = "NOT EXISTS (SELECT FROM {table} AS e WHERE e.image_id = i.image_id)"
 
 
-def pending_images(
-    connection: psycopg.Connection, encoder: StoredEncoder, datasets: Sequence[str] | None, *, page: int = 1000
-) -> Iterator[PendingImage]:
-    """Images that have a file but no embedding yet, in the order of their ids, read page by page.
+def pending_page(
+    connection: psycopg.Connection,
+    encoders: Sequence[StoredEncoder],
+    datasets: Sequence[str],
+    shard: Shard,
+    *,
+    after: int,
+    page: int = 1000,
+) -> list[PendingImage]:
+    """The next images that have a file but lack an embedding of any of the encoders, in the order of their ids.
 
-    :param datasets: names; None: all.
+    :param datasets: names; empty: all.
+    :param after: the last image id of the page before; 0: from the beginning.
     """
-    table = sql.Identifier(SCHEMA, encoder.table)
-    query = sql.SQL(_PENDING + " ORDER BY i.image_id LIMIT %(page)s").format(table=table)
-    after = 0
-    names = list(datasets) if datasets else None
-    while rows := connection.execute(
-        query, {"after": after, "datasets": names, "with_file": True, "page": page}
-    ).fetchall():
-        yield from (PendingImage(*row) for row in rows)
-        after = rows[-1][0]
+    lacks = [sql.SQL(_LACKS).format(table=sql.Identifier(SCHEMA, encoder.table)) for encoder in encoders]
+    query = sql.SQL(
+        "SELECT i.image_id, i.dataset_id, d.name, i.source, d.root, ARRAY[{each}]"
+        + _FILES
+        + "AND i.image_id > %(after)s AND d.root IS NOT NULL AND ({any}) ORDER BY i.image_id LIMIT %(page)s"
+    ).format(each=sql.SQL(", ").join(lacks), any=sql.SQL(" OR ").join(lacks))
+    found = connection.execute(query, {**_scope(datasets, shard), "after": after, "page": page}).fetchall()
+    return [PendingImage(*row) for row in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is left to do for some encoders."""
+
+    images: int
+    """That lack an embedding of any of them, and have a file."""
+    lacking: Sequence[int]
+    """Of each encoder: how many of these lack its embedding."""
+    without_file: Sequence[int]
+    """Of each encoder: how many lack its embedding and have no file."""
 
 
 def count_pending(
-    connection: psycopg.Connection, encoder: StoredEncoder, datasets: Sequence[str] | None, *, with_file: bool = True
-) -> int:
-    """How many images ``pending_images`` would yield; or how many it leaves out for want of a file."""
-    table = sql.Identifier(SCHEMA, encoder.table)
-    query = sql.SQL("SELECT count(*) FROM ({}) AS pending").format(sql.SQL(_PENDING).format(table=table))
-    values = {"after": 0, "datasets": list(datasets) if datasets else None, "with_file": with_file}
-    row = connection.execute(query, values).fetchone()
-    return int(row[0]) if row else 0
+    connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str], shard: Shard
+) -> Pending:
+    """How many images ``pending_page`` would give in all, and how many it leaves out for want of a file."""
+    lacks = [sql.SQL(_LACKS).format(table=sql.Identifier(SCHEMA, encoder.table)) for encoder in encoders]
+
+    def per_encoder(condition: LiteralString) -> sql.Composed:
+        counts = [sql.SQL("count(*) FILTER (WHERE {} AND " + condition + ")").format(lack) for lack in lacks]
+        return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(counts))
+
+    query = sql.SQL("SELECT count(*) FILTER (WHERE d.root IS NOT NULL AND ({any})), {lacking}, {without}" + _FILES)
+    row = connection.execute(
+        query.format(
+            any=sql.SQL(" OR ").join(lacks),
+            lacking=per_encoder("d.root IS NOT NULL"),
+            without=per_encoder("d.root IS NULL"),
+        ),
+        _scope(datasets, shard),
+    ).fetchone()
+    return Pending(*row) if row else Pending(0, [], [])
+
+
+def _scope(datasets: Sequence[str], shard: Shard) -> dict[str, Any]:
+    return {"datasets": list(datasets) or None, "count": shard.count, "index": shard.index}
 
 
 def count_embeddings(connection: psycopg.Connection, encoder: StoredEncoder) -> int:

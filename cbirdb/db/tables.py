@@ -163,10 +163,24 @@ encoder = Table(
     Column("licence", Text),
     Column("spec", JSONB, nullable=False, server_default=EMPTY_JSON, comment="Everything that determines its output."),
     Column("provenance", JSONB, nullable=False, server_default=EMPTY_JSON, comment="Library versions, dtype, device."),
+    Column(
+        "golden_embedding",
+        ARRAY(REAL),
+        comment="Unit vector of one fixed picture when the encoder was first used; NULL: imported, not computed.",
+    ),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     CheckConstraint("dim BETWEEN 1 AND 16000", name="dim"),
     _one_of("precision", "half", "single"),
     comment="A model that turns an image into a vector; one embedding table each.",
+)
+
+encoder_record = Table(
+    "encoder_record",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("spec", JSONB, nullable=False, comment="As in encoder.spec."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    comment="Encoders added to those that ship with cbirdb; a row of encoder is made when one is first used.",
 )
 
 index_build = Table(

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-TrainingScheme = Literal["none", "self-supervised", "weakly-supervised", "fully-supervised"]
+from cbirdb.encoders.golden import golden_picture
+from cbirdb.errors import EncoderError
+
+TrainingScheme: TypeAlias = Literal["none", "self-supervised", "weakly-supervised", "fully-supervised", "unknown"]
+TRAINING_SCHEMES: tuple[TrainingScheme, ...] = get_args(TrainingScheme)
+
+DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
+DTYPES: tuple[DType, ...] = get_args(DType)
+"""Number formats of the forward pass; below float32, PyTorch's autocast chooses what to compute in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +33,8 @@ class EncoderSpec:
     name: str
     family: str
     """Names the module ``cbirdb.encoders.<family>`` that knows how to run it."""
-    dim: int
+    dim: int | None
+    """Components of the embedding; None: found out when it first runs."""
     embedding: str
     """Which output of the model is the embedding, in words."""
     preprocessing: str
@@ -32,9 +43,22 @@ class EncoderSpec:
     training_scheme: TrainingScheme
     citation: str
     weights: str | None = None
-    """Model id at its hub; None where there are no weights."""
+    """Repository at the model hub, address of a file, or a local folder; None where there are no weights."""
     revision: str | None = None
+    """Commit (or branch) of the repository; SHA-256 of the file where ``weights`` is its address."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the family needs to know besides: values that JSON can hold."""
     in_paper: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is stored in the database."""
+        return {**asdict(self), "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> EncoderSpec:
+        """Of a stored record; what an older or newer version stored besides is left out."""
+        known = {item.name for item in fields(cls)}
+        return cls(**{key: value for key, value in stored.items() if key in known})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +72,55 @@ class Provenance:
     preprocessing_sha256: str
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Version of each library that touches pixels or numbers."""
-    dtype: str = "float32"
+    dtype: DType = "float32"
     device: str = "cpu"
+    """Kind of device: ``cpu`` or ``cuda``."""
 
 
-class Encoder(Protocol):
+class Preprocessing(Protocol):
+    """One RGB or grey picture -> the model's input without the batch axis, of one shape for all pictures.
+
+    It runs in worker processes: it can be pickled, and holds no model.
+    """
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]: ...
+
+
+class Encoder(ABC):
     """Turns pictures into raw embeddings. Normalisation is not its business."""
 
     spec: EncoderSpec
     provenance: Provenance
+    preprocess: Preprocessing
+    input_shape: tuple[int, ...]
+    """Of what ``preprocess`` returns."""
+    suitable_batch: int = 64
+    """Pictures per step that keep it busy."""
 
-    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
-        """One RGB or grey picture -> the model's input without the batch axis. Called from several threads."""
+    @property
+    def dim(self) -> int:
+        """Components of an embedding."""
+        if self.spec.dim is None:
+            raise EncoderError(f"The encoder '{self.spec.name}' was not tried out, so its dimension is not known.")
+        return self.spec.dim
 
-    def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Inputs from ``preprocess`` -> raw embeddings, shape (len(batch), spec.dim)."""
+    @cached_property
+    def golden(self) -> NDArray[np.float32]:
+        """The raw embedding of one fixed picture, shape (dim,): tells whether it still computes what it did."""
+        embedding: NDArray[np.float32] = self.encode(self.preprocess(golden_picture())[None])[0]
+        return embedding
+
+    @abstractmethod
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Inputs, shape (n, *input_shape) -> raw embeddings, shape (n, dim)."""
+
+    def submit(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode a batch, whose memory may be used again when this returns.
+
+        :returns: what waits for the embeddings and gives them.
+        """
+        embeddings = self.encode(batch)
+        return lambda: embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +128,34 @@ class LoadOptions:
     """Where and how to run an encoder."""
 
     weights: Path | None = None
-    """A local folder or file with the weights; None: the hub's cache, then the hub."""
+    """A folder with the weights, or with a folder of weights for each encoder; None: ``store``, then the hub's cache."""
+    store: Path | None = None
+    """Where ``encoders fetch`` puts a folder of weights for each encoder unless told otherwise."""
     device: str = "auto"
-    """``auto`` (a GPU where there is one), ``cuda`` or ``cpu``."""
+    """``auto`` (a GPU where there is one), ``cuda``, ``cuda:N`` or ``cpu``."""
+    dtype: DType = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFiles:
+    """Which files a family reads from a folder of weights."""
+
+    needed: tuple[str, ...]
+    """All of these."""
+    weights: tuple[str, ...]
+    """The first of these that is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A second repository that a model's files need beside them."""
+
+    folder: str
+    """Where it goes, below the model's own folder."""
+    repository: str
+    revision: str | None
+    patterns: tuple[str, ...]
+    """Which of its files."""
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:

@@ -1,54 +1,54 @@
-"""The encoders that ship with cbirdb. A new one of a known family is one record here."""
+"""From a record to an encoder that runs. A family's libraries are imported only then."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions
-from cbirdb.encoders.tiny_image import SPEC as TINY_IMAGE
+from cbirdb.encoders.shipped import SHIPPED
+from cbirdb.encoders.weights import find_folder
 from cbirdb.errors import EncoderError, UnknownNameError
 
-RESNET50 = EncoderSpec(
-    name="resnet50",
-    family="huggingface",
-    weights="microsoft/resnet-50",
-    revision="main",
-    dim=1000,
-    embedding="the 1000 logits of the ImageNet classifier (the paper's choice)",
-    preprocessing="the model's own AutoImageProcessor (shortest side 256 then centre crop 224, ImageNet mean and deviation)",
-    licence="Apache-2.0",
-    training_scheme="fully-supervised",
-    citation="He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
-    in_paper=True,
-)
-
-ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in (TINY_IMAGE, RESNET50)}
+LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "timm": "timm_models"}
+"""Families that load any model of their library: the library's name on the command line, the module's name."""
 
 
-def get_spec(name: str) -> EncoderSpec:
+def get_spec(name: str, added: Mapping[str, EncoderSpec] | None = None) -> EncoderSpec:
     """The record of an encoder.
 
+    :param added: further records by name, of a database.
     :raises UnknownNameError: with the nearest known name.
     """
+    known = {**(added or {}), **SHIPPED}
     try:
-        return ENCODERS[name]
+        return known[name]
     except KeyError:
-        raise UnknownNameError("encoder", name, list(ENCODERS)) from None
+        raise UnknownNameError("encoder", name, list(known)) from None
 
 
-def load_encoder(name: str, options: LoadOptions) -> Encoder:
-    """Make an encoder ready to run; imports its family's libraries only now.
+def get_family(spec: EncoderSpec) -> Any:
+    """The module that runs the encoder.
 
-    :raises UnknownNameError: when there is no such encoder.
-    :raises EncoderError: when its libraries or weights cannot be had.
+    :raises EncoderError: when its libraries are not installed.
     """
-    spec = get_spec(name)
     try:
-        family = import_module(f"cbirdb.encoders.{spec.family}")
+        return import_module(f"cbirdb.encoders.{spec.family}")
     except ModuleNotFoundError as error:
         raise EncoderError(
-            f"The encoder '{name}' needs the Python package '{error.name}', which is not installed.",
+            f"The encoder '{spec.name}' needs the Python package '{error.name}', which is not installed.",
             hint="Install cbirdb with its extra 'encoders'; in a clone of it: pip install -e '.[encoders]'",
         ) from error
-    encoder: Encoder = family.load(spec, options)
+
+
+def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
+    """Make an encoder ready to run.
+
+    :raises EncoderError: when its libraries or weights cannot be had.
+    """
+    family = get_family(spec)
+    # What needs no weights needs no folder.
+    folder = find_folder(spec, family.FILES, options) if spec.weights else None
+    encoder: Encoder = family.load(spec, folder, options)
     return encoder

@@ -6,14 +6,12 @@ Torralba, Fergus and Freeman, "80 Million Tiny Images", TPAMI 30(11), 2008: grey
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb.encoders.base import EncoderSpec, LoadOptions, Provenance, hash_settings
+from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions, Provenance, hash_settings
 
 SIDE = 32
 
@@ -29,27 +27,31 @@ SPEC = EncoderSpec(
 )
 
 
-class TinyImage:
+def shrink(image: Image.Image) -> NDArray[np.float32]:
+    """A picture -> its grey values at 32 x 32, float32."""
+    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(grey, dtype=np.float32)
+
+
+class TinyImage(Encoder):
     """The encoder. A picture of one grey value has no direction and comes out as the zero vector."""
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
+        self.preprocess = shrink
+        self.input_shape = (SIDE, SIDE)
         self.provenance = Provenance(
             weights_sha256=None,
             preprocessing_sha256=hash_settings({"mode": "L", "side": SIDE, "resample": "BOX", "centre": "mean"}),
             libraries={"pillow": PIL.__version__, "numpy": np.__version__},
         )
 
-    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
-        grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-        return np.asarray(grey, dtype=np.float32)
-
-    def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        flat: NDArray[np.float32] = np.stack(batch).reshape(len(batch), -1)
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        flat = batch.reshape(len(batch), -1)
         centred: NDArray[np.float32] = flat - flat.mean(axis=1, keepdims=True)
         return centred
 
 
-def load(spec: EncoderSpec, _options: LoadOptions) -> TinyImage:
+def load(spec: EncoderSpec, _folder: object, _options: LoadOptions) -> TinyImage:
     """Make the encoder ready to run. It has nothing to load."""
     return TinyImage(spec)

@@ -12,16 +12,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cbirdb.errors import PixelError
+from cbirdb.limits import MAX_PIXELS
 from cbirdb.records import FileFacts
 
 
-def inspect_file(path: Path) -> FileFacts:
+def inspect_file(path: Path, max_pixels: int = MAX_PIXELS) -> FileFacts:
     """Read a file once: its hash, its size, and whether every pixel of it decodes.
 
     :raises PixelError: when it cannot be read, is no image, or is damaged.
     """
     data, modified_ns = _read_bytes(path)
-    picture = _decode(data)
+    picture = _decode(data, max_pixels)
     return FileFacts(
         sha256=hashlib.sha256(data).digest(),
         width=picture.width,
@@ -31,13 +32,13 @@ def inspect_file(path: Path) -> FileFacts:
     )
 
 
-def read_rgb(path: Path) -> Image.Image:
+def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A file's picture as 8-bit RGB. Grey values deeper than 8 bits are scaled to their own range.
 
     :raises PixelError: when it cannot be read, is no image, or is damaged.
     """
     data, _ = _read_bytes(path)
-    return to_rgb(_decode(data))
+    return to_rgb(_decode(data, max_pixels))
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -68,16 +69,20 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
     return data, found.st_mtime_ns
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
     """The fully decoded first and only frame."""
     try:
         with warnings.catch_warnings():
-            # Large, but below Pillow's limit of a decompression bomb; corrupt metadata is not our concern.
+            # What Pillow finds large is below our limit or refused; corrupt metadata is not our concern.
             warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data))
             frames = getattr(picture, "n_frames", 1)
             if frames > 1:
                 raise PixelError("multi-frame", f"the file holds {frames} frames; split it into single images")
+            if (pixels := picture.width * picture.height) > max_pixels:
+                raise PixelError(
+                    "too large", f"{pixels:,} pixels, more than the {max_pixels:,} that are safe to decode"
+                )
             picture.load()
     except UnidentifiedImageError as error:
         if data[128:132] == b"DICM":

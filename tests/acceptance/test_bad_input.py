@@ -92,7 +92,7 @@ BAD = [
     ("unknown encoder in demo", "demo --encoder tiny-imag --out {}/out", USER, "Did you mean 'tiny-image'?"),
     ("unknown encoder in show", "encoders show resnet5", USER, "Did you mean 'resnet50'?"),
     ("unknown encoder in drop", "encoders drop tiny-imag --yes", USER, "Did you mean 'tiny-image'?"),
-    ("encoder like none", "search --image-id 1 -e zzzzzz", USER, "Known: resnet50, tiny-image."),
+    ("encoder like none", "search --image-id 1 -e zzzzzz", USER, "Known: biomedclip, clip-vit-l14, dinov2-vit-b14"),
     ("encoder not used yet", "search --image-id 1 -e resnet50", USER, "Run: cbirdb encode -e resnet50"),
     ("encoder that cannot be a name", "import-embeddings -e ??? {}/note.txt", USER, ""),
     ("unknown dataset in encode", "encode -e tiny-image -d god", USER, "Did you mean 'good'?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psycopg
@@ -219,12 +220,12 @@ def test_a_server_that_goes_away_in_the_middle_is_one_sentence(
 ) -> None:
     from cbirdb import ingest as verb
 
-    inspect = verb.inspect_file
+    outcome_of = verb._outcome
 
-    def inspect_after_the_connection_is_gone(path: Path) -> object:
+    def outcome_after_the_connection_is_gone(look: Future) -> object:
         with psycopg.connect(own.uri("postgres"), autocommit=True) as admin:
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cbirdb'")
-        return inspect(path)
+        return outcome_of(look)
 
-    monkeypatch.setattr(verb, "inspect_file", inspect_after_the_connection_is_gone)
+    monkeypatch.setattr(verb, "_outcome", outcome_after_the_connection_is_gone)
     assert "Run the same command again" in refused(call("-q", "--dsn", own.uri(), "ingest", "folder", class_folder))

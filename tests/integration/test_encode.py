@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb.encode import EncodeSummary, encode
-from cbirdb.encoders.base import EncoderSpec, Provenance
+from cbirdb import encode as verb
+from cbirdb.encode import EncodeOptions
+from cbirdb.encoders.base import Encoder, EncoderSpec, Provenance
 from cbirdb.encoders.tiny_image import SPEC, TinyImage
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.pixels import read_rgb
+from cbirdb.write_embeddings import EncodeSummary
 from tests.conftest import Outcome, picture_bytes, write_csv
 
 Cli = Callable[..., Outcome]
@@ -44,7 +46,11 @@ def open_failures(connection: psycopg.Connection) -> list[tuple[str, str, int]]:
     ).fetchall()
 
 
-class MeanOfQuarters:
+def quarters(image: Image.Image) -> NDArray[np.float32]:
+    return np.asarray(image.convert("L").resize((2, 2), Image.Resampling.BOX), dtype=np.float32)
+
+
+class MeanOfQuarters(Encoder):
     """A real encoder of four numbers: the mean grey of each quarter. ``spoil`` turns its result into a bad one."""
 
     def __init__(
@@ -55,15 +61,25 @@ class MeanOfQuarters:
             training_scheme="none", citation="",
         )  # fmt: skip
         self.provenance = replace(Provenance(weights_sha256="a" * 64, preprocessing_sha256="b" * 64), **made)
+        self.preprocess = quarters
+        self.input_shape = (2, 2)
         self._spoil = spoil or (lambda rows: rows)
         self.batches: list[int] = []
 
-    def preprocess(self, image: Image.Image) -> NDArray[np.float32]:
-        return np.asarray(image.convert("L").resize((2, 2), Image.Resampling.BOX), dtype=np.float32)
-
-    def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         self.batches.append(len(batch))
-        return self._spoil(np.stack(batch).reshape(len(batch), 4))
+        embeddings = batch.reshape(len(batch), 4).copy()
+        return embeddings if len(batch) == 1 else self._spoil(embeddings)  # one alone is the golden picture
+
+
+def encode(connection: psycopg.Connection, encoder: Encoder, **options: object) -> EncodeSummary:
+    """The verb with one encoder, on the test's database."""
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(connection.info.dsn, autocommit=True)
+
+    (summary,) = verb.encode(connection, [encoder], EncodeOptions(**options), connect=connect)
+    return summary
 
 
 @pytest.fixture
@@ -83,7 +99,7 @@ def test_every_image_gets_the_unit_vector_that_the_encoder_computes(
     assert len(stored) == 20
     encoder = TinyImage(SPEC)
     for source, found in stored.items():
-        raw = encoder.encode([encoder.preprocess(read_rgb(ingested / source))])[0].astype(np.float64)
+        raw = encoder.encode(encoder.preprocess(read_rgb(ingested / source))[None])[0].astype(np.float64)
         expected = (raw / np.sqrt((raw * raw).sum())).astype(np.float32).astype(component)
         # PostgreSQL prints the shortest decimals that give the same number back.
         np.testing.assert_allclose(found.astype(component), expected, rtol=2e-3 if precision == "half" else 1e-6)
@@ -204,7 +220,7 @@ def test_an_embedding_without_direction_is_a_failure_and_its_neighbours_are_kept
 
     encoder = MeanOfQuarters(spoil)
     summary = encode(connection, encoder, batch_size=10)
-    assert encoder.batches == [10, 10]
+    assert encoder.batches == [1, 10, 10]  # the golden picture comes first
     assert (summary.encoded, summary.failed, summary.failure_reasons) == (18, 2, {"no direction": 2})
     found = connection.execute("SELECT source, detail FROM cbir.failure ORDER BY source").fetchall()
     assert found == [(f"{name}.png", f"the embedding is a {detail}") for name in ("nodule/01", "normal/11")]

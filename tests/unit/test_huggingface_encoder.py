@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from cbirdb.encoders import huggingface  # noqa: E402
 from cbirdb.encoders.base import LoadOptions, hash_files  # noqa: E402
-from cbirdb.encoders.registry import ENCODERS, RESNET50, load_encoder  # noqa: E402
+from cbirdb.encoders.registry import load_encoder
 from cbirdb.errors import EncoderError  # noqa: E402
 
 # What microsoft/resnet-50 has at the hub: an older layout than save_pretrained writes today.

@@ -1,0 +1,202 @@
+"""Files -> the encoders' inputs, batch by batch, in worker processes.
+
+Each image is read and decoded once, whatever number of encoders wants it, and prepared once for all encoders that share
+a preprocessing. The workers write into shared memory, where the encoders read: pixels are not copied between processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cbirdb.db.embeddings import PendingImage
+from cbirdb.encoders.base import Encoder, Preprocessing
+from cbirdb.errors import PixelError
+from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
+from cbirdb.pixels import read_rgb
+from cbirdb.shared_memory import SharedMemory
+from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
+
+SLOTS = 3
+"""Batches in memory: one that is encoded, and those that are decoded meanwhile."""
+MEMORY_SHARE = 8
+"""Inputs take at most this fraction of the machine's memory ..."""
+MEMORY_LIMIT = 2 << 30
+"""... and at most this many bytes."""
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How files are read."""
+
+    workers: int | None = None
+    """Processes that decode; None: one per core."""
+    timeout_s: float = IMAGE_TIMEOUT_S
+    """Seconds that one image may take."""
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One encoder's share of a batch."""
+
+    images: list[PendingImage]
+    pixels: NDArray[np.float32]
+    """Shape (len(images), *input_shape)."""
+    failures: list[tuple[PendingImage, PixelError]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the inputs of one preprocessing lie within a slot."""
+
+    preprocess: Preprocessing
+    offset: int
+    rows: int
+    shape: tuple[int, ...]
+
+    def array(self, memory: SharedMemory, slot_offset: int) -> NDArray[np.float32]:
+        """All rows, shape (rows, *shape)."""
+        whole: NDArray[np.float32] = np.ndarray(
+            (self.rows, *self.shape), np.float32, memory.buffer, slot_offset + self.offset
+        )
+        return whole
+
+
+_Task = tuple[Path, int, int, int]
+"""File, number of the slot, row in it, and which preprocessings are wanted (a bit each)."""
+
+
+class Decoder:
+    """Turns images into batches of inputs; a context manager."""
+
+    def __init__(self, encoders: Sequence[Encoder], batch_size: int, options: DecodeOptions) -> None:
+        """Start the worker processes.
+
+        :param batch_size: images in a batch; fewer where their inputs would not fit into memory.
+        """
+        self._options = options
+        # Encoders of one preprocessing (SAM and MedSAM) share what it makes.
+        keys = [(encoder.provenance.preprocessing_sha256, encoder.input_shape) for encoder in encoders]
+        distinct = dict(zip(keys, encoders, strict=True))
+        self._which = [list(distinct).index(key) for key in keys]
+        each = [prod(encoder.input_shape) * 4 for encoder in distinct.values()]
+        self.batch_size = max(1, min(batch_size, memory_budget() // (SLOTS * sum(each))))
+        self._layouts: list[_Layout] = []
+        offset = 0
+        for encoder, size in zip(distinct.values(), each, strict=True):
+            self._layouts.append(_Layout(encoder.preprocess, offset, self.batch_size, encoder.input_shape))
+            offset += -(-size * self.batch_size // ALIGNMENT) * ALIGNMENT
+        self._slot_size = offset
+        self._memory = SharedMemory(SLOTS * offset)
+        prepare = _Prepare(self._memory, self._layouts, self._slot_size, options.max_pixels)
+        self._pool: WorkerPool[_Task, PixelError | None] = WorkerPool(
+            prepare,
+            workers=options.workers or available_cores(),
+            timeout_s=options.timeout_s,
+            preload=[__name__, *{type(encoder.preprocess).__module__ for encoder in distinct.values()}],
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+        self._memory.close()
+
+    def batches(self, images: Iterable[PendingImage]) -> Iterator[list[Inputs]]:
+        """For each batch of images, the inputs of each encoder, in the encoders' order.
+
+        Their memory is used again when the next batch is asked for.
+        """
+        iterator = iter(images)
+        free = deque(range(SLOTS))
+        waiting: deque[tuple[int, list[PendingImage], list[Future[PixelError | None]]]] = deque()
+        while True:
+            while free and (batch := list(islice(iterator, self.batch_size))):
+                slot = free.popleft()
+                waiting.append((slot, batch, [self._submit(image, slot, row) for row, image in enumerate(batch)]))
+            if not waiting:
+                return
+            slot, batch, futures = waiting.popleft()
+            outcomes = [_outcome(future) for future in futures]
+            yield [self._inputs(number, slot, batch, outcomes) for number in range(len(self._which))]
+            free.append(slot)
+
+    def _submit(self, image: PendingImage, slot: int, row: int) -> Future[PixelError | None]:
+        wanted = 0
+        for number, layout in enumerate(self._which):
+            if image.missing[number]:
+                wanted |= 1 << layout
+        return self._pool.submit((Path(image.root) / image.source, slot, row, wanted))
+
+    def _inputs(self, encoder: int, slot: int, batch: list[PendingImage], outcomes: list[PixelError | None]) -> Inputs:
+        rows: list[int] = []
+        failures: list[tuple[PendingImage, PixelError]] = []
+        for row, (image, outcome) in enumerate(zip(batch, outcomes, strict=True)):
+            if image.missing[encoder]:
+                if outcome is None:
+                    rows.append(row)
+                else:
+                    failures.append((image, outcome))
+        whole = self._layouts[self._which[encoder]].array(self._memory, slot * self._slot_size)
+        # A batch without gaps, the usual case, is not copied.
+        pixels = whole[: len(rows)] if rows == list(range(len(rows))) else whole[rows]
+        return Inputs([batch[row] for row in rows], pixels, failures)
+
+
+class _Prepare:
+    """What a worker does with one image."""
+
+    def __init__(self, memory: SharedMemory, layouts: list[_Layout], slot_size: int, max_pixels: int) -> None:
+        self._memory = memory
+        self._layouts = layouts
+        self._slot_size = slot_size
+        self._max_pixels = max_pixels
+
+    def __call__(self, task: _Task) -> PixelError | None:
+        path, slot, row, wanted = task
+        try:
+            picture = read_rgb(path, self._max_pixels)
+        except PixelError as error:
+            return error
+        except MemoryError:
+            return PixelError("too large", "there is not memory enough to decode it")
+        for number, layout in enumerate(self._layouts):
+            if wanted & 1 << number:
+                try:
+                    pixels = layout.preprocess(picture)
+                    if pixels.shape != layout.shape:
+                        return PixelError(
+                            "preprocessing", f"the input has the shape {pixels.shape}, not {layout.shape}"
+                        )
+                # Libraries refuse extreme shapes (a strip one pixel high) each with errors of their own.
+                except Exception as error:  # noqa: BLE001
+                    return PixelError("preprocessing", f"{type(error).__name__}: {error}")
+                layout.array(self._memory, slot * self._slot_size)[row] = pixels
+        return None
+
+
+def _outcome(future: Future[PixelError | None]) -> PixelError | None:
+    """What became of an image, a dead or hanging worker included."""
+    try:
+        return future.result()
+    except (WorkerDiedError, WorkerTimeoutError) as error:
+        return as_pixel_error(error)
+
+
+def memory_budget() -> int:
+    """Bytes that the inputs of all batches in memory may take."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(MEMORY_LIMIT, total // MEMORY_SHARE)

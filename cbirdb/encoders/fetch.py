@@ -1,0 +1,180 @@
+"""Brings a model's files to this machine: the one place that asks the network, and only when called.
+
+What is fetched lies in one folder per encoder, ready to be carried to a machine without internet, with a list of its
+files and their checksums (``cbirdb-weights.json``) that ``encoders verify`` compares.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cbirdb.encoders.base import EncoderSpec, WeightFiles, hash_files
+from cbirdb.encoders.registry import get_family
+from cbirdb.encoders.weights import find_weights, is_address, is_local
+from cbirdb.errors import EncoderError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "cbirdb-weights.json"
+HUB_TIMEOUT = 5.0
+"""Seconds that the hub has for its first answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was brought for one encoder."""
+
+    folder: Path
+    commits: Mapping[str, str]
+    """Repository -> commit, or address -> SHA-256."""
+    files: Mapping[str, str]
+    """File, relative to the folder -> SHA-256."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum((self.folder / name).stat().st_size for name in self.files)
+
+
+def fetch(spec: EncoderSpec, to: Path) -> Fetched:
+    """Bring everything that the encoder needs into ``to/<name>``. What is there already is not fetched again.
+
+    :raises EncoderError: when there is nothing to fetch, the network fails, or what came is not what was wanted.
+    """
+    if spec.weights is None:
+        raise EncoderError(f"'{spec.name}' has no weights: there is nothing to fetch.")
+    if is_local(spec):
+        raise EncoderError(f"'{spec.name}' was added with the folder {spec.weights} of this machine: copy that.")
+    family = get_family(spec)
+    folder = to / spec.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EncoderError(
+            f"The folder {folder} cannot be made: {error.strerror}.", hint="Choose another --to."
+        ) from error
+    commits: dict[str, str] = {}
+    if is_address(spec):
+        _fetch_file(spec, folder, family.FILES.weights[0])
+        commits[spec.weights] = str(spec.revision)
+    else:
+        commits[spec.weights] = _fetch_repository(spec, spec.weights, spec.revision, folder, family.FILES)
+        for companion in family.companions(spec, folder) if hasattr(family, "companions") else ():
+            target = folder / companion.folder
+            wanted = WeightFiles(companion.patterns, ())
+            commits[companion.repository] = _fetch_repository(
+                spec, companion.repository, companion.revision, target, wanted
+            )
+    find_weights(spec, folder, family.FILES)
+    return _write_manifest(spec, folder, commits)
+
+
+def _fetch_repository(
+    spec: EncoderSpec, repository: str, revision: str | None, folder: Path, files: WeightFiles
+) -> str:
+    """Bring the files of one repository, all of one commit, which is returned."""
+    import huggingface_hub as hub
+
+    try:
+        # This one question first: where there is no way out, a download retries for 20 seconds to some minutes.
+        info = hub.HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT)
+        offered = {file.rfilename for file in info.siblings or ()}
+        wanted = [*files.needed, *[name for name in files.weights if name in offered][:1]]
+        log.info("downloading %s at commit %s from %s", repository, info.sha, hub.constants.ENDPOINT)
+        hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted, local_dir=folder)
+        return str(info.sha)
+    # Proxies, certificates, name servers and full disks fail in their own ways; none of them is a defect of ours.
+    except Exception as error:
+        raise EncoderError(
+            f"The repository '{repository}' of '{spec.name}' cannot be fetched: {_hub_reason(error)}.",
+            hint="What has come so far is kept. `cbirdb encoders fetch NAME --to DIR` on a connected machine, and"
+            " --weights DIR here, does the same by way of a disk.",
+        ) from error
+
+
+def _hub_reason(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids asking the model hub"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            "its owners ask you to accept their terms first, on its page at the hub; then log in with `hf auth login`"
+        )
+    if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
+        return f"the model hub answers with status {error.response.status_code}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"the model hub cannot be reached or the download breaks off ({type(error).__name__})"
+
+
+def _fetch_file(spec: EncoderSpec, folder: Path, name: str) -> None:
+    """Bring the one file of a record that names its address; a zip archive is searched for it."""
+    import torch
+
+    address, target = str(spec.weights), folder / name
+    if target.is_file() and (folder / MANIFEST).is_file():
+        return
+    arriving = folder / (address.rsplit("/", 1)[1] + ".partial")
+    try:
+        log.info("downloading %s", address)
+        torch.hub.download_url_to_file(address, str(arriving), progress=True)
+    except Exception as error:
+        raise EncoderError(
+            f"The file {address} of '{spec.name}' cannot be fetched ({type(error).__name__}).",
+            hint="Fetch it on a connected machine with `cbirdb encoders fetch NAME --to DIR`, and pass --weights DIR here.",
+        ) from error
+    if (found := hash_files([arriving])) != spec.revision:
+        arriving.unlink()
+        raise EncoderError(
+            f"What {address} gave is not what '{spec.name}' was recorded with: SHA-256 {found[:12]}..., not"
+            f" {str(spec.revision)[:12]}...; it was thrown away.",
+            hint="Try again; if it stays so, the file was exchanged at its source.",
+        )
+    if zipfile.is_zipfile(arriving) and address.endswith(".zip"):
+        with zipfile.ZipFile(arriving) as archive:
+            member = next(info for info in archive.infolist() if Path(info.filename).name == name)
+            with archive.open(member) as packed, target.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+        arriving.unlink()
+    else:
+        arriving.replace(target)
+
+
+def _write_manifest(spec: EncoderSpec, folder: Path, commits: Mapping[str, str]) -> Fetched:
+    names = sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and ".cache" not in path.parts and path.name != MANIFEST
+    )
+    files = {name: hash_files([folder / name]) for name in names}
+    manifest: dict[str, Any] = {"encoder": spec.name, "commits": dict(commits), "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    return Fetched(folder, commits, files)
+
+
+def changed_files(folder: Path) -> tuple[int, list[str]] | None:
+    """Files that are not as they were fetched: how many the list has, and which are missing or differ.
+
+    None when the folder has no list, because something else filled it.
+
+    :raises EncoderError: when the list cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        files: dict[str, str] = json.loads(path.read_text())["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f"The list {path} is damaged.", hint="Fetch the encoder again.") from error
+    bad = [
+        name for name, digest in files.items() if not (folder / name).is_file() or hash_files([folder / name]) != digest
+    ]
+    return len(files), bad

@@ -1,0 +1,33 @@
+"""Encoders that timm runs, from weights in its own format at the hub: ``config.json`` and the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import timm.data
+
+from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.encoders.openclip import Transform
+from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
+from cbirdb.encoders.weights import find_weights, reading
+
+FILES = WeightFiles(needed=("config.json",), weights=("model.safetensors", "pytorch_model.bin"))
+
+
+def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
+    """Make the encoder ready to run: the model without its classifier, pooled as it pools.
+
+    :raises EncoderError: when its weights are not this encoder's, or there is no such device.
+    """
+
+    def build() -> Parts:
+        weights = find_weights(spec, folder, FILES)
+        with reading(spec, weights):
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+            settings = timm.data.resolve_model_data_config(model)
+            transform = timm.data.create_transform(**settings, is_training=False)
+        settings = {"library": "timm", **settings}
+        return Parts(model, model, Transform(transform), settings, weights, ("timm", "torchvision"))
+
+    return load_parts(spec, options, build)

@@ -1,0 +1,199 @@
+"""What all encoders that run on PyTorch share: device, number format, asynchronous batches, running out of memory."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import cbirdb.encoders.torchvision_operators  # noqa: F401 (before the libraries that import torchvision)
+from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions, Preprocessing, Provenance, hash_files, hash_settings
+from cbirdb.encoders.golden import golden_picture
+from cbirdb.encoders.weights import reading, unfit
+from cbirdb.errors import EncoderError
+
+_log = logging.getLogger(__name__)
+
+Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Inputs, shape (n, *input_shape) -> raw embeddings, shape (n, dim)."""
+
+
+CPU_BATCH = 8
+"""On a CPU larger batches are no faster, and what is finished is saved less often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a family makes of its files."""
+
+    model: torch.nn.Module
+    forward: Forward
+    preprocess: Preprocessing
+    preprocessing: Mapping[str, Any]
+    """The settings of ``preprocess``: hashed, they are its identity."""
+    weights: Path
+    libraries: tuple[str, ...]
+    """Packages besides torch, Pillow and NumPy that touch pixels or numbers."""
+
+
+class TorchEncoder(Encoder):
+    """A PyTorch model in inference mode."""
+
+    largest_batch: int | None = None
+    """Set once memory has run out: what it did not run out at."""
+
+    def __init__(self, spec: EncoderSpec, parts: Parts, device: torch.device, provenance: Provenance) -> None:
+        self.spec = spec
+        self.provenance = provenance
+        self.preprocess = parts.preprocess
+        self._forward = parts.forward
+        self._device = device
+        self._dtype = getattr(torch, provenance.dtype)
+        if device.type == "cpu":
+            self.suitable_batch = CPU_BATCH
+
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.submit(batch)()
+
+    def submit(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode; on a GPU this returns while it still computes.
+
+        :raises EncoderError: when there is not memory enough for a single picture.
+        """
+        size = min(len(batch), self.largest_batch or len(batch))
+        waiting: list[Callable[[], NDArray[np.float32]]] = []
+        start = 0
+        while start < len(batch):
+            try:
+                waiting.append(self._launch(batch[start : start + size]))
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise EncoderError(
+                        f"There is not memory enough to run '{self.spec.name}' on a single picture.",
+                        hint="Use --device cpu, or --dtype bfloat16, or a machine with more memory.",
+                    ) from error
+                size = self.largest_batch = size // 2
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+                _log.info("memory ran out; going on with batches of %d", size)
+            else:
+                start += size
+        return lambda: np.concatenate([wait() for wait in waiting])
+
+    def _launch(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            pixels = torch.from_numpy(batch)
+            if self._device.type == "cpu":
+                values: NDArray[np.float32] = self._forward(pixels).float().numpy()
+                return lambda: values
+            # Only pinned memory is copied while the GPU computes. PyTorch keeps and re-uses what it has pinned, and
+            # does so no sooner than the copy has ended.
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+            embeddings = self._forward(pixels).float()
+            arriving = torch.empty(embeddings.shape, dtype=torch.float32, pin_memory=True)
+            arriving.copy_(embeddings, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+
+        def wait() -> NDArray[np.float32]:
+            done.synchronize()
+            found: NDArray[np.float32] = arriving.numpy()
+            return found
+
+        return wait
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Parts]) -> TorchEncoder:
+    """Build a family's parts, put them on the device, and try them out on one picture.
+
+    What does not fit is said now and not after an hour of reading images.
+
+    :raises EncoderError: when the weights are not this encoder's, or there is no such device.
+    """
+    device = choose_device(options.device)
+    with quiet():
+        parts = build()
+        parts.model.to(device).eval()
+        provenance = Provenance(
+            weights_sha256=hash_files([parts.weights]),
+            preprocessing_sha256=hash_settings(parts.preprocessing),
+            libraries={name: version(name) for name in ("torch", *parts.libraries, "pillow", "numpy")},
+            dtype=options.dtype,
+            device=device.type,
+        )
+        encoder = TorchEncoder(spec, parts, device, provenance)
+        with reading(spec, parts.weights):
+            pixels = encoder.preprocess(golden_picture())
+            encoder.input_shape = pixels.shape
+            found = encoder.golden.shape[-1]
+    if spec.dim is None:
+        encoder.spec = replace(spec, dim=found)
+    elif found != spec.dim:
+        message = (
+            f"The model in {parts.weights.parent} gives {found} values a picture, but '{spec.name}' has {spec.dim}."
+        )
+        raise unfit(spec, message)
+    return encoder
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device of that name.
+
+    :raises EncoderError: when this machine has no such device.
+    """
+    kind, _, number = wanted.partition(":")
+    if kind not in {"auto", "cuda", "cpu"} or (number and (kind != "cuda" or not number.isdecimal())):
+        raise EncoderError(f"There is no device named '{wanted}'.", hint="Known: auto, cuda, cuda:N, cpu.")
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise EncoderError(
+            f"The device '{wanted}' was asked for, but PyTorch finds no GPU that it can use.",
+            hint="Use the device 'cpu' or 'auto', or install the PyTorch build that fits this machine's GPU driver.",
+        )
+    if number and int(number) >= torch.cuda.device_count():
+        raise EncoderError(
+            f"There is no GPU number {number} here; PyTorch finds {torch.cuda.device_count()}, counted from 0."
+        )
+    # What is called float32 here is float32: by itself PyTorch rounds convolutions to 10 bits on newer GPUs.
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    return torch.device("cuda", int(number) if number else torch.cuda.current_device())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' loading bars and reports off the terminal: what matters of them is raised as an error."""
+    from transformers import logging as reports
+
+    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    root = logging.getLogger()  # open_clip logs to it by name
+    level = root.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reports.set_verbosity_error()
+        reports.disable_progress_bar()
+        if level > logging.INFO:
+            root.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            root.setLevel(level)
+            reports.set_verbosity(verbosity)
+            if bars:
+                reports.enable_progress_bar()

@@ -1,0 +1,120 @@
+"""Where the files of a model lie on this machine, and reading them without running what is in them.
+
+A folder that the user names comes first, then what ``cbirdb encoders fetch`` has brought, then the hub's own cache.
+Nothing here asks the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.errors import EncoderError
+
+ADDRESS = "https://"
+
+
+def unfit(spec: EncoderSpec, message: str) -> EncoderError:
+    """An error about weights, with the way to get the right ones."""
+    fetch = f"cbirdb encoders fetch {spec.name}"
+    hint = (
+        f"Run: {fetch}; where there is no internet, run `{fetch} --to DIR` on another machine and pass --weights DIR."
+    )
+    return EncoderError(message, hint=hint)
+
+
+def is_local(spec: EncoderSpec) -> bool:
+    """True when the record names a folder of this machine."""
+    return spec.weights is not None and Path(spec.weights).is_absolute()
+
+
+def is_address(spec: EncoderSpec) -> bool:
+    """True when the record names one file by its address and not a repository at the hub."""
+    return spec.weights is not None and spec.weights.startswith(ADDRESS)
+
+
+def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> Path:
+    """The folder that holds the encoder's files.
+
+    :raises EncoderError: when there is none, or what was named is no folder.
+    """
+    if options.weights is not None:
+        return _existing_folder(spec, options.weights)
+    if is_local(spec):
+        return _existing_folder(spec, Path(str(spec.weights)))
+    fetched = options.store / spec.name if options.store is not None else None
+    if fetched is not None and fetched.is_dir():
+        return fetched
+    cached = cached_folder(str(spec.weights), spec.revision, files) if not is_address(spec) else None
+    if cached is None:
+        where = [str(fetched.parent)] if fetched is not None else []
+        if not is_address(spec):
+            import huggingface_hub as hub
+
+            where.append(f"the model hub's cache ({hub.constants.HF_HUB_CACHE})")
+        file = f"{files.weights[0]} of {spec.weights}"
+        raise unfit(spec, f"'{spec.name}' needs {file}, which is neither in {' nor in '.join(where)}.")
+    return cached
+
+
+def _existing_folder(spec: EncoderSpec, folder: Path) -> Path:
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise unfit(spec, f"The folder of weights {folder} {what}.")
+    return folder / spec.name if (folder / spec.name).is_dir() else folder
+
+
+def cached_folder(repository: str, revision: str | None, files: WeightFiles) -> Path | None:
+    """The folder in the hub's cache that holds all of the files; the hub is not asked for anything newer."""
+    import huggingface_hub as hub
+
+    def cached(name: str) -> Path | None:
+        path = hub.try_to_load_from_cache(repository, name, revision=revision)
+        return Path(path) if isinstance(path, str) else None
+
+    needed = [cached(name) for name in files.needed]
+    weights = [path for name in files.weights if (path := cached(name)) is not None]
+    if None in needed or (files.weights and not weights):
+        return None
+    return next(path for path in (*needed, *weights) if path is not None).parent
+
+
+def find_weights(spec: EncoderSpec, folder: Path, files: WeightFiles) -> Path:
+    """The file with the weights, once its companions are there too.
+
+    :raises EncoderError: naming the file that is missing.
+    """
+    for name in files.needed:
+        if not (folder / name).is_file():
+            raise unfit(spec, f"The folder {folder} has no file {name}.")
+    for name in files.weights:
+        if (folder / name).is_file():
+            return folder / name
+    either = "neither " if len(files.weights) > 1 else "no "
+    raise unfit(spec, f"The folder {folder} has no weights: {either}{' nor '.join(files.weights)}.")
+
+
+@contextmanager
+def reading(spec: EncoderSpec, path: Path) -> Iterator[None]:
+    """Damaged JSON, safetensors and pickles each raise their own library's errors, which have no common base."""
+    try:
+        yield
+    except (EncoderError, MemoryError):
+        raise
+    except Exception as error:
+        raise unfit(spec, f"The file {path} is damaged or not what it should be ({type(error).__name__}).") from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The tensors of a file by name. Nothing in it is executed: safetensors, or pickles of tensors alone."""
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        state: dict[str, Any] = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    return state

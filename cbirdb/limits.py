@@ -1,0 +1,9 @@
+"""Bounds on what one image file may ask for."""
+
+MAX_PIXELS = 100_000_000
+"""Pictures with more are not decoded: a file of some kilobytes can ask for any amount of memory. Whole mammograms have
+some 50 million."""
+LARGEST_MAX_PIXELS = 178_956_970
+"""Beyond it Pillow refuses by itself."""
+IMAGE_TIMEOUT_S = 60.0
+"""Seconds that reading, decoding and preparing one image may take."""

@@ -1,0 +1,60 @@
+"""Which share of the work is this process's: as the user says, else as torchrun or Slurm say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from cbirdb.errors import InputError
+from cbirdb.records import WHOLE, Shard
+
+LAUNCHERS = (
+    ("torchrun", "RANK", ("WORLD_SIZE",), "LOCAL_RANK"),
+    # A job's script itself is no task of a step; there, only the number of tasks of the whole job is known.
+    ("Slurm", "SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID"),
+)
+"""Name, and variables: number of this process, of how many, and which it is on its machine."""
+
+
+def parse_shard(text: str) -> Shard:
+    """``0/4`` is the first of four.
+
+    :raises InputError: when it is not of that form.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 0 <= index < count:
+        raise InputError(
+            f"'{text}' is not a shard.", hint="It is I/N with I from 0 to N-1: of two processes, 0/2 and 1/2."
+        )
+    return Shard(index, count)
+
+
+def shard_of_process(environment: Mapping[str, str]) -> tuple[Shard, str | None]:
+    """The shard that a launcher gives this process, and the launcher's name; the whole where there is none.
+
+    :raises InputError: when its variables make no sense.
+    """
+    for launcher, number, counts, _ in LAUNCHERS:
+        count = next((name for name in counts if environment.get(name)), None)
+        if environment.get(number) and count is not None:
+            try:
+                shard = parse_shard(f"{environment[number]}/{environment[count]}")
+            except InputError as error:
+                raise InputError(
+                    f"{launcher} set {number}={environment[number]} and {count}={environment[count]}, which is no shard.",
+                    hint="Say which with --shard I/N; --shard 0/1 is everything.",
+                ) from error
+            return (shard, launcher) if shard.count > 1 else (WHOLE, None)
+    return WHOLE, None
+
+
+def device_of_process(device: str, environment: Mapping[str, str]) -> str:
+    """``auto`` and ``cuda`` on a machine with several GPUs: the one that is this process's by its number there."""
+    local = next((environment[name] for *_, name in LAUNCHERS if environment.get(name, "").isdecimal()), None)
+    if device not in {"auto", "cuda"} or local is None:
+        return device
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return f"cuda:{int(local) % gpus}" if gpus > 1 else device

@@ -1,0 +1,272 @@
+"""Calls a function in worker processes that may crash or hang, and goes on without the call that did it.
+
+A decoder of images is C code that reads files of strangers: one in a million ends the process, loops for ever, or asks
+for all memory. ``concurrent.futures`` gives up altogether when a process of its pool dies, and waits without end for
+one that hangs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Generic, Self, TypeAlias, TypeVar
+
+from cbirdb.errors import PixelError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK = 4
+"""Items sent to a worker at once, so that it need not wait for the next."""
+GRACE_S = 2.0
+"""How long workers have to end by themselves when the pool is closed."""
+_READY = "ready"
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerDiedError(Exception):
+    """The process that worked on an item ended: it crashed, or the system killed it."""
+
+    def __init__(self, exit_code: int | None) -> None:
+        self.exit_code = exit_code or 0
+        how = f"exit code {exit_code}"
+        if self.exit_code < 0:
+            how = f"signal {-self.exit_code}, {signal.strsignal(-self.exit_code) or 'unknown'}"
+        super().__init__(f"the process that read it ended ({how})")
+
+
+class WorkerTimeoutError(Exception):
+    """An item took longer than it may; its process was killed."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"it took longer than {seconds:g} seconds")
+
+
+def as_pixel_error(error: WorkerDiedError | WorkerTimeoutError) -> PixelError:
+    """The same for an image file: what is recorded of it."""
+    return PixelError("timed out" if isinstance(error, WorkerTimeoutError) else "crashed the decoder", str(error))
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class WorkerPool(Generic[Item, Result]):
+    """A fixed number of processes that call one function, item by item, in the order of submission."""
+
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        *,
+        workers: int,
+        timeout_s: float,
+        preload: Sequence[str] = (),
+    ) -> None:
+        """The processes start with the first item.
+
+        :param function: can be pickled, as can items and results.
+        :param timeout_s: seconds that one item may take.
+        :param preload: modules that the function needs, imported once for all workers.
+        """
+        # Not forked from this process, whose threads (of torch, of the driver) hold locks that a fork would copy.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["__main__", *preload])
+        self._function = function
+        self._timeout_s = timeout_s
+        self._queue: deque[_Job] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._wake_receiver, self._wake_sender = self._context.Pipe(duplex=False)
+        self._size = workers
+        self._workers: list[_Worker] = []
+        self._thread = threading.Thread(target=self._dispatch, name="worker pool", daemon=True)
+
+    def submit(self, item: Item) -> Future[Result]:
+        """Queue an item.
+
+        :returns: its future result; :class:`WorkerDiedError` and :class:`WorkerTimeoutError` are what became of an
+            item that the process did not survive, anything else is what the function raised.
+        """
+        future: Future[Result] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            if not self._workers:
+                self._workers = [self._start() for _ in range(self._size)]
+                self._thread.start()
+            idle = not self._queue
+            self._queue.append((item, future))
+        if idle:
+            self._wake_sender.send_bytes(b"!")
+        return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes; items that no process has begun are cancelled."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for _, future in self._queue:
+                future.cancel()
+            self._queue.clear()
+        if self._workers:
+            self._wake_sender.send_bytes(b"!")
+            self._thread.join()
+        for worker in self._workers:
+            worker.pipe.close()
+        deadline = time.monotonic() + GRACE_S
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join(GRACE_S)
+            for _, future in worker.sent:
+                future.cancel()
+        self._wake_sender.close()
+        self._wake_receiver.close()
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that its end is noticed
+        return _Worker(process, ours)
+
+    def _dispatch(self) -> None:
+        """The pool's own thread: hands out items, takes in results, replaces processes."""
+        try:
+            while True:
+                with self._lock:
+                    if self._closed:
+                        return
+                    self._assign()
+                now = time.monotonic()
+                due = [worker.since + self._timeout_s for worker in self._workers if worker.sent]
+                pipes: list[Any] = [self._wake_receiver, *(worker.pipe for worker in self._workers)]
+                ready = wait(pipes, max(0.0, min(due) - now) if due else None)
+                if self._wake_receiver in ready:
+                    self._wake_receiver.recv_bytes()
+                for number, worker in enumerate(self._workers):
+                    if worker.pipe in ready and not worker.take_results():
+                        self._replace(number, None)
+                    elif worker.sent and time.monotonic() - worker.since > self._timeout_s:
+                        worker.process.kill()
+                        self._replace(number, WorkerTimeoutError(self._timeout_s))
+        except BaseException as error:
+            self._fail_all(error)
+            raise
+
+    def _assign(self) -> None:
+        """Give items to the workers with least to do; a few each while there are few."""
+        for worker in sorted(self._workers, key=lambda worker: len(worker.sent)):
+            share = max(1, min(CHUNK, len(self._queue) // len(self._workers)))
+            if self._queue and worker.ready and len(worker.sent) <= share // 2:
+                jobs = [self._queue.popleft() for _ in range(min(share, len(self._queue)))]
+                worker.send(jobs)
+
+    def _replace(self, number: int, error: Exception | None) -> None:
+        """Start another process in place of one that has ended; its item failed, its other items wait again."""
+        worker = self._workers[number]
+        worker.pipe.close()
+        worker.process.join(GRACE_S)
+        if not worker.ready:
+            raise RuntimeError(f"A worker process could not start (exit code {worker.process.exitcode}).")
+        if worker.sent:
+            _, future = worker.sent.popleft()
+            with self._lock:
+                self._queue.extendleft(reversed(worker.sent))
+            future.set_exception(error or WorkerDiedError(worker.process.exitcode))
+        self._workers[number] = self._start()
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._lock:
+            waiting = [future for _, future in self._queue]
+            self._queue.clear()
+        for worker in self._workers:
+            waiting += [future for _, future in worker.sent]
+            worker.sent.clear()
+        for future in waiting:
+            future.set_exception(error)
+
+
+_Job: TypeAlias = tuple[Any, "Future[Any]"]
+
+
+class _Worker:
+    """One process as the pool sees it."""
+
+    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
+        self.process = process
+        self.pipe = pipe
+        self.ready = False
+        self.sent: deque[_Job] = deque()
+        self.since = 0.0
+        """When it began the first of ``sent``."""
+
+    def send(self, jobs: list[_Job]) -> None:
+        if not self.sent:
+            self.since = time.monotonic()
+        self.sent.extend(jobs)
+        # If it has ended, the same pipe says so when it is read, and the items are looked after there.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send([item for item, _ in jobs])
+
+    def take_results(self) -> bool:
+        """Take what has arrived; False when the process has ended."""
+        try:
+            while self.pipe.poll():
+                message = self.pipe.recv()
+                if message == _READY:
+                    self.ready = True
+                    continue
+                succeeded, value = message
+                _, future = self.sent.popleft()
+                self.since = time.monotonic()
+                if succeeded:
+                    future.set_result(value)
+                else:
+                    future.set_exception(value)
+        except (EOFError, ConnectionResetError):
+            return False
+        return True
+
+
+def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
+    """What runs in a worker process, until the pool closes its end of the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's business
+    if sys.platform == "linux":
+        # A call that hangs would outlive a pool that was killed: go with the process that forked this one, which goes
+        # with the pool's.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # there are as many workers as cores
+    try:
+        pipe.send(_READY)
+        while True:
+            for item in pipe.recv():
+                try:
+                    outcome: tuple[bool, Any] = (True, function(item))
+                except Exception as error:  # whatever it is, it is the caller's  # noqa: BLE001
+                    outcome = (False, error)
+                pipe.send(outcome)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return

@@ -1,0 +1,126 @@
+"""Embeddings and failures -> the database, on a thread and a connection of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from cbirdb.db.copy import copy_embeddings
+from cbirdb.db.embeddings import PendingImage, StoredEncoder
+from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.db.reconnect import ReconnectingConnection
+from cbirdb.errors import PixelError
+from cbirdb.records import Failure
+from cbirdb.tally import FailureTally
+from cbirdb.vectors import l2_normalize, why_unusable
+
+QUEUED = 4
+"""Batches that may wait for the database; then the encoder does."""
+
+
+@dataclass(slots=True)
+class EncodeSummary(FailureTally):
+    """What happened to the images that lacked an embedding."""
+
+    encoder: str
+    encoded: int = 0
+    already_there: int = 0
+    without_file: int = 0
+
+    def row(self) -> dict[str, object]:
+        """The row that the command line prints."""
+        return {
+            "encoder": self.encoder,
+            "encoded": self.encoded,
+            "already_there": self.already_there,
+            "without_file": self.without_file,
+            "failed": self.failed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedBatch:
+    """What an encoder made of a batch."""
+
+    stored: StoredEncoder
+    summary: EncodeSummary
+    images: Sequence[PendingImage]
+    raw: NDArray[np.float32]
+    """Raw embeddings, shape (len(images), dim)."""
+    unreadable: Sequence[tuple[PendingImage, PixelError]]
+
+
+class EmbeddingWriter:
+    """Writes batches in the order they come, each in one transaction. A context manager that ends when all are written."""
+
+    def __init__(self, connection: ReconnectingConnection) -> None:
+        self._connection = connection
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedding writer")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What has been computed is kept, whatever ends the run; the first error is the one to tell.
+        self._thread.shutdown(wait=True, cancel_futures=False)
+        self._connection.close()
+        if kind is None:
+            self._check(0)
+
+    def put(self, batch: EncodedBatch) -> None:
+        """Queue a batch; waits while too many do.
+
+        :raises DatabaseError: when an earlier batch could not be written.
+        """
+        self._check(QUEUED)
+        self._waiting.append(self._thread.submit(self._write, batch))
+
+    def _check(self, allowed: int) -> None:
+        """Wait until at most so many batches are queued, and raise what went wrong with those that are done."""
+        while self._waiting and (len(self._waiting) > allowed or self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def _write(self, batch: EncodedBatch) -> None:
+        embeddings, usable = l2_normalize(batch.raw)
+        good = [image for image, is_usable in zip(batch.images, usable, strict=True) if is_usable]
+        failures = [(image, error.reason, error.message) for image, error in batch.unreadable]
+        for image, row, is_usable in zip(batch.images, batch.raw, usable, strict=True):
+            if not is_usable:
+                failures.append((image, "no direction", f"the embedding is a {why_unusable(row)}"))
+        added = self._connection.run(
+            lambda connection: _store(connection, batch.stored, good, embeddings[usable], failures)
+        )
+        batch.summary.encoded += added
+        batch.summary.already_there += len(good) - added
+        batch.summary.count_failures(_records(failures))
+
+
+def _records(failures: Sequence[tuple[PendingImage, str, str]]) -> list[Failure]:
+    return [Failure(image.source, reason, detail, image.dataset) for image, reason, detail in failures]
+
+
+def _store(
+    connection: psycopg.Connection,
+    stored: StoredEncoder,
+    images: Sequence[PendingImage],
+    embeddings: NDArray[np.float32],
+    failures: Sequence[tuple[PendingImage, str, str]],
+) -> int:
+    """Write embeddings and failures in one transaction; returns the number of embeddings that were not there yet."""
+    with connection.transaction():
+        ids = np.array([image.image_id for image in images], dtype=np.int64)
+        added = copy_embeddings(connection, stored.table, ids, embeddings, stored.precision)
+        for dataset_id in {image.dataset_id for image in images}:
+            sources = [image.source for image in images if image.dataset_id == dataset_id]
+            resolve_failures(connection, "encode", dataset_id, sources, encoder_id=stored.encoder_id)
+        datasets = {image.dataset: image.dataset_id for image, _, _ in failures}
+        record_failures(connection, "encode", _records(failures), dataset_ids=datasets, encoder_id=stored.encoder_id)
+    return added
