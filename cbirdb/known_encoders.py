@@ -12,8 +12,9 @@ import psycopg
 from cbirdb.db.embeddings import StoredEncoder, check_provenance, find_encoder, get_encoder, table_name
 from cbirdb.db.encoder_records import insert_record, stored_records
 from cbirdb.encoders.base import DType, Encoder, EncoderSpec, LoadOptions, TrainingScheme
+from cbirdb.encoders.fetch import fetch
 from cbirdb.encoders.golden import SMALLEST_COSINE
-from cbirdb.encoders.registry import LOADERS, get_spec, load_encoder
+from cbirdb.encoders.registry import LOADERS, get_spec, is_here, load_encoder
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.vectors import cosine, l2_normalize
@@ -36,6 +37,17 @@ def stored_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder:
 def added_encoders(connection: psycopg.Connection) -> dict[str, EncoderSpec]:
     """Records that were added to this database, by name."""
     return {name: EncoderSpec.from_json(spec) for name, spec in stored_records(connection).items()}
+
+
+def fetch_missing(connection: psycopg.Connection, names: Sequence[str], options: LoadOptions) -> None:
+    """Bring the weights of those encoders whose files are not on this machine.
+
+    :raises EncoderError: when the network fails.
+    """
+    added = added_encoders(connection)
+    for spec in [get_spec(name, added) for name in dict.fromkeys(names)]:
+        if spec.weights is not None and options.store is not None and not is_here(spec, options):
+            fetch(spec, options.store)
 
 
 def load_encoders(

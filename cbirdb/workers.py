@@ -147,7 +147,10 @@ class WorkerPool(Generic[Item, Result]):
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
-        process.start()
+        try:
+            process.start()
+        except (EOFError, OSError) as error:
+            raise RuntimeError("No worker process can be started: what they begin from has ended.") from error
         theirs.close()  # so that its end is noticed
         return _Worker(process, ours)
 

@@ -25,11 +25,18 @@ if TYPE_CHECKING:
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo-output"), help="Folder for pictures."
 )
 @weights_option
+@click.option("--fetch", is_flag=True, help="Bring weights that are not on this machine from the internet.")
 @device_option
 @format_option
 @pass_context
 def demo(
-    context: Context, names: tuple[str, ...], out: Path, weights: Path | None, device: str, output_format: str
+    context: Context,
+    names: tuple[str, ...],
+    out: Path,
+    weights: Path | None,
+    fetch: bool,
+    device: str,
+    output_format: str,
 ) -> None:
     """Run the whole pipeline on generated phantoms: no network, no Docker, no GPU needed.
 
@@ -37,11 +44,14 @@ def demo(
     ends with commands to try. Running it again changes nothing but the results of the evaluation.
     """
     from cbirdb.demo import demo as run
-    from cbirdb.known_encoders import load_encoders
+    from cbirdb.known_encoders import fetch_missing, load_encoders
 
+    options = context.load_options(weights, device)
     with context.open_database() as connection:
         # All models first: a missing one should be known before any work is done.
-        encoders = load_encoders(connection, names, context.load_options(weights, device))
+        if fetch:
+            fetch_missing(connection, names, options)
+        encoders = load_encoders(connection, names, options)
         result = run(connection, encoders, out, connect=context.connect, progress=context.progress())
     if output_format != "table":
         write_rows(result.overall, output_format)

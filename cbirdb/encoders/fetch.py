@@ -94,8 +94,8 @@ def _fetch_repository(
     except Exception as error:
         raise EncoderError(
             f"The repository '{repository}' of '{spec.name}' cannot be fetched: {_hub_reason(error)}.",
-            hint="What has come so far is kept. `cbirdb encoders fetch NAME --to DIR` on a connected machine, and"
-            " --weights DIR here, does the same by way of a disk.",
+            hint=f"What has come so far is kept. Where there is no internet, run `cbirdb encoders fetch {spec.name} --to"
+            " DIR` on another machine, carry DIR here, and pass it as --weights DIR.",
         ) from error
 
 
@@ -129,7 +129,8 @@ def _fetch_file(spec: EncoderSpec, folder: Path, name: str) -> None:
     except Exception as error:
         raise EncoderError(
             f"The file {address} of '{spec.name}' cannot be fetched ({type(error).__name__}).",
-            hint="Fetch it on a connected machine with `cbirdb encoders fetch NAME --to DIR`, and pass --weights DIR here.",
+            hint=f"Where there is no internet, run `cbirdb encoders fetch {spec.name} --to DIR` on another machine,"
+            " carry DIR here, and pass it as --weights DIR.",
         ) from error
     if (found := hash_files([arriving])) != spec.revision:
         arriving.unlink()

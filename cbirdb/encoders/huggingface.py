@@ -7,6 +7,9 @@ larger sister of the model is not taken for it.
 
 from __future__ import annotations
 
+import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports torchvision)
+
+# isort: split
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial

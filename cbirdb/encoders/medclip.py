@@ -6,6 +6,9 @@ which reads that file, is old and not needed.
 
 from __future__ import annotations
 
+import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports torchvision)
+
+# isort: split
 from pathlib import Path
 from typing import Any
 

@@ -6,6 +6,9 @@ tensors differently from transformers; the package segment-anything, which reads
 
 from __future__ import annotations
 
+import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports torchvision)
+
+# isort: split
 import re
 from pathlib import Path
 from typing import Any

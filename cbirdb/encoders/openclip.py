@@ -7,6 +7,9 @@ open_clip builds that too before it reads the weights, and takes its configurati
 
 from __future__ import annotations
 
+import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports torchvision)
+
+# isort: split
 import json
 from dataclasses import dataclass
 from pathlib import Path

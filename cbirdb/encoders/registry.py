@@ -42,6 +42,15 @@ def get_family(spec: EncoderSpec) -> Any:
         ) from error
 
 
+def is_here(spec: EncoderSpec, options: LoadOptions) -> bool:
+    """Whether there is a folder for the encoder's files on this machine."""
+    try:
+        find_folder(spec, get_family(spec).FILES, options)
+    except EncoderError:
+        return False
+    return True
+
+
 def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
     """Make an encoder ready to run.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports torchvision)
+
+# isort: split
 from pathlib import Path
 
 import timm

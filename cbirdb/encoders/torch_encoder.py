@@ -61,6 +61,17 @@ class TorchEncoder(Encoder):
         if device.type == "cpu":
             self.suitable_batch = CPU_BATCH
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self._device
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Inputs on the device, shape (n, *input_shape) -> raw embeddings there, float32, shape (n, dim)."""
+        autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with torch.inference_mode(), autocast:
+            return self._forward(pixels).float()
+
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.submit(batch)()
 
@@ -92,20 +103,17 @@ class TorchEncoder(Encoder):
         return lambda: np.concatenate([wait() for wait in waiting])
 
     def _launch(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
-        with torch.inference_mode(), autocast:
-            pixels = torch.from_numpy(batch)
-            if self._device.type == "cpu":
-                values: NDArray[np.float32] = self._forward(pixels).float().numpy()
-                return lambda: values
-            # Only pinned memory is copied while the GPU computes. PyTorch keeps and re-uses what it has pinned, and
-            # does so no sooner than the copy has ended.
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-            embeddings = self._forward(pixels).float()
-            arriving = torch.empty(embeddings.shape, dtype=torch.float32, pin_memory=True)
-            arriving.copy_(embeddings, non_blocking=True)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record()
+        pixels = torch.from_numpy(batch)
+        if self._device.type == "cpu":
+            values: NDArray[np.float32] = self.forward(pixels).numpy()
+            return lambda: values
+        # Only pinned memory is copied while the GPU computes. PyTorch keeps and re-uses what it has pinned, and does so
+        # no sooner than the copy has ended.
+        embeddings = self.forward(pixels.pin_memory().to(self._device, non_blocking=True))
+        arriving = torch.empty(embeddings.shape, dtype=torch.float32, pin_memory=True)
+        arriving.copy_(embeddings, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
 
         def wait() -> NDArray[np.float32]:
             done.synchronize()
@@ -173,7 +181,9 @@ def choose_device(wanted: str) -> torch.device:
         )
     # What is called float32 here is float32: by itself PyTorch rounds convolutions to 10 bits on newer GPUs.
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    return torch.device("cuda", int(number) if number else torch.cuda.current_device())
+    device = torch.device("cuda", int(number) if number else torch.cuda.current_device())
+    torch.cuda.set_device(device)  # streams and events are made on the current one
+    return device
 
 
 @contextmanager
