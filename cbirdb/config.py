@@ -37,6 +37,11 @@ class Settings:
         return self.home_folder / "weights"
 
     @property
+    def pseudonym_key(self) -> Path:
+        """Where the key of patients' pseudonyms is kept."""
+        return self.home_folder / "pseudonym.key"
+
+    @property
     def embedded(self) -> bool:
         """True when no server was named, so that the embedded one is used."""
         return self.dsn is None and not any(os.environ.get(name) for name in LIBPQ_TARGET_VARIABLES)

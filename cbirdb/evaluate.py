@@ -1,7 +1,7 @@
 """Stores the nearest neighbours of every query once; every metric is then a view over them.
 
-The paper's protocol: each image with exactly one label; queries of one split, neighbours from another; relevant is
-what carries the query's label. Neighbours are found by SQL over cosine distance, several connections at a time,
+Queries are of one split, neighbours from another; which images take part and which neighbours are relevant, the
+protocol says. Neighbours are found by SQL over cosine distance, several connections at a time,
 exactly or through the encoder's vector index.
 """
 
@@ -11,7 +11,7 @@ import logging
 import platform
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,8 +33,19 @@ from cbirdb.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = "paper"
-"""Exactly one positive label and no uncertain one; relevant = the same label (FACTS of the paper's own code)."""
+Protocol = Literal["paper", "any-label"]
+PROTOCOLS: Mapping[Protocol, str] = {
+    "paper": (
+        "Images with exactly one positive label (and no uncertain one, except of MIMIC-CXR; CheXpert without Support"
+        " Devices). Relevant: the same label. CheXpert's valid.csv is test; a tenth of the training patients of"
+        " CheXpert and NIH ChestX-ray14, drawn by the split seed, is val."
+    ),
+    "any-label": (
+        "Images with at least one positive label (CheXpert without Support Devices). Relevant: shares one. By class:"
+        " over the queries that carry the class, the share of neighbours that carry it. Splits as under 'paper'."
+    ),
+}
+"""What each protocol counts, in words; stored with each run, defined by cbir.protocol_image."""
 EXACT_UP_TO = 50_000
 """``auto`` compares with every image up to here; beyond it, a scan per query takes too long."""
 QUERIES_PER_BATCH = 32
@@ -93,14 +104,20 @@ def evaluate(
     k: int = 100,
     mode: Mode = "auto",
     seed: int = 0,
+    protocol: Protocol = "paper",
+    split_seed: int = 0,
+    same_patient: bool = True,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationSummary:
-    """Run the paper's protocol and store its neighbours.
+    """Run a protocol and store its neighbours.
 
     :param connect: opens the further connections that queries run on.
     :param datasets: names; empty: all.
     :param seed: of the sample of queries on which an approximate search's recall is measured.
+    :param protocol: a key of ``PROTOCOLS``.
+    :param split_seed: of splits that are drawn.
+    :param same_patient: whether a query may retrieve images of its own patient.
     :param workers: connections at a time; None: one per processor.
     :raises InputError: when there is nothing to evaluate, or no index for an approximate search.
     """
@@ -109,7 +126,9 @@ def evaluate(
     with translated_errors():
         check_datasets(connection, datasets)
         neighbours.remove_unfinished_runs(connection)
-        task = neighbours.Selection(encoder, tuple(datasets), query_split, index_split)
+        task = neighbours.Selection(
+            encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient
+        )
         counts = neighbours.count_selection(connection, task)
         _check_counts(counts, encoder, query_split, index_split)
         build = current_build(connection, encoder)
@@ -121,7 +140,7 @@ def evaluate(
                 for done in _in_parallel(connect, search, queries, workers or machine_cpus()):
                     bar.advance(done)
             recall = 1.0 if exact else _measure_recall(connection, search, queries, seed)
-            short = neighbours.count_short(connection, run_id, min(k, counts.indexed))
+            short = neighbours.count_short(connection, task, run_id, k)
             _close_run(connection, run_id, recall, None if exact else min(len(queries), RECALL_QUERIES), short)
     return EvaluationSummary(
         run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed, recall, short,
@@ -166,14 +185,15 @@ def _open_run(
     row = connection.execute(
         """
         INSERT INTO cbir.search_run (
-            encoder_id, protocol, datasets, query_split, index_split, k, mode, index_build_id, seed,
-            indexed_images, query_images, versions
+            encoder_id, protocol, definition, split_seed, same_patient, datasets, query_split, index_split, k, mode,
+            index_build_id, seed, indexed_images, query_images, versions
         )
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         RETURNING run_id
         """,
         [
-            task.encoder.encoder_id, PROTOCOL, neighbours.dataset_names(connection, task), task.query_split, task.index_split, k,
+            task.encoder.encoder_id, task.protocol, PROTOCOLS[task.protocol], task.split_seed, task.same_patient,
+            neighbours.dataset_names(connection, task), task.query_split, task.index_split, k,
             "exact" if build is None else "approximate", build.index_build_id if build else None, seed,
             counts.indexed, counts.queries, Jsonb(versions),
         ],

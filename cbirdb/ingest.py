@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,16 +20,17 @@ from typing import TypeAlias, TypeVar
 import psycopg
 
 from cbirdb.datasets.base import ReadOptions, Source
-from cbirdb.datasets.registry import get_reader
+from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
-from cbirdb.db.catalogue import ImageRow, StoredImage
+from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import InputError, PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S
 from cbirdb.pixels import inspect_file
 from cbirdb.progress import SILENT, Progress
-from cbirdb.records import DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Split
+from cbirdb.pseudonyms import Pseudonyms
+from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Missing, Split
 from cbirdb.tally import FailureTally
 from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
 
@@ -87,6 +88,9 @@ class IngestSummary(FailureTally):
     first_missing: list[str] = field(default_factory=list)
     without_label: int = 0
     label_names: set[str] = field(default_factory=set)
+    missing_reasons: Counter[str] = field(default_factory=Counter)
+    selection: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Images by split, modality and label; those with several labels count for each."""
 
     def row(self) -> dict[str, object]:
         """The one row that the command line ends with."""
@@ -112,6 +116,7 @@ def ingest(
     limit: int | None = None,
     moved: bool = False,
     dry_run: bool = False,
+    pseudonyms: Callable[[], Pseudonyms] | None = None,
     progress: Progress = SILENT,
 ) -> IngestSummary:
     """Bring a dataset into the catalogue. Idempotent.
@@ -120,11 +125,12 @@ def ingest(
     :param limit: look at no more than this many items.
     :param moved: the dataset's folder lies elsewhere than at the last time.
     :param dry_run: read everything, write nothing that lasts.
+    :param pseudonyms: gives those of patients; asked only for datasets that tell patients apart.
     :raises InputError: when the path does not hold such a dataset.
     """
-    source = get_reader(reader_name).open(path, options or ReadOptions())
+    source = open_dataset(reader_name, path, options or ReadOptions())
     total = min(source.total, limit) if limit is not None else source.total
-    run = _Ingest(connection, reader_name, source, shares or SplitShares(), moved=moved)
+    run = _Ingest(connection, reader_name, source, shares or SplitShares(), pseudonyms, moved=moved)
     size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
@@ -155,6 +161,7 @@ class _Ingest:
         reader: str,
         source: Source,
         shares: SplitShares,
+        pseudonyms: Callable[[], Pseudonyms] | None,
         *,
         moved: bool,
     ) -> None:
@@ -163,6 +170,8 @@ class _Ingest:
         self._reader = reader
         self._root = str(source.root) if source.root is not None else None
         self._shares = shares
+        self._make_pseudonyms = pseudonyms
+        self._pseudonyms: Pseudonyms | None = None
         self._moved = moved
         self._labels = catalogue.LabelWriter()
         self._seen: set[int] = set()
@@ -182,6 +191,8 @@ class _Ingest:
             if isinstance(item, Excluded):
                 self.summary.excluded += 1
                 self.summary.excluded_reasons[item.reason] += 1
+            elif isinstance(item, Missing):
+                self._count_missing(item.source, item.reason)
             elif isinstance(item, Failure):
                 failures.append(item)
                 if item.dataset is None:
@@ -236,7 +247,7 @@ class _Ingest:
         new = [row for row in rows if row.source not in stored]
         self._insert(dataset_id, new)
         changed = [(stored[row.source], row) for row in rows if row.source in stored and stored[row.source].row != row]
-        self._update(changed)
+        self._update(dataset_id, changed)
         self.summary.unchanged += len(rows) - len(new) - len(changed)
         resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
         return failures
@@ -245,10 +256,14 @@ class _Ingest:
         """A file that a list names and that is not on disk: a partial download, counted and left out."""
         if error.reason != "file not found" or (record.path is not None and record.path.is_symlink()):
             return False
-        self.summary.missing += 1
-        if len(self.summary.first_missing) < 3:
-            self.summary.first_missing.append(record.source)
+        self._count_missing(record.source, "not on disk")
         return True
+
+    def _count_missing(self, source: str, reason: str) -> None:
+        self.summary.missing += 1
+        self.summary.missing_reasons[reason] += 1
+        if len(self.summary.first_missing) < 3:
+            self.summary.first_missing.append(source)
 
     def _row(self, record: ImageRecord, facts: FileFacts | None) -> ImageRow:
         split = record.split
@@ -256,7 +271,31 @@ class _Ingest:
             split = self._shares.of(facts.sha256)
         self.summary.without_label += not record.labels
         self.summary.label_names.update(record.labels)
-        return ImageRow(record.source, split, record.modality, record.anatomic_region, dict(record.labels), facts)
+        for label in [name for name, value in record.labels.items() if value == POSITIVE] or ["no positive label"]:
+            self.summary.selection[split or "none", record.modality or "none", label] += 1
+        patient, study = self._people(record)
+        return ImageRow(
+            record.source, split, record.modality, record.anatomic_region, dict(record.labels), facts, record.view,
+            patient, study,
+        )  # fmt: skip
+
+    def _checked_pseudonyms(self) -> Pseudonyms:
+        if self._pseudonyms is None:
+            if self._make_pseudonyms is None:
+                raise InputError("This dataset tells patients apart: a key for their pseudonyms is needed.")
+            self._pseudonyms = self._make_pseudonyms()
+            catalogue.check_pseudonym_key(self._connection, self._pseudonyms.fingerprint)
+        return self._pseudonyms
+
+    def _people(self, record: ImageRecord) -> tuple[PatientRow | None, StudyRow | None]:
+        """Patient and study as they are stored: by pseudonym."""
+        patient, owner = None, ""
+        if record.patient is not None:
+            pseudonym = self._checked_pseudonyms().of(record.dataset, record.patient.key)
+            patient, owner = PatientRow(pseudonym, record.patient.sex), f"{pseudonym}/"
+        if record.study is None:
+            return patient, None
+        return patient, StudyRow(f"{owner}{record.study.key}", record.study.day, record.study.age_years)
 
     def _insert(self, dataset_id: int, rows: Sequence[ImageRow]) -> None:
         hashes = [row.facts.sha256 for row in rows if row.facts is not None]
@@ -267,9 +306,9 @@ class _Ingest:
         self.summary.unchanged += len(rows) - len(ids)  # another process was faster
         self.summary.duplicate += len(hashes) - len(set(hashes) - known)
 
-    def _update(self, changed: Sequence[tuple[StoredImage, ImageRow]]) -> None:
+    def _update(self, dataset_id: int, changed: Sequence[tuple[StoredImage, ImageRow]]) -> None:
         for old, new in changed:
-            catalogue.update_image(self._connection, old.image_id, new)
+            catalogue.update_image(self._connection, dataset_id, old.image_id, new)
         self._labels.write(self._connection, {old.image_id: new.labels for old, new in changed})
         stale = [
             old.image_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -29,6 +30,25 @@ POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
 
 
 @dataclass(frozen=True, slots=True)
+class Patient:
+    """A person as the dataset knows them. ``key`` is the dataset's own id: it is never stored, its pseudonym is."""
+
+    key: str
+    sex: str | None = None
+    """F, M or O."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One examination. ``key`` is the dataset's own, unique within the patient (or by itself, without one)."""
+
+    key: str
+    day: date | None = None
+    age_years: int | None = None
+    """The patient's age at that time."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One 2D frame as its dataset describes it, before its pixels have been looked at.
 
@@ -47,6 +67,18 @@ class ImageRecord:
     modality: str | None = None
     anatomic_region: str | None = None
     labels: Mapping[str, int] = field(default_factory=dict)
+    patient: Patient | None = None
+    study: Study | None = None
+    view: str | None = None
+    """How the picture was taken: PA, AP, lateral, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An image that a list names and that is not there, as in a partial download: counted, nothing else."""
+
+    source: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +100,7 @@ class Excluded:
     reason: str
 
 
-DatasetItem: TypeAlias = ImageRecord | Failure | Excluded
+DatasetItem: TypeAlias = ImageRecord | Missing | Failure | Excluded
 """What a dataset reader yields, in the order of its files."""
 
 

@@ -10,7 +10,7 @@ from cbirdb.cli.options import Context, dataset_option, encoder_option, format_o
 from cbirdb.cli.output import write_rows
 
 if TYPE_CHECKING:
-    from cbirdb.evaluate import Mode
+    from cbirdb.evaluate import Mode, Protocol
 
 SPLIT = click.Choice(["train", "val", "test"])
 
@@ -33,6 +33,20 @@ SPLIT = click.Choice(["train", "val", "test"])
     default=0,
     help="Of the queries on which an index's recall is measured.",
 )
+@click.option(
+    "--protocol", type=click.Choice(["paper", "any-label"]), default="paper",
+    help="paper: images with exactly one label, relevant is the same label. any-label: images with any, relevant shares"
+    " one.",
+)  # fmt: skip
+@click.option(
+    "--split-seed", type=click.IntRange(0, 2**63 - 1), default=0,
+    help="Of the tenth of training patients that is val, where a dataset has no val.",
+)  # fmt: skip
+@click.option(
+    "--exclude-patient",
+    is_flag=True,
+    help="Retrieve no images of the query's own patient.  [default: the protocol's: do]",
+)
 @format_option
 @pass_context
 def evaluate(
@@ -44,11 +58,14 @@ def evaluate(
     k: int,
     mode: Mode,
     seed: int,
+    protocol: Protocol,
+    split_seed: int,
+    exclude_patient: bool,
     output_format: str,
 ) -> None:
-    """Retrieve for every query of a split, by the paper's protocol, and store what was found.
+    """Retrieve for every query of a split, by the paper's protocol or another, and store what was found.
 
-    Then: cbirdb metrics. Images with no label or more than one take no part.
+    Then: cbirdb metrics. Under the paper's protocol, images with no label or more than one take no part.
     """
     from cbirdb.evaluate import evaluate as run
     from cbirdb.known_encoders import stored_encoder
@@ -58,12 +75,14 @@ def evaluate(
         stored = stored_encoder(connection, encoder)
         summary = run(
             connection, stored, connect=context.connect, datasets=datasets, query_split=query_split,
-            index_split=index_split, k=k, mode=mode, seed=seed, progress=progress,
+            index_split=index_split, k=k, mode=mode, seed=seed, protocol=protocol, split_seed=split_seed,
+            same_patient=not exclude_patient, progress=progress,
         )  # fmt: skip
     if summary.not_encoded:
         progress.note(f"{summary.not_encoded:,} images take no part because they have no embedding of {encoder}.")
     if summary.left_out:
-        progress.note(f"{summary.left_out:,} images take no part because they have no label, or several.")
+        several = ", several, or an uncertain one" if protocol == "paper" else ""
+        progress.note(f"{summary.left_out:,} images take no part because of their labels: they have none{several}.")
     if summary.without_relevant:
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:

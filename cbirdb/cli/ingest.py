@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cbirdb.cli.options import Context, format_option, pass_context
-from cbirdb.cli.output import write_rows
+from cbirdb.cli.output import write_parts, write_rows
 from cbirdb.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 @click.option(
     "--images", type=click.Path(path_type=Path), metavar="DIR", help="Folder that a CSV's file paths are relative to."
 )
+@click.option(
+    "--labels-only", is_flag=True, help="Take what the lists say and leave the images alone, for import-embeddings."
+)
+@click.option(
+    "--pseudonym-key", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Key that patients' ids are pseudonymised with; made if it is not there.  [default: in CBIRDB_HOME]",
+)  # fmt: skip
 @click.option("--split", default="80/10/10", help="Percent of train/val/test, where the split comes from the content.")
 @click.option("--modality", help="Modality of all images, as a DICOM code.")
 @click.option("--anatomic-region", help="Anatomic region of all images.")
@@ -37,6 +45,8 @@ def ingest(
     path: Path,
     name: str | None,
     images: Path | None,
+    labels_only: bool,
+    pseudonym_key: Path | None,
     split: str,
     modality: str | None,
     anatomic_region: str | None,
@@ -59,28 +69,43 @@ def ingest(
     from cbirdb.datasets.base import ReadOptions
     from cbirdb.ingest import SplitShares
     from cbirdb.ingest import ingest as run
+    from cbirdb.pseudonyms import Pseudonyms
 
     if name is not None and not name.strip():
         raise InputError("--name is empty.", hint="Leave it out, or give the dataset a name.")
-    options = ReadOptions(name, images, modality, anatomic_region, label_pattern)
+    if images is not None and not images.is_dir():
+        raise InputError(f"There is no folder {images}.", hint="Check --images.")
+    options = ReadOptions(name, images, modality, anatomic_region, labels_only, label_pattern)
+    pseudonyms = partial(Pseudonyms.from_file, pseudonym_key or context.settings.pseudonym_key)
     shares = SplitShares.parse(split)
     progress = context.progress()
     with context.open_database() as connection:
         summary = run(
             connection, dataset, path, options=options, shares=shares, limit=limit, moved=moved, dry_run=dry_run,
-            progress=progress,
+            pseudonyms=pseudonyms, progress=progress,
         )  # fmt: skip
     for line in _remarks(summary, dry_run=dry_run):
         progress.note(line)
-    write_rows([summary.row()], output_format)
+    if dry_run:
+        write_parts([_selection(summary), [summary.row()]], output_format)
+    else:
+        write_rows([summary.row()], output_format)
     return int(ExitCode.PARTIAL if summary.failed else ExitCode.OK)
+
+
+def _selection(summary: IngestSummary) -> list[dict[str, object]]:
+    """What would be ingested: by split, modality and label."""
+    return [
+        {"split": split, "modality": modality, "label": label, "images": count}
+        for (split, modality, label), count in sorted(summary.selection.items())
+    ]
 
 
 def _remarks(summary: IngestSummary, *, dry_run: bool) -> list[str]:
     lines = ["Dry run: nothing was written."] if dry_run else []
     lines += summary.describe_failures("read", "ingest")
-    if summary.missing:
-        lines.append(f"{summary.missing:,} are not on disk, such as {', '.join(summary.first_missing)}.")
+    for reason, count in summary.missing_reasons.items():
+        lines.append(f"{count:,} are {reason}, such as {', '.join(summary.first_missing)}.")
     for reason, count in summary.excluded_reasons.items():
         lines.append(f"{count:,} left out: {reason}.")
     if summary.duplicate:

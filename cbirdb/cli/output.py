@@ -30,6 +30,17 @@ def write_rows(rows: Sequence[Row], output_format: str, *, columns: Sequence[str
         _write_table([{name: row[name] for name in columns or row} for row in rows])
 
 
+def write_parts(parts: Sequence[Sequence[Row]], output_format: str) -> None:
+    """Write rows of several kinds, one kind after the other; as JSON they are one array."""
+    if output_format == "json":
+        write_rows([row for rows in parts for row in rows], output_format)
+        return
+    for number, rows in enumerate(parts):
+        if number and output_format == "csv":
+            click.echo()
+        write_rows(rows, output_format)
+
+
 def _write_csv(rows: Sequence[Row]) -> None:
     if not rows:
         return

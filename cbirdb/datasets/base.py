@@ -20,6 +20,8 @@ class ReadOptions:
     """The folder that the images lie in, where that is not the dataset's own."""
     modality: str | None = None
     anatomic_region: str | None = None
+    labels_only: bool = False
+    """Take what the lists say, and leave the images alone: for ``import-embeddings``."""
     label_pattern: str | None = None
     """Regular expression with a group ``label``, matched against the path below the folder."""
 
@@ -46,6 +48,11 @@ class DatasetReader(Protocol):
     """What the command line calls it."""
     summary: str
     """One line for ``cbirdb datasets list``."""
+    title: str
+    """What it reads, as a sentence names it."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a folder is clearly of this layout; False where nothing tells."""
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         """Look at ``path`` and return what it holds.

@@ -33,7 +33,12 @@ class FolderReader:
     """Reads a class-per-folder tree."""
 
     name = "folder"
+    title = "one sub-folder per class"
     summary = "class per sub-folder; nested folders become a label path; split from a folder level or by content"
+
+    def recognises(self, path: Path) -> bool:
+        """Nothing tells such a folder from any other."""
+        return False
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         root = _existing_folder(path)

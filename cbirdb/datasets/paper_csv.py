@@ -37,7 +37,19 @@ class PaperCsvReader:
     """Reads one CSV file or a folder of them."""
 
     name = "paper-csv"
+    title = "the paper's CSV files"
     summary = "the paper's published CSV files: filepath, dataset, split, modality, anatomic_region, 0/1 per label"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the first CSV file begins with the paper's columns."""
+        files = sorted(path.glob("*.csv")) or sorted(path.glob("datasets/*.csv"))
+        if not files:
+            return False
+        try:
+            with files[0].open(encoding="utf-8-sig") as lines:
+                return lines.readline(1000).startswith(",".join(COLUMNS))
+        except (OSError, UnicodeDecodeError):
+            return False
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         files = _csv_files(path)

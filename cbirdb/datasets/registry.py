@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from cbirdb.datasets.base import DatasetReader
-from cbirdb.datasets.folder import FolderReader
-from cbirdb.datasets.paper_csv import PaperCsvReader
-from cbirdb.errors import UnknownNameError
+from pathlib import Path
 
-READERS: dict[str, DatasetReader] = {reader.name: reader for reader in (FolderReader(), PaperCsvReader())}
+from cbirdb.datasets.base import DatasetReader, ReadOptions, Source
+from cbirdb.datasets.chexpert import ChexpertReader
+from cbirdb.datasets.folder import FolderReader
+from cbirdb.datasets.mimic_cxr import MimicCxrReader
+from cbirdb.datasets.nih14 import Nih14Reader
+from cbirdb.datasets.paper_csv import PaperCsvReader
+from cbirdb.datasets.radimagenet import RadImageNetReader
+from cbirdb.errors import InputError, UnknownNameError
+
+READERS: dict[str, DatasetReader] = {
+    reader.name: reader
+    for reader in (
+        RadImageNetReader(),
+        Nih14Reader(),
+        MimicCxrReader(),
+        ChexpertReader(),
+        FolderReader(),
+        PaperCsvReader(),
+    )
+}
 
 
 def get_reader(name: str) -> DatasetReader:
@@ -19,3 +35,19 @@ def get_reader(name: str) -> DatasetReader:
         return READERS[name]
     except KeyError:
         raise UnknownNameError("dataset reader", name, list(READERS)) from None
+
+
+def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
+    """What a reader finds at a path.
+
+    :raises UnknownNameError: when there is no such reader.
+    :raises InputError: when the path does not hold such a dataset; where it holds another one, naming that.
+    """
+    reader = get_reader(name)
+    if path.is_dir() and not reader.recognises(path):
+        other = next((other for other in READERS.values() if other is not reader and other.recognises(path)), None)
+        if other is not None:
+            raise InputError(
+                f"{path} holds {other.title}, not {reader.title}.", hint=f"Run: cbirdb ingest {other.name} {path}"
+            )
+    return reader.open(path, options)

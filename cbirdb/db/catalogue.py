@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 import psycopg
 from psycopg import sql
@@ -11,6 +12,23 @@ from psycopg import sql
 from cbirdb.db.tables import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.records import WHOLE, FileFacts, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class PatientRow:
+    """What is stored about a patient."""
+
+    pseudonym: str
+    sex: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """What is stored about a study."""
+
+    study_uid: str
+    study_date: date | None
+    age_years: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +41,9 @@ class ImageRow:
     anatomic_region: str | None
     labels: Mapping[str, int]
     facts: FileFacts | None
+    view: str | None = None
+    patient: PatientRow | None = None
+    study: StudyRow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +88,24 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
         """
         SELECT i.source, i.image_id, i.split, i.modality, i.anatomic_region,
                i.sha256, i.width, i.height, i.file_bytes, i.file_modified_ns,
+               i.view, p.pseudonym, p.sex, s.study_uid, s.study_date, s.age_years,
                (SELECT coalesce(jsonb_object_agg(l.name, il.value), '{}')
                 FROM cbir.image_label AS il JOIN cbir.label AS l USING (label_id) WHERE il.image_id = i.image_id)
         FROM cbir.image AS i
+        LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
+        LEFT JOIN cbir.study AS s ON s.study_id = i.study_id
         WHERE i.dataset_id = %s AND i.source = ANY(%s) AND i.frame = 0
         """,
         [dataset_id, list(sources)],
     )
     images = {}
-    for source, image_id, split, modality, region, sha256, width, height, size, modified_ns, labels in found:
+    for source, image_id, split, modality, region, sha256, *rest in found:
+        width, height, size, modified_ns, view, pseudonym, sex, study_uid, study_date, age_years, labels = rest
         facts = FileFacts(bytes(sha256), width, height, size, modified_ns) if sha256 is not None else None
-        images[source] = StoredImage(image_id, ImageRow(source, split, modality, region, labels, facts))
+        patient = PatientRow(pseudonym, sex) if pseudonym is not None else None
+        study = StudyRow(study_uid, study_date, age_years) if study_uid is not None else None
+        row = ImageRow(source, split, modality, region, labels, facts, view, patient, study)
+        images[source] = StoredImage(image_id, row)
     return images
 
 
@@ -99,6 +127,24 @@ def drop_dataset(connection: psycopg.Connection, name: str) -> None:
         connection.execute("DELETE FROM cbir.dataset WHERE name = %s", [name])
 
 
+def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> None:
+    """Note with which key this database's pseudonyms are made, or check that it is this one.
+
+    :raises InputError: when they were made with another.
+    """
+    connection.execute(
+        "INSERT INTO cbir.pseudonym_key (fingerprint) SELECT %s WHERE NOT EXISTS (SELECT FROM cbir.pseudonym_key)",
+        [fingerprint],
+    )
+    row = connection.execute("SELECT fingerprint FROM cbir.pseudonym_key").fetchone()
+    if row is None or row[0] != fingerprint:
+        raise InputError(
+            "The patients of this database got their pseudonyms with another key, so that the same patient would appear"
+            " as two.",
+            hint="Name the file with that key: --pseudonym-key FILE.",
+        )
+
+
 def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
     """Which of these files' contents are in the database already, in any dataset."""
     found = connection.execute("SELECT sha256 FROM cbir.image WHERE sha256 = ANY(%s)", [list(hashes)])
@@ -110,15 +156,18 @@ def insert_images(connection: psycopg.Connection, dataset_id: int, rows: Sequenc
     if not rows:
         return {}
     facts = [row.facts for row in rows]
+    people = _write_people(connection, dataset_id, rows)
     found = connection.execute(
         """
         INSERT INTO cbir.image (
-            dataset_id, source, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns
+            dataset_id, source, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns,
+            view, patient_id, study_id
         )
         SELECT %(dataset_id)s, new.*
         FROM unnest(
             %(source)s::text[], %(split)s::text[], %(modality)s::text[], %(region)s::text[], %(sha256)s::bytea[],
-            %(width)s::int[], %(height)s::int[], %(file_bytes)s::bigint[], %(modified_ns)s::bigint[]
+            %(width)s::int[], %(height)s::int[], %(file_bytes)s::bigint[], %(modified_ns)s::bigint[],
+            %(view)s::text[], %(patient_id)s::bigint[], %(study_id)s::bigint[]
         ) AS new
         ON CONFLICT (dataset_id, source, frame) DO NOTHING
         RETURNING source, image_id
@@ -134,24 +183,80 @@ def insert_images(connection: psycopg.Connection, dataset_id: int, rows: Sequenc
             "height": [f.height if f else None for f in facts],
             "file_bytes": [f.file_bytes if f else None for f in facts],
             "modified_ns": [f.modified_ns if f else None for f in facts],
+            "view": [row.view for row in rows],
+            "patient_id": [patient_id for patient_id, _ in people],
+            "study_id": [study_id for _, study_id in people],
         },
     )
     return dict(found.fetchall())
 
 
-def update_image(connection: psycopg.Connection, image_id: int, row: ImageRow) -> None:
+def _write_people(
+    connection: psycopg.Connection, dataset_id: int, rows: Sequence[ImageRow]
+) -> list[tuple[int | None, int | None]]:
+    """Add the patients and studies of images, or bring them up to date; returns both ids for each image."""
+    # Always in the same order: two ingests at once then wait for each other, and not both.
+    ordered = sorted(rows, key=_by_people)
+    patients = {row.patient.pseudonym: row.patient for row in ordered if row.patient is not None}
+    patient_ids: dict[str, int] = {}
+    if patients:
+        found = connection.execute(
+            """
+            INSERT INTO cbir.patient AS old (dataset_id, pseudonym, sex)
+            SELECT %s, new.* FROM unnest(%s::text[], %s::text[]) AS new
+            ON CONFLICT (dataset_id, pseudonym) DO UPDATE SET sex = coalesce(excluded.sex, old.sex)
+            RETURNING pseudonym, patient_id
+            """,
+            [dataset_id, list(patients), [patient.sex for patient in patients.values()]],
+        )
+        patient_ids = dict(found.fetchall())
+    studies = {row.study.study_uid: row for row in ordered if row.study is not None}
+    study_ids: dict[str, int] = {}
+    if studies:
+        of_studies = [(row.study, row.patient) for row in studies.values() if row.study is not None]
+        found = connection.execute(
+            """
+            INSERT INTO cbir.study AS old (dataset_id, study_uid, patient_id, study_date, age_years)
+            SELECT %s, new.* FROM unnest(%s::text[], %s::bigint[], %s::date[], %s::smallint[]) AS new
+            ON CONFLICT (dataset_id, study_uid) DO UPDATE SET
+                patient_id = excluded.patient_id, study_date = excluded.study_date, age_years = excluded.age_years
+            RETURNING study_uid, study_id
+            """,
+            [
+                dataset_id, [study.study_uid for study, _ in of_studies],
+                [patient_ids[patient.pseudonym] if patient else None for _, patient in of_studies],
+                [study.study_date for study, _ in of_studies], [study.age_years for study, _ in of_studies],
+            ],
+        )  # fmt: skip
+        study_ids = dict(found.fetchall())
+    return [
+        (
+            patient_ids[row.patient.pseudonym] if row.patient is not None else None,
+            study_ids[row.study.study_uid] if row.study is not None else None,
+        )
+        for row in rows
+    ]
+
+
+def _by_people(row: ImageRow) -> tuple[str, str]:
+    return (row.patient.pseudonym if row.patient else "", row.study.study_uid if row.study else "")
+
+
+def update_image(connection: psycopg.Connection, dataset_id: int, image_id: int, row: ImageRow) -> None:
     """Bring one image up to date with its dataset; its labels are written separately."""
     facts = row.facts
+    ((patient_id, study_id),) = _write_people(connection, dataset_id, [row])
     connection.execute(
         """
         UPDATE cbir.image SET split = %s, modality = %s, anatomic_region = %s,
-            sha256 = %s, width = %s, height = %s, file_bytes = %s, file_modified_ns = %s
+            sha256 = %s, width = %s, height = %s, file_bytes = %s, file_modified_ns = %s,
+            view = %s, patient_id = %s, study_id = %s
         WHERE image_id = %s
         """,
         [
             row.split, row.modality, row.anatomic_region,
             *((facts.sha256, facts.width, facts.height, facts.file_bytes, facts.modified_ns) if facts else [None] * 5),
-            image_id,
+            row.view, patient_id, study_id, image_id,
         ],
     )  # fmt: skip
     connection.execute("DELETE FROM cbir.image_label WHERE image_id = %s", [image_id])

@@ -9,16 +9,17 @@ from pathlib import Path
 from alembic import command
 
 from cbirdb.config import Settings
-from cbirdb.db.connection import open_database
+from cbirdb.db.connection import connect
 from cbirdb.db.embedded import EmbeddedServer
-from cbirdb.db.migrate import alembic_config, head_revision, sqlalchemy_connection
+from cbirdb.db.migrate import alembic_config, head_revision, sqlalchemy_connection, upgrade_tables
 
 
 def main(message: str) -> None:
     """Compare with a fresh database, so that nothing of the developer's own gets in."""
     with tempfile.TemporaryDirectory() as home:
         try:
-            with open_database(Settings(home=Path(home))) as connection, connection.transaction():
+            with connect(Settings(home=Path(home))) as connection:
+                upgrade_tables(connection)
                 config = alembic_config()
                 with sqlalchemy_connection(connection) as bound:
                     config.attributes["connection"] = bound

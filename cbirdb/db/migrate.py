@@ -78,6 +78,17 @@ def upgrade(connection: psycopg.Connection) -> None:
         )
 
 
+def upgrade_tables(connection: psycopg.Connection) -> None:
+    """The tables alone, of an empty database: what the draft of the next migration starts from.
+
+    Functions and views may already be written for the tables to come.
+    """
+    with translated_errors(), connection.transaction():
+        ensure_extension(connection)
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
+        _run_alembic(connection)
+
+
 def _check_server(connection: psycopg.Connection) -> None:
     version = connection.info.server_version
     if version < MINIMUM_POSTGRESQL:

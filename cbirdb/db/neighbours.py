@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -25,6 +25,9 @@ class Selection:
     datasets: tuple[str, ...]
     query_split: str
     index_split: str
+    protocol: Literal["paper", "any-label"] = "paper"
+    split_seed: int = 0
+    same_patient: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +45,21 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
     query = sql.SQL(
         """
         WITH selected AS (
-            SELECT i.split, s.image_id IS NOT NULL AS labelled, e.image_id IS NOT NULL AS encoded
-            FROM cbir.image AS i
-            INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+            SELECT f.split, s.image_id IS NOT NULL AS labelled, e.image_id IS NOT NULL AS encoded
+            FROM (
+                SELECT i.image_id, cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s) AS split
+                FROM cbir.image AS i
+                INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+                LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
+                WHERE %(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)
+            ) AS f
             LEFT JOIN (
-                SELECT image_id FROM cbir.single_label_image(%(query_split)s, %(datasets)s)
-                UNION SELECT image_id FROM cbir.single_label_image(%(index_split)s, %(datasets)s)
-            ) AS s ON s.image_id = i.image_id
-            LEFT JOIN {table} AS e ON e.image_id = i.image_id
-            WHERE i.split IN (%(query_split)s, %(index_split)s)
-              AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s))
+                SELECT image_id FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)
+                UNION
+                SELECT image_id FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s)
+            ) AS s ON s.image_id = f.image_id
+            LEFT JOIN {table} AS e ON e.image_id = f.image_id
+            WHERE f.split IN (%(query_split)s, %(index_split)s)
         )
         SELECT count(*) FILTER (WHERE labelled AND encoded AND split = %(query_split)s),
                count(*) FILTER (WHERE labelled AND encoded AND split = %(index_split)s),
@@ -70,8 +78,12 @@ def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
         """
         SELECT d.name FROM cbir.dataset AS d
         WHERE (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)) AND EXISTS (
-            SELECT FROM cbir.image AS i INNER JOIN {table} AS e ON e.image_id = i.image_id
-            WHERE i.dataset_id = d.dataset_id AND i.split IN (%(query_split)s, %(index_split)s)
+            SELECT FROM cbir.image AS i
+            INNER JOIN {table} AS e ON e.image_id = i.image_id
+            LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
+            WHERE i.dataset_id = d.dataset_id
+              AND cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s)
+                  IN (%(query_split)s, %(index_split)s)
         )
         ORDER BY d.name
         """
@@ -82,7 +94,7 @@ def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
 def query_ids(connection: psycopg.Connection, task: Selection) -> list[int]:
     """The ids of the images that are asked for, in order."""
     query = sql.SQL(
-        "SELECT s.image_id FROM cbir.single_label_image(%(query_split)s, %(datasets)s) AS s"
+        "SELECT s.image_id FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s"
         " INNER JOIN {table} AS e ON e.image_id = s.image_id ORDER BY s.image_id"
     ).format(table=_table(task))
     return [row[0] for row in connection.execute(query, _parameters(task))]
@@ -100,19 +112,31 @@ def remove_unfinished_runs(connection: psycopg.Connection) -> None:
             )
 
 
-def count_short(connection: psycopg.Connection, run_id: int, wanted: int) -> int:
-    """Queries for which fewer neighbours were stored than exist (one less where the query itself is indexed)."""
-    row = connection.execute(
+def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k: int) -> int:
+    """Queries for which fewer neighbours were stored than they may have: all indexed images but the query itself and,
+    where that is the protocol, its patient's.
+    """
+    query = sql.SQL(
         """
+        WITH indexed AS (
+            SELECT s.image_id, s.patient_id
+            FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
+            INNER JOIN {table} AS e ON e.image_id = s.image_id
+        ),
+        of_patient AS (SELECT patient_id, count(*) AS images FROM indexed WHERE patient_id IS NOT NULL GROUP BY patient_id)
         SELECT count(*)
         FROM cbir.search_result AS r
-        INNER JOIN cbir.search_run AS run ON run.run_id = r.run_id
-        WHERE r.run_id = %s AND cardinality(r.neighbour_ids) < least(
-            %s::bigint, run.indexed_images - CASE WHEN run.query_split = run.index_split THEN 1 ELSE 0 END
+        INNER JOIN cbir.image AS q ON q.image_id = r.query_image_id
+        LEFT JOIN of_patient AS own ON own.patient_id = q.patient_id AND NOT %(same_patient)s
+        WHERE r.run_id = %(run_id)s AND cardinality(r.neighbour_ids) < least(
+            %(k)s::bigint,
+            (SELECT count(*) FROM indexed) - coalesce(own.images, CASE WHEN %(among_itself)s THEN 1 ELSE 0 END)
         )
-        """,
-        [run_id, wanted],
-    ).fetchone()
+        """
+    ).format(table=_table(task))
+    among_itself = task.query_split == task.index_split
+    values = {"run_id": run_id, "k": k, "same_patient": task.same_patient, "among_itself": among_itself}
+    row = connection.execute(query, {**_parameters(task), **values}).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -133,33 +157,36 @@ def _parameters(task: Selection) -> dict[str, Any]:
         "query_split": task.query_split,
         "index_split": task.index_split,
         "datasets": list(task.datasets) or None,
+        "protocol": task.protocol,
+        "split_seed": task.split_seed,
     }
 
 
-# The images that may be retrieved, with their one label: once per transaction, for all its statements.
+# The images that may be retrieved, with the labels that count: once per transaction, for all its statements.
 _CANDIDATES: LiteralString = """
 CREATE TEMPORARY TABLE candidate ON COMMIT DROP AS
-SELECT s.image_id, s.label_id
-FROM cbir.single_label_image(%(index_split)s, %(datasets)s) AS s
+SELECT s.image_id, s.patient_id, s.label_ids
+FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
 INNER JOIN {table} AS e ON e.image_id = s.image_id
 """
 
 # "+ 0" keeps the sort off any vector index. Equal distances are ordered by image_id, so that a run can be repeated.
 _EXACT: LiteralString = """
-SELECT c.image_id, c.label_id, (e.embedding <=> q.embedding) + 0 AS distance
+SELECT c.image_id, c.label_ids, (e.embedding <=> q.embedding) + 0 AS distance
 FROM {table} AS e INNER JOIN candidate AS c ON c.image_id = e.image_id
-WHERE e.image_id <> q.image_id
+WHERE e.image_id <> q.image_id AND (%(same_patient)s OR c.patient_id IS DISTINCT FROM q.patient_id OR q.patient_id IS NULL)
 ORDER BY distance, c.image_id
 LIMIT %(k)s
 """
 
 # A sub-query under IS TRUE stays a filter of the index scan: as a join it would lead the planner off the index.
 _APPROXIMATE: LiteralString = """
-SELECT n.image_id, c.label_id, n.distance
+SELECT n.image_id, c.label_ids, n.distance
 FROM (
     SELECT e.image_id, e.embedding <=> q.embedding AS distance
     FROM {table} AS e
     WHERE (e.image_id IN (SELECT image_id FROM candidate)) IS TRUE AND e.image_id <> q.image_id
+      AND (%(same_patient)s OR e.image_id <> ALL(ARRAY(SELECT image_id FROM candidate WHERE patient_id = q.patient_id)))
     ORDER BY e.embedding <=> q.embedding
     LIMIT %(k)s
 ) AS n INNER JOIN candidate AS c ON c.image_id = n.image_id
@@ -167,26 +194,69 @@ FROM (
 
 _STORE: LiteralString = """
 INSERT INTO cbir.search_result (run_id, query_image_id, label_id, relevant_count, neighbour_ids, distances, hits)
-SELECT %(run_id)s, q.image_id, q.label_id,
-       coalesce(relevant.count, 0) - CASE WHEN EXISTS (SELECT FROM candidate WHERE image_id = q.image_id) THEN 1 ELSE 0 END,
+SELECT %(run_id)s, q.image_id, CASE WHEN %(single)s THEN q.label_ids[1] END,
+       r.relevant - (
+           SELECT count(*) FROM candidate AS own
+           WHERE (own.image_id = q.image_id OR (NOT %(same_patient)s AND own.patient_id = q.patient_id))
+             AND own.label_ids && q.label_ids
+       ),
        found.ids, found.distances, found.hits
 FROM (
-    SELECT e.image_id, e.embedding, s.label_id
+    SELECT e.image_id, e.embedding, s.label_ids, s.patient_id
     FROM {table} AS e
     INNER JOIN query AS s ON s.image_id = e.image_id
     WHERE e.image_id = ANY(%(queries)s)
 ) AS q
-LEFT JOIN (SELECT label_id, count(*) FROM candidate GROUP BY label_id) AS relevant ON relevant.label_id = q.label_id
+INNER JOIN relevant AS r ON r.label_ids = q.label_ids
 CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(image_id ORDER BY distance, image_id), '{{}}') AS ids,
            coalesce(array_agg(distance::real ORDER BY distance, image_id), '{{}}') AS distances,
            coalesce(array_agg(hits ORDER BY distance, image_id), '{{}}') AS hits
     FROM (
         SELECT image_id, distance,
-               (count(*) FILTER (WHERE label_id = q.label_id) OVER (ORDER BY distance, image_id))::smallint AS hits
+               (count(*) FILTER (WHERE label_ids && q.label_ids) OVER (ORDER BY distance, image_id))::smallint AS hits
         FROM ({nearest}) AS nearest
     ) AS ranked
 ) AS found
+"""
+
+# For each set of labels that queries have, how many candidates share one of them. Sets are few, images many.
+_RELEVANT: LiteralString = """
+CREATE TEMPORARY TABLE relevant ON COMMIT DROP AS
+WITH held AS (SELECT label_ids, count(*) AS images FROM candidate GROUP BY label_ids)
+SELECT asked.label_ids, coalesce(sum(held.images) FILTER (WHERE held.label_ids && asked.label_ids), 0)::bigint AS relevant
+FROM (SELECT DISTINCT label_ids FROM query) AS asked
+LEFT JOIN held ON held.label_ids && asked.label_ids
+GROUP BY asked.label_ids
+"""
+
+_CARRIED: LiteralString = """
+CREATE TEMPORARY TABLE carried ON COMMIT DROP AS
+SELECT label_id, count(*) AS images FROM candidate CROSS JOIN LATERAL unnest(label_ids) AS l (label_id) GROUP BY label_id
+"""
+
+_STORE_LABELS: LiteralString = """
+INSERT INTO cbir.search_result_label (run_id, query_image_id, label_id, relevant_count, hits)
+SELECT r.run_id, r.query_image_id, asked.label_id,
+       coalesce((SELECT images FROM carried WHERE label_id = asked.label_id), 0) - (
+           SELECT count(*) FROM candidate AS own
+           WHERE (own.image_id = q.image_id OR (NOT %(same_patient)s AND own.patient_id = q.patient_id))
+             AND own.label_ids @> ARRAY[asked.label_id]
+       ),
+       found.hits
+FROM cbir.search_result AS r
+INNER JOIN query AS q ON q.image_id = r.query_image_id
+CROSS JOIN LATERAL unnest(q.label_ids) AS asked (label_id)
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(hits ORDER BY rank), '{}') AS hits
+    FROM (
+        SELECT n.rank,
+               (count(*) FILTER (WHERE c.label_ids @> ARRAY[asked.label_id]) OVER (ORDER BY n.rank))::smallint AS hits
+        FROM unnest(r.neighbour_ids) WITH ORDINALITY AS n (image_id, rank)
+        INNER JOIN candidate AS c ON c.image_id = n.image_id
+    ) AS ranked
+) AS found
+WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s)
 """
 
 _RECALL: LiteralString = """
@@ -196,12 +266,14 @@ FROM (
            ::double precision / true_k.existing AS share
     FROM cbir.search_result AS r
     INNER JOIN {table} AS q ON q.image_id = r.query_image_id
+    INNER JOIN query AS s ON s.image_id = r.query_image_id
     CROSS JOIN LATERAL (
         SELECT max(distance) AS farthest, count(*) AS existing
         FROM (
             SELECT (e.embedding <=> q.embedding) + 0 AS distance
             FROM {table} AS e INNER JOIN candidate AS c ON c.image_id = e.image_id
             WHERE e.image_id <> q.image_id
+              AND (%(same_patient)s OR c.patient_id IS DISTINCT FROM s.patient_id OR s.patient_id IS NULL)
             ORDER BY distance
             LIMIT %(at)s
         ) AS nearest
@@ -228,24 +300,42 @@ class Search:
         connection.execute("CREATE UNIQUE INDEX ON pg_temp.candidate (image_id)")
         connection.execute(
             "CREATE TEMPORARY TABLE query ON COMMIT DROP AS"
-            " SELECT image_id, label_id FROM cbir.single_label_image(%(query_split)s, %(datasets)s)",
+            " SELECT image_id, patient_id, label_ids"
+            " FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)",
             parameters,
         )
+        connection.execute("CREATE INDEX ON pg_temp.candidate (patient_id)")
         connection.execute("ANALYZE pg_temp.candidate")
         connection.execute("ANALYZE pg_temp.query")
+        connection.execute(_RELEVANT)
+        connection.execute(_CARRIED)
+        connection.execute("ANALYZE pg_temp.relevant")
 
     def store(self, connection: psycopg.Connection, queries: Sequence[int]) -> None:
         """Find and store the neighbours of some queries."""
         nearest = _EXACT if self.build is None else _APPROXIMATE
         table = _table(self.task)
         statement = sql.SQL(_STORE).format(table=table, nearest=sql.SQL(nearest).format(table=table))
-        parameters = {"run_id": self.run_id, "queries": list(queries), "k": self.k}
+        parameters = {
+            "run_id": self.run_id,
+            "queries": list(queries),
+            "k": self.k,
+            "same_patient": self.task.same_patient,
+            "single": self.task.protocol == "paper",
+        }
         connection.execute(statement, parameters)
+        if self.task.protocol != "paper":
+            connection.execute(_STORE_LABELS, parameters)
 
     def recall(self, connection: psycopg.Connection, queries: Sequence[int], at: int) -> float:
         """Share of the true ``at`` nearest that are stored, a tie with the farthest of them counting as found."""
         statement = sql.SQL(_RECALL).format(table=_table(self.task))
-        parameters = {"run_id": self.run_id, "queries": list(queries), "at": min(at, self.k)}
+        parameters = {
+            "run_id": self.run_id,
+            "queries": list(queries),
+            "at": min(at, self.k),
+            "same_patient": self.task.same_patient,
+        }
         row = connection.execute(statement, parameters).fetchone()
         return float(row[0]) if row and row[0] is not None else 0.0
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -73,8 +74,18 @@ patient = Table(
     _key("patient_id"),
     Column("dataset_id", BigInteger, ForeignKey(dataset.c.dataset_id, ondelete="CASCADE"), nullable=False),
     Column("pseudonym", Text, nullable=False, comment="Never a name or a hospital number."),
+    Column("sex", Text, comment="F, M or O; NULL: not given."),
     UniqueConstraint("dataset_id", "pseudonym"),
+    _one_of("sex", "F", "M", "O"),
     comment="A person, known only by a pseudonym.",
+)
+
+pseudonym_key = Table(
+    "pseudonym_key",
+    metadata,
+    Column("fingerprint", Text, primary_key=True, comment="Tells the key from others without giving it away."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    comment="With which key patient.pseudonym was made: at most one row. The key itself is not in the database.",
 )
 
 study = Table(
@@ -85,6 +96,7 @@ study = Table(
     Column("patient_id", BigInteger, ForeignKey(patient.c.patient_id, ondelete="CASCADE"), index=True),
     Column("study_uid", Text, nullable=False, comment="Study instance UID, or the dataset's own study key."),
     Column("study_date", Date),
+    Column("age_years", SmallInteger, comment="The patient's age at that time; NULL: not given, or not credible."),
     UniqueConstraint("dataset_id", "study_uid"),
     comment="One examination of a patient.",
 )
@@ -113,6 +125,7 @@ image = Table(
     Column("split", Text, comment="train (indexed), test (queries) or val; NULL outside of experiments."),
     Column("modality", Text, comment="DICOM code: CT, MR, US, XR, ..."),
     Column("anatomic_region", Text),
+    Column("view", Text, comment="How the picture was taken: PA, AP, lateral, ..."),
     Column("width", Integer, comment="Pixels; NULL when the file was not looked at."),
     Column("height", Integer, comment="Pixels; NULL when the file was not looked at."),
     Column("file_bytes", BigInteger),
@@ -209,6 +222,15 @@ search_run = Table(
     _key("run_id"),
     Column("encoder_id", BigInteger, ForeignKey(encoder.c.encoder_id, ondelete="CASCADE"), nullable=False, index=True),
     Column("protocol", Text, nullable=False, comment="Which images count and what is relevant."),
+    Column("definition", Text, comment="The protocol in words, as it was when the run was made."),
+    Column("split_seed", BigInteger, nullable=False, server_default=text("0"), comment="Of splits that are drawn."),
+    Column(
+        "same_patient",
+        Boolean,
+        nullable=False,
+        server_default=text("true"),
+        comment="Whether a query may retrieve images of its own patient.",
+    ),
     Column("datasets", ARRAY(Text), nullable=False),
     Column("query_split", Text, nullable=False),
     Column("index_split", Text, nullable=False),
@@ -237,12 +259,33 @@ search_result = Table(
     Column(
         "query_image_id", BigInteger, ForeignKey(image.c.image_id, ondelete="CASCADE"), primary_key=True, index=True
     ),
-    Column("label_id", BigInteger, ForeignKey(label.c.label_id), nullable=False, comment="The query's label."),
-    Column("relevant_count", Integer, nullable=False, comment="Indexed images that carry the query's label."),
+    Column(
+        "label_id",
+        BigInteger,
+        ForeignKey(label.c.label_id),
+        comment="The query's label; NULL where it may have several: search_result_label has those.",
+    ),
+    Column("relevant_count", Integer, nullable=False, comment="Indexed images that are relevant for the query."),
     Column("neighbour_ids", ARRAY(BigInteger), nullable=False, comment="Nearest first."),
     Column("distances", ARRAY(REAL), nullable=False, comment="Cosine distances, as neighbour_ids."),
     Column("hits", ARRAY(SmallInteger), nullable=False, comment="hits[n]: relevant images among the first n."),
     comment="The nearest neighbours of one query in one run; every metric is a view over this table.",
+)
+
+search_result_label = Table(
+    "search_result_label",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("query_image_id", BigInteger, primary_key=True),
+    Column("label_id", BigInteger, ForeignKey(label.c.label_id), primary_key=True, comment="One of the query's."),
+    Column("relevant_count", Integer, nullable=False, comment="Indexed images that carry this label."),
+    Column("hits", ARRAY(SmallInteger), nullable=False, comment="hits[n]: carriers of this label among the first n."),
+    ForeignKeyConstraint(
+        ["run_id", "query_image_id"],
+        [search_result.c.run_id, search_result.c.query_image_id],
+        ondelete="CASCADE",
+    ),
+    comment="The same neighbours, looked at for each label of a query that may have several.",
 )
 
 sql_object = Table(

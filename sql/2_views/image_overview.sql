@@ -13,7 +13,10 @@ SELECT
     se.series_uid,
     st.study_uid,
     st.study_date,
+    i.view,
     p.pseudonym AS patient,
+    p.sex AS patient_sex,
+    st.age_years AS patient_age_years,
     i.width,
     i.height,
     encode(i.sha256, 'hex') AS sha256

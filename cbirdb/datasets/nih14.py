@@ -1,0 +1,113 @@
+"""NIH ChestX-ray14 as it is downloaded.
+
+Wang et al., "ChestX-ray8", CVPR 2017. One table of all images (``Data_Entry_2017*.csv``; releases differ in the name of
+the sex column, in how ages are written, and one ends its lines with a comma), two lists that say which images are for
+testing, and the images, in ``images/`` or in ``images_001/images/`` to ``images_012/images/``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from cbirdb.datasets.base import ReadOptions, Source
+from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows
+from cbirdb.datasets.layout import existing_folder, require
+from cbirdb.records import POSITIVE, DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
+
+TABLE = "Data_Entry_2017*.csv"
+TRAIN_VAL, TEST = "train_val_list.txt", "test_list.txt"
+COLUMNS = (
+    "Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", ("Patient Sex", "Patient Gender"),
+    "View Position",
+)  # fmt: skip
+RENAMED = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
+"""As the paper calls them, which is what the other chest datasets call them."""
+OLDEST = 120
+"""Years. Higher ages in the table (411 to 414) are known slips of the pen: the age is unknown then."""
+
+
+class Nih14Reader:
+    """Reads the whole dataset or a part of its images."""
+
+    name = "nih14"
+    summary = "NIH ChestX-ray14: Data_Entry_2017*.csv, train_val_list.txt, test_list.txt, images*/"
+    title = "NIH ChestX-ray14"
+
+    def recognises(self, path: Path) -> bool:
+        return find_file(path, TABLE) is not None
+
+    def open(self, path: Path, options: ReadOptions) -> Source:
+        root = existing_folder(path)
+        table = require(self, root, find_file(root, TABLE), TABLE)
+        splits = {
+            **_listed(require(self, root, find_file(root, TRAIN_VAL), TRAIN_VAL), "train"),
+            **_listed(require(self, root, find_file(root, TEST), TEST), "test"),
+        }
+        images = options.images.resolve() if options.images is not None else root
+        files = {} if options.labels_only else _image_files(images)
+        name = options.name or self.name
+
+        def items() -> Iterator[DatasetItem]:
+            for line, row in read_rows(table, COLUMNS):
+                yield _item(row, line, name, splits, None if options.labels_only else files, images)
+
+        return Source((name,), None if options.labels_only else images, count_rows(table), items(), (str(table),))
+
+
+def _listed(path: Path, split: Split) -> dict[str, Split]:
+    return {name.strip(): split for name in path.read_text().splitlines() if name.strip()}
+
+
+def _image_files(root: Path) -> dict[str, str]:
+    """Where each image lies below the root: file name -> path."""
+    files: dict[str, str] = {}
+    for folder in (root, *sorted(path for path in root.glob("images*") if path.is_dir())):
+        for place in (folder, folder / "images"):
+            if place != root and place.is_dir():
+                base = place.relative_to(root).as_posix()
+                files |= {entry.name: f"{base}/{entry.name}" for entry in os.scandir(place) if entry.is_file()}
+    return files
+
+
+def _item(
+    row: Row, line: int, dataset: str, splits: dict[str, Split], files: dict[str, str] | None, root: Path
+) -> DatasetItem:
+    image = row["Image Index"]
+    findings = [finding.strip() for finding in row["Finding Labels"].split("|")]
+    age = re.fullmatch(r"0*(\d+)Y?", row["Patient Age"])
+    problem = next(
+        (
+            problem
+            for wrong, problem in (
+                (not image, "Image Index is empty"),
+                (not all(findings), "Finding Labels is empty or has an empty part"),
+                (not row["Patient ID"], "Patient ID is empty"),
+                (age is None, f"Patient Age is '{row['Patient Age'][:20]}'"),
+                (row["Patient Sex"] not in {"F", "M"}, f"Patient Sex is '{row['Patient Sex'][:20]}'"),
+                (not row["Follow-up #"].isdecimal(), f"Follow-up # is '{row['Follow-up #'][:20]}'"),
+            )
+            if wrong
+        ),
+        None,
+    )
+    if problem is not None:
+        return Failure(image[:500] or f"line {line}", "impossible value", problem, dataset, line)
+    if files is not None and image not in files:
+        return Missing(image, "not on disk")
+    years = int(age[1]) if age is not None else 0
+    source = files[image] if files is not None else image
+    return ImageRecord(
+        dataset=dataset,
+        source=source,
+        path=root / source if files is not None else None,
+        split=splits.get(image),
+        modality="XR",
+        anatomic_region="chest",
+        labels={f"XR/chest/{RENAMED.get(finding, finding)}": POSITIVE for finding in findings},
+        patient=Patient(row["Patient ID"], row["Patient Sex"]),
+        study=Study(row["Follow-up #"], age_years=years if years <= OLDEST else None),
+        view=row["View Position"] or None,
+    )

@@ -1,0 +1,70 @@
+"""Patients' ids -> pseudonyms, which only the holder of a key can link to them.
+
+HMAC-SHA256 (RFC 2104) of dataset and id: the same id gives the same pseudonym at every ingest with the same key, and
+without the key nobody can find the id by trying all of them. The key lies in a file, never in the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from cbirdb.errors import InputError
+
+KEY_BYTES = 32
+PSEUDONYM_BYTES = 16
+
+
+class Pseudonyms:
+    """Makes pseudonyms with one key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def from_file(cls, path: Path) -> Pseudonyms:
+        """With the key of a file, which is made, readable by its owner alone, when it is not there.
+
+        :raises InputError: when it cannot be read or made, or is no key.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return cls(_key(path, path.read_text()))
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(KEY_BYTES) + "\n")
+            return cls(_key(path, path.read_text()))
+        except OSError as error:
+            raise InputError(
+                f"The key of pseudonyms {path} cannot be read or made: {error.strerror}.",
+                hint="Name another file with --pseudonym-key.",
+            ) from error
+
+    def of(self, dataset: str, patient: str) -> str:
+        """The pseudonym of a patient, 32 hexadecimal digits."""
+        return self._digest(f"{dataset}\0{patient}").hex()
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one key from another without giving it away."""
+        return self._digest("fingerprint of this key").hex()
+
+    def _digest(self, text: str) -> bytes:
+        return hmac.digest(self._key, text.encode(), hashlib.sha256)[:PSEUDONYM_BYTES]
+
+
+def _key(path: Path, text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise InputError(
+            f"{path} is not a key of pseudonyms.", hint=f"Such a file holds {2 * KEY_BYTES} hexadecimal digits."
+        )
+    return key
