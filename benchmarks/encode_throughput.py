@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace, home: Path) -> dict[str, object]:
         ingest(connection, "folder", home / "pictures")
         options = LoadOptions(weights=arguments.weights, device=arguments.device)
         (encoder,) = load_encoders(connection, [arguments.encoder], options, dtype=arguments.dtype)
-        batch_size = arguments.batch_size or encoder.suitable_batch
+        batch_size = arguments.batch_size or encoder.batch_size
         encode_options = EncodeOptions(batch_size=batch_size, decode=DecodeOptions(workers=workers))
         rates: dict[str, list[float]] = {"forward": [], "decoding": [], "pipeline": []}
         for _ in range(arguments.repeat):

@@ -74,7 +74,7 @@ class _Layout:
         return whole
 
 
-_Task = tuple[Path, int, int, int]
+_Task = tuple[str, int, int, int]
 """File, number of the slot, row in it, and which preprocessings are wanted (a bit each)."""
 
 
@@ -139,7 +139,7 @@ class Decoder:
         for number, layout in enumerate(self._which):
             if image.missing[number]:
                 wanted |= 1 << layout
-        return self._pool.submit((Path(image.root) / image.source, slot, row, wanted))
+        return self._pool.submit((f"{image.root}/{image.source}", slot, row, wanted))
 
     def _inputs(self, encoder: int, slot: int, batch: list[PendingImage], outcomes: list[PixelError | None]) -> Inputs:
         rows: list[int] = []
@@ -168,7 +168,7 @@ class _Prepare:
     def __call__(self, task: _Task) -> PixelError | None:
         path, slot, row, wanted = task
         try:
-            picture = read_rgb(path, self._max_pixels)
+            picture = read_rgb(Path(path), self._max_pixels)
         except PixelError as error:
             return error
         except MemoryError:

@@ -53,7 +53,7 @@ class EncodeOptions:
     precision: Precision | None = None
     """Of new encoders' tables; None: half."""
     batch_size: int | None = None
-    """Images per step, fewer where memory does not hold as many; None: what suits the encoders."""
+    """Images per step, fewer where memory does not hold as many; None: what suits each encoder."""
     limit: int | None = None
     """Encode no more than this many images."""
     shard: Shard = WHOLE
@@ -91,6 +91,9 @@ def encode(
             for item, lacking, without in zip(stored, pending.lacking, pending.without_file, strict=True)
         ]
         total = pending.images if options.limit is None else min(pending.images, options.limit)
+        if options.batch_size is not None:
+            for encoder in encoders:
+                encoder.batch_size = options.batch_size
         if total:
             _run(encoders, stored, summaries, options, total, connect, progress)
         if options.limit is None:
@@ -138,7 +141,7 @@ def _run(
     )
     waiting: deque[_Submitted] = deque()
     with (
-        Decoder(encoders, options.batch_size or _suitable_batch(encoders), options.decode) as decoder,
+        Decoder(encoders, min(encoder.batch_size for encoder in encoders), options.decode) as decoder,
         EmbeddingWriter(writing) as writer,
         progress.task(f"encoding {names}", total=total, unit="images") as task,
     ):
@@ -158,10 +161,6 @@ def _run(
             collect(0)
         finally:
             reader.close()
-
-
-def _suitable_batch(encoders: Sequence[Encoder]) -> int:
-    return min(encoder.suitable_batch for encoder in encoders)
 
 
 def _pending_images(

@@ -18,21 +18,23 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from cbirdb.errors import PixelError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHUNK = 4
-"""Items sent to a worker at once, so that it need not wait for the next."""
+CHUNK = 16
+"""Items sent to a worker at once: a message costs as much as a small image."""
+FLUSH_S = 0.05
+"""How long a worker keeps results to itself, to send several at once."""
 GRACE_S = 2.0
 """How long workers have to end by themselves when the pool is closed."""
-_READY = "ready"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -108,7 +110,7 @@ class WorkerPool(Generic[Item, Result]):
                 self._workers = [self._start() for _ in range(self._size)]
                 self._thread.start()
             idle = not self._queue
-            self._queue.append((item, future))
+            self._queue.append(_Job(item, future))
         if idle:
             self._wake_sender.send_bytes(b"!")
         return future
@@ -125,8 +127,8 @@ class WorkerPool(Generic[Item, Result]):
             if self._closed:
                 return
             self._closed = True
-            for _, future in self._queue:
-                future.cancel()
+            for job in self._queue:
+                job.future.cancel()
             self._queue.clear()
         if self._workers:
             self._wake_sender.send_bytes(b"!")
@@ -139,8 +141,8 @@ class WorkerPool(Generic[Item, Result]):
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join(GRACE_S)
-            for _, future in worker.sent:
-                future.cancel()
+            for job in worker.sent:
+                job.future.cancel()
         self._wake_sender.close()
         self._wake_receiver.close()
 
@@ -181,37 +183,58 @@ class WorkerPool(Generic[Item, Result]):
     def _assign(self) -> None:
         """Give items to the workers with least to do; a few each while there are few."""
         for worker in sorted(self._workers, key=lambda worker: len(worker.sent)):
+            if not self._queue or not worker.ready or any(job.suspect for job in worker.sent):
+                continue
+            if self._queue[0].suspect:
+                if not worker.sent:
+                    worker.send([self._queue.popleft()])
+                continue
             share = max(1, min(CHUNK, len(self._queue) // len(self._workers)))
-            if self._queue and worker.ready and len(worker.sent) <= share // 2:
-                jobs = [self._queue.popleft() for _ in range(min(share, len(self._queue)))]
+            if len(worker.sent) <= share // 2:
+                jobs: list[_Job] = []
+                while self._queue and len(jobs) < share and not self._queue[0].suspect:
+                    jobs.append(self._queue.popleft())
                 worker.send(jobs)
 
     def _replace(self, number: int, error: Exception | None) -> None:
-        """Start another process in place of one that has ended; its item failed, its other items wait again."""
+        """Start another process in place of one that has ended.
+
+        Of an item that it had alone, the end is known. Several that it has not answered are suspect: each is tried
+        again, alone.
+        """
         worker = self._workers[number]
         worker.pipe.close()
         worker.process.join(GRACE_S)
         if not worker.ready:
             raise RuntimeError(f"A worker process could not start (exit code {worker.process.exitcode}).")
-        if worker.sent:
-            _, future = worker.sent.popleft()
+        if len(worker.sent) == 1:
+            worker.sent.popleft().future.set_exception(error or WorkerDiedError(worker.process.exitcode))
+        else:
+            for job in worker.sent:
+                job.suspect = True
             with self._lock:
                 self._queue.extendleft(reversed(worker.sent))
-            future.set_exception(error or WorkerDiedError(worker.process.exitcode))
         self._workers[number] = self._start()
 
     def _fail_all(self, error: BaseException) -> None:
         with self._lock:
-            waiting = [future for _, future in self._queue]
+            waiting = list(self._queue)
             self._queue.clear()
         for worker in self._workers:
-            waiting += [future for _, future in worker.sent]
+            waiting += worker.sent
             worker.sent.clear()
-        for future in waiting:
-            future.set_exception(error)
+        for job in waiting:
+            job.future.set_exception(error)
 
 
-_Job: TypeAlias = tuple[Any, "Future[Any]"]
+@dataclass(slots=True)
+class _Job:
+    """One item."""
+
+    item: Any
+    future: Future[Any]
+    suspect: bool = False
+    """Its process ended, or hung, while it and others were unanswered."""
 
 
 class _Worker:
@@ -223,7 +246,7 @@ class _Worker:
         self.ready = False
         self.sent: deque[_Job] = deque()
         self.since = 0.0
-        """When it began the first of ``sent``."""
+        """When it was last heard of, or given something to do."""
 
     def send(self, jobs: list[_Job]) -> None:
         if not self.sent:
@@ -231,25 +254,22 @@ class _Worker:
         self.sent.extend(jobs)
         # If it has ended, the same pipe says so when it is read, and the items are looked after there.
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.pipe.send([item for item, _ in jobs])
+            self.pipe.send([job.item for job in jobs])
 
     def take_results(self) -> bool:
-        """Take what has arrived; False when the process has ended."""
+        """Take one message of results; False when the process has ended."""
         try:
-            while self.pipe.poll():
-                message = self.pipe.recv()
-                if message == _READY:
-                    self.ready = True
-                    continue
-                succeeded, value = message
-                _, future = self.sent.popleft()
-                self.since = time.monotonic()
-                if succeeded:
-                    future.set_result(value)
-                else:
-                    future.set_exception(value)
+            outcomes = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             return False
+        self.ready = True
+        self.since = time.monotonic()
+        for succeeded, value in outcomes:
+            future = self.sent.popleft().future
+            if succeeded:
+                future.set_result(value)
+            else:
+                future.set_exception(value)
         return True
 
 
@@ -263,13 +283,18 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # there are as many workers as cores
     try:
-        pipe.send(_READY)
+        pipe.send([])  # it is there
         while True:
+            outcomes: list[tuple[bool, Any]] = []
+            flushed = time.monotonic()
             for item in pipe.recv():
                 try:
-                    outcome: tuple[bool, Any] = (True, function(item))
+                    outcomes.append((True, function(item)))
                 except Exception as error:  # whatever it is, it is the caller's  # noqa: BLE001
-                    outcome = (False, error)
-                pipe.send(outcome)
+                    outcomes.append((False, error))
+                if time.monotonic() - flushed > FLUSH_S:
+                    pipe.send(outcomes)
+                    outcomes, flushed = [], time.monotonic()
+            pipe.send(outcomes)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @precision_option
 @click.option(
     "--batch-size", type=click.IntRange(min=1), metavar="N",
-    help="Images per step; fewer where memory does not hold as many.  [default: 64 on a GPU, 8 on a CPU]",
+    help="Images per step; fewer where memory does not hold as many.  [default: 64 on a GPU, on a CPU 8 or, of large inputs, fewer]",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Encode no more than N images.")
 @click.option(

@@ -94,8 +94,8 @@ class Encoder(ABC):
     preprocess: Preprocessing
     input_shape: tuple[int, ...]
     """Of what ``preprocess`` returns."""
-    suitable_batch: int = 64
-    """Pictures per step that keep it busy."""
+    batch_size: int = 64
+    """Pictures per step: at first what keeps it busy."""
 
     @property
     def dim(self) -> int:

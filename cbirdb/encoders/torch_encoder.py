@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,8 +28,8 @@ Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """Inputs, shape (n, *input_shape) -> raw embeddings, shape (n, dim)."""
 
 
-CPU_BATCH = 8
-"""On a CPU larger batches are no faster, and what is finished is saved less often."""
+CPU_PIXELS = 8 * 224 * 224
+"""Pixels per step on a CPU, where more are no faster, only take more memory (SAM's eight pictures 17 GB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,6 @@ class TorchEncoder(Encoder):
         self._forward = parts.forward
         self._device = device
         self._dtype = getattr(torch, provenance.dtype)
-        if device.type == "cpu":
-            self.suitable_batch = CPU_BATCH
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +79,7 @@ class TorchEncoder(Encoder):
 
         :raises EncoderError: when there is not memory enough for a single picture.
         """
-        size = min(len(batch), self.largest_batch or len(batch))
+        size = min(self.batch_size, self.largest_batch or self.batch_size)
         waiting: list[Callable[[], NDArray[np.float32]]] = []
         start = 0
         while start < len(batch):
@@ -89,12 +88,12 @@ class TorchEncoder(Encoder):
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
-                if size == 1:
+                if min(size, len(batch) - start) == 1:
                     raise EncoderError(
                         f"There is not memory enough to run '{self.spec.name}' on a single picture.",
                         hint="Use --device cpu, or --dtype bfloat16, or a machine with more memory.",
                     ) from error
-                size = self.largest_batch = size // 2
+                size = self.largest_batch = min(size, len(batch) - start) // 2
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
                 _log.info("memory ran out; going on with batches of %d", size)
@@ -149,6 +148,8 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
         with reading(spec, parts.weights):
             pixels = encoder.preprocess(golden_picture())
             encoder.input_shape = pixels.shape
+            if device.type == "cpu":
+                encoder.batch_size = max(1, min(encoder.batch_size, CPU_PIXELS // prod(pixels.shape[1:])))
             found = encoder.golden.shape[-1]
     if spec.dim is None:
         encoder.spec = replace(spec, dim=found)
