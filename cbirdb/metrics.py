@@ -31,6 +31,7 @@ def metrics(
     cutoffs: Sequence[int] = (1, 3, 5, 10),
     encoder: str | None = None,
     run: int | None = None,
+    protocol: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of a metric view.
 
@@ -38,6 +39,7 @@ def metrics(
     :param cutoffs: the N of P@N.
     :param encoder: name; None: all.
     :param run: id; None: the latest finished run of each encoder.
+    :param protocol: only runs under this one; None: any.
     :raises InputError: when there is no such run, or a cutoff lies beyond the run's k.
     """
     with translated_errors():
@@ -47,9 +49,10 @@ def metrics(
             FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
             WHERE r.finished_at IS NOT NULL AND (%(encoder)s::text IS NULL OR e.name = %(encoder)s)
               AND (%(run)s::numeric IS NULL OR r.run_id = %(run)s)
+              AND (%(protocol)s::text IS NULL OR r.protocol = %(protocol)s)
             ORDER BY r.encoder_id, r.run_id DESC
             """,
-            {"encoder": encoder, "run": run},
+            {"encoder": encoder, "run": run, "protocol": protocol},
         ).fetchall()
         if not runs and encoder is not None:
             stored_encoder(connection, encoder)
@@ -75,20 +78,26 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
         found = connection.execute(
             """
             SELECT r.run_id, e.name, r.query_images, r.query_split, r.indexed_images, r.index_split,
-                   array_to_string(r.datasets, ', '), r.mode, r.k, r.ann_recall, r.ann_recall_at, r.ann_recall_queries
+                   array_to_string(r.datasets, ', '), r.mode, r.k, r.ann_recall, r.ann_recall_at, r.ann_recall_queries,
+                   r.protocol, r.same_patient
             FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
             WHERE r.run_id = ANY(%s) ORDER BY r.run_id
             """,
             [list(runs)],
         ).fetchall()
     lines = []
-    for run, encoder, queries, query_split, indexed, index_split, datasets, mode, k, recall, at, sample in found:
+    for run, encoder, queries, query_split, indexed, index_split, datasets, *how in found:
+        mode, k, recall, at, sample, protocol, same_patient = how
         line = (
             f"Run {run}: {encoder}, {queries:,} {query_split} images among {indexed:,} {index_split} images"
             f" of {datasets}; {mode}, k = {k}"
         )
         if mode == "approximate":
             line += f"; the index found {recall:.2%} of the true {at} nearest over {sample} queries"
+        if protocol != "paper":
+            line += f"; protocol {protocol}"
+        if not same_patient:
+            line += "; without the query's own patient"
         lines.append(line + ".")
     return lines
 

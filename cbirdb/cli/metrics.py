@@ -19,10 +19,22 @@ from cbirdb.errors import InputError
 )
 @click.option("-n", "cutoffs", default="1,3,5,10", metavar="N,N,...", help="The N of P@N; a range is 1-10.")
 @click.option("--run", type=int, metavar="ID", help="This run.  [default: each encoder's latest]")
+@click.option("--compare-paper", is_flag=True, help="This database's figures beside the paper's Table 1, cell by cell.")
 @format_option
 @pass_context
-def metrics(context: Context, encoder: str | None, by: str, cutoffs: str, run: int | None, output_format: str) -> None:
+def metrics(
+    context: Context,
+    encoder: str | None,
+    by: str,
+    cutoffs: str,
+    run: int | None,
+    compare_paper: bool,
+    output_format: str,
+) -> None:
     """Show precision at N: micro is the mean over queries, macro the mean over classes."""
+    if compare_paper:
+        _compare(context, encoder, output_format)
+        return
     from cbirdb.metrics import describe_runs
     from cbirdb.metrics import metrics as read
 
@@ -35,6 +47,16 @@ def metrics(context: Context, encoder: str | None, by: str, cutoffs: str, run: i
     # What the lines above say is the same in every row of a run.
     said = {"mode", "ann_recall"} | ({"run", "encoder"} if len(runs) == 1 else set())
     write_rows(rows, output_format, columns=[name for name in rows[0] if name not in said] if rows else None)
+
+
+def _compare(context: Context, encoder: str | None, output_format: str) -> None:
+    from cbirdb.paper_table import compare_with_paper, describe_comparison
+
+    with context.open_database() as connection:
+        rows = compare_with_paper(connection, encoder=encoder)
+        for line in describe_comparison(connection, rows):
+            context.progress().note(line)
+    write_rows(rows, output_format, columns=("encoder", "mean", "n", "here", "paper", "difference"))
 
 
 def parse_cutoffs(text: str) -> list[int]:
