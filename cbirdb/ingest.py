@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import psycopg
 
@@ -40,6 +40,12 @@ BATCH_WITH_FILES = 256
 BATCH_WITHOUT_FILES = 5000
 T = TypeVar("T")
 _Pool: TypeAlias = "WorkerPool[Path, Look]"
+
+
+class MakePseudonyms(Protocol):
+    """Gives patients' pseudonyms; ``create``: with a new key, where there is none yet."""
+
+    def __call__(self, *, create: bool) -> Pseudonyms: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def ingest(
     limit: int | None = None,
     moved: bool = False,
     dry_run: bool = False,
-    pseudonyms: Callable[[], Pseudonyms] | None = None,
+    pseudonyms: MakePseudonyms | None = None,
     progress: Progress = SILENT,
 ) -> IngestSummary:
     """Bring a dataset into the catalogue. Idempotent.
@@ -135,6 +141,8 @@ def ingest(
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
     with translated_errors(), progress.task("ingesting", total=total, unit="images") as task, whole:
+        if source.tells_patients:
+            run.check_pseudonyms()
         run.open_datasets(source.datasets)
         with WorkerPool(_look, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__]) as pool:
             for batch in batched(islice(source.items, limit), size):
@@ -161,7 +169,7 @@ class _Ingest:
         reader: str,
         source: Source,
         shares: SplitShares,
-        pseudonyms: Callable[[], Pseudonyms] | None,
+        pseudonyms: MakePseudonyms | None,
         *,
         moved: bool,
     ) -> None:
@@ -176,6 +184,10 @@ class _Ingest:
         self._labels = catalogue.LabelWriter()
         self._seen: set[int] = set()
         self._unread_lists: set[str] = set()
+
+    def check_pseudonyms(self) -> None:
+        """Refuse another key than the database's before anything is written."""
+        self._checked_pseudonyms()
 
     def open_datasets(self, names: Iterable[str]) -> None:
         """Make the datasets; refuses a name that belongs to another folder before anything is read."""
@@ -283,7 +295,8 @@ class _Ingest:
         if self._pseudonyms is None:
             if self._make_pseudonyms is None:
                 raise InputError("This dataset tells patients apart: a key for their pseudonyms is needed.")
-            self._pseudonyms = self._make_pseudonyms()
+            known = catalogue.has_pseudonym_key(self._connection)
+            self._pseudonyms = self._make_pseudonyms(create=not known)
             catalogue.check_pseudonym_key(self._connection, self._pseudonyms.fingerprint)
         return self._pseudonyms
 

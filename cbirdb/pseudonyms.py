@@ -25,11 +25,17 @@ class Pseudonyms:
         self._key = key
 
     @classmethod
-    def from_file(cls, path: Path) -> Pseudonyms:
-        """With the key of a file, which is made, readable by its owner alone, when it is not there.
+    def from_file(cls, path: Path, *, create: bool) -> Pseudonyms:
+        """With the key of a file.
 
-        :raises InputError: when it cannot be read or made, or is no key.
+        :param create: make the file, readable by its owner alone, when it is not there.
+        :raises InputError: when it is not there, cannot be read or made, or is no key.
         """
+        if not create and not path.exists():
+            raise InputError(
+                f"There is no key of pseudonyms {path}, and this database's patients have theirs from one.",
+                hint="Name the file with that key: --pseudonym-key FILE.",
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -38,6 +38,8 @@ class Source:
     """Number of items that ``items`` will yield."""
     items: Iterator[DatasetItem]
     lists: tuple[str, ...] = ()
+    tells_patients: bool = False
+    """Whether records name patients, for whose pseudonyms a key is needed."""
     """Files that name the images (CSV files), as a ``Failure`` of such a file would name it."""
 
 

@@ -60,7 +60,7 @@ class ChexpertReader:
 
         total = sum(count_rows(table) for table, _ in tables)
         root = None if options.labels_only else images
-        return Source((name,), root, total, items(), tuple(str(table) for table, _ in tables))
+        return Source((name,), root, total, items(), tuple(str(table) for table, _ in tables), tells_patients=True)
 
 
 def _item(row: Row, line: int, dataset: str, split: Split, images: Path | None) -> DatasetItem:

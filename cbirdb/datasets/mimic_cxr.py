@@ -55,7 +55,7 @@ class MimicCxrReader:
                 yield _item(row, line, name, found, view, day, None if options.labels_only else images)
 
         root = None if options.labels_only else images
-        return Source((name,), root, count_rows(split_table), items(), (str(split_table),))
+        return Source((name,), root, count_rows(split_table), items(), (str(split_table),), tells_patients=True)
 
 
 def _labels_of_studies(table: Path) -> dict[tuple[str, str], Labels]:

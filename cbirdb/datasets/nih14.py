@@ -54,7 +54,14 @@ class Nih14Reader:
             for line, row in read_rows(table, COLUMNS):
                 yield _item(row, line, name, splits, None if options.labels_only else files, images)
 
-        return Source((name,), None if options.labels_only else images, count_rows(table), items(), (str(table),))
+        return Source(
+            (name,),
+            None if options.labels_only else images,
+            count_rows(table),
+            items(),
+            (str(table),),
+            tells_patients=True,
+        )
 
 
 def _listed(path: Path, split: Split) -> dict[str, Split]:

@@ -127,6 +127,11 @@ def drop_dataset(connection: psycopg.Connection, name: str) -> None:
         connection.execute("DELETE FROM cbir.dataset WHERE name = %s", [name])
 
 
+def has_pseudonym_key(connection: psycopg.Connection) -> bool:
+    """Whether this database's patients have pseudonyms that were made with some key."""
+    return connection.execute("SELECT FROM cbir.pseudonym_key").fetchone() is not None
+
+
 def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> None:
     """Note with which key this database's pseudonyms are made, or check that it is this one.
 

@@ -1,0 +1,186 @@
+"""The readers of official layouts: what they make of small folders that look like the downloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from cbirdb.datasets.base import ReadOptions
+from cbirdb.datasets.registry import READERS, open_dataset
+from cbirdb.errors import InputError
+from cbirdb.records import Failure, ImageRecord, Missing
+from tests.official_layouts import write_chexpert, write_mimic, write_nih14, write_radimagenet
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "nih14": write_nih14,
+    "chexpert": write_chexpert,
+    "mimic-cxr": write_mimic,
+    "radimagenet": write_radimagenet,
+}
+
+
+def read(name: str, path: Path, **options: object) -> list:
+    return list(open_dataset(name, path, ReadOptions(**options)).items)
+
+
+def records(name: str, path: Path, **options: object) -> dict[str, ImageRecord]:
+    items = read(name, path, **options)
+    assert all(isinstance(item, ImageRecord) for item in items), items
+    return {item.source: item for item in items}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["v2020", "2017, images_001 to images_012"])
+def test_nih14_reads_both_releases_alike(tmp_path: Path, old: bool) -> None:
+    found = records("nih14", write_nih14(tmp_path / "nih", old=old))
+    assert len(found) == 6
+    by_name = {source.rsplit("/", 1)[1]: record for source, record in found.items()}
+    record = by_name["00000001_001.png"]
+    assert record.path is not None
+    assert record.path.is_file()
+    assert record.labels == {"XR/chest/Cardiomegaly": 1, "XR/chest/Emphysema": 1}
+    assert (record.split, record.modality, record.anatomic_region, record.view) == ("train", "XR", "chest", "PA")
+    assert record.patient is not None
+    assert record.study is not None
+    assert (record.patient.key, record.patient.sex) == ("1", "M")
+    assert (record.study.key, record.study.age_years) == ("1", 58)
+
+
+def test_nih14_labels_have_the_papers_names_and_known_slips_of_ages_are_unknown(tmp_path: Path) -> None:
+    found = {source.rsplit("/", 1)[1]: r for source, r in records("nih14", write_nih14(tmp_path / "nih")).items()}
+    assert found["00000003_000.png"].labels == {"XR/chest/Pleural Effusion": 1}
+    assert found["00000003_001.png"].labels == {"XR/chest/Pleural Thickening": 1}
+    assert found["00000003_001.png"].study.age_years is None
+    assert {name: r.split for name, r in found.items() if r.split == "test"}.keys() == {
+        "00000003_000.png",
+        "00000003_001.png",
+    }
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_chexpert_reads_both_sizes_by_column_name(tmp_path: Path, small: bool, zipped: bool) -> None:
+    found = records("chexpert", write_chexpert(tmp_path, small=small, zipped=zipped))
+    assert len(found) == 7
+    uncertain = found["train/patient00002/study1/view1_frontal.jpg"]
+    assert uncertain.labels == {"XR/chest/Edema": 1, "XR/chest/Pneumonia": -1}
+    negative = found["train/patient00002/study2/view2_lateral.jpg"]
+    assert negative.labels == {"XR/chest/Edema": 1, "XR/chest/Fracture": 0}
+    assert (negative.view, negative.patient.sex, negative.study.age_years) == ("Lateral", "M", 88)
+    assert found["train/patient00003/study1/view1_frontal.jpg"].patient.sex is None
+    valid = found["valid/patient64541/study1/view1_frontal.jpg"]
+    assert (valid.split, valid.labels) == ("val", {"XR/chest/Edema": 1, "XR/chest/Support Devices": 0})
+
+
+def test_chexpert_is_found_in_a_folder_of_another_name(tmp_path: Path) -> None:
+    folder = write_chexpert(tmp_path).rename(tmp_path / "cx")
+    assert len(records("chexpert", folder)) == 7
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_mimic_joins_its_three_tables(tmp_path: Path, zipped: bool) -> None:
+    found = records("mimic-cxr", write_mimic(tmp_path / "m", zipped=zipped))
+    assert len(found) == 5
+    record = found["files/p10/p10000032/s53189527/2a2277a9.jpg"]
+    assert record.labels == {"XR/chest/Edema": 1, "XR/chest/Pneumonia": -1}
+    assert (record.split, record.view, record.patient.key) == ("train", "LATERAL", "10000032")
+    assert record.study.day == date(2180, 6, 26)
+    assert {r.split for r in found.values()} == {"train", "val", "test"}
+    assert found["files/p11/p11000935/s51178378/8d79ea20.jpg"].labels == {}
+
+
+def test_radimagenet_labels_are_the_folders_and_ultrasound_gets_its_finding(tmp_path: Path) -> None:
+    found = records("radimagenet", write_radimagenet(tmp_path / "r"))
+    assert {(r.split, *r.labels, r.modality, r.anatomic_region) for r in found.values()} == {
+        ("train", "CT/lung/normal", "CT", "lung"),
+        ("train", "MR/knee/acl_pathology", "MR", "knee"),
+        ("train", "US/liver/normal", "US", "liver"),
+        ("val", "US/thyroid/nodule", "US", "thyroid"),
+        ("test", "CT/lung/nodule", "CT", "lung"),
+    }
+
+
+def test_radimagenet_may_be_given_by_its_folder_of_images_with_the_lists_elsewhere(tmp_path: Path) -> None:
+    root = write_radimagenet(tmp_path / "r")
+    assert len(records("radimagenet", root, images=root / "radiology_ai")) == 5
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_images_that_are_not_on_disk_are_missing_and_not_failures(tmp_path: Path, name: str) -> None:
+    path = WRITERS[name](tmp_path / "d", images=False)
+    items = read(name, path)
+    assert items
+    assert all(isinstance(item, Missing) for item in items)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_labels_only_leaves_the_images_alone(tmp_path: Path, name: str) -> None:
+    path = WRITERS[name](tmp_path / "d", images=False)
+    source = open_dataset(name, path, ReadOptions(labels_only=True))
+    items = list(source.items)
+    assert source.root is None
+    assert source.total == len(items)
+    assert all(isinstance(item, ImageRecord) and item.path is None for item in items)
+
+
+@pytest.mark.parametrize("actual", WRITERS)
+@pytest.mark.parametrize("asked", READERS)
+def test_another_dataset_is_recognised_in_one_sentence(tmp_path: Path, actual: str, asked: str) -> None:
+    path = WRITERS[actual](tmp_path / "d")
+    if asked == actual:
+        assert open_dataset(asked, path, ReadOptions()).total
+        return
+    with pytest.raises(InputError, match=READERS[actual].title) as refused:
+        open_dataset(asked, path, ReadOptions())
+    assert refused.value.hint == f"Run: cbirdb ingest {actual} {path}"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_empty_folder_names_the_file_that_is_missing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"there is no .*\.(csv|txt)"):
+        open_dataset(name, tmp_path, ReadOptions())
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    root = write_nih14(tmp_path / "nih")
+    table = root / "Data_Entry_2017_v2020.csv"
+    table.write_text(table.read_text().replace("Finding Labels", "Findings").replace("Patient Sex", "Sex"))
+    with pytest.raises(InputError, match="no column Finding Labels, Patient Sex or Patient Gender") as refused:
+        read("nih14", root)
+    assert "Findings" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "detail"),
+    [
+        (",57,M,", ",abc,M,", "Patient Age is 'abc'"),
+        (",57,M,", ",57,X,", "Patient Sex is 'X'"),
+        (",Cardiomegaly,0,", ",,0,", "Finding Labels is empty"),
+        (",Cardiomegaly,0,", ",Cardiomegaly,-1,", "Follow-up # is '-1'"),
+    ],
+)
+def test_an_impossible_value_is_a_failure_with_its_line(tmp_path: Path, old: str, new: str, detail: str) -> None:
+    root = write_nih14(tmp_path / "nih")
+    table = root / "Data_Entry_2017_v2020.csv"
+    table.write_text(table.read_text().replace(old, new, 1))
+    failures = [item for item in read("nih14", root) if isinstance(item, Failure)]
+    assert [(f.source, f.reason, f.line) for f in failures] == [("00000001_000.png", "impossible value", 2)]
+    assert detail in failures[0].detail
+
+
+def test_an_impossible_label_is_a_failure_with_its_line(tmp_path: Path) -> None:
+    folder = write_chexpert(tmp_path)
+    table = folder / "train.csv"
+    table.write_text(table.read_text().replace("-1.0", "-3.0", 1))
+    failures = [item for item in read("chexpert", folder) if isinstance(item, Failure)]
+    assert [(f.reason, f.line, f.detail) for f in failures] == [("impossible value", 3, "Pneumonia is '-3.0'")]
+
+
+def test_a_table_that_was_cut_short_is_one_sentence(tmp_path: Path) -> None:
+    root = write_mimic(tmp_path / "m")
+    table = root / "mimic-cxr-2.0.0-metadata.csv.gz"
+    table.write_bytes(table.read_bytes()[:60])
+    with pytest.raises(InputError, match="cannot be read to its end"):
+        read("mimic-cxr", root)
