@@ -152,6 +152,27 @@ BAD = [
     ("other precision", "encode -e tiny-image --precision single", USER, "half precision"),
     ("batch of nothing", "encode -e tiny-image --batch-size 0", USAGE, "--batch-size"),
     ("encoder left out", "encode", USAGE, "Missing option '-e'"),
+    ("number format", "encode -e tiny-image --dtype int8", USAGE, "'int8' is not one of"),
+    ("no time for an image", "encode -e tiny-image --image-timeout 0", USAGE, "--image-timeout"),
+    ("no pixels", "encode -e tiny-image --max-pixels 0", USAGE, "--max-pixels"),
+    ("more pixels than Pillow decodes", "encode -e tiny-image --max-pixels 178956971", USAGE, "--max-pixels"),
+    ("no workers", "encode -e tiny-image --workers 0", USAGE, "--workers"),
+    ("shard after the last", "encode -e tiny-image --shard 2/2", USER, "'2/2' is not a shard"),
+    ("shard of none", "encode -e tiny-image --shard 0/0", USER, "'0/0' is not a shard"),
+    ("shard before the first", "encode -e tiny-image --shard -1/2", USER, "'-1/2' is not a shard"),
+    ("shard that is a word", "encode -e tiny-image --shard x", USER, "'x' is not a shard"),
+    # records of encoders
+    ("unknown encoder in verify", "encoders verify tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("unknown encoder in fetch", "encoders fetch tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("nothing to fetch", "encoders fetch tiny-image --to {}/to", USER, "there is nothing to fetch"),
+    ("verify without weights", "encoders verify resnet50 --weights {}/no_weights", USER, "has no file"),
+    ("add what ships", "encoders add resnet50 --loader hf --weights a/b", USER, "ships with cbirdb"),
+    ("add beside what ships", "encoders add Tiny_Image --loader hf --weights a/b", USER, "would share the table"),
+    ("add without a name", "encoders add '' --loader hf --weights a/b", USER, "cannot name an encoder"),
+    ("add from nowhere", "encoders add new --loader hf --weights {}/nowhere", USER, "neither a folder"),
+    ("add from a file", "encoders add new --loader hf --weights {}/note.txt", USER, "neither a folder"),
+    ("add with an unknown loader", "encoders add new --loader keras --weights a/b", USAGE, "'keras' is not one of"),
+    ("pooling of another loader", "encoders add new --loader timm --weights a/b --pooling cls", USER, "--pooling is for"),
 ]  # fmt: skip
 
 
