@@ -29,7 +29,7 @@ from tests.encoder_checks import assert_same, cosine, embed, on_cpu, picture, re
 from tests.random_weights import randomise  # noqa: E402
 
 # A very small ViT under the name of a shipped record.
-SPEC = replace(SHIPPED["eva02-vit-b14"], name="small-vit", dim=64)
+SPEC = replace(SHIPPED["eva02-vit-b14"], name="small-vit", dim=64, options={})
 IMAGES = [picture(200, 170, seed) for seed in range(21)]
 
 

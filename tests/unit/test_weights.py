@@ -333,7 +333,7 @@ def test_text_side_comes_from_the_cache(clip_folder: Path, tmp_path: Path, cache
 
 
 def test_missing_text_side_is_named(clip_folder: Path, tmp_path: Path) -> None:
-    spec = replace(SHIPPED["biomedclip"], dim=None)
+    spec = replace(SHIPPED["biomedclip"], dim=None, options={})
     error = refused(spec, on_cpu(without_text(clip_folder, tmp_path / "clip")))
     assert "text/config.json" in error.message
     assert TEXT in error.message
@@ -412,7 +412,7 @@ class TestPickles:
         self.write_around(name, spoilt, written)
         path = spoilt / self.FILE[name]
         torch.save({"a": Payload(tmp_path / "executed")}, path, _use_new_zipfile_serialization=not legacy)
-        spec = SPEC if name == "resnet50" else replace(SHIPPED[name], dim=None)
+        spec = SPEC if name == "resnet50" else replace(SHIPPED[name], dim=None, options={})
 
         error = refused(spec, on_cpu(spoilt))
 
@@ -440,3 +440,22 @@ def test_weights_that_lack_a_tensor_are_refused(loader: str, tmp_path: Path) -> 
         save_file(state, path, metadata={"format": "pt"})
     error = refused(record("mine", loader, folder, pooling="pooler" if loader == "hf" else None), on_cpu(None))
     assert str(path) in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "written", "words"),
+    [
+        ("eva02-vit-b14", "config.json", {"architecture": "vit_base_patch16_224"}, "architecture is vit_base_patch16_224"),
+        ("clip-vit-l14", "open_clip_config.json", {"model_cfg": {"embed_dim": 768, "vision_cfg": {"image_size": 336, "patch_size": 14}}}, "image_size is 336, not 224"),
+        ("biomedclip", "open_clip_config.json", {"model_cfg": {"embed_dim": 768}}, "embed_dim is 768, not 512"),
+    ],
+)  # fmt: skip
+def test_a_sister_model_of_the_same_dimension_is_refused(
+    name: str, file: str, written: dict, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_text(json.dumps(written))
+    for weights in ("model.safetensors", "open_clip_model.safetensors"):
+        (tmp_path / weights).write_bytes(b"")
+    error = refused(SHIPPED[name], on_cpu(tmp_path))
+    assert words in error.message
+    assert f"does not describe '{name}'" in error.message

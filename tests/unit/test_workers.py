@@ -171,21 +171,21 @@ def test_only_the_item_fails_that_ended_its_process(order: Order, words: str) ->
 @pytest.mark.parametrize("order", [("sleep", 600), ("spin", None), ("stopped", None)], ids=lambda order: order[0])
 def test_only_the_item_fails_that_takes_too_long(order: Order) -> None:
     began = time.monotonic()
-    with pool(timeout_s=2) as started:
+    with pool(timeout_s=1) as started:
         futures = submit(started, *[("echo", 1)] * 10, order, *[("echo", 2)] * 20)
         found = [outcome(future) for future in futures]
         assert found[:10] + found[11:] == [1] * 10 + [2] * 20
         assert isinstance(found[10], WorkerTimeoutError)
-        assert str(found[10]) == "it took longer than 2 seconds"
+        assert str(found[10]) == "it took longer than 1 seconds"
         assert as_pixel_error(found[10]).reason == "timed out"
         wait_until(lambda: len(multiprocessing.active_children()) == 2, "the process was not replaced")
-    assert 2 <= time.monotonic() - began < LIMIT_S
+    assert 1 <= time.monotonic() - began < LIMIT_S
     check_nothing_is_left()
 
 
 def test_items_that_together_take_longer_than_one_may_are_no_failure() -> None:
-    with pool(1, timeout_s=2) as started:
-        assert [outcome(future) for future in submit(started, *[("sleep", 0.4)] * 8)] == [None] * 8
+    with pool(1, timeout_s=1) as started:
+        assert [outcome(future) for future in submit(started, *[("sleep", 0.2)] * 8)] == [None] * 8
 
 
 def test_many_items_that_end_their_process_fail_each_for_itself() -> None:
@@ -293,9 +293,9 @@ def only_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_function_that_the_workers_cannot_import_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(function=only_here(monkeypatch)) as started:
-        found = [outcome(future) for future in submit(started, *[("echo", 1)] * 5)]
-    assert {type(error) for error in found} == {RuntimeError}
-    assert "could not start" in str(found[0])
+        error = outcome(started.submit(("echo", 1)))
+        assert isinstance(error, RuntimeError)
+        assert "could not start" in str(error)
     check_nothing_is_left()
 
 
