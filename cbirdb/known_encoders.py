@@ -91,7 +91,7 @@ def make_record(
         raise InputError(f"'{name}' is an encoder that ships with cbirdb.", hint="Choose another name.")
     table_name(name)  # the name must make a table name, too
     folder = Path(weights).expanduser()
-    if folder.is_dir():
+    if weights and folder.is_dir():
         weights = str(folder.resolve())
     elif weights.count("/") != 1 or weights.startswith((".", "/", "~")):
         raise InputError(

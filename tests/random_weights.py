@@ -153,7 +153,8 @@ def medclip_vit(folder: Path) -> None:
 def clip_vit_l14(folder: Path) -> None:
     # The hub's file does say quick_gelu; this one does not, as many a local copy.
     config = open_clip.get_model_config("ViT-L-14")
-    save_open_clip(folder, open_clip.create_model("ViT-L-14-quickgelu"), config, "open_clip_model.safetensors")
+    model = open_clip.CLIP(**open_clip.get_model_config("ViT-L-14-quickgelu"))
+    save_open_clip(folder, model, config, "open_clip_model.safetensors")
 
 
 def biomedclip(folder: Path) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import socket
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 MANIFEST = "cbirdb-weights.json"
 HUB_TIMEOUT = 5.0
 """Seconds that the hub has for its first answer."""
+SILENCE = 30.0
+"""Seconds without a byte after which a download is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,14 @@ def fetch(spec: EncoderSpec, to: Path) -> Fetched:
         raise EncoderError(
             f"The folder {folder} cannot be made: {error.strerror}.", hint="Choose another --to."
         ) from error
+    _discard_changed(folder)
     commits: dict[str, str] = {}
     if is_address(spec):
         _fetch_file(spec, folder, family.FILES.weights[0])
         commits[spec.weights] = str(spec.revision)
     else:
         commits[spec.weights] = _fetch_repository(spec, spec.weights, spec.revision, folder, family.FILES)
+        find_weights(spec, folder, family.FILES)
         for companion in family.companions(spec, folder) if hasattr(family, "companions") else ():
             target = folder / companion.folder
             wanted = WeightFiles(companion.patterns, ())
@@ -86,6 +92,7 @@ def _fetch_repository(
         # This one question first: where there is no way out, a download retries for 20 seconds to some minutes.
         info = hub.HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT)
         offered = {file.rfilename for file in info.siblings or ()}
+        _discard_other_commit(folder, repository, str(info.sha))
         wanted = [*files.needed, *[name for name in files.weights if name in offered][:1]]
         log.info("downloading %s at commit %s from %s", repository, info.sha, hub.constants.ENDPOINT)
         hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted, local_dir=folder)
@@ -125,7 +132,8 @@ def _fetch_file(spec: EncoderSpec, folder: Path, name: str) -> None:
     arriving = folder / (address.rsplit("/", 1)[1] + ".partial")
     try:
         log.info("downloading %s", address)
-        torch.hub.download_url_to_file(address, str(arriving), progress=True)
+        with _given_up_when_silent():
+            torch.hub.download_url_to_file(address, str(arriving), progress=True)
     except Exception as error:
         raise EncoderError(
             f"The file {address} of '{spec.name}' cannot be fetched ({type(error).__name__}).",
@@ -141,7 +149,9 @@ def _fetch_file(spec: EncoderSpec, folder: Path, name: str) -> None:
         )
     if zipfile.is_zipfile(arriving) and address.endswith(".zip"):
         with zipfile.ZipFile(arriving) as archive:
-            member = next(info for info in archive.infolist() if Path(info.filename).name == name)
+            member = next((info for info in archive.infolist() if Path(info.filename).name == name), None)
+            if member is None:
+                raise EncoderError(f"The archive {address} of '{spec.name}' has no file {name}.")
             with archive.open(member) as packed, target.open("wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)
         arriving.unlink()
@@ -153,12 +163,51 @@ def _write_manifest(spec: EncoderSpec, folder: Path, commits: Mapping[str, str])
     names = sorted(
         str(path.relative_to(folder))
         for path in folder.rglob("*")
-        if path.is_file() and ".cache" not in path.parts and path.name != MANIFEST
+        if path.is_file() and not _is_beside(path.relative_to(folder))
     )
     files = {name: hash_files([folder / name]) for name in names}
     manifest: dict[str, Any] = {"encoder": spec.name, "commits": dict(commits), "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return Fetched(folder, commits, files)
+
+
+def _is_beside(path: Path) -> bool:
+    """The list itself, the hub library's notes, and what a download that was killed left behind."""
+    return ".cache" in path.parts or path.name == MANIFEST or path.suffix == ".partial"
+
+
+def _discard_changed(folder: Path) -> None:
+    """What is no longer as it was fetched has to come again: the hub's library compares times alone."""
+    try:
+        _, bad = changed_files(folder) or (0, [])
+    except EncoderError:
+        (folder / MANIFEST).unlink()
+        return
+    for name in bad:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _discard_other_commit(folder: Path, repository: str, commit: str) -> None:
+    """Files of another commit would be taken for this one's when the hub fails halfway."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    fetched = json.loads(path.read_text())
+    if fetched["commits"].get(repository, commit) != commit:
+        path.unlink()
+        for name in fetched["files"]:
+            (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _given_up_when_silent() -> Iterator[None]:
+    """PyTorch waits for ever for a server that accepts and then says nothing."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def changed_files(folder: Path) -> tuple[int, list[str]] | None:
@@ -172,8 +221,8 @@ def changed_files(folder: Path) -> tuple[int, list[str]] | None:
     if not path.is_file():
         return None
     try:
-        files: dict[str, str] = json.loads(path.read_text())["files"]
-    except (ValueError, KeyError, TypeError) as error:
+        files: dict[str, str] = dict(json.loads(path.read_text())["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(f"The list {path} is damaged.", hint="Fetch the encoder again.") from error
     bad = [
         name for name, digest in files.items() if not (folder / name).is_file() or hash_files([folder / name]) != digest

@@ -24,7 +24,7 @@ from PIL import Image
 
 from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
 from cbirdb.encoders.torch_encoder import Forward, Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import find_weights, read_state, reading, unfit
+from cbirdb.encoders.weights import check_config, find_weights, read_state, reading, unfit
 from cbirdb.errors import EncoderError
 
 CONFIG = "config.json"
@@ -98,9 +98,10 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
             model=model,
             forward=_forward(spec, model),
             preprocess=ImageProcessor(processor),
-            preprocessing=processor.to_dict(),
+            preprocessing={**processor.to_dict(), "class": type(processor).__name__},
             weights=weights,
-            libraries=("transformers",),
+            # Some models' processors, DINOv3's for one, exist for torchvision alone.
+            libraries=("transformers", *(("torchvision",) if processor.backend == "torchvision" else ())),
         )
 
     return load_parts(spec, options, build)
@@ -117,12 +118,7 @@ def _read_config(spec: EncoderSpec, folder: Path) -> Any:
     path = folder / CONFIG
     with reading(spec, path):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    for key, wanted in spec.options.get("config", {}).items():
-        found = config
-        for part in key.split("."):
-            found = getattr(found, part, None)
-        if found != wanted:
-            raise unfit(spec, f"The file {path} does not describe '{spec.name}': {key} is {found}, not {wanted}.")
+    check_config(spec, path, config)
     if spec.options.get("pooling") == "cls-unmasked":
         config.mask_ratio = 0.0
     return config

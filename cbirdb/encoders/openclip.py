@@ -22,7 +22,7 @@ from PIL import Image
 
 from cbirdb.encoders.base import Companion, EncoderSpec, LoadOptions, WeightFiles
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import cached_folder, find_weights, reading, unfit
+from cbirdb.encoders.weights import cached_folder, check_config, find_weights, reading, unfit
 
 CONFIG = "open_clip_config.json"
 FILES = WeightFiles(
@@ -70,6 +70,7 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
         with reading(spec, folder / CONFIG):
             config = json.loads((folder / CONFIG).read_text())
             repository = _text_repository(config)
+        check_config(spec, folder / CONFIG, config)
         changes: dict[str, Any] = {}
         if repository:
             text = str(_text_folder(spec, folder, repository))

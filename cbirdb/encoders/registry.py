@@ -8,7 +8,7 @@ from typing import Any
 
 from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions
 from cbirdb.encoders.shipped import SHIPPED
-from cbirdb.encoders.weights import find_folder
+from cbirdb.encoders.weights import find_folder, find_weights
 from cbirdb.errors import EncoderError, UnknownNameError
 
 LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "timm": "timm_models"}
@@ -43,9 +43,10 @@ def get_family(spec: EncoderSpec) -> Any:
 
 
 def is_here(spec: EncoderSpec, options: LoadOptions) -> bool:
-    """Whether there is a folder for the encoder's files on this machine."""
+    """Whether the encoder's own files are on this machine."""
+    files = get_family(spec).FILES
     try:
-        find_folder(spec, get_family(spec).FILES, options)
+        find_weights(spec, find_folder(spec, files, options), files)
     except EncoderError:
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports torchvision)
 
 # isort: split
+import json
 from pathlib import Path
 
 import timm
@@ -13,9 +14,10 @@ import timm.data
 from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
 from cbirdb.encoders.openclip import Transform
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import find_weights, reading
+from cbirdb.encoders.weights import check_config, find_weights, reading
 
-FILES = WeightFiles(needed=("config.json",), weights=("model.safetensors", "pytorch_model.bin"))
+CONFIG = "config.json"
+FILES = WeightFiles(needed=(CONFIG,), weights=("model.safetensors", "pytorch_model.bin"))
 
 
 def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
@@ -26,8 +28,13 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
 
     def build() -> Parts:
         weights = find_weights(spec, folder, FILES)
+        with reading(spec, folder / CONFIG):
+            config = json.loads((folder / CONFIG).read_text())
+        check_config(spec, folder / CONFIG, config)
         with reading(spec, weights):
-            model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+            # With its classifier at first: asked for a model without one, timm makes up at random what a file lacks.
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+            model.reset_classifier(0)
             settings = timm.data.resolve_model_data_config(model)
             transform = timm.data.create_transform(**settings, is_training=False)
         settings = {"library": "timm", **settings}

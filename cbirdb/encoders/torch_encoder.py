@@ -122,8 +122,12 @@ class TorchEncoder(Encoder):
         return wait
 
 
+OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+"""What PyTorch's errors say where no class of theirs does: a CPU's memory, pinned memory, cuBLAS and cuDNN."""
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
 
 
 def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Parts]) -> TorchEncoder:
@@ -135,8 +139,16 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
     """
     device = choose_device(options.device)
     with quiet():
-        parts = build()
-        parts.model.to(device).eval()
+        try:
+            parts = build()
+            parts.model.to(device).eval()
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise EncoderError(
+                f"There is not memory enough to load '{spec.name}'.",
+                hint="Use --device cpu, or a machine with more memory, or fewer encoders at once.",
+            ) from error
         provenance = Provenance(
             weights_sha256=hash_files([parts.weights]),
             preprocessing_sha256=hash_settings(parts.preprocessing),

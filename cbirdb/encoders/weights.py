@@ -19,6 +19,11 @@ ADDRESS = "https://"
 
 def unfit(spec: EncoderSpec, message: str) -> EncoderError:
     """An error about weights, with the way to get the right ones."""
+    if is_local(spec):
+        return EncoderError(
+            message,
+            hint=f"'{spec.name}' was added with the folder {spec.weights} of this machine; name a copy with --weights DIR.",
+        )
     fetch = f"cbirdb encoders fetch {spec.name}"
     hint = (
         f"Run: {fetch}; where there is no internet, run `{fetch} --to DIR` on another machine and pass --weights DIR."
@@ -72,7 +77,10 @@ def cached_folder(repository: str, revision: str | None, files: WeightFiles) -> 
     import huggingface_hub as hub
 
     def cached(name: str) -> Path | None:
-        path = hub.try_to_load_from_cache(repository, name, revision=revision)
+        try:
+            path = hub.try_to_load_from_cache(repository, name, revision=revision)
+        except hub.errors.HFValidationError:  # no repository can have such a name
+            return None
         return Path(path) if isinstance(path, str) else None
 
     needed = [cached(name) for name in files.needed]
@@ -105,7 +113,23 @@ def reading(spec: EncoderSpec, path: Path) -> Iterator[None]:
     except (EncoderError, MemoryError):
         raise
     except Exception as error:
+        if "allocate memory" in str(error):  # PyTorch's words for want of memory are a plain RuntimeError
+            raise MemoryError(str(error)) from error
         raise unfit(spec, f"The file {path} is damaged or not what it should be ({type(error).__name__}).") from error
+
+
+def check_config(spec: EncoderSpec, path: Path, config: Any) -> None:
+    """Refuse the configuration of another model: what the record says of it must be there.
+
+    :param config: an object or nested dictionaries; a record's keys are paths such as ``vision_config.image_size``.
+    :raises EncoderError: naming the first value that differs.
+    """
+    for key, wanted in spec.options.get("config", {}).items():
+        found = config
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
+        if found != wanted:
+            raise unfit(spec, f"The file {path} does not describe '{spec.name}': {key} is {found}, not {wanted}.")
 
 
 def read_state(path: Path) -> dict[str, Any]:

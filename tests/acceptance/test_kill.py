@@ -58,8 +58,8 @@ def ingested(cli: Callable[..., Outcome], pictures: Path) -> None:
     assert cli("ingest", "folder", pictures).code == 0
 
 
-def encode(start: Start) -> subprocess.Popen[str]:
-    return start("encode", "-e", "tiny-image", "--batch-size", BATCH)
+def encode(start: Start, *arguments: object) -> subprocess.Popen[str]:
+    return start("encode", "-e", "tiny-image", "--batch-size", BATCH, *arguments)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, int]:
@@ -221,6 +221,29 @@ def test_two_encodes_at_once_both_finish_and_leave_each_image_once(
 def test_two_encodes_at_once_both_account_for_every_image(start: Start, ingested: None) -> None:
     rows = [finish(process) for process in [encode(start), encode(start)]]
     assert [row["encoded"] + row["already_there"] for row in rows] == [PICTURES, PICTURES]
+
+
+@pytest.mark.slow
+def test_of_four_shards_at_once_one_is_killed_and_the_others_complete_their_images(
+    start: Start, dsn: str, connection: psycopg.Connection, ingested: None
+) -> None:
+    ids = "SELECT image_id FROM cbir.image WHERE mod(image_id, 4) = 2 ORDER BY image_id"
+    (position,) = connection.execute(
+        f"SELECT count(*) FROM cbir.image WHERE image_id < ({ids} LIMIT 1 OFFSET 60)"
+    ).fetchone()
+    with locked_image(dsn, position):
+        shards = [encode(start, "--shard", f"{index}/4") for index in range(4)]
+        wait_until_blocked(shards[2], connection)
+        others = [finish(shards[index]) for index in (0, 1, 3)]
+        kill(shards[2])
+    wait_for_server(connection)
+    assert [(row["encoded"], row["already_there"], row["failed"]) for row in others] == [(PICTURES // 4, 0, 0)] * 3
+    kept = embeddings(connection) - 3 * PICTURES // 4
+    assert kept == 60 // BATCH * BATCH, "the killed shard kept other than its whole batches"
+    row = finish(encode(start, "--shard", "2/4"))
+    assert (row["encoded"], row["already_there"]) == (PICTURES // 4 - kept, kept)
+    assert embeddings(connection) == PICTURES
+    assert finish(encode(start))["already_there"] == PICTURES
 
 
 def end_sessions(process: subprocess.Popen[str], connection: psycopg.Connection) -> None:

@@ -1,0 +1,85 @@
+"""Which share of the images is a process's: what the user says, else what its launcher says."""
+
+from __future__ import annotations
+
+import pytest
+
+from cbirdb.errors import InputError
+from cbirdb.records import WHOLE, Shard
+from cbirdb.shards import device_of_process, parse_shard, shard_of_process
+
+
+@pytest.mark.parametrize(
+    ("text", "shard"),
+    [("0/1", WHOLE), ("0/4", Shard(0, 4)), ("3/4", Shard(3, 4)), (" 1/2 ", Shard(1, 2)), ("007/12", Shard(7, 12))],
+)
+def test_a_shard_is_its_number_and_how_many_there_are(text: str, shard: Shard) -> None:
+    assert parse_shard(text) == shard
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2/2", "3/2", "0/0", "1/0", "-1/2", "1/-2", "x", "", "/", "1", "1/", "/2", "1/2/3", "1.0/2", "0x0/2", "1 / 2", "²/3",
+     "1\n/2", "0/" + "9" * 5000],
+    ids=lambda text: text[:8] or "nothing",
+)  # fmt: skip
+def test_what_is_no_shard_is_one_sentence(text: str) -> None:
+    with pytest.raises(InputError, match="is not a shard") as refused:
+        parse_shard(text)
+    assert "0/2 and 1/2" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (WHOLE, None)),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, (Shard(1, 4), "torchrun")),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, (WHOLE, None)),
+        ({"RANK": "1"}, (WHOLE, None)),
+        ({"WORLD_SIZE": "4"}, (WHOLE, None)),
+        ({"RANK": "", "WORLD_SIZE": ""}, (WHOLE, None)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "3"}, (Shard(2, 3), "Slurm")),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}, (Shard(2, 3), "Slurm")),
+        # A step of fewer tasks than its job.
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "8"}, (Shard(1, 2), "Slurm")),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, (WHOLE, None)),
+        # torchrun within a Slurm job, which knows better.
+        (
+            {"RANK": "5", "WORLD_SIZE": "8", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
+            (Shard(5, 8), "torchrun"),
+        ),
+    ],
+    ids=str,
+)
+def test_a_launcher_says_the_shard(environment: dict[str, str], expected: tuple[Shard, str | None]) -> None:
+    assert shard_of_process(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "torchrun set RANK=4 and WORLD_SIZE=4"),
+        ({"RANK": "-1", "WORLD_SIZE": "4"}, "torchrun set RANK=-1"),
+        ({"RANK": "a", "WORLD_SIZE": "b"}, "torchrun set RANK=a and WORLD_SIZE=b"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
+        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "3"}, "Slurm set SLURM_PROCID=9 and SLURM_NTASKS=3"),
+    ],
+    ids=str,
+)
+def test_nonsense_of_a_launcher_is_one_sentence_that_says_how_to_overrule_it(
+    environment: dict[str, str], words: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        shard_of_process(environment)
+    assert words in str(refused.value)
+    assert "--shard I/N" in str(refused.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0", "cuda:3"])
+def test_a_device_that_was_chosen_is_left_alone(device: str) -> None:
+    assert device_of_process(device, {"LOCAL_RANK": "1"}) == device
+
+
+def test_without_a_launcher_the_device_is_left_to_be_found() -> None:
+    assert device_of_process("auto", {}) == "auto"
+    assert device_of_process("auto", {"LOCAL_RANK": "x"}) == "auto"
