@@ -36,7 +36,7 @@ from cbirdb.config import Settings
 from cbirdb.db.connection import connect, open_database
 from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.embeddings import drop_encoder, find_encoder
-from cbirdb.decode import DecodeOptions
+from cbirdb.decode import DecodeOptions, preload_workers
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing
 from cbirdb.ingest import ingest
@@ -127,11 +127,14 @@ def run(arguments: argparse.Namespace, home: Path) -> dict[str, object]:
     settings = Settings(home=home / "server")
     workers = arguments.workers or available_cores()
     with closing(open_database(settings)) as connection:
-        ingest(connection, "folder", home / "pictures")
         options = LoadOptions(weights=arguments.weights, device=arguments.device)
         (encoder,) = load_encoders(connection, [arguments.encoder], options, dtype=arguments.dtype)
+        # Both kinds of worker processes begin from one that has imported what they need, as the pipeline's do by
+        # themselves: the first to use it decides.
+        preload_workers([encoder])
         batch_size = arguments.batch_size or encoder.batch_size
         encode_options = EncodeOptions(batch_size=batch_size, decode=DecodeOptions(workers=workers))
+        ingest(connection, "folder", home / "pictures")
         rates: dict[str, list[float]] = {"forward": [], "decoding": [], "pipeline": []}
         for _ in range(arguments.repeat):
             rates["forward"].append(forward_rate(encoder, batch_size, arguments.seconds))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,14 @@ from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
 from cbirdb.pixels import read_rgb
 from cbirdb.shared_memory import SharedMemory
-from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
+from cbirdb.workers import (
+    WorkerDiedError,
+    WorkerPool,
+    WorkerTimeoutError,
+    as_pixel_error,
+    available_cores,
+    preload_modules,
+)
 
 SLOTS = 3
 """Batches in memory: one that is encoded, and those that are decoded meanwhile."""
@@ -76,6 +83,8 @@ class _Layout:
 
 _Task = tuple[str, int, int, int]
 """File, number of the slot, row in it, and which preprocessings are wanted (a bit each)."""
+_Outcome: TypeAlias = PixelError | dict[int, PixelError]
+"""Why there is no picture; or why it is no input of some preprocessings, by their numbers."""
 
 
 class Decoder:
@@ -101,7 +110,7 @@ class Decoder:
         self._slot_size = offset
         self._memory = SharedMemory(SLOTS * offset)
         prepare = _Prepare(self._memory, self._layouts, self._slot_size, options.max_pixels)
-        self._pool: WorkerPool[_Task, PixelError | None] = WorkerPool(
+        self._pool: WorkerPool[_Task, _Outcome] = WorkerPool(
             prepare,
             workers=options.workers or available_cores(),
             timeout_s=options.timeout_s,
@@ -122,7 +131,7 @@ class Decoder:
         """
         iterator = iter(images)
         free = deque(range(SLOTS))
-        waiting: deque[tuple[int, list[PendingImage], list[Future[PixelError | None]]]] = deque()
+        waiting: deque[tuple[int, list[PendingImage], list[Future[_Outcome]]]] = deque()
         while True:
             while free and (batch := list(islice(iterator, self.batch_size))):
                 slot = free.popleft()
@@ -134,22 +143,23 @@ class Decoder:
             yield [self._inputs(number, slot, batch, outcomes) for number in range(len(self._which))]
             free.append(slot)
 
-    def _submit(self, image: PendingImage, slot: int, row: int) -> Future[PixelError | None]:
+    def _submit(self, image: PendingImage, slot: int, row: int) -> Future[_Outcome]:
         wanted = 0
         for number, layout in enumerate(self._which):
             if image.missing[number]:
                 wanted |= 1 << layout
         return self._pool.submit((f"{image.root}/{image.source}", slot, row, wanted))
 
-    def _inputs(self, encoder: int, slot: int, batch: list[PendingImage], outcomes: list[PixelError | None]) -> Inputs:
+    def _inputs(self, encoder: int, slot: int, batch: list[PendingImage], outcomes: list[_Outcome]) -> Inputs:
         rows: list[int] = []
         failures: list[tuple[PendingImage, PixelError]] = []
         for row, (image, outcome) in enumerate(zip(batch, outcomes, strict=True)):
             if image.missing[encoder]:
-                if outcome is None:
+                error = outcome.get(self._which[encoder]) if isinstance(outcome, dict) else outcome
+                if error is None:
                     rows.append(row)
                 else:
-                    failures.append((image, outcome))
+                    failures.append((image, error))
         whole = self._layouts[self._which[encoder]].array(self._memory, slot * self._slot_size)
         # A batch without gaps, the usual case, is not copied.
         pixels = whole[: len(rows)] if rows == list(range(len(rows))) else whole[rows]
@@ -165,7 +175,7 @@ class _Prepare:
         self._slot_size = slot_size
         self._max_pixels = max_pixels
 
-    def __call__(self, task: _Task) -> PixelError | None:
+    def __call__(self, task: _Task) -> _Outcome:
         path, slot, row, wanted = task
         try:
             picture = read_rgb(Path(path), self._max_pixels)
@@ -173,27 +183,33 @@ class _Prepare:
             return error
         except MemoryError:
             return PixelError("too large", "there is not memory enough to decode it")
+        errors: dict[int, PixelError] = {}
         for number, layout in enumerate(self._layouts):
             if wanted & 1 << number:
                 try:
                     pixels = layout.preprocess(picture)
                     if pixels.shape != layout.shape:
-                        return PixelError(
-                            "preprocessing", f"the input has the shape {pixels.shape}, not {layout.shape}"
-                        )
+                        raise PixelError("preprocessing", f"the input has the shape {pixels.shape}, not {layout.shape}")
+                    layout.array(self._memory, slot * self._slot_size)[row] = pixels
+                except PixelError as error:
+                    errors[number] = error
                 # Libraries refuse extreme shapes (a strip one pixel high) each with errors of their own.
                 except Exception as error:  # noqa: BLE001
-                    return PixelError("preprocessing", f"{type(error).__name__}: {error}")
-                layout.array(self._memory, slot * self._slot_size)[row] = pixels
-        return None
+                    errors[number] = PixelError("preprocessing", f"{type(error).__name__}: {error}")
+        return errors
 
 
-def _outcome(future: Future[PixelError | None]) -> PixelError | None:
+def _outcome(future: Future[_Outcome]) -> _Outcome:
     """What became of an image, a dead or hanging worker included."""
     try:
         return future.result()
     except (WorkerDiedError, WorkerTimeoutError) as error:
         return as_pixel_error(error)
+
+
+def preload_workers(encoders: Sequence[Encoder]) -> None:
+    """Say what worker processes will need, before the first of them starts; they then import it once, not each."""
+    preload_modules([__name__, *{type(encoder.preprocess).__module__ for encoder in encoders}])
 
 
 def memory_budget() -> int:

@@ -14,6 +14,7 @@ from cbirdb.contact_sheet import write_contact_sheet
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.embeddings import StoredEncoder, get_encoder
 from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
+from cbirdb.decode import preload_workers
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError
@@ -69,6 +70,7 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {out} cannot be made: {error.strerror}.", hint="Choose another --out.") from error
+    preload_workers(encoders)
     phantoms = out / "phantoms"
     images = write_phantoms(phantoms)
     # A demo that was run from another folder is the same dataset: its pictures are the same to the byte.

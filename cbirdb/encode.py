@@ -31,11 +31,11 @@ from cbirdb.db.embeddings import (
 from cbirdb.db.reconnect import PATIENCE_S, ReconnectingConnection
 from cbirdb.decode import DecodeOptions, Decoder, Inputs
 from cbirdb.encoders.base import Encoder
-from cbirdb.errors import InputError
+from cbirdb.errors import EncoderError, InputError
 from cbirdb.known_encoders import check_same_encoder
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import WHOLE, Precision, Shard
-from cbirdb.vectors import l2_normalize
+from cbirdb.vectors import l2_normalize, why_unusable
 from cbirdb.write_embeddings import EmbeddingWriter, EncodedBatch, EncodeSummary
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,12 @@ def _register(connection: psycopg.Connection, encoder: Encoder, precision: Preci
     before = find_encoder(connection, spec.name)
     if before is not None:
         check_same_encoder(before, encoder)
-    golden, _ = l2_normalize(encoder.golden[None])
+    golden, usable = l2_normalize(encoder.golden[None])
+    if not usable[0]:
+        raise EncoderError(
+            f"'{spec.name}' gives no embedding of an ordinary picture: it is a {why_unusable(encoder.golden)}.",
+            hint="Its weights are damaged, or it cannot compute in this --dtype.",
+        )
     return register_encoder(
         connection,
         spec.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from cbirdb.db.embeddings import StoredEncoder, check_provenance, find_encoder, get_encoder, table_name
+from cbirdb.db.embeddings import StoredEncoder, check_provenance, find_encoder, get_encoder, stored_tables, table_name
 from cbirdb.db.encoder_records import insert_record, stored_records
 from cbirdb.encoders.base import DType, Encoder, EncoderSpec, LoadOptions, TrainingScheme
 from cbirdb.encoders.fetch import fetch
@@ -89,11 +90,13 @@ def make_record(
     """
     if name in SHIPPED:
         raise InputError(f"'{name}' is an encoder that ships with cbirdb.", hint="Choose another name.")
-    table_name(name)  # the name must make a table name, too
+    table_name(name)  # the name must make a table name, too, and a folder's
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"'{name}' cannot name an encoder.", hint="Use 1 to 40 letters, digits and hyphens.")
     folder = Path(weights).expanduser()
     if weights and folder.is_dir():
         weights = str(folder.resolve())
-    elif weights.count("/") != 1 or weights.startswith((".", "/", "~")):
+    elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", weights):
         raise InputError(
             f"'{weights}' is neither a folder of this machine nor a repository at the model hub.",
             hint="A repository is OWNER/NAME, such as microsoft/rad-dino; a folder has to be there already.",
@@ -125,8 +128,9 @@ def add_encoder(connection: psycopg.Connection, spec: EncoderSpec) -> None:
     :raises InputError: when the name is taken, or would share an embedding table with another.
     """
     table = table_name(spec.name)
-    for other in known_encoders(connection):
-        if other != spec.name and table_name(other) == table:
+    tables = {other: table_name(other) for other in known_encoders(connection)} | stored_tables(connection)
+    for other, taken in tables.items():
+        if other != spec.name and taken == table:
             raise InputError(
                 f"'{spec.name}' would share the table {table} with the encoder '{other}'.",
                 hint="Choose a name that differs in more than punctuation.",

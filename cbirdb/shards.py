@@ -21,7 +21,7 @@ def parse_shard(text: str) -> Shard:
 
     :raises InputError: when it is not of that form.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 <= index < count:
         raise InputError(
@@ -54,7 +54,9 @@ def device_of_process(device: str, environment: Mapping[str, str]) -> str:
     local = next((environment[name] for *_, name in LAUNCHERS if environment.get(name, "").isdecimal()), None)
     if device not in {"auto", "cuda"} or local is None:
         return device
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return device  # tiny-image needs none, and other encoders say what is missing
     gpus = torch.cuda.device_count()
     return f"cuda:{int(local) % gpus}" if gpus > 1 else device

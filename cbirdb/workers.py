@@ -10,15 +10,17 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -61,6 +63,15 @@ def as_pixel_error(error: WorkerDiedError | WorkerTimeoutError) -> PixelError:
     return PixelError("timed out" if isinstance(error, WorkerTimeoutError) else "crashed the decoder", str(error))
 
 
+_preloaded = ["__main__"]
+
+
+def preload_modules(modules: Sequence[str]) -> None:
+    """Have these imported for all worker processes, once; without effect after the first process has started."""
+    _preloaded.extend(module for module in modules if module not in _preloaded)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_preloaded))
+
+
 def available_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -85,12 +96,13 @@ class WorkerPool(Generic[Item, Result]):
         """
         # Not forked from this process, whose threads (of torch, of the driver) hold locks that a fork would copy.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["__main__", *preload])
+        preload_modules(preload)
         self._function = function
         self._timeout_s = timeout_s
         self._queue: deque[_Job] = deque()
         self._lock = threading.Lock()
         self._closed = False
+        self._failed: BaseException | None = None
         self._wake_receiver, self._wake_sender = self._context.Pipe(duplex=False)
         self._size = workers
         self._workers: list[_Worker] = []
@@ -106,6 +118,8 @@ class WorkerPool(Generic[Item, Result]):
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
+            if self._failed is not None:
+                raise RuntimeError(str(self._failed)) from self._failed
             if not self._workers:
                 self._workers = [self._start() for _ in range(self._size)]
                 self._thread.start()
@@ -150,7 +164,8 @@ class WorkerPool(Generic[Item, Result]):
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
         try:
-            process.start()
+            with _safe_path():
+                process.start()
         except (EOFError, OSError) as error:
             raise RuntimeError("No worker process can be started: what they begin from has ended.") from error
         theirs.close()  # so that its end is noticed
@@ -176,9 +191,8 @@ class WorkerPool(Generic[Item, Result]):
                     elif worker.sent and time.monotonic() - worker.since > self._timeout_s:
                         worker.process.kill()
                         self._replace(number, WorkerTimeoutError(self._timeout_s))
-        except BaseException as error:
+        except BaseException as error:  # who waits for items is told; for this thread nobody waits  # noqa: BLE001
             self._fail_all(error)
-            raise
 
     def _assign(self) -> None:
         """Give items to the workers with least to do; a few each while there are few."""
@@ -205,6 +219,7 @@ class WorkerPool(Generic[Item, Result]):
         worker = self._workers[number]
         worker.pipe.close()
         worker.process.join(GRACE_S)
+        worker.process.kill()  # should it have closed the pipe and live on
         if not worker.ready:
             raise RuntimeError(f"A worker process could not start (exit code {worker.process.exitcode}).")
         if len(worker.sent) == 1:
@@ -218,13 +233,32 @@ class WorkerPool(Generic[Item, Result]):
 
     def _fail_all(self, error: BaseException) -> None:
         with self._lock:
+            self._failed = error
             waiting = list(self._queue)
             self._queue.clear()
         for worker in self._workers:
             waiting += worker.sent
             worker.sent.clear()
         for job in waiting:
-            job.future.set_exception(error)
+            with suppress(InvalidStateError):
+                job.future.set_exception(error)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python starts what its processes begin from with ``-c``, which looks for modules in the working directory first.
+
+    That may be a folder of a stranger's images, with a numpy.py among them.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @dataclass(slots=True)
@@ -266,11 +300,21 @@ class _Worker:
         self.since = time.monotonic()
         for succeeded, value in outcomes:
             future = self.sent.popleft().future
-            if succeeded:
-                future.set_result(value)
-            else:
-                future.set_exception(value)
+            with suppress(InvalidStateError):  # its owner has cancelled it
+                if succeeded:
+                    future.set_result(value)
+                else:
+                    future.set_exception(value)
         return True
+
+
+def _portable(error: Exception) -> Exception:
+    """As it can travel: some libraries' exceptions cannot be sent, or not be made again where they arrive."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:  # noqa: BLE001
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
@@ -278,8 +322,12 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's business
     if sys.platform == "linux":
         # A call that hangs would outlive a pool that was killed: go with the process that forked this one, which goes
-        # with the pool's.
+        # with the pool's. It learns that from a pipe, whose other end every worker is given, too.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        server: Any = getattr(forkserver, "_forkserver", None)
+        if (alive := getattr(server, "_forkserver_alive_fd", None)) is not None:
+            os.close(alive)
+            server._forkserver_alive_fd = None  # noqa: SLF001
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # there are as many workers as cores
     try:
@@ -291,7 +339,7 @@ def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
                 try:
                     outcomes.append((True, function(item)))
                 except Exception as error:  # whatever it is, it is the caller's  # noqa: BLE001
-                    outcomes.append((False, error))
+                    outcomes.append((False, _portable(error)))
                 if time.monotonic() - flushed > FLUSH_S:
                     pipe.send(outcomes)
                     outcomes, flushed = [], time.monotonic()

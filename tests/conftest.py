@@ -49,7 +49,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the developer's shell has set must not steer a test."""
     for name in list(os.environ):
-        if name.startswith(("CBIRDB_", "PG")) and name != "PGSERVER_POSTGRES_VERSION":
+        if (
+            name.startswith(("CBIRDB_", "PG", "SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK"))
+            and name != "PGSERVER_POSTGRES_VERSION"
+        ):
             monkeypatch.delenv(name)
 
 

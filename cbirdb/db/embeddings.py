@@ -66,6 +66,11 @@ def find_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder | N
     return StoredEncoder(*row) if row else None
 
 
+def stored_tables(connection: psycopg.Connection) -> dict[str, str]:
+    """Embedding tables by the names of their encoders."""
+    return dict(connection.execute("SELECT name, table_name FROM cbir.encoder").fetchall())
+
+
 def get_encoder(connection: psycopg.Connection, name: str, *, also_known: Sequence[str] = ()) -> StoredEncoder:
     """The encoder of that name in this database.
 
@@ -123,6 +128,19 @@ def register_encoder(
                 hint="Choose a name that differs in more than punctuation.",
             )
         _check_same(stored, dim, precision, provenance)
+        if stored.golden_embedding is None and golden_embedding is not None:
+            # Its vectors so far were imported: this is the first time that it computes some itself.
+            connection.execute(
+                """
+                UPDATE cbir.encoder SET weights_sha256 = %s, preprocessing_sha256 = %s, provenance = %s,
+                    golden_embedding = %s::real[]
+                WHERE encoder_id = %s AND golden_embedding IS NULL
+                """,
+                [
+                    provenance.get("weights_sha256"), provenance.get("preprocessing_sha256"),
+                    Jsonb(dict(provenance)), list(golden_embedding), stored.encoder_id,
+                ],
+            )  # fmt: skip
         connection.execute("SELECT cbir.create_embedding_table(%s)", [name])
     return stored
 

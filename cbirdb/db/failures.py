@@ -29,7 +29,7 @@ def record_failures(
     if not unique:
         return
     rows = [
-        (dataset_ids.get(f.dataset) if f.dataset else None, f.source, f.line, f.reason, f.detail)
+        (dataset_ids.get(f.dataset) if f.dataset else None, f.source, f.line, f.reason, _plain(f.detail))
         for f in unique.values()
     ]
     datasets, sources, lines, reasons, details = zip(*rows, strict=True)
@@ -44,6 +44,11 @@ def record_failures(
         """,
         [stage, encoder_id, list(datasets), list(sources), list(lines), list(reasons), list(details)],
     )
+
+
+def _plain(text: str) -> str:
+    """Without what PostgreSQL has no text for: messages of decoders may quote a file's bytes."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def resolve_failures(

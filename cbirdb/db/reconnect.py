@@ -43,6 +43,8 @@ class ReconnectingConnection:
         self._patience_s = patience_s
         self._note = note
         self._connection: psycopg.Connection | None = None
+        self._given_up = False
+        """The patience has run out once: of the same outage, no more of it is due to further work."""
 
     def run(self, work: Callable[[psycopg.Connection], T]) -> T:
         """Call ``work`` with a connection that works.
@@ -51,16 +53,21 @@ class ReconnectingConnection:
         """
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((LostConnectionError, UnreachableError)),
-            stop=tenacity.stop_after_delay(self._patience_s),
+            stop=tenacity.stop_after_delay(0 if self._given_up else self._patience_s),
             wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
             before_sleep=self._tell,
             reraise=True,
         )
         try:
             result: T = tries(self._once, work)
-            return result
         except LostConnectionError as error:
+            self._given_up = True
             raise error.__cause__ or error from None
+        except UnreachableError:
+            self._given_up = True
+            raise
+        self._given_up = False
+        return result
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -120,6 +120,8 @@ class Encoder(ABC):
         :returns: what waits for the embeddings and gives them.
         """
         embeddings = self.encode(batch)
+        if np.may_share_memory(embeddings, batch):
+            embeddings = embeddings.copy()
         return lambda: embeddings
 
 

@@ -90,6 +90,8 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         raise PixelError("not an image", "no known image format") from error
     except Image.DecompressionBombError as error:
         raise PixelError("too large", "the picture has more pixels than is safe to decode") from error
+    except MemoryError as error:
+        raise PixelError("too large", "there is not memory enough to decode it") from error
     except PixelError:
         raise
     # Decoders of damaged files raise nearly anything: OSError, SyntaxError, ValueError, struct.error, IndexError.
