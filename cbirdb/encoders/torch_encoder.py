@@ -29,7 +29,7 @@ Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 CPU_PIXELS = 8 * 224 * 224
-"""Pixels per step on a CPU, where more are no faster, only take more memory (SAM's eight pictures 17 GB)."""
+"""Pixels per step on a CPU, where more are no faster, only take more memory (eight of SAM's pictures some 10 GB)."""
 
 
 @dataclass(frozen=True, slots=True)
