@@ -12,8 +12,7 @@ from PIL import Image
 
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.folder import FolderReader
-from cbirdb.encoders.base import LoadOptions
-from cbirdb.encoders.tiny_image import SPEC, load
+from cbirdb.encoders.tiny_image import SPEC, TinyImage
 from cbirdb.errors import InputError
 from cbirdb.phantoms import CLASSES, write_phantoms
 from cbirdb.phantoms import writer as writer_module
@@ -152,9 +151,9 @@ def test_every_finding_is_drawn(label: str) -> None:
 
 def test_tiny_image_tells_regions_apart_but_findings_only_in_part(phantoms: Path) -> None:
     """What the demo is to show: good micro-averaged, worse macro-averaged precision of the nearest neighbour."""
-    encoder = load(SPEC, LoadOptions())
+    encoder = TinyImage(SPEC)
     records = _records(phantoms)
-    vectors = encoder.encode([encoder.preprocess(Image.open(record.path)) for record in records])
+    vectors = encoder.encode(np.stack([encoder.preprocess(Image.open(record.path)) for record in records]))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     labels = np.array([next(iter(record.labels)) for record in records])
     splits = np.array([record.split for record in records])
