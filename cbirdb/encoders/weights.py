@@ -60,7 +60,7 @@ def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> 
             import huggingface_hub as hub
 
             where.append(f"the model hub's cache ({hub.constants.HF_HUB_CACHE})")
-        file = f"{files.weights[0]} of {spec.weights}"
+        file = f"{' or '.join(files.weights)} of {spec.weights}"
         raise unfit(spec, f"'{spec.name}' needs {file}, which is neither in {' nor in '.join(where)}.")
     return cached
 

@@ -366,7 +366,7 @@ def test_without_internet_missing_weights_are_said_at_once(tmp_path: Path) -> No
     assert done.stderr == ""
     seconds, message = done.stdout.strip().split(" ", 1)
     assert float(seconds) < 2, "it waited for something"
-    assert "model.safetensors of microsoft/resnet-50" in message
+    assert "model.safetensors or pytorch_model.bin of microsoft/resnet-50" in message
     assert "cbirdb encoders fetch resnet50" in message
     assert "--weights DIR" in message
 
