@@ -114,7 +114,7 @@ class Decoder:
             prepare,
             workers=options.workers or available_cores(),
             timeout_s=options.timeout_s,
-            preload=[__name__, *{type(encoder.preprocess).__module__ for encoder in distinct.values()}],
+            preload=_modules(encoders),
         )
 
     def __enter__(self) -> Self:
@@ -209,7 +209,11 @@ def _outcome(future: Future[_Outcome]) -> _Outcome:
 
 def preload_workers(encoders: Sequence[Encoder]) -> None:
     """Say what worker processes will need, before the first of them starts; they then import it once, not each."""
-    preload_modules([__name__, *{type(encoder.preprocess).__module__ for encoder in encoders}])
+    preload_modules(_modules(encoders))
+
+
+def _modules(encoders: Sequence[Encoder]) -> list[str]:
+    return [__name__, *{type(encoder.preprocess).__module__ for encoder in encoders}]
 
 
 def memory_budget() -> int:

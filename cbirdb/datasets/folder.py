@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from cbirdb.datasets.base import ReadOptions, Source
+from cbirdb.datasets.layout import existing_folder
 from cbirdb.errors import InputError
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, ImageRecord, Split
 
@@ -41,7 +42,7 @@ class FolderReader:
         return False
 
     def open(self, path: Path, options: ReadOptions) -> Source:
-        root = _existing_folder(path)
+        root = existing_folder(path, hint="Give the folder that holds the class folders.")
         pattern = _compile(options.label_pattern)
         name = options.name or root.name
         files, unreadable = _walk(root, name)
@@ -57,14 +58,6 @@ class FolderReader:
                 yield _item(root, file, name, with_split, pattern, options)
 
         return Source(datasets=(name,), root=root, total=len(files) + len(unreadable), items=items())
-
-
-def _existing_folder(path: Path) -> Path:
-    if not path.exists():
-        raise InputError(f"There is no folder {path}.", hint="Check the path.")
-    if not path.is_dir():
-        raise InputError(f"{path} is a file, not a folder.", hint="Give the folder that holds the class folders.")
-    return path.resolve()
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:

@@ -1,38 +1,30 @@
-"""What the readers of official layouts share: finding their files, and recognising another dataset's."""
+"""What the readers of official layouts share: finding their files, and checking rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
+from cbirdb.datasets.base import DatasetReader
 from cbirdb.errors import InputError
 
-
-class Layout(Protocol):
-    """A reader that can tell its dataset's folder from another's."""
-
-    name: str
-    title: str
-    """The dataset's name, as its authors write it."""
-
-    def recognises(self, path: Path) -> bool:
-        """Whether the folder looks like this dataset's."""
+UNPACKED = "Give the folder that the dataset was unpacked into."
 
 
-def existing_folder(path: Path) -> Path:
+def existing_folder(path: Path, *, hint: str = UNPACKED) -> Path:
     """The folder, absolute.
 
+    :param hint: what to do when a file was given.
     :raises InputError: when there is none.
     """
     if not path.exists():
         raise InputError(f"There is no folder {path}.", hint="Check the path.")
     if not path.is_dir():
-        raise InputError(f"{path} is a file, not a folder.", hint="Give the folder that the dataset was unpacked into.")
+        raise InputError(f"{path} is a file, not a folder.", hint=hint)
     return path.resolve()
 
 
-def require(reader: Layout, folder: Path, found: Path | None, wanted: str) -> Path:
+def require(reader: DatasetReader, folder: Path, found: Path | None, wanted: str) -> Path:
     """The file, once it is known to be there.
 
     :raises InputError: naming what is missing.

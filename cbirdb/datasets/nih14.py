@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows
-from cbirdb.datasets.layout import existing_folder, require
+from cbirdb.datasets.layout import existing_folder, first_problem, require
 from cbirdb.records import POSITIVE, DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
 TABLE = "Data_Entry_2017*.csv"
@@ -85,20 +85,13 @@ def _item(
     image = row["Image Index"]
     findings = [finding.strip() for finding in row["Finding Labels"].split("|")]
     age = re.fullmatch(r"0*(\d+)Y?", row["Patient Age"])
-    problem = next(
-        (
-            problem
-            for wrong, problem in (
-                (not image, "Image Index is empty"),
-                (not all(findings), "Finding Labels is empty or has an empty part"),
-                (not row["Patient ID"], "Patient ID is empty"),
-                (age is None, f"Patient Age is '{row['Patient Age'][:20]}'"),
-                (row["Patient Sex"] not in {"F", "M"}, f"Patient Sex is '{row['Patient Sex'][:20]}'"),
-                (not row["Follow-up #"].isdecimal(), f"Follow-up # is '{row['Follow-up #'][:20]}'"),
-            )
-            if wrong
-        ),
-        None,
+    problem = first_problem(
+        (not image, "Image Index is empty"),
+        (not all(findings), "Finding Labels is empty or has an empty part"),
+        (not row["Patient ID"], "Patient ID is empty"),
+        (age is None, f"Patient Age is '{row['Patient Age'][:20]}'"),
+        (row["Patient Sex"] not in {"F", "M"}, f"Patient Sex is '{row['Patient Sex'][:20]}'"),
+        (not row["Follow-up #"].isdecimal(), f"Follow-up # is '{row['Follow-up #'][:20]}'"),
     )
     if problem is not None:
         return Failure(image[:500] or f"line {line}", "impossible value", problem, dataset, line)
