@@ -17,9 +17,7 @@ SELECT
     result.query_image_id,
     result.label_id,
     cutoff.n,
-    coalesce(
-        result.hits[least(cutoff.n, result.relevant_count, cardinality(result.hits))], 0
-    )::double precision / least(cutoff.n, result.relevant_count) AS precision_at_n
+    cbir.modified_precision(result.hits, cutoff.n, result.relevant_count) AS precision_at_n
 FROM cbir.search_run AS run
 INNER JOIN cbir.search_result_label AS result ON run.run_id = result.run_id
 CROSS JOIN LATERAL generate_series(1, run.k) AS cutoff (n)
