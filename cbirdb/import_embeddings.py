@@ -7,8 +7,7 @@ slashes make groups), float32 and already L2-normalised. They are read as a stre
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,12 +22,13 @@ from psycopg import sql
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
-from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
 from cbirdb.errors import InputError
+from cbirdb.hdf5_vectors import BROKEN_HDF5, Leaf, count_leaves, first_dim, leaves, open_file, read_vectors
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
-from cbirdb.tally import FailureTally
-from cbirdb.vectors import UNIT_NORM_TOLERANCE, l2_normalize, why_unusable
+from cbirdb.tally import EXAMPLES, FailureTally
+from cbirdb.vectors import UNIT_NORM_TOLERANCE, l2_normalize, row_norms, why_unusable
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +65,6 @@ class ImportSummary(FailureTally):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Vector:
-    name: str
-    value: NDArray[np.floating] | None
-    problem: str | None = None
-
-
 def import_embeddings(
     connection: psycopg.Connection,
     encoder: str,
@@ -89,11 +82,11 @@ def import_embeddings(
     :param datasets: look for the names in these datasets only; empty: in all.
     :raises InputError: when a file is not HDF5 or holds no vector, or the dimension is not the encoder's.
     """
-    opened = [_open(path) for path in files]
+    opened = [open_file(path) for path in files]
     try:
         with translated_errors():
             check_datasets(connection, datasets)
-            dim = _first_dim(opened)
+            dim = first_dim(opened)
             if spec is not None and spec["dim"] not in (dim, None) and find_encoder(connection, encoder) is None:
                 raise InputError(
                     f"The vectors have {dim} dimensions, the encoder '{encoder}' makes {spec['dim']}.",
@@ -105,10 +98,11 @@ def import_embeddings(
                 spec=spec or {"name": encoder, "family": "imported", "dim": dim}, provenance={"source": "imported"},
             )  # fmt: skip
             run = _Import(connection, stored, datasets)
-            total = sum(_count(file) for file in opened)
+            total = sum(count_leaves(file) for file in opened)
             with progress.task(f"importing {encoder}", total=total, unit="vectors") as task:
                 for file in opened:
-                    for batch in _batches(_vectors(file, stored.dim)):
+                    stream = leaves(file)
+                    while batch := list(islice(stream, BATCH)):
                         run.batch(batch)
                         task.advance(len(batch))
             run.count_missing()
@@ -120,23 +114,6 @@ def import_embeddings(
         for file in opened:
             file.close()
     return run.summary
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {path}.", hint="Check the path.") from error
-    except OSError as error:
-        raise InputError(f"{path} is not a readable HDF5 file.", hint="Give the authors' .h5 files.") from error
-
-
-def _first_dim(files: Sequence[h5py.File]) -> int:
-    nodes = (node for file in files for _, node in _nodes(file) if node is not None and node.size > 0)
-    sizes = Counter(int(node.size) for node in islice(nodes, 100))
-    if sizes:
-        return sizes.most_common(1)[0][0]
-    raise InputError("There is no vector in these files.", hint="Give the authors' .h5 files.")
 
 
 def _check_names(connection: psycopg.Connection, files: Sequence[h5py.File], datasets: Sequence[str]) -> None:
@@ -153,57 +130,6 @@ def _check_names(connection: psycopg.Connection, files: Sequence[h5py.File], dat
         )
 
 
-BROKEN_HDF5 = (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError)
-"""What h5py raises on damaged files and on links that lead nowhere."""
-
-
-def _nodes(group: h5py.Group, prefix: str = "", above: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Path and HDF5 dataset of every leaf below a group, in the order of the file; None for what is no dataset."""
-    above = (*above, h5py.h5o.get_info(group.id).addr)
-    for name in group:
-        path = f"{prefix}{name}"
-        try:
-            node = group[name]
-            is_group = isinstance(node, h5py.Group)
-            goes_round = is_group and h5py.h5o.get_info(node.id).addr in above
-        except BROKEN_HDF5:
-            yield path, None
-            continue
-        if is_group and not goes_round:
-            yield from _nodes(node, f"{path}/", above)
-        else:
-            yield path, node if isinstance(node, h5py.Dataset) and node.shape is not None else None
-
-
-def _count(file: h5py.File) -> int:
-    """Number of leaves."""
-    return sum(1 for _ in _nodes(file))
-
-
-def _vectors(file: h5py.File, dim: int) -> Iterator[_Vector]:
-    for name, node in _nodes(file):
-        try:
-            if node is None:
-                yield _Vector(name, None, "is no array")
-            elif node.size != dim or node.dtype.kind not in "fiu":
-                yield _Vector(name, None, f"has the shape {tuple(node.shape)} of {node.dtype}, not {dim} numbers")
-            else:
-                yield _Vector(name, np.asarray(node[()]).reshape(dim))
-        except BROKEN_HDF5 as error:
-            yield _Vector(name, None, f"cannot be read: {error}")
-
-
-def _batches(vectors: Iterator[_Vector]) -> Iterator[list[_Vector]]:
-    batch: list[_Vector] = []
-    for vector in vectors:
-        batch.append(vector)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 class _Import:
     """One run: matches names to images, checks vectors, and loads them."""
 
@@ -217,28 +143,31 @@ class _Import:
         )
         self._dataset_ids = [row[0] for row in ids]
         self._touched: dict[str, int] = {}
+        self._may_resolve = has_unresolved(connection, "import-embeddings", stored.encoder_id)
 
-    def batch(self, batch: Sequence[_Vector]) -> None:
-        """Load one batch in one transaction."""
-        images = self._images([vector.name for vector in batch])
+    def batch(self, batch: Sequence[Leaf]) -> None:
+        """Load one batch in one transaction. What is there already is not read again."""
+        images = self._images([leaf.name for leaf in batch])
         failures: list[Failure] = []
-        ids: list[int] = []
-        rows: list[NDArray[np.floating]] = []
-        names: list[str] = []
-        for vector in batch:
-            if vector.name not in images:
-                self.summary.unknown += 1
-                if len(self.summary.first_unknown) < 3:
-                    self.summary.first_unknown.append(vector.name)
-                failures.append(Failure(vector.name, "unknown image", "no image of the database has this name"))
-            elif vector.value is None:
-                failures.append(Failure(vector.name, "wrong vector", vector.problem or "", images[vector.name][1]))
-                self.summary.count_failures(failures[-1:])
-            else:
-                ids.append(images[vector.name][0])
-                rows.append(vector.value)
-                names.append(vector.name)
-        self._load(names, ids, rows, images, failures)
+        known: list[Leaf] = []
+        for leaf in batch:
+            if leaf.name in images:
+                known.append(leaf)
+                continue
+            self.summary.unknown += 1
+            if len(self.summary.first_unknown) < EXAMPLES:
+                self.summary.first_unknown.append(leaf.name)
+            failures.append(Failure(leaf.name, "unknown image", "no image of the database has this name"))
+        there = self._already_there([images[leaf.name][0] for leaf in known])
+        new = [leaf for leaf in known if images[leaf.name][0] not in there]
+        vectors, problems = read_vectors(new, self._stored.dim)
+        failures += self._count(
+            Failure(new[position].name, "wrong vector", problem, images[new[position].name][1])
+            for position, problem in problems.items()
+        )
+        self.summary.already_there += len(there)
+        readable = [position for position in range(len(new)) if position not in problems]
+        self._load([new[position].name for position in readable], vectors[readable], images, failures, batch)
 
     def _images(self, names: Sequence[str]) -> dict[str, tuple[int, str, int]]:
         """Image id, dataset and dataset id by name.
@@ -262,51 +191,55 @@ class _Import:
 
     def _load(
         self,
-        names: list[str],
-        ids: list[int],
-        rows: list[NDArray[np.floating]],
-        images: dict[str, tuple[int, str, int]],
+        names: Sequence[str],
+        vectors: NDArray[np.float32],
+        images: Mapping[str, tuple[int, str, int]],
         failures: list[Failure],
+        batch: Sequence[Leaf],
     ) -> None:
-        with np.errstate(over="ignore"):  # what single precision cannot hold becomes a failure below
-            raw = np.stack(rows).astype(np.float32) if rows else np.empty((0, self._stored.dim), np.float32)
-        embeddings, usable = l2_normalize(raw)
-        for name, row, is_usable in zip(names, raw, usable, strict=True):
-            if not is_usable:
-                failures.append(Failure(name, "no direction", f"the vector is {why_unusable(row)}", images[name][1]))
-                self.summary.count_failures(failures[-1:])
-        norms = np.linalg.norm(raw[usable].astype(np.float64), axis=1)
-        already_unit = np.abs(norms - 1) <= UNIT_NORM_TOLERANCE
         # What is unit length already is stored to the bit as it was published.
-        embeddings = np.where(already_unit[:, None], raw[usable], embeddings[usable])
-        good = np.array(ids, dtype=np.int64)[usable] if ids else np.empty(0, np.int64)
+        odd = np.flatnonzero(~(np.abs(row_norms(vectors) - 1) <= UNIT_NORM_TOLERANCE))
+        scaled, has_direction = l2_normalize(vectors[odd])
+        without = odd[~has_direction]
+        failures += self._count(
+            Failure(names[row], "no direction", f"the vector is {why_unusable(vectors[row])}", images[names[row]][1])
+            for row in without.tolist()
+        )
+        vectors[odd] = scaled
+        usable = np.ones(len(vectors), dtype=bool)
+        usable[without] = False
+        ids = np.array([images[name][0] for name in names], dtype=np.int64)[usable]
         with self._connection.transaction():
-            new = self._new_only(good)
-            added = copy_embeddings(
-                self._connection, self._stored.table, good[new], embeddings[new], self._stored.precision
-            )
+            added = copy_embeddings(self._connection, self._stored.table, ids, vectors[usable], self._stored.precision)
             record_failures(
                 self._connection, "import-embeddings", failures,
                 dataset_ids=self._touched, encoder_id=self._stored.encoder_id,
             )  # fmt: skip
-            resolve_failures(self._connection, "import-embeddings", None, names, encoder_id=self._stored.encoder_id)
-            good_names = [name for name, is_usable in zip(names, usable, strict=True) if is_usable]
-            for dataset_id in {images[name][2] for name in good_names}:
-                resolve_failures(
-                    self._connection, "import-embeddings", dataset_id,
-                    [name for name in good_names if images[name][2] == dataset_id], encoder_id=self._stored.encoder_id,
-                )  # fmt: skip
+            if self._may_resolve:
+                self._resolve({leaf.name for leaf in batch} - {f.source for f in failures}, images)
         self.summary.added += added
-        self.summary.already_there += len(good) - added
-        self.summary.normalised += int((~already_unit & new).sum())
+        self.summary.already_there += len(ids) - added  # another process was faster
+        self.summary.normalised += int(has_direction.sum())
 
-    def _new_only(self, image_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which images have no vector yet, so that a repeated import goes past them quickly."""
+    def _count(self, failures: Iterable[Failure]) -> list[Failure]:
+        counted = list(failures)
+        self.summary.count_failures(counted)
+        return counted
+
+    def _resolve(self, good: Collection[str], images: Mapping[str, tuple[int, str, int]]) -> None:
+        """Settle what failed in an earlier import: as an image's vector, or as a name that was unknown then."""
+        for dataset_id in {None, *(images[name][2] for name in good)}:
+            resolve_failures(
+                self._connection, "import-embeddings", dataset_id,
+                [name for name in good if dataset_id in (None, images[name][2])], encoder_id=self._stored.encoder_id,
+            )  # fmt: skip
+
+    def _already_there(self, image_ids: Sequence[int]) -> set[int]:
+        """Images that have a vector, so that a repeated import goes past them quickly."""
         query = sql.SQL("SELECT image_id FROM cbir.{} WHERE image_id = ANY(%s)").format(
             sql.Identifier(self._stored.table)
         )
-        there = {row[0] for row in self._connection.execute(query, [image_ids.tolist()])}
-        return np.array([image_id not in there for image_id in image_ids.tolist()], dtype=bool)
+        return {row[0] for row in self._connection.execute(query, [list(image_ids)])}
 
     def count_missing(self) -> None:
         """Images of the datasets that the files speak of, which have no vector."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -11,6 +13,7 @@ UNIT_NORM_TOLERANCE = 1e-3
 """Largest distance of a vector's norm from 1 that still counts as already normalised.
 
 Rounding 2,000 components to 16 bits moves the norm by about 5e-4 at the most."""
+ROWS_PER_BLOCK = 64
 SMALLEST_NORM = 1e-140
 """Below it the squares of the components vanish and with them the direction."""
 
@@ -26,13 +29,29 @@ def l2_normalize(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float32],
     """
     if embeddings.ndim != 2:
         raise InputError(f"Embeddings must have the shape (n, dim), not {embeddings.shape}.")
-    wide = embeddings.astype(np.float64, copy=False)
-    with np.errstate(invalid="ignore", over="ignore"):
-        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    norms = row_norms(embeddings)
     usable = np.isfinite(norms) & (norms > SMALLEST_NORM)
     scaled = np.zeros(embeddings.shape, dtype=np.float32)
-    scaled[usable] = wide[usable] / norms[usable, None]
+    for block in _blocks(embeddings):
+        kept = usable[block]
+        scaled[block][kept] = embeddings[block][kept].astype(np.float64) / norms[block][kept, None]
     return scaled, usable
+
+
+def row_norms(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Euclidean length of each row of shape (n, dim); NaN or infinite where a component is."""
+    norms = np.empty(len(embeddings))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for block in _blocks(embeddings):
+            wide = embeddings[block].astype(np.float64)
+            norms[block] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    return norms
+
+
+def _blocks(embeddings: NDArray[np.floating]) -> Iterator[slice]:
+    """Rows in pieces whose float64 copies stay in the processor's cache: several times as fast as all at once."""
+    for start in range(0, len(embeddings), ROWS_PER_BLOCK):
+        yield slice(start, start + ROWS_PER_BLOCK)
 
 
 def why_unusable(row: NDArray[np.floating]) -> str:

@@ -68,3 +68,9 @@ def resolve_failures(
         """,
         [stage, dataset_id, list(sources), encoder_id],
     )
+
+
+def has_unresolved(connection: psycopg.Connection, stage: Stage, encoder_id: int) -> bool:
+    """Whether anything of a stage is unresolved for an encoder: mostly not, and then no batch need look."""
+    query = "SELECT FROM cbir.failure WHERE stage = %s AND encoder_id = %s AND NOT resolved LIMIT 1"
+    return connection.execute(query, [stage, encoder_id]).fetchone() is not None

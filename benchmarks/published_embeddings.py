@@ -1,0 +1,286 @@
+"""How fast the paper's published files are taken in at their real size, beside a bare binary COPY of the same bytes.
+
+    python benchmarks/published_embeddings.py --rows 200000
+    python benchmarks/published_embeddings.py --rows 1600000 --folder FOLDER
+
+It first writes files of the published shape into a folder (kept when named by --folder, and used again): four CSV
+files with one column per label, and four HDF5 files with one HDF5 dataset per image, named by its path. Then, as a
+user would, in a database of its own:
+
+    ingest paper-csv             rows and labels into the catalogue
+    import-embeddings            HDF5 -> unit vectors -> COPY
+    import-embeddings, killed    the same again, killed when half is there, and run once more to its end
+    import-embeddings, repeated  everything is there already
+    reading HDF5 alone           the vectors, read and thrown away: what no import of these files can beat
+    bare COPY                    the same vectors, made binary beforehand, into a table of the same definition
+
+Peak memory is that of the importing process, at this number of rows and at a quarter of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import h5py
+import numpy as np
+import psycopg
+from clustered import clustered_vectors
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from cbirdb.config import Settings
+from cbirdb.db.connection import open_database
+from cbirdb.db.copy import HEADER, TRAILER, encode_rows
+from cbirdb.hdf5_vectors import leaves, read_vectors
+
+ENCODER = "published"
+BATCH = 4096
+DATASETS = {
+    # Share of the images, number of labels, folder of an image. Together 185 labels, as in the paper.
+    "radiology_ai": (0.80, 165, "radiology_ai/{modality}/{region}/{finding}/{finding}{number:06}.png"),
+    "nih14": (0.05, 6, "nih14/images/{number:08}_000.png"),
+    "mimic": (0.12, 7, "files/p{folder}/p{patient:08}/s{study:08}/{number:040x}.jpg"),
+    "CheXpert": (0.03, 7, "CheXpert-v1.0/train/patient{patient:05}/study1/view1_frontal_{number}.jpg"),
+}
+MODALITIES = ("CT", "MR", "US")
+REGIONS = ("abd", "ankle", "brain", "chest", "hip", "knee", "lung", "shoulder", "spine", "thyroid", "liver")
+
+
+def labels_of(dataset: str, count: int) -> list[tuple[str, str, str]]:
+    """(modality, region, finding) of each label."""
+    if dataset != "radiology_ai":
+        return [("XR", "chest", f"finding {dataset} {number}") for number in range(count)]
+    return [(MODALITIES[n % 3], REGIONS[n % 11], f"finding_{n}") for n in range(count)]
+
+
+def write_files(folder: Path, rows: int, dim: int, seed: int) -> None:
+    """The CSV and HDF5 files of all datasets, the same for the same arguments."""
+    (folder / "datasets").mkdir(parents=True, exist_ok=True)
+    (folder / "embeddings").mkdir(exist_ok=True)
+    for offset, (name, (share, count, pattern)) in enumerate(DATASETS.items()):
+        labels = labels_of(name, count)
+        number = 0
+        with (
+            (folder / "datasets" / f"{name}.csv").open("w") as listed,
+            h5py.File(folder / "embeddings" / f"{name}.h5", "w") as vectors_file,
+        ):
+            columns = ["/".join(label) for label in labels]
+            listed.write(",".join(["filepath,dataset,split,modality,anatomic_region", *columns]) + "\n")
+            for classes, vectors in clustered_vectors(round(rows * share), dim, seed=seed + offset):
+                for label, vector in zip(classes % count, vectors, strict=True):
+                    modality, region, finding = labels[label]
+                    path = pattern.format(
+                        modality=modality, region=region, finding=finding, number=number, patient=number // 6,
+                        folder=10 + number % 10, study=number // 2,
+                    )  # fmt: skip
+                    cells = ["0"] * count
+                    cells[label] = "1"
+                    split = "test" if number % 10 == 0 else "val" if number % 10 == 1 else "train"
+                    listed.write(",".join([path, name, split, modality, region, *cells]) + "\n")
+                    vectors_file.create_dataset(path, data=vector)
+                    number += 1
+
+
+def command(dsn: str, *arguments: object) -> list[str]:
+    """The command line, as a user calls it."""
+    return [str(Path(sys.executable).with_name("cbirdb")), "--dsn", dsn, *map(str, arguments)]
+
+
+def timed(arguments: list[str]) -> tuple[float, float, list[dict]]:
+    """Seconds, peak MB and rows of one command."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen([*arguments, "--format", "json"], stdout=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        out.seek(0)
+        if status != 0:
+            raise SystemExit(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
+        return seconds, usage.ru_maxrss / 1024, json.loads(out.read())
+
+
+def count(connection: psycopg.Connection) -> int:
+    """Vectors that are in the embedding table; 0 before there is one."""
+    if connection.execute("SELECT to_regclass('cbir.embedding_published')").fetchone()[0] is None:
+        return 0
+    return connection.execute("SELECT count(*) FROM cbir.embedding_published").fetchone()[0]
+
+
+def kill_half_way(arguments: list[str], connection: psycopg.Connection, rows: int) -> int:
+    """Start an import and kill it when half of its vectors are there; how many then are."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while count(connection) < rows / 2 and process.poll() is None:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return count(connection)
+
+
+def batches(files: list[Path], dim: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names and vectors, BATCH at a time."""
+    for path in files:
+        with h5py.File(path) as file:
+            stream = leaves(file)
+            while batch := list(islice(stream, BATCH)):
+                yield [leaf.name for leaf in batch], read_vectors(batch, dim)[0]
+
+
+def read_alone(files: list[Path], dim: int) -> float:
+    """Seconds that reading all vectors takes."""
+    began = time.perf_counter()
+    for _ in batches(files, dim):
+        pass
+    return time.perf_counter() - began
+
+
+def finished_rows(connection: psycopg.Connection, files: list[Path], dim: int) -> Iterator[bytes]:
+    """The same in the format of binary COPY, for the images as the catalogue has them."""
+    for names, vectors in batches(files, dim):
+        found = dict(
+            connection.execute("SELECT source, image_id FROM cbir.image WHERE source = ANY(%s)", [names]).fetchall()
+        )
+        yield encode_rows(np.array([found[name] for name in names], dtype=np.int64), vectors, "half")
+
+
+def bare_copy(connection: psycopg.Connection, table: str, batches: Iterator[bytes]) -> float:
+    """Seconds of COPY alone, a transaction per batch; making the bytes is not counted."""
+    statement = sql.SQL("COPY cbir.{} (image_id, embedding) FROM STDIN (FORMAT binary)").format(sql.Identifier(table))
+    seconds = 0.0
+    for batch in batches:
+        began = time.perf_counter()
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(HEADER)
+            copy.write(batch)
+            copy.write(TRAILER)
+        seconds += time.perf_counter() - began
+    return seconds
+
+
+def child_peak(dsn: str, folder: Path) -> float:
+    """MB at the peak of an import's own process; not getrusage, which counts the parent's before the start."""
+    program = (
+        "import re,sys; from pathlib import Path; from cbirdb.cli.main import run; code = run(sys.argv[1:]);"
+        " print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1], file=sys.stderr)"
+    )
+    files = sorted((folder / "embeddings").glob("*.h5"))
+    arguments = ["--dsn", dsn, "-q", "import-embeddings", "-e", ENCODER, *map(str, files)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return int(done.stderr.split()[-1]) / 1024
+
+
+def measure(dsn: str, folder: Path, dim: int) -> dict[str, float]:
+    """Every step on one folder, in an empty database."""
+    files = sorted((folder / "embeddings").glob("*.h5"))
+    figures: dict[str, float] = {}
+    import_command = command(dsn, "import-embeddings", "-e", ENCODER, *files)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        figures["ingest_seconds"], figures["ingest_peak_mb"], rows = timed(
+            command(dsn, "ingest", "paper-csv", folder / "datasets")
+        )
+        number = rows[-1]["added"]
+        figures["rows"] = number
+        connection.execute("CHECKPOINT")
+        figures["import_seconds"], _, rows = timed(import_command)
+        if rows[0]["added"] != number:
+            raise SystemExit(f"{rows[0]['added']} of {number} vectors were loaded")
+        figures["repeat_seconds"], _, _ = timed(import_command)
+        connection.execute("TRUNCATE cbir.embedding_published")
+        figures["rows_when_killed"] = kill_half_way(import_command, connection, number)
+        figures["resume_seconds"], _, rows = timed(import_command)
+        figures["rows_after_resume"] = count(connection)
+        connection.execute("TRUNCATE cbir.embedding_published")
+        figures["read_seconds"] = read_alone(files, dim)
+        connection.execute("CHECKPOINT")
+        figures["copy_seconds"] = bare_copy(connection, "embedding_published", finished_rows(connection, files, dim))
+        connection.execute("CREATE TABLE cbir.benchmark_bare (LIKE cbir.embedding_published INCLUDING STORAGE)")
+        connection.execute("TRUNCATE cbir.embedding_published")
+        connection.execute("CHECKPOINT")
+        figures["unconstrained_copy_seconds"] = bare_copy(
+            connection, "benchmark_bare", finished_rows(connection, files, dim)
+        )
+        connection.execute("DROP TABLE cbir.benchmark_bare")
+        figures["import_peak_mb"] = child_peak(dsn, folder)
+    return figures
+
+
+def fresh_database(server: str) -> str:
+    """DSN of a new database with an up-to-date schema."""
+    name = f"benchmark_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    dsn = make_conninfo(server, dbname=name)
+    subprocess.run(command(dsn, "db", "upgrade"), check=True, capture_output=True)
+    return dsn
+
+
+def drop_database(server: str, dsn: str) -> None:
+    """Remove what ``fresh_database`` made."""
+    name = re.search(r"dbname=(\S+)", dsn)[1]
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def main() -> None:
+    """Generate, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where the files are written; kept")
+    parser.add_argument("--dsn", help="server; without it the embedded one")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    with open_database(Settings(dsn=arguments.dsn)) as connection:
+        server = make_conninfo(connection.info.dsn, password=connection.info.password or None)
+    with tempfile.TemporaryDirectory() as temporary:
+        results = {}
+        for rows in (arguments.rows // 4, arguments.rows):
+            folder = (arguments.folder or Path(temporary)) / f"{rows}x{arguments.dim}-{arguments.seed}"
+            if not (folder / "complete").exists():
+                write_files(folder, rows, arguments.dim, arguments.seed)
+                (folder / "complete").touch()
+            dsn = fresh_database(server)
+            try:
+                results[rows] = measure(dsn, folder, arguments.dim)
+            finally:
+                drop_database(server, dsn)
+    report(arguments, results)
+
+
+def report(arguments: argparse.Namespace, results: dict[int, dict[str, float]]) -> None:
+    """Ratios first."""
+    for rows, figures in results.items():
+        copy = figures["copy_seconds"]
+        print(f"{rows:,} images x {arguments.dim}")
+        print(f"{'':28}{'ratio to bare COPY':>20}{'seconds':>10}{'rows/s':>10}")
+        for title, key in (
+            ("bare COPY", "copy_seconds"), ("bare COPY, no constraints", "unconstrained_copy_seconds"),
+            ("reading HDF5 alone", "read_seconds"), ("import-embeddings", "import_seconds"),
+            ("import-embeddings, repeated", "repeat_seconds"), ("after a kill at half", "resume_seconds"),
+            ("ingest paper-csv", "ingest_seconds"),
+        ):  # fmt: skip
+            seconds = figures[key]
+            print(f"{title:28}{copy / seconds:>20.2f}{seconds:>10.1f}{figures['rows'] / seconds:>10,.0f}")
+        print(
+            f"killed with {figures['rows_when_killed']:,.0f} vectors there; after the next run {figures['rows_after_resume']:,.0f};"
+            f" peak memory: import {figures['import_peak_mb']:,.0f} MB, ingest {figures['ingest_peak_mb']:,.0f} MB\n"
+        )
+    if arguments.json:
+        shown = {key: value for key, value in vars(arguments).items() if key not in ("json", "folder", "dsn")}
+        arguments.json.write_text(json.dumps({"arguments": shown, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Reads vectors from HDF5 files as the paper's authors publish them.
+
+One HDF5 dataset per image, named by its path: slashes make groups. h5py's objects cost several times what HDF5 itself
+does, and there are 1.6 million of them: this goes through its low-level interface.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5o, h5s, h5t
+from numpy.typing import NDArray
+
+from cbirdb.errors import InputError
+
+BROKEN_HDF5 = (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError)
+"""What h5py raises on damaged files and on links that lead nowhere."""
+NUMBERS = (h5t.FLOAT, h5t.INTEGER)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What a name of a file stands for: an array that has not been read yet, or None for anything else."""
+
+    name: str
+    array: h5d.DatasetID | None
+
+
+def open_file(path: Path) -> h5py.File:
+    """:raises InputError: when there is no such file, or it is not HDF5."""
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}.", hint="Check the path.") from error
+    except OSError as error:
+        raise InputError(f"{path} is not a readable HDF5 file.", hint="Give the authors' .h5 files.") from error
+
+
+def first_dim(files: Sequence[h5py.File]) -> int:
+    """The dimension that most of the first arrays have.
+
+    :raises InputError: when there is none.
+    """
+    arrays = (leaf.array for file in files for leaf in leaves(file) if leaf.array is not None)
+    sizes = Counter(size for size in islice(map(_size, arrays), 100) if size > 0)
+    if sizes:
+        return sizes.most_common(1)[0][0]
+    raise InputError("There is no vector in these files.", hint="Give the authors' .h5 files.")
+
+
+def leaves(file: h5py.File) -> Iterator[Leaf]:
+    """Every leaf, in the order of the file. Memory grows with the largest group's number of names."""
+    yield from _below(file.id, b"", ())
+
+
+def _below(group: h5g.GroupID, prefix: bytes, above: tuple[object, ...]) -> Iterator[Leaf]:
+    above = (*above, h5o.get_info(group).addr)
+    names: list[bytes] = []
+    group.links.iterate(names.append)
+    for name in names:
+        path = prefix + name
+        found = None
+        try:
+            found = h5o.open(group, name)
+            is_group = isinstance(found, h5g.GroupID)
+            # A link back up would go round for ever.
+            goes_down = is_group and h5o.get_info(found).addr not in above
+        except BROKEN_HDF5:
+            goes_down = False
+        if goes_down:
+            yield from _below(found, path + b"/", above)
+        else:
+            yield Leaf(path.decode("utf-8", "surrogateescape"), found if isinstance(found, h5d.DatasetID) else None)
+
+
+def count_leaves(file: h5py.File) -> int:
+    """Number of leaves, from the names alone: a name is a group's when the next one lies below it."""
+    number = 0
+    previous = b""
+
+    def visit(name: bytes) -> None:
+        nonlocal number, previous
+        number += not name.startswith(previous + b"/")
+        previous = name
+
+    file.id.links.visit(visit)
+    return number
+
+
+def read_vectors(batch: Sequence[Leaf], dim: int) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Read the arrays of a batch.
+
+    :returns: shape (n, dim), and for each row that could not be read its position and why; such a row is zero.
+    """
+    vectors = np.zeros((len(batch), dim), dtype=np.float32)
+    problems: dict[int, str] = {}
+    for position, leaf in enumerate(batch):
+        try:
+            problem = _problem(leaf.array, dim)
+            if problem is None and leaf.array is not None:
+                leaf.array.read(h5s.ALL, h5s.ALL, vectors[position].reshape(leaf.array.shape), h5t.NATIVE_FLOAT)
+        except BROKEN_HDF5 as error:
+            problem = f"cannot be read: {error}"
+        if problem is not None:
+            problems[position] = problem
+            vectors[position] = 0
+    return vectors, problems
+
+
+def _problem(array: h5d.DatasetID | None, dim: int) -> str | None:
+    """Why an array is no vector, if it is none."""
+    if array is None or array.get_space().get_simple_extent_type() == h5s.NULL:
+        return "is no array"
+    if _size(array) != dim or array.get_type().get_class() not in NUMBERS:
+        return f"has the shape {array.shape} of {array.dtype}, not {dim} numbers"
+    return None
+
+
+def _size(array: h5d.DatasetID) -> int:
+    return int(array.get_space().get_simple_extent_npoints())
