@@ -14,15 +14,11 @@ from typing import TypeAlias
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.errors import InputError
-from cbirdb.records import NEGATIVE, POSITIVE, SPLITS, UNCERTAIN, DatasetItem, Failure, ImageRecord, Split
+from cbirdb.records import NEGATIVE, SPLITS, DatasetItem, Failure, ImageRecord, Split
 
 COLUMNS = ("filepath", "dataset", "split", "modality", "anatomic_region")
-VALUES = {
-    **dict.fromkeys(("", "0", "0.0"), NEGATIVE),
-    **dict.fromkeys(("1", "1.0"), POSITIVE),
-    **dict.fromkeys(("-1", "-1.0"), UNCERTAIN),
-}
-"""How a label's cell is nearly always written; anything else is parsed, which is slower."""
+ZEROS = frozenset(("0", "0.0", ""))
+"""How nearly all of the up to 185 label cells of a row are written; anything else is parsed, which is slower."""
 LONGEST_NAME = 2000
 """Bytes; PostgreSQL's indexes hold no more than about 2,700."""
 Row: TypeAlias = dict[str | None, str | None]
@@ -133,11 +129,13 @@ def _item(row: Row, line: int, labels: list[str], root: Path | None, options: Re
         return Failure(printable, *problem, known, line)
     values: dict[str, int] = {}
     for label in labels:
-        cell = (row[label] or "").strip()
-        value = VALUES[cell] if cell in VALUES else _label_value(cell)
+        cell = row[label]
+        if cell in ZEROS:  # says no more than that the column may be another dataset's
+            continue
+        value = _label_value((cell or "").strip())
         if value is None:
             return Failure(source, "wrong label value", f"'{cell}' in column {label}", dataset, line)
-        if value != NEGATIVE:  # a zero in a column of zeros says no more than that the column is another's
+        if value != NEGATIVE:
             values[label] = value
     return ImageRecord(
         dataset=dataset,
@@ -155,7 +153,7 @@ def _row_problem(row: Row, source: str, dataset: str) -> tuple[str, str] | None:
     split = (row["split"] or "").strip()
     path = Path(source)
     problems = (
-        (any("\0" in cell for cell in row.values() if isinstance(cell, str)), "wrong characters", "a NUL character"),
+        (any("\0" in (row[column] or "") for column in COLUMNS), "wrong characters", "a NUL character"),
         (None in row, "wrong columns", "the row has more fields than the header"),
         (None in row.values(), "wrong columns", "the row has fewer fields than the header"),
         (not source or not dataset, "incomplete row", "filepath or dataset is empty"),
@@ -173,7 +171,7 @@ def _is_long(text: str) -> bool:
 def _label_value(cell: str) -> int | None:
     """-1, 0 or 1, however it is written; None for anything else."""
     try:
-        number = float(cell)
+        number = float(cell or 0)
     except ValueError:
         return None
     return int(number) if number in {-1.0, 0.0, 1.0} else None
