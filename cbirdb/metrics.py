@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -24,6 +25,63 @@ GROUPS: dict[str, str] = {
 """What metrics can be broken down by, and the view that does it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished evaluation: what was asked, of how many images."""
+
+    run_id: int
+    encoder: str
+    k: int
+    protocol: str
+    query_split: str
+    index_split: str
+    split_seed: int
+    same_patient: bool
+    datasets: list[str]
+    query_images: int
+    indexed_images: int
+
+
+def latest_runs(
+    connection: psycopg.Connection,
+    *,
+    encoder: str | None = None,
+    run: int | None = None,
+    protocol: str | None = None,
+    query_split: str | None = None,
+) -> list[Run]:
+    """The latest finished run of each encoder that fits; None lets everything pass.
+
+    :raises InputError: when there is none.
+    """
+    with translated_errors():
+        found = connection.execute(
+            """
+            SELECT DISTINCT ON (r.encoder_id)
+                r.run_id, e.name, r.k, r.protocol, r.query_split, r.index_split, r.split_seed, r.same_patient,
+                r.datasets, r.query_images, r.indexed_images
+            FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
+            WHERE r.finished_at IS NOT NULL AND (%(encoder)s::text IS NULL OR e.name = %(encoder)s)
+              AND (%(run)s::numeric IS NULL OR r.run_id = %(run)s)
+              AND (%(protocol)s::text IS NULL OR r.protocol = %(protocol)s)
+              AND (%(query_split)s::text IS NULL OR r.query_split = %(query_split)s)
+            ORDER BY r.encoder_id, r.run_id DESC
+            """,
+            {"encoder": encoder, "run": run, "protocol": protocol, "query_split": query_split},
+        ).fetchall()
+        if not found and encoder is not None:
+            stored_encoder(connection, encoder)
+    if not found:
+        whose = f" {run}" if run is not None else (f" of '{encoder}'" if encoder else "")
+        queries = f" with queries of the split '{query_split}'" if query_split else ""
+        option = f" --query-split {query_split}" if query_split not in (None, "test") else ""
+        raise InputError(
+            f"There is no finished evaluation run{whose}{queries}.",
+            hint=f"Run: cbirdb evaluate -e {encoder or 'ENCODER'}{option}",
+        )
+    return [Run(*row) for row in found]
+
+
 def metrics(
     connection: psycopg.Connection,
     *,
@@ -32,6 +90,7 @@ def metrics(
     encoder: str | None = None,
     run: int | None = None,
     protocol: str | None = None,
+    query_split: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of a metric view.
 
@@ -40,34 +99,18 @@ def metrics(
     :param encoder: name; None: all.
     :param run: id; None: the latest finished run of each encoder.
     :param protocol: only runs under this one; None: any.
+    :param query_split: only runs whose queries are of this split; None: any.
     :raises InputError: when there is no such run, or a cutoff lies beyond the run's k.
     """
     with translated_errors():
-        runs = connection.execute(
-            """
-            SELECT DISTINCT ON (r.encoder_id) r.run_id, r.k
-            FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
-            WHERE r.finished_at IS NOT NULL AND (%(encoder)s::text IS NULL OR e.name = %(encoder)s)
-              AND (%(run)s::numeric IS NULL OR r.run_id = %(run)s)
-              AND (%(protocol)s::text IS NULL OR r.protocol = %(protocol)s)
-            ORDER BY r.encoder_id, r.run_id DESC
-            """,
-            {"encoder": encoder, "run": run, "protocol": protocol},
-        ).fetchall()
-        if not runs and encoder is not None:
-            stored_encoder(connection, encoder)
-        if not runs:
-            whose = f" {run}" if run is not None else (f" of '{encoder}'" if encoder else "")
-            raise InputError(
-                f"There is no finished evaluation run{whose}.", hint=f"Run: cbirdb evaluate -e {encoder or 'ENCODER'}"
-            )
-        for run_id, k in runs:
-            _check_cutoffs(cutoffs, run_id, k)
+        runs = latest_runs(connection, encoder=encoder, run=run, protocol=protocol, query_split=query_split)
+        for found_run in runs:
+            check_cutoffs(cutoffs, found_run)
         query = sql.SQL(
             "SELECT * FROM {} WHERE run_id = ANY(%s) AND n = ANY(%s) ORDER BY encoder, run_id, group_name, n"
         )
         found = connection.cursor(row_factory=dict_row).execute(
-            query.format(sql.Identifier(SCHEMA, GROUPS[by])), [[run_id for run_id, _ in runs], list(cutoffs)]
+            query.format(sql.Identifier(SCHEMA, GROUPS[by])), [[found_run.run_id for found_run in runs], list(cutoffs)]
         )
         return [_row(row, by) for row in found]
 
@@ -102,12 +145,13 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
     return lines
 
 
-def _check_cutoffs(cutoffs: Sequence[int], run_id: int, k: int) -> None:
+def check_cutoffs(cutoffs: Sequence[int], run: Run) -> None:
+    """:raises InputError: when a cutoff lies beyond the run's k."""
     for n in cutoffs:
-        if not 1 <= n <= k:
+        if not 1 <= n <= run.k:
             raise InputError(
-                f"P@{n} is not known: run {run_id} kept {k} neighbours.",
-                hint=f"Ask for -n 1 to {k}, or for another run or encoder.",
+                f"P@{n} is not known: run {run.run_id} kept {run.k} neighbours.",
+                hint=f"Ask for -n 1 to {run.k}, or for another run or encoder.",
             )
 
 

@@ -44,7 +44,7 @@ def compare_with_paper(connection: psycopg.Connection, *, encoder: str | None = 
         raise InputError(f"'{encoder}' is not in the paper's table.", hint=f"In it are: {', '.join(TABLE_1)}.")
     rows = [
         row
-        for row in metrics(connection, cutoffs=CUTOFFS, encoder=encoder, protocol="paper")
+        for row in metrics(connection, cutoffs=CUTOFFS, encoder=encoder, protocol="paper", query_split="test")
         if row["encoder"] in TABLE_1
     ]
     if not rows:

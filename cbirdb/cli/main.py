@@ -25,6 +25,9 @@ COMMANDS = {
     "search": ("cbirdb.cli.search:search", "Find the images most similar to an image or a file."),
     "evaluate": ("cbirdb.cli.evaluate:evaluate", "Store the neighbours that all metrics rest on."),
     "metrics": ("cbirdb.cli.metrics:metrics", "Show P@N, micro and macro, in all or by group."),
+    "compare": ("cbirdb.cli.compare:compare", "Compare encoders on the same queries: intervals and p values."),
+    "leakage": ("cbirdb.cli.leakage:leakage", "Show what gives answers away, and P@N with and without it."),
+    "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours, k chosen on val."),
     "failures": ("cbirdb.cli.failures:failures", "List what could not be ingested, encoded or imported."),
 }
 """Commands by name: where each is, and its line of help. A new one is a file and a line here."""

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import click
 
-from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.analysis import ANALYSES
+from cbirdb.cli.options import Context, cutoffs_option, format_option, pass_context, resamples_option
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import InputError
+from cbirdb.metrics import GROUPS
 
 
 @click.command()
 @click.option("-e", "--encoder", metavar="NAME", help="Only this encoder.")
 @click.option(
     "--by",
-    type=click.Choice(["run", "class", "dataset", "modality", "anatomic-region"]),
+    type=click.Choice([*GROUPS, *ANALYSES]),
     default="run",
-    help="One result for all queries, or for each group of them.",
+    help="One result for all queries, or for each group of them; or for random parts of the index; or how often"
+    " neighbours share the anatomy and how often the finding.",
 )
-@click.option("-n", "cutoffs", default="1,3,5,10", metavar="N,N,...", help="The N of P@N; a range is 1-10.")
+@cutoffs_option
 @click.option("--run", type=int, metavar="ID", help="This run.  [default: each encoder's latest]")
+@click.option(
+    "--confidence", is_flag=True,
+    help="Add 95 % confidence intervals, bootstrapped by patient.",
+)  # fmt: skip
+@resamples_option
 @click.option("--compare-paper", is_flag=True, help="This database's figures beside the paper's Table 1, cell by cell.")
 @format_option
 @pass_context
@@ -28,6 +36,9 @@ def metrics(
     by: str,
     cutoffs: str,
     run: int | None,
+    confidence: bool,
+    resamples: int,
+    seed: int,
     compare_paper: bool,
     output_format: str,
 ) -> None:
@@ -35,17 +46,34 @@ def metrics(
     if compare_paper:
         _compare(context, encoder, output_format)
         return
+    from cbirdb.analysis import analyse
+    from cbirdb.confidence import add_intervals
     from cbirdb.metrics import describe_runs
     from cbirdb.metrics import metrics as read
 
     wanted = parse_cutoffs(cutoffs)
+    if confidence and by in ANALYSES:
+        raise InputError(f"--confidence is not known for --by {by}.", hint=f"It is for {', '.join(GROUPS)}.")
+    progress = context.progress()
     with context.open_database() as connection:
-        rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
+        if by in ANALYSES:
+            rows = analyse(connection, by, cutoffs=wanted, encoder=encoder, run=run)
+        else:
+            rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
+        if confidence:
+            rows = add_intervals(connection, rows, by=by, resamples=resamples, seed=seed, progress=progress)
+            progress.note(f"Intervals of 95 %: {resamples:,} resamples of whole patients, seed {seed}.")
         runs = {row["run"] for row in rows}
         for line in describe_runs(connection, runs):
-            context.progress().note(line)
-    # What the lines above say is the same in every row of a run.
-    said = {"mode", "ann_recall"} | ({"run", "encoder"} if len(runs) == 1 else set())
+            progress.note(line)
+    if undetermined := sum(row.get("undetermined", 0) for row in rows):
+        progress.note(
+            f"{undetermined:,} times a query's list was too short in a part, and is left out there; more"
+            " neighbours make fewer of them: cbirdb evaluate -k 1000"
+        )
+    # What the lines above say is the same in every row of a run; the deviations give way to the intervals.
+    said = {"mode", "ann_recall"} | ({"micro_std", "macro_std"} if confidence or by in ANALYSES else set())
+    said |= {"run", "encoder"} if len(runs) == 1 else set()
     write_rows(rows, output_format, columns=[name for name in rows[0] if name not in said] if rows else None)
 
 

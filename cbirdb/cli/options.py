@@ -91,6 +91,23 @@ def dataset_option(function: F) -> F:
     )(function)
 
 
+def cutoffs_option(function: F) -> F:
+    """``-n``: the N of P@N, read by ``cbirdb.cli.metrics.parse_cutoffs``."""
+    return click.option("-n", "cutoffs", default="1,3,5,10", metavar="N,N,...", help="The N of P@N; a range is 1-10.")(
+        function
+    )
+
+
+def resamples_option(function: F) -> F:
+    """``--resamples`` and ``--seed`` of what is estimated by drawing at random."""
+    function = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of what is drawn at random.")(
+        function
+    )
+    return click.option(
+        "--resamples", type=click.IntRange(100, 1_000_000), default=2000, help="How often patients are drawn anew."
+    )(function)
+
+
 def precision_option(function: F) -> F:
     """``--precision`` of stored vectors."""
     return click.option(

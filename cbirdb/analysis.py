@@ -1,0 +1,118 @@
+"""What the stored neighbours say beyond P@N: index size, anatomy, kNN classification, leakage. Reads SQL functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from cbirdb.db.connection import translated_errors
+from cbirdb.errors import InputError
+from cbirdb.metrics import Run, check_cutoffs, latest_runs
+
+FRACTIONS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+KS = (1, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100)
+CRITERIA = ("balanced_accuracy", "accuracy")
+Rows = list[dict[str, Any]]
+
+
+def by_index_size(connection: psycopg.Connection, run: Run, cutoffs: Sequence[int]) -> Rows:
+    """P@N with random parts of the index: rows of ``cbir.precision_by_index_size``."""
+    return _read(
+        connection, "SELECT * FROM cbir.precision_by_index_size(%s, %s, %s)",
+        [run.run_id, list(FRACTIONS), list(cutoffs)],
+    )  # fmt: skip
+
+
+def by_anatomy(connection: psycopg.Connection, run: Run, cutoffs: Sequence[int]) -> Rows:
+    """Whether neighbours share the region or the finding: rows of ``cbir.pathology_against_anatomy``."""
+    return _read(
+        connection,
+        "SELECT group_name AS region, n, same_modality, same_region, same_finding, other_finding, finding_in_region,"
+        " queries FROM cbir.pathology_against_anatomy WHERE run_id = %s AND n = ANY(%s)"
+        " ORDER BY group_name <> 'all', group_name, n",
+        [run.run_id, list(cutoffs)],
+    )
+
+
+ANALYSES: Mapping[str, Callable[[psycopg.Connection, Run, Sequence[int]], Rows]] = {
+    "index-size": by_index_size,
+    "anatomy": by_anatomy,
+}
+"""What ``metrics --by`` offers beside the groups of queries."""
+
+
+def analyse(
+    connection: psycopg.Connection, by: str, *, cutoffs: Sequence[int], encoder: str | None, run: int | None
+) -> Rows:
+    """Rows of one of ``ANALYSES`` for the latest run of each encoder.
+
+    :raises InputError: when there is no such run, or a cutoff lies beyond its k.
+    """
+    rows: Rows = []
+    for found in latest_runs(connection, encoder=encoder, run=run):
+        check_cutoffs(cutoffs, found)
+        start = {"run": found.run_id, "encoder": found.encoder}
+        rows += [start | row for row in ANALYSES[by](connection, found, cutoffs)]
+    return rows
+
+
+def classify(
+    connection: psycopg.Connection, encoder: str, *, criterion: str = "balanced_accuracy", ks: Sequence[int] = KS
+) -> Rows:
+    """KNN classification of the test queries, k chosen on the validation queries: one row per k.
+
+    :param criterion: one of ``CRITERIA``; of equal values the smaller k is chosen.
+    :raises InputError: when one of the two runs is missing, or they differ in more than their queries.
+    """
+    test = latest_runs(connection, encoder=encoder, query_split="test", protocol="paper")[0]
+    val = latest_runs(connection, encoder=encoder, query_split="val", protocol="paper")[0]
+    for what in ("index_split", "split_seed", "same_patient", "datasets", "indexed_images"):
+        if getattr(test, what) != getattr(val, what):
+            raise InputError(
+                f"The runs with test and val queries ({test.run_id} and {val.run_id}) differ in their"
+                f" {what.replace('_', ' ')}: {getattr(test, what)} and {getattr(val, what)}.",
+                hint="Evaluate both with the same options.",
+            )
+    usable = [k for k in ks if k <= min(test.k, val.k)]
+    query = "SELECT * FROM cbir.knn_accuracy(%s, %s)"
+    on_val = {row["k"]: row for row in _read(connection, query, [val.run_id, usable])}
+    best = max(usable, key=lambda k: (on_val[k][criterion], -k))
+    return [
+        {
+            "encoder": encoder,
+            "k": row["k"],
+            "chosen": row["k"] == best,
+            **{f"val_{name}": on_val[row["k"]][name] for name in CRITERIA},
+            **{f"test_{name}": row[name] for name in CRITERIA},
+            "val_queries": on_val[row["k"]]["queries"],
+            "test_queries": row["queries"],
+            "classes": row["classes"],
+            "val_run": val.run_id,
+            "test_run": test.run_id,
+        }
+        for row in _read(connection, query, [test.run_id, usable])
+    ]
+
+
+def leakage(connection: psycopg.Connection, run: Run, *, near: float) -> Rows:
+    """How many queries something in the index gives away, per cause: rows of ``cbir.leakage``.
+
+    :param near: cosine distance up to which images are nearly identical.
+    """
+    return _read(connection, "SELECT * FROM cbir.leakage(%s, %s)", [run.run_id, near])
+
+
+def precision_without_leakage(connection: psycopg.Connection, run: Run, *, near: float, cutoffs: Sequence[int]) -> Rows:
+    """P@N with and without what leaks: rows of ``cbir.precision_without_leakage``."""
+    check_cutoffs(cutoffs, run)
+    return _read(
+        connection, "SELECT * FROM cbir.precision_without_leakage(%s, %s, %s)", [run.run_id, near, list(cutoffs)]
+    )
+
+
+def _read(connection: psycopg.Connection, query: str, values: Sequence[object]) -> Rows:
+    with translated_errors():
+        return connection.cursor(row_factory=dict_row).execute(query.encode(), values).fetchall()

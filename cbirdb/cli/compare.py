@@ -1,0 +1,43 @@
+"""``cbirdb compare``: is one encoder better than another?"""
+
+from __future__ import annotations
+
+import click
+
+from cbirdb.cli.metrics import parse_cutoffs
+from cbirdb.cli.options import Context, cutoffs_option, format_option, pass_context, resamples_option
+from cbirdb.cli.output import write_rows
+
+
+@click.command()
+@click.option(
+    "-e", "--encoder", "encoders", multiple=True, metavar="NAME", help="Twice or more: every pair is compared."
+)
+@cutoffs_option
+@resamples_option
+@format_option
+@pass_context
+def compare(
+    context: Context, encoders: tuple[str, ...], cutoffs: str, resamples: int, seed: int, output_format: str
+) -> None:
+    """Compare encoders on the same queries: differences of P@N with intervals and p values.
+
+    Each encoder's latest run with test queries is taken. Differences are precision_a less precision_b; low and high bound
+    95 %; p is that of a paired randomisation test by patient, p_holm the same adjusted for all rows shown.
+    """
+    from cbirdb.confidence import compare as run
+    from cbirdb.metrics import describe_runs
+
+    progress = context.progress()
+    with context.open_database() as connection:
+        rows, notes = run(
+            connection, encoders, cutoffs=parse_cutoffs(cutoffs), resamples=resamples, seed=seed, progress=progress
+        )
+        runs = {row[name] for row in rows for name in ("run_a", "run_b")}
+        for line in [*describe_runs(connection, runs), *notes]:
+            progress.note(line)
+        progress.note(f"{len(rows)} comparisons; {resamples:,} resamples of whole patients, seed {seed}.")
+    write_rows(
+        rows, output_format,
+        columns=("encoder_a", "encoder_b", "mean", "n", "difference", "low", "high", "p", "p_holm"),
+    )  # fmt: skip

@@ -1,0 +1,122 @@
+"""How certain a mean over queries is, and whether two of them differ: resampling by patient. NumPy only.
+
+Images of one patient resemble each other, so their queries are not independent: whole patients (clusters) are drawn,
+never single queries. A table of *cells* is resampled: one per cluster and class, with the sum and number of its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Values of queries, summed per cluster and class.
+
+    All of shape (cells,): ``cluster`` and ``group`` count from 0 without gaps, ``total`` is a sum of values, ``number``
+    how many.
+    """
+
+    cluster: NDArray[np.int64]
+    group: NDArray[np.int64]
+    total: Floats
+    number: Floats
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.cluster.max(initial=-1)) + 1
+
+    @property
+    def groups(self) -> int:
+        """Number of classes."""
+        return int(self.group.max(initial=-1)) + 1
+
+    def micro(self, weights: Floats | None = None) -> float:
+        """Mean over queries; ``weights`` of shape (clusters,) say how often each cluster counts."""
+        of_cell = 1.0 if weights is None else weights[self.cluster]
+        number = float(np.sum(of_cell * self.number))
+        return float(np.sum(of_cell * self.total)) / number if number else np.nan
+
+    def macro(self, weights: Floats | None = None) -> float:
+        """Mean over classes of the class's mean; a class of which no query was drawn is left out."""
+        of_cell = np.ones(len(self.cluster)) if weights is None else weights[self.cluster]
+        number = np.bincount(self.group, of_cell * self.number, self.groups)
+        total = np.bincount(self.group, of_cell * self.total, self.groups)
+        drawn = number > 0
+        return float(np.mean(total[drawn] / number[drawn])) if drawn.any() else np.nan
+
+
+def bootstrap(cells: Cells, *, macro: bool, resamples: int, seed: int) -> Floats:
+    """Means of resamples that draw as many clusters as there are, with replacement.
+
+    Cluster bootstrap: Field and Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69(3), 2007.
+
+    :returns: shape (resamples,).
+    """
+    rng = np.random.default_rng(seed)
+    mean = cells.macro if macro else cells.micro
+    clusters = cells.clusters
+    return np.array(
+        [
+            mean(np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64))
+            for _ in range(resamples)
+        ]
+    )
+
+
+def interval(means: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of bootstrapped means (Efron and Tibshirani, An Introduction to the Bootstrap, 1993)."""
+    tail = (1 - confidence) / 2 * 100
+    low, high = np.nanpercentile(means, [tail, 100 - tail]) if np.isfinite(means).any() else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def sign_flip_p(differences: Cells, *, macro: bool, resamples: int, seed: int) -> float:
+    """Two-sided p of a paired randomisation test: under the null hypothesis each cluster's differences may as well have
+    the other sign.
+
+    Smucker, Allan and Carterette, A comparison of statistical significance tests for information retrieval evaluation,
+    CIKM 2007; the observed arrangement counts as one of them (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9(1),
+    2010), so that p is never 0. With few enough clusters all arrangements are gone through, and p is exact.
+
+    :param differences: values of one system less those of the other, of the same queries.
+    """
+    clusters = differences.clusters
+    if macro:
+        number = np.bincount(differences.group, differences.number, differences.groups)
+        shares = differences.total / number[differences.group] / differences.groups
+    else:
+        shares = differences.total / differences.number.sum()
+    of_cluster = np.bincount(differences.cluster, shares, clusters)
+    observed = abs(of_cluster.sum())
+    # What differs by rounding alone is as far out as the observed.
+    reached = observed - 1e-12 * max(1.0, observed)
+    if 2**clusters <= resamples:
+        signs = 1.0 - 2.0 * ((np.arange(2**clusters)[:, None] >> np.arange(clusters)) & 1)
+        return float(np.mean(np.abs(signs @ of_cluster) >= reached))
+    rng = np.random.default_rng(seed)
+    extreme = 0
+    for _ in range(resamples):
+        kept = np.unpackbits(rng.integers(0, 256, (clusters + 7) // 8, dtype=np.uint8), count=clusters)
+        extreme += abs(2 * float(kept @ of_cluster) - float(of_cluster.sum())) >= reached
+    return (1 + extreme) / (1 + resamples)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for their number, so that the chance of any false alarm among them stays below the level.
+
+    Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6(2), 1979.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for step, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - step) * p_values[position]))
+        adjusted[position] = largest
+    return adjusted

@@ -1,0 +1,38 @@
+-- Title: The images that a run retrieved from
+-- Description: The index side of an evaluation, with patients and the labels that count, as the run's protocol, split
+--   and seed select it. What was ingested, encoded or erased since would silently change every figure that is derived
+--   from a stored run: then this refuses to answer.
+-- Inputs: a finished run.
+CREATE FUNCTION cbir.indexed_image(run_id bigint)
+RETURNS TABLE (image_id bigint, patient_id bigint, label_ids bigint[])
+LANGUAGE plpgsql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    run cbir.search_run;
+    tab text;
+    now_indexed bigint;
+BEGIN
+    SELECT r.* INTO run FROM cbir.search_run AS r WHERE r.run_id = indexed_image.run_id AND r.finished_at IS NOT NULL;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no finished run %', coalesce(run_id::text, 'NULL')
+            USING ERRCODE = 'no_data_found', HINT = 'cbir.search_run lists the runs; make one: cbirdb evaluate -e ENCODER';
+    END IF;
+    SELECT e.table_name INTO tab FROM cbir.encoder AS e WHERE e.encoder_id = run.encoder_id;
+    RETURN QUERY EXECUTE format(
+        'SELECT s.image_id, s.patient_id, s.label_ids
+        FROM cbir.protocol_image($1, $2, $3, $4) AS s
+        INNER JOIN cbir.%I AS e ON e.image_id = s.image_id', tab
+    ) USING run.protocol, run.index_split, run.datasets, run.split_seed;
+    GET DIAGNOSTICS now_indexed = ROW_COUNT;
+    IF now_indexed <> run.indexed_images THEN
+        RAISE EXCEPTION 'run % retrieved from % images, of which there are % now', run_id, run.indexed_images, now_indexed
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Images, labels or embeddings have come or gone'
+                ' since. Run cbirdb evaluate again.';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.indexed_image(bigint) IS
+'The images that a run retrieved from, with patient and labels; an error when they are not the same any more.';

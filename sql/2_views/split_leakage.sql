@@ -1,0 +1,43 @@
+-- Title: What stands on both sides of a split
+-- Description: Per pair of different splits (as the datasets say), patients with images in both, and files that are in
+--   both byte for byte, also across datasets. Runs of evaluations, and what is nearly identical: cbir.leakage.
+CREATE VIEW cbir.split_leakage AS
+WITH held AS (
+    SELECT
+        'same patient' AS cause,
+        i.patient_id::text AS shared_key,
+        d.name AS dataset,
+        i.split,
+        count(*) AS images
+    FROM cbir.image AS i
+    INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id
+    WHERE i.patient_id IS NOT NULL AND i.split IS NOT NULL
+    GROUP BY i.patient_id, d.name, i.split
+    UNION ALL
+    SELECT
+        'identical file' AS cause,
+        encode(i.sha256, 'hex') AS shared_key,
+        d.name AS dataset,
+        i.split,
+        count(*) AS images
+    FROM cbir.image AS i
+    INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id
+    WHERE i.sha256 IS NOT NULL AND i.split IS NOT NULL
+    GROUP BY i.sha256, d.name, i.split
+)
+
+SELECT
+    a.cause,
+    a.dataset AS dataset_a,
+    a.split AS split_a,
+    b.dataset AS dataset_b,
+    b.split AS split_b,
+    count(*) AS shared,
+    sum(a.images)::bigint AS images_a,
+    sum(b.images)::bigint AS images_b
+FROM held AS a
+INNER JOIN held AS b ON a.cause = b.cause AND a.shared_key = b.shared_key AND a.split < b.split
+GROUP BY a.cause, a.dataset, a.split, b.dataset, b.split;
+
+COMMENT ON VIEW cbir.split_leakage IS
+'Patients and identical files that stand in two splits: how many, and with how many images on each side.';

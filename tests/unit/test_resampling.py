@@ -1,0 +1,116 @@
+"""Confidence intervals and paired tests, against SciPy and examples worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cbirdb.resampling import Cells, bootstrap, holm, interval, sign_flip_p
+
+
+def one_each(values: np.ndarray, groups: np.ndarray | None = None) -> Cells:
+    """Every query a cluster of its own."""
+    group = np.zeros(len(values), dtype=np.int64) if groups is None else groups
+    return Cells(np.arange(len(values)), group, values.astype(float), np.ones(len(values)))
+
+
+def test_means_of_a_table_worked_by_hand_differ() -> None:
+    # Patient 0: class 0 values 1 and 0, class 1 value 1. Patient 1: class 0 value 1.
+    cells = Cells(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1.0, 1.0, 1.0]), np.array([2.0, 1.0, 1.0]))
+    assert cells.micro() == pytest.approx(3 / 4)
+    assert cells.macro() == pytest.approx((2 / 3 + 1) / 2)
+    # Patient 1 drawn twice: only class 0 is left.
+    assert cells.micro(np.array([0.0, 2.0])) == pytest.approx(1.0)
+    assert cells.macro(np.array([0.0, 2.0])) == pytest.approx(1.0)
+    # Patient 0 twice.
+    assert cells.macro(np.array([2.0, 0.0])) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_interval_without_clusters_is_not_scipys() -> None:
+    values = np.random.default_rng(1).beta(2, 1, 300)
+    low, high = interval(bootstrap(one_each(values), macro=False, resamples=20_000, seed=2))
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=3).confidence_interval
+    spread = theirs.high - theirs.low
+    assert low == pytest.approx(theirs.low, abs=0.03 * spread)
+    assert high == pytest.approx(theirs.high, abs=0.03 * spread)
+
+
+def test_interval_of_macro_is_not_scipys_where_each_class_is_resampled_alike() -> None:
+    # Clusters that each hold one query of either class: macro is the mean of cluster means, which SciPy can do.
+    rng = np.random.default_rng(4)
+    first, second = rng.random(200), rng.random(200) ** 2
+    cells = Cells(
+        np.concatenate([np.arange(200)] * 2), np.repeat([0, 1], 200), np.concatenate([first, second]), np.ones(400)
+    )
+    low, high = interval(bootstrap(cells, macro=True, resamples=20_000, seed=5))
+    theirs = stats.bootstrap(
+        ((first + second) / 2,), np.mean, n_resamples=20_000, method="percentile", rng=6
+    ).confidence_interval
+    spread = theirs.high - theirs.low
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * spread)
+
+
+def test_interval_ignores_that_a_patients_queries_are_alike() -> None:
+    # Fifty patients with twenty equal queries each are worth fifty values, not a thousand.
+    values = np.random.default_rng(7).random(50)
+    clustered = Cells(np.arange(50), np.zeros(50, dtype=np.int64), values * 20, np.full(50, 20.0))
+    independent = one_each(np.repeat(values, 20))
+
+    def width(cells: Cells) -> float:
+        low, high = interval(bootstrap(cells, macro=False, resamples=4_000, seed=8))
+        return high - low
+
+    assert width(clustered) / width(independent) == pytest.approx(20**0.5, rel=0.1)
+
+
+def test_coverage_of_the_interval_is_far_from_95_percent() -> None:
+    rng = np.random.default_rng(9)
+    covered = 0
+    for trial in range(200):
+        values = rng.normal(0.6, 0.2, 80)
+        low, high = interval(bootstrap(one_each(values), macro=False, resamples=500, seed=trial))
+        covered += low <= 0.6 <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3, 1.0])
+def test_exact_p_is_not_scipys(shift: float) -> None:
+    differences = np.random.default_rng(10).normal(shift, 1, 12)
+    ours = sign_flip_p(one_each(differences), macro=False, resamples=10_000, seed=0)
+    theirs = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_sampled_p_is_far_from_scipys() -> None:
+    differences = np.random.default_rng(11).normal(0.15, 1, 200)
+    ours = sign_flip_p(one_each(differences), macro=False, resamples=20_000, seed=1)
+    theirs = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=2
+    ).pvalue
+    assert ours == pytest.approx(theirs, rel=0.15)
+
+
+def test_p_of_macro_worked_by_hand_differs() -> None:
+    # Two patients, two classes. Patient 0: class 0 +1 (of two queries in the class); patient 1: class 0 -1, class 1 +1.
+    # macro difference = (0/2 + 1/1) / 2 = 0.5; shares of the patients: 0.25 and -0.25 + 0.5 = 0.25.
+    # Arrangements: 0.5, 0, 0, -0.5: half of them are as far out.
+    cells = Cells(np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([1.0, -1.0, 1.0]), np.ones(3))
+    assert sign_flip_p(cells, macro=True, resamples=100, seed=0) == 0.5
+
+
+def test_equal_systems_get_a_p_below_one() -> None:
+    assert sign_flip_p(one_each(np.zeros(40)), macro=False, resamples=100, seed=0) == 1.0
+
+
+def test_holms_example_worked_by_hand_differs() -> None:
+    # Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04 -> the last may not be below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_false_alarms_after_holm_are_too_many() -> None:
+    rng = np.random.default_rng(12)
+    alarms = sum(min(holm(list(rng.random(10)))) < 0.05 for _ in range(2_000))
+    assert alarms / 2_000 < 0.065
