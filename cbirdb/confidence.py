@@ -179,10 +179,8 @@ def _different_indexes(runs: Sequence[Run]) -> str:
 
 
 def _unshared(first: Run, second: Run, shared: int) -> list[str]:
-    """Queries of either run that do not take part."""
-    left_out = max(first.query_images, second.query_images) - shared
-    if not left_out:
+    """Says so when not all queries take part."""
+    asked = max(first.query_images, second.query_images)
+    if shared == asked:
         return []
-    return [
-        f"{first.encoder} against {second.encoder}: {shared:,} queries that both score; {left_out:,} others take no part."
-    ]
+    return [f"{first.encoder} against {second.encoder}: {shared:,} of {asked:,} queries have a precision under both."]
