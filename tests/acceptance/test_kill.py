@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
+import numpy as np
 import psycopg
 import pytest
 
+from cbirdb.import_embeddings import BATCH as IMPORT_BATCH
 from cbirdb.ingest import BATCH_WITH_FILES
 from tests.conftest import Outcome, picture_bytes
 
@@ -287,3 +290,28 @@ def test_ingest_that_loses_the_server_says_so_in_one_sentence_and_keeps_what_was
     assert _count(connection, "image") == BATCH_WITH_FILES
     finish(start("ingest", "folder", pictures))
     assert _count(connection, "image") == PICTURES
+
+
+def test_import_killed_with_a_batch_in_flight_loses_that_batch_alone(
+    start: Start, dsn: str, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    number, position = 2 * IMPORT_BATCH + 100, IMPORT_BATCH + 50
+    vectors = np.random.default_rng(3).normal(size=(number, 6))
+    names = [f"images/{n:06}.png" for n in range(number)]
+    with h5py.File(tmp_path / "vectors.h5", "w") as file:
+        for name, vector in zip(names, vectors, strict=True):
+            file.create_dataset(name, data=(vector / np.linalg.norm(vector)).astype(np.float32))
+    connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('published', 'paper-csv')")
+    connection.execute(
+        "INSERT INTO cbir.image (dataset_id, source) SELECT dataset_id, unnest(%s::text[]) FROM cbir.dataset", [names]
+    )
+    command = ("import-embeddings", "-e", "paper", tmp_path / "vectors.h5")
+    with locked_image(dsn, position):
+        process = start(*command)
+        wait_until_blocked(process, connection)
+        kill(process)
+    wait_for_server(connection)
+    assert _count(connection, "embedding_paper") == IMPORT_BATCH
+    row = finish(start(*command))
+    assert (row["added"], row["already_there"], row["missing"]) == (number - IMPORT_BATCH, IMPORT_BATCH, 0)
+    assert _count(connection, "embedding_paper") == number
