@@ -14,14 +14,13 @@ user would, in a database of its own:
     reading HDF5 alone           the vectors, read and thrown away: what no import of these files can beat
     bare COPY                    the same vectors, made binary beforehand, into a table of the same definition
 
-Peak memory is that of the importing process, at this number of rows and at a quarter of it.
+Peak memory is that of the process of each command.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import signal
 import subprocess
@@ -98,17 +97,26 @@ def command(dsn: str, *arguments: object) -> list[str]:
     return [str(Path(sys.executable).with_name("cbirdb")), "--dsn", dsn, *map(str, arguments)]
 
 
-def timed(arguments: list[str]) -> tuple[float, float, list[dict]]:
+PROGRAM = """
+import re, sys
+from pathlib import Path
+from cbirdb.cli.main import run
+code = run(sys.argv[1:])
+# Not getrusage: its peak includes that of the parent, from before this program was started.
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def timed(dsn: str, *arguments: object) -> tuple[float, float, list[dict]]:
     """Seconds, peak MB and rows of one command."""
+    call = [sys.executable, "-c", PROGRAM, "--dsn", dsn, "-q", *map(str, arguments), "--format", "json"]
     began = time.perf_counter()
-    with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen([*arguments, "--format", "json"], stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        out.seek(0)
-        if status != 0:
-            raise SystemExit(f"{' '.join(arguments)} ended with {os.waitstatus_to_exitcode(status)}")
-        return seconds, usage.ru_maxrss / 1024, json.loads(out.read())
+    done = subprocess.run(call, check=False, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    if done.returncode != 0:
+        raise SystemExit(f"{arguments} ended with {done.returncode}: {done.stderr}")
+    return seconds, int(done.stderr.split()[-1]) / 1024, json.loads(done.stdout)
 
 
 def count(connection: psycopg.Connection) -> int:
@@ -122,7 +130,7 @@ def kill_half_way(arguments: list[str], connection: psycopg.Connection, rows: in
     """Start an import and kill it when half of its vectors are there; how many then are."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while count(connection) < rows / 2 and process.poll() is None:
-        time.sleep(0.2)
+        time.sleep(1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return count(connection)
@@ -168,37 +176,24 @@ def bare_copy(connection: psycopg.Connection, table: str, batches: Iterator[byte
     return seconds
 
 
-def child_peak(dsn: str, folder: Path) -> float:
-    """MB at the peak of an import's own process; not getrusage, which counts the parent's before the start."""
-    program = (
-        "import re,sys; from pathlib import Path; from cbirdb.cli.main import run; code = run(sys.argv[1:]);"
-        " print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1], file=sys.stderr)"
-    )
-    files = sorted((folder / "embeddings").glob("*.h5"))
-    arguments = ["--dsn", dsn, "-q", "import-embeddings", "-e", ENCODER, *map(str, files)]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-    return int(done.stderr.split()[-1]) / 1024
-
-
 def measure(dsn: str, folder: Path, dim: int) -> dict[str, float]:
     """Every step on one folder, in an empty database."""
     files = sorted((folder / "embeddings").glob("*.h5"))
     figures: dict[str, float] = {}
-    import_command = command(dsn, "import-embeddings", "-e", ENCODER, *files)
+    arguments = ("import-embeddings", "-e", ENCODER, *files)
     with psycopg.connect(dsn, autocommit=True) as connection:
         figures["ingest_seconds"], figures["ingest_peak_mb"], rows = timed(
-            command(dsn, "ingest", "paper-csv", folder / "datasets")
+            dsn, "ingest", "paper-csv", folder / "datasets"
         )
-        number = rows[-1]["added"]
-        figures["rows"] = number
+        number = figures["rows"] = rows[-1]["added"]
         connection.execute("CHECKPOINT")
-        figures["import_seconds"], _, rows = timed(import_command)
+        figures["import_seconds"], figures["import_peak_mb"], rows = timed(dsn, *arguments)
         if rows[0]["added"] != number:
             raise SystemExit(f"{rows[0]['added']} of {number} vectors were loaded")
-        figures["repeat_seconds"], _, _ = timed(import_command)
+        figures["repeat_seconds"], _, _ = timed(dsn, *arguments)
         connection.execute("TRUNCATE cbir.embedding_published")
-        figures["rows_when_killed"] = kill_half_way(import_command, connection, number)
-        figures["resume_seconds"], _, rows = timed(import_command)
+        figures["rows_when_killed"] = kill_half_way(command(dsn, *arguments), connection, number)
+        figures["resume_seconds"], _, _ = timed(dsn, *arguments)
         figures["rows_after_resume"] = count(connection)
         connection.execute("TRUNCATE cbir.embedding_published")
         figures["read_seconds"] = read_alone(files, dim)
@@ -211,7 +206,6 @@ def measure(dsn: str, folder: Path, dim: int) -> dict[str, float]:
             connection, "benchmark_bare", finished_rows(connection, files, dim)
         )
         connection.execute("DROP TABLE cbir.benchmark_bare")
-        figures["import_peak_mb"] = child_peak(dsn, folder)
     return figures
 
 
@@ -245,41 +239,38 @@ def main() -> None:
     with open_database(Settings(dsn=arguments.dsn)) as connection:
         server = make_conninfo(connection.info.dsn, password=connection.info.password or None)
     with tempfile.TemporaryDirectory() as temporary:
-        results = {}
-        for rows in (arguments.rows // 4, arguments.rows):
-            folder = (arguments.folder or Path(temporary)) / f"{rows}x{arguments.dim}-{arguments.seed}"
-            if not (folder / "complete").exists():
-                write_files(folder, rows, arguments.dim, arguments.seed)
-                (folder / "complete").touch()
-            dsn = fresh_database(server)
-            try:
-                results[rows] = measure(dsn, folder, arguments.dim)
-            finally:
-                drop_database(server, dsn)
-    report(arguments, results)
+        folder = (arguments.folder or Path(temporary)) / f"{arguments.rows}x{arguments.dim}-{arguments.seed}"
+        if not (folder / "complete").exists():
+            write_files(folder, arguments.rows, arguments.dim, arguments.seed)
+            (folder / "complete").touch()
+        dsn = fresh_database(server)
+        try:
+            figures = measure(dsn, folder, arguments.dim)
+        finally:
+            drop_database(server, dsn)
+    report(arguments, figures)
 
 
-def report(arguments: argparse.Namespace, results: dict[int, dict[str, float]]) -> None:
+def report(arguments: argparse.Namespace, figures: dict[str, float]) -> None:
     """Ratios first."""
-    for rows, figures in results.items():
-        copy = figures["copy_seconds"]
-        print(f"{rows:,} images x {arguments.dim}")
-        print(f"{'':28}{'ratio to bare COPY':>20}{'seconds':>10}{'rows/s':>10}")
-        for title, key in (
-            ("bare COPY", "copy_seconds"), ("bare COPY, no constraints", "unconstrained_copy_seconds"),
-            ("reading HDF5 alone", "read_seconds"), ("import-embeddings", "import_seconds"),
-            ("import-embeddings, repeated", "repeat_seconds"), ("after a kill at half", "resume_seconds"),
-            ("ingest paper-csv", "ingest_seconds"),
-        ):  # fmt: skip
-            seconds = figures[key]
-            print(f"{title:28}{copy / seconds:>20.2f}{seconds:>10.1f}{figures['rows'] / seconds:>10,.0f}")
-        print(
-            f"killed with {figures['rows_when_killed']:,.0f} vectors there; after the next run {figures['rows_after_resume']:,.0f};"
-            f" peak memory: import {figures['import_peak_mb']:,.0f} MB, ingest {figures['ingest_peak_mb']:,.0f} MB\n"
-        )
+    copy = figures["copy_seconds"]
+    print(f"{figures['rows']:,} images x {arguments.dim}")
+    print(f"{'':28}{'ratio to bare COPY':>20}{'seconds':>10}{'rows/s':>10}")
+    for title, key in (
+        ("bare COPY", "copy_seconds"), ("bare COPY, no constraints", "unconstrained_copy_seconds"),
+        ("reading HDF5 alone", "read_seconds"), ("import-embeddings", "import_seconds"),
+        ("import-embeddings, repeated", "repeat_seconds"), ("after a kill at half", "resume_seconds"),
+        ("ingest paper-csv", "ingest_seconds"),
+    ):  # fmt: skip
+        seconds = figures[key]
+        print(f"{title:28}{copy / seconds:>20.2f}{seconds:>10.1f}{figures['rows'] / seconds:>10,.0f}")
+    print(
+        f"killed with {figures['rows_when_killed']:,} vectors there; after the next run {figures['rows_after_resume']:,};"
+        f" peak memory: import {figures['import_peak_mb']:,.0f} MB, ingest {figures['ingest_peak_mb']:,.0f} MB"
+    )
     if arguments.json:
         shown = {key: value for key, value in vars(arguments).items() if key not in ("json", "folder", "dsn")}
-        arguments.json.write_text(json.dumps({"arguments": shown, "results": results}, indent=1))
+        arguments.json.write_text(json.dumps({"arguments": shown, "figures": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
