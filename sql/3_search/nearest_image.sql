@@ -7,20 +7,16 @@
 --   auto         approximate when there is an index, but exact when the filters leave few images.
 --   The nearest rows are found in a step of their own and joined afterwards: a join or a second sort key
 --   beside the distance would make the planner leave the index. "+ 0" keeps an exact search off it.
--- Inputs: an encoder, a vector of its dimension, k, what to leave out, filters (see cbir.matching_image).
+-- Inputs: an encoder, a vector of its dimension, k, what to leave out (an image, a patient's, a study's), a filter
+--   (see cbir.image_filter), a mode.
 CREATE FUNCTION cbir.nearest_image(
     encoder text,
     query vector,
     k integer DEFAULT 10,
     without_image bigint DEFAULT NULL,
     without_patient bigint DEFAULT NULL,
-    dataset text DEFAULT NULL,
-    modality text DEFAULT NULL,
-    anatomic_region text DEFAULT NULL,
-    label text DEFAULT NULL,
-    split text DEFAULT NULL,
-    study_from date DEFAULT NULL,
-    study_to date DEFAULT NULL,
+    without_study bigint DEFAULT NULL,
+    filter cbir.image_filter DEFAULT NULL,
     mode text DEFAULT 'auto'
 )
 RETURNS TABLE (rank integer, image_id bigint, distance double precision, mode_used text, complete boolean)
@@ -35,8 +31,9 @@ DECLARE
     tab text := cbir.embedding_table(encoder);
     build cbir.index_build;
     spec cbir.encoder;
-    filtered boolean := num_nonnulls(dataset, modality, anatomic_region, label, split, study_from, study_to) > 0;
-    filters constant text := 'SELECT m.image_id FROM cbir.matching_image($4, $5, $6, $7, $8, $9, $10) AS m';
+    -- True of a filter that has at least one field.
+    filtered constant boolean := (filter IS NULL) IS FALSE;
+    filters constant text := 'SELECT m.image_id FROM cbir.matching_image($4) AS m';
     matches text;
     use_index boolean;
     left_out integer;
@@ -76,7 +73,7 @@ BEGIN
     IF use_index AND filtered AND mode = 'auto' THEN
         EXECUTE 'SELECT count(*) > $3 FROM (' || filters || ' LIMIT $3 + 1) AS bounded'
             INTO use_index
-            USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to;
+            USING query, k, few, filter;
     END IF;
 
     -- A sub-query under IS TRUE stays a filter of the scan: as a join it would lead the planner off the index.
@@ -85,7 +82,7 @@ BEGIN
     IF use_index THEN
         SELECT count(*) INTO left_out
         FROM cbir.image AS i
-        WHERE i.image_id = without_image OR i.patient_id = without_patient;
+        WHERE i.image_id = without_image OR i.patient_id = without_patient OR i.study_id = without_study;
         wanted := k + left_out;
         settings_before := ARRAY[
             current_setting('hnsw.ef_search'), current_setting('hnsw.iterative_scan'), current_setting('enable_seqscan')
@@ -101,13 +98,14 @@ BEGIN
                 FROM cbir.%1$I AS e
                 WHERE %3$s
                 ORDER BY e.embedding <=> $1::%2$s
-                LIMIT $11
+                LIMIT $5
             ),
             kept AS (
                 SELECT n.image_id, n.distance
                 FROM nearest AS n
                 INNER JOIN cbir.image AS i ON i.image_id = n.image_id
-                WHERE n.image_id IS DISTINCT FROM $12 AND (i.patient_id = $13) IS NOT TRUE
+                WHERE n.image_id IS DISTINCT FROM $6 AND (i.patient_id = $7) IS NOT TRUE
+                    AND (i.study_id = $8) IS NOT TRUE
                 ORDER BY n.distance, n.image_id
                 LIMIT $2
             )
@@ -116,8 +114,7 @@ BEGIN
             tab, CASE spec.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END, matches
         )
             INTO ids, gaps
-            USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to,
-                wanted, without_image, without_patient;
+            USING query, k, few, filter, wanted, without_image, without_patient, without_study;
         PERFORM
             set_config('hnsw.ef_search', settings_before[1], true),
             set_config('hnsw.iterative_scan', settings_before[2], true),
@@ -127,13 +124,13 @@ BEGIN
                 'SELECT count(*) FROM (
                     SELECT FROM cbir.%1$I AS e
                     INNER JOIN cbir.image AS i ON i.image_id = e.image_id
-                    WHERE %2$s AND e.image_id IS DISTINCT FROM $12 AND (i.patient_id = $13) IS NOT TRUE
+                    WHERE %2$s AND e.image_id IS DISTINCT FROM $6 AND (i.patient_id = $7) IS NOT TRUE
+                    AND (i.study_id = $8) IS NOT TRUE
                     LIMIT $2
                 ) AS bounded', tab, matches
             )
                 INTO existing
-                USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to,
-                    wanted, without_image, without_patient;
+                USING query, k, few, filter, wanted, without_image, without_patient, without_study;
             use_index := coalesce(cardinality(ids), 0) = existing;
         END IF;
     END IF;
@@ -145,7 +142,8 @@ BEGIN
                 SELECT e.image_id, (e.embedding <=> $1::%2$s) + 0 AS distance
                 FROM cbir.%1$I AS e
                 INNER JOIN cbir.image AS i ON i.image_id = e.image_id
-                WHERE %3$s AND e.image_id IS DISTINCT FROM $12 AND (i.patient_id = $13) IS NOT TRUE
+                WHERE %3$s AND e.image_id IS DISTINCT FROM $6 AND (i.patient_id = $7) IS NOT TRUE
+                    AND (i.study_id = $8) IS NOT TRUE
                 ORDER BY distance, e.image_id
                 LIMIT $2
             ) AS nearest',
@@ -153,8 +151,7 @@ BEGIN
             CASE WHEN filtered THEN format('e.image_id IN (%s)', filters) ELSE 'TRUE' END
         )
             INTO ids, gaps
-            USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to,
-                wanted, without_image, without_patient;
+            USING query, k, few, filter, wanted, without_image, without_patient, without_study;
     END IF;
 
     RETURN QUERY
@@ -165,7 +162,7 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.nearest_image(
-    text, vector, integer, bigint, bigint, text, text, text, text, text, date, date, text
+    text, vector, integer, bigint, bigint, bigint, cbir.image_filter, text
 ) IS
 'The k nearest images to a vector by cosine distance: rank, image, distance, how it was answered, and whether all'
 ' rows that exist up to k are there.';

@@ -29,9 +29,12 @@ SELECT
     o.study_uid, o.study_date, o.sop_uid, o.source, n.mode_used, n.complete
 FROM cbir.nearest_image(
     similar_images.encoder, similar_images.query, similar_images.k,
-    similar_images.without_image, similar_images.without_patient,
-    similar_images.dataset, similar_images.modality, similar_images.anatomic_region, similar_images.label,
-    similar_images.split, similar_images.study_from, similar_images.study_to, similar_images.mode
+    without_image => similar_images.without_image, without_patient => similar_images.without_patient,
+    filter => ROW(
+        similar_images.dataset, similar_images.modality, similar_images.anatomic_region, similar_images.label,
+        similar_images.split, similar_images.study_from, similar_images.study_to, NULL
+    )::cbir.image_filter,
+    mode => similar_images.mode
 ) AS n
 INNER JOIN cbir.image_overview AS o ON o.image_id = n.image_id
 ORDER BY n.rank

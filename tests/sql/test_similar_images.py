@@ -481,3 +481,52 @@ def test_an_encoder_whose_name_and_table_need_quotes_cannot_be_searched(connecti
     name, table = 'o\'brien "x"; --', 'embedding_O\'Brien "x"'
     known = fill(connection, unit(5), encoder=name, table=table)
     assert len(search(connection, known[0], name)) == 4
+
+
+def matching(connection: psycopg.Connection, filter_: str, *values: object) -> list[int]:
+    rows = connection.execute(f"SELECT image_id FROM cbir.matching_image({filter_}) ORDER BY 1", values).fetchall()
+    return [row[0] for row in rows]
+
+
+def test_a_list_of_images_does_not_restrict_a_search(connection: psycopg.Connection) -> None:
+    known = fill(connection, unit(len(PICTURES)), PICTURES)
+    listed = "ROW(NULL, %s, NULL, NULL, NULL, NULL, NULL, %s)::cbir.image_filter"
+    assert matching(connection, "NULL") == known
+    assert matching(connection, listed, None, None) == known
+    assert matching(connection, listed, None, []) == []
+    assert matching(connection, listed, None, [known[5], known[1], known[5], 10**12]) == [known[1], known[5]]
+    assert matching(connection, listed, "XR", [known[3], known[1]]) == [known[1]]
+    rows = connection.execute(
+        f"SELECT image_id FROM cbir.nearest_image('toy', %s::vector, filter => {listed})",
+        [Vector(unit(1)[0]).to_text(), None, [known[2], known[4]]],
+    ).fetchall()
+    assert sorted(row[0] for row in rows) == [known[2], known[4]]
+
+
+def test_the_plan_of_a_filter_tests_fields_that_were_not_given(connection: psycopg.Connection) -> None:
+    def plan(filter_: str) -> str:
+        rows = connection.execute(f"EXPLAIN SELECT image_id FROM cbir.matching_image({filter_}) AS m").fetchall()
+        return "\n".join(row[0] for row in rows)
+
+    assert "Function Scan" not in plan("NULL")
+    assert "Filter" not in plan("NULL")
+    modality = plan("ROW(NULL, 'CT', NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter")
+    assert "Filter: (modality = 'CT'::text)" in modality
+    assert "SubPlan" not in modality
+    assert "Function Scan" not in plan("ROW('a', NULL, NULL, 'XR', NULL, '2020-01-01', NULL, '{1}')::cbir.image_filter")
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+def test_the_querys_study_is_among_the_answers(connection: psycopg.Connection, with_index: bool) -> None:
+    known = fill(connection, unit(12), [Picture(study_date="2020-01-01") if n < 9 else Picture() for n in range(12)])
+    connection.execute(
+        "UPDATE cbir.image SET study_id = (SELECT min(study_id) FROM cbir.study) WHERE image_id = ANY(%s)", [known[:4]]
+    )
+    if with_index:
+        index(connection)
+    found = connection.execute(
+        "SELECT image_id FROM cbir.nearest_image('toy', %s::vector, 50,"
+        " without_study => (SELECT study_id FROM cbir.image WHERE image_id = %s))",
+        [Vector(unit(1)[0]).to_text(), known[0]],
+    ).fetchall()
+    assert {row[0] for row in found} == set(known[4:])
