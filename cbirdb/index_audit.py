@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from psycopg.types.json import Jsonb
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.index_builds import IndexBuild, current_build
+from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
 from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
@@ -34,6 +35,10 @@ NEAR, FAR = 10, 100
 TOLERANCE = 2e-6
 """Distances that differ by less are ties: the server sums in single precision, in another order than NumPy."""
 DEFAULT_SAMPLE = 1000
+
+
+class NoIndexError(InputError):
+    """There is no index to audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ def find_truth(
         "SELECT image_id, l2_normalize(embedding::vector)::{kind} FROM {table}"
         " ORDER BY hashint8extended(image_id, {seed}), image_id LIMIT {sample}"
     ).format(
-        kind=sql.SQL("halfvec" if encoder.precision == "half" else "vector"),
+        kind=_kind(encoder),
         table=table,
         seed=sql.Literal(seed),
         sample=sql.Literal(sample),
@@ -219,59 +224,53 @@ def audit_index(
 
     :param widen: the method that was built; when its index does not pass, ever wider searches are tried and the
         first that passes (or the widest) is recorded for all searches.
-    :raises InputError: when there is no index.
+    :raises NoIndexError: when there is no index.
     """
     floor = floor or Floor()
-    with (
-        translated_errors(),
-        progress.task(f"auditing {encoder.name}", total=None, unit="searches"),
-        connection.transaction(),
-    ):
-        # One state of the table for the truth and for all searches, whoever adds to it meanwhile.
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        build = current_build(connection, encoder)
-        if build is None:
-            raise InputError(
-                f"The encoder '{encoder.name}' has no vector index.",
-                hint=f"Build one: cbirdb index build -e {encoder.name}",
-            )
-        if _is_restricted(connection):
-            raise InputError(
-                "Row-level security hides images from this role, so that its searches do not use the index.",
-                hint="Audit as the owner of schema 'cbir'.",
-            )
-        truth = find_truth(connection, sql.Identifier(SCHEMA, encoder.table), encoder, sample=sample, seed=seed)
-        measured = measure(_product_search(connection, encoder), truth)
-        settings = build.search_settings
-        for wider in widen.wider() if widen is not None else ():
-            if measured.passes(floor):
-                break
-            if wider.search_settings == settings:
-                continue
-            settings = wider.search_settings
-            connection.execute(
-                "UPDATE cbir.index_build SET search_settings = %s WHERE index_build_id = %s",
-                [Jsonb(settings), build.index_build_id],
-            )
+    table = sql.Identifier(SCHEMA, encoder.table)
+    with translated_errors():
+        with progress.task(f"auditing {encoder.name}", total=None, unit="searches"), connection.transaction():
+            # One state of the table for the truth and for all searches, whoever adds to it meanwhile.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            build = _build_to_audit(connection, encoder)
+            truth = find_truth(connection, table, encoder, sample=sample, seed=seed)
             measured = measure(_product_search(connection, encoder), truth)
+            settings = build.search_settings
+            for wider in widen.wider() if widen is not None else ():
+                if measured.passes(floor):
+                    break
+                if wider.search_settings != settings:
+                    settings = wider.search_settings
+                    measured = measure(walk_search(connection, table, encoder, wider, build.rows_indexed), truth)
         audit = measured.json() | {
             "seed": seed,
             "floor": {"recall": floor.recall, "zeros": floor.zeros},
             "passed": measured.passes(floor),
-            "search_settings": settings,
-            "rows": build.rows_indexed,
         }
-        connection.execute(
-            "UPDATE cbir.index_build SET audit = %s || jsonb_build_object('audited_at', now()) WHERE index_build_id = %s",
-            [Jsonb(audit), build.index_build_id],
+        row = connection.execute(
+            """
+            UPDATE cbir.index_build SET search_settings = %s, audit = %s || jsonb_build_object('audited_at', now())
+            WHERE index_build_id = %s RETURNING audit
+            """,
+            [Jsonb(settings), Jsonb(audit), build.index_build_id],
+        ).fetchone()
+    return replace(build, search_settings=settings, audit=row[0] if row else audit), measured
+
+
+def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild:
+    build = current_build(connection, encoder)
+    if build is None:
+        raise NoIndexError(
+            f"The encoder '{encoder.name}' has no vector index.",
+            hint=f"Build one: cbirdb index build -e {encoder.name}",
         )
-        build = current_build(connection, encoder) or build
-    return build, measured
-
-
-def _is_restricted(connection: psycopg.Connection) -> bool:
     row = connection.execute("SELECT cbir.rows_are_restricted()").fetchone()
-    return bool(row and row[0])
+    if row and row[0]:
+        raise InputError(
+            "Row-level security hides images from this role, so its searches do not use the index.",
+            hint="Audit as the owner of schema 'cbir'.",
+        )
+    return build
 
 
 def _product_search(connection: psycopg.Connection, encoder: StoredEncoder) -> Search:
@@ -285,3 +284,41 @@ def _product_search(connection: psycopg.Connection, encoder: StoredEncoder) -> S
         return Found([row[0] for row in rows], [row[1] for row in rows], bool(rows and rows[0][2]))
 
     return search
+
+
+def walk_search(
+    connection: psycopg.Connection, table: sql.Identifier, encoder: StoredEncoder, method: IndexMethod, rows: int
+) -> Search:
+    """Search through an index as ``cbir.nearest_image`` does without a filter, with settings that are not recorded."""
+    walks: dict[int, tuple[sql.Composed, Walk]] = {}
+
+    def prepare(k: int) -> tuple[sql.Composed, Walk]:
+        walk = index_walk(connection, method.name, method, rows=rows, dim=encoder.dim, k=k)
+        statement = sql.SQL(
+            "SELECT c.image_id, c.embedding <=> c.asked AS distance FROM ("
+            " SELECT e.image_id, e.embedding, q.embedding AS asked"
+            " FROM {table} AS e, (SELECT %s::{kind} AS embedding) AS q ORDER BY {order} LIMIT {kept}"
+            ") AS c ORDER BY distance, c.image_id LIMIT {k}"
+        ).format(
+            table=table,
+            kind=_kind(encoder),
+            order=walk.nearest_first,
+            kept=sql.Literal(walk.kept),
+            k=sql.Literal(k),
+        )
+        return statement, walk
+
+    def search(query: str, k: int) -> Found:
+        statement, walk = walks[k] if k in walks else walks.setdefault(k, prepare(k))
+        apply_settings(connection, walk.settings)
+        found = connection.execute(statement, [query]).fetchall()
+        return Found([row[0] for row in found], [row[1] for row in found])
+
+    return search
+
+
+def _kind(encoder: StoredEncoder) -> sql.Composed:
+    """The type of the encoder's vectors."""
+    return sql.SQL("{}({})").format(
+        sql.SQL("halfvec" if encoder.precision == "half" else "vector"), sql.Literal(encoder.dim)
+    )

@@ -12,14 +12,13 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError
-from cbirdb.index_audit import Floor, Found, Measured, Search, Truth, find_truth, measure
+from cbirdb.index_audit import Floor, Measured, Truth, find_truth, measure, walk_search
 from cbirdb.progress import SILENT, Progress
 
 DEFAULT_ROWS = 50_000
@@ -161,47 +160,9 @@ def _try(
     size = connection.execute("SELECT pg_relation_size(%s::regclass)", [index.as_string(connection)]).fetchone()
     trials = []
     for method in fitted.wider():
-        measured = measure(_sample_search(connection, encoder, method, rows), truth)
+        measured = measure(walk_search(connection, table, encoder, method, rows), truth)
         trials.append(Trial(method, seconds, int(size[0]) if size else 0, measured, measured.passes(floor)))
         if trials[-1].passed:
             break
     connection.execute(sql.SQL("DROP INDEX {}").format(index))
     return trials
-
-
-def _sample_search(connection: psycopg.Connection, encoder: StoredEncoder, method: IndexMethod, rows: int) -> Search:
-    """Search the sample as ``cbir.nearest_image`` would search the encoder's table without a filter."""
-    kind = sql.SQL("halfvec" if encoder.precision == "half" else "vector")
-    prepared = {}
-
-    def walk(k: int) -> tuple[sql.Composed, int]:
-        row = connection.execute(
-            "SELECT nearest_first, kept, settings FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, 1)",
-            [method.name, Jsonb(method.parameters), Jsonb(method.search_settings), rows, encoder.dim, k],
-        ).fetchone()
-        if row is None:
-            raise InputError("The sample cannot be searched.")
-        nearest_first, kept, settings = row
-        statement = sql.SQL(
-            "SELECT c.image_id, c.embedding <=> c.asked AS distance FROM ("
-            " SELECT e.image_id, e.embedding, q.embedding AS asked"
-            " FROM {table} AS e, (SELECT %s::{kind}({dim}) AS embedding) AS q ORDER BY {order} LIMIT {kept}"
-            ") AS c ORDER BY distance, c.image_id LIMIT {k}"
-        ).format(
-            table=sql.Identifier("pg_temp", SAMPLE),
-            kind=kind,
-            dim=sql.Literal(encoder.dim),
-            order=sql.SQL(nearest_first),
-            kept=sql.Literal(kept),
-            k=sql.Literal(k),
-        )
-        prepared[k] = statement, settings
-        return statement, settings
-
-    def search(query: str, k: int) -> Found:
-        statement, settings = prepared[k] if k in prepared else walk(k)
-        connection.execute("SELECT cbir.swap_settings(%s)", [Jsonb(settings)])
-        found = connection.execute(statement, [query]).fetchall()
-        return Found([row[0] for row in found], [row[1] for row in found])
-
-    return search

@@ -70,7 +70,7 @@ def build(
     Options of HNSW alone mean --method hnsw. Exit code 4: under auto, no method passed; the best was built.
     """
     from cbirdb.index import build_index
-    from cbirdb.index_audit import Floor, audit_index
+    from cbirdb.index_audit import Floor, NoIndexError, audit_index
     from cbirdb.known_encoders import stored_encoder
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -87,10 +87,13 @@ def build(
         built = build_index(connection, stored, chosen, connect=context.connect, choice=recorded, progress=progress)
         if audited:
             fitted = chosen.for_rows(built.rows_indexed)
-            built, measured = audit_index(
-                connection, stored, seed=seed, floor=floor, widen=fitted if automatic else None, progress=progress
-            )
-            passed = measured.passes(floor)
+            try:
+                built, measured = audit_index(
+                    connection, stored, seed=seed, floor=floor, widen=fitted if automatic else None, progress=progress
+                )
+                passed = measured.passes(floor)
+            except NoIndexError:
+                progress.note("The index was dropped by somebody else before it could be audited.")
     write_rows([built.row()], output_format, columns=TABLE)
     if not passed:
         progress.note(f"The index is below the floor ({floor.words()}): approximate results will not count as final.")

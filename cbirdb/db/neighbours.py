@@ -8,11 +8,11 @@ from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.index_builds import IndexBuild
+from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.tables import SCHEMA
 
 RUN_LOCK = 0x63626965
@@ -380,35 +380,22 @@ class Search:
     def _nearest(self, connection: psycopg.Connection) -> sql.Composed:
         if self.build is None:
             return self._exact()
-        walk = self._walk(connection)
+        walk = self._walk(connection, self.build)
         return sql.SQL(_APPROXIMATE).format(
             table=_table(self.task),
-            nearest_first=sql.SQL(walk[0]),
-            candidates=sql.Literal(walk[1]),
-            kept=sql.Literal(walk[2]),
+            nearest_first=walk.nearest_first,
+            candidates=sql.Literal(walk.candidates),
+            kept=sql.Literal(walk.kept),
         )
 
-    def _walk(self, connection: psycopg.Connection) -> tuple[str, int, int, dict[str, str]]:
-        """How to search through the index: what to order by, how many candidates, how many of them to compare, and
-        the settings to make. The share of images that may be found is that of the index split.
-        """
-        build = self.build
-        if build is None:
-            raise ValueError("an exact search walks through no index")
-        row = connection.execute(
-            "SELECT nearest_first, candidates, kept, settings FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, least(%s, 0.9999))",
-            [
-                build.method, Jsonb(build.parameters), Jsonb(build.search_settings), build.rows_indexed,
-                self.task.encoder.dim, self.k, self.indexed / max(1, build.rows_indexed),
-            ],
-        ).fetchone()  # fmt: skip
-        if row is None:
-            raise ValueError(f"cbir.index_walk has no answer for {build.method}")
-        return row[0], int(row[1]), int(row[2]), row[3]
+    def _walk(self, connection: psycopg.Connection, build: IndexBuild) -> Walk:
+        """The share of images that may be found is that of the index split, and never all: the query is left out."""
+        return index_walk(
+            connection, build.method, build, rows=build.rows_indexed, dim=self.task.encoder.dim, k=self.k,
+            share=min(self.indexed / max(1, build.rows_indexed), 0.9999),
+        )  # fmt: skip
 
     def _apply_settings(self, connection: psycopg.Connection) -> None:
-        """The planner's and pgvector's settings, for this transaction only: a pooler may hand the session on."""
         see_extension(connection)
-        settings = {"jit": "off"} if self.build is None else self._walk(connection)[3]
-        # A first use of the type loads pgvector, without which its settings are not known.
-        connection.execute("SELECT '[1]'::vector, cbir.swap_settings(%s)", [Jsonb(settings)])
+        settings = {"jit": "off"} if self.build is None else self._walk(connection, self.build).settings
+        apply_settings(connection, settings)

@@ -46,7 +46,10 @@ DECLARE
     left_out bigint [];
     walk record;
     previous jsonb;
+    met integer;
     existing integer;
+    -- The filter without its list of images, which is looked up in memory.
+    others cbir.image_filter := filter;
     ids bigint [];
     gaps double precision [];
 BEGIN
@@ -87,19 +90,14 @@ BEGIN
         SELECT greatest(c.reltuples, 1) INTO images FROM pg_class AS c WHERE c.oid = 'cbir.image'::regclass;
         matches := cbir.estimated_matches(filter);
     END IF;
-    IF use_index AND filtered THEN
+    IF filtered AND use_index AND mode = 'auto' THEN
         -- Up to here a scan costs no more than a walk: n matches against candidate_cost * k * rows / n candidates.
         few := ceil(sqrt(candidate_cost::double precision * k * build.rows_indexed));
-        IF mode = 'auto' AND matches <= few THEN
-            previous := cbir.swap_settings('{"enable_seqscan": "off", "enable_hashjoin": "off", "jit": "off"}');
-            EXECUTE 'SELECT array_agg(image_id) FROM (SELECT m.image_id FROM cbir.matching_image($1) AS m LIMIT $2) AS l'
-                INTO passing
-                USING filter, 4 * few + 1;
-            PERFORM cbir.swap_settings(previous);
-            passing := coalesce(passing, '{}');
+        IF matches <= few THEN
             -- The estimate may have been far too low.
-            use_index := cardinality(passing) > 4 * few;
-            matches := cardinality(passing);
+            passing := cbir.few_matching_images(filter, 4 * few);
+            use_index := passing IS NULL;
+            matches := greatest(matches, 4 * few);
         END IF;
     END IF;
 
@@ -110,6 +108,7 @@ BEGIN
             k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END,
             CASE WHEN filtered THEN least(matches / greatest(build.rows_indexed, 1), 0.9999) ELSE 1 END
         ) AS w;
+        others.image_ids := NULL;
         previous := cbir.swap_settings(walk.settings);
         EXECUTE format(
             'WITH nearest AS MATERIALIZED (
@@ -120,26 +119,31 @@ BEGIN
                     ORDER BY %4$s
                     LIMIT $5
                 ) AS c
-                WHERE c.image_id <> ALL($4) AND %5$s
+                WHERE c.image_id <> ALL($4) AND %6$s AND %5$s
                 LIMIT $6
             ),
             first AS (
                 SELECT n.image_id, n.distance FROM nearest AS n ORDER BY n.distance, n.image_id LIMIT $2
             )
-            SELECT array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id)
+            SELECT
+                array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id),
+                (SELECT count(*) FROM nearest)
             FROM first',
             tab, kind, spec.dim, walk.nearest_first,
             -- A scalar sub-query is looked up for each candidate; any other would read all matches first.
             CASE
-                WHEN filtered THEN '(SELECT TRUE FROM cbir.matching_image($3) AS m WHERE m.image_id = c.image_id)'
+                WHEN (others IS NULL) IS FALSE
+                    THEN '(SELECT TRUE FROM cbir.matching_image($3) AS m WHERE m.image_id = c.image_id)'
                 ELSE 'TRUE'
-            END
+            END,
+            CASE WHEN filter.image_ids IS NOT NULL THEN 'c.image_id = ANY($7)' ELSE 'TRUE' END
         )
-            INTO ids, gaps
-            USING query, k, filter, left_out, walk.candidates, walk.kept;
+            INTO ids, gaps, met
+            USING query, k, others, left_out, walk.candidates, walk.kept, filter.image_ids;
         PERFORM cbir.swap_settings(previous);
-        IF coalesce(cardinality(ids), 0) < k AND filtered THEN
-            use_index := FALSE;
+        IF filtered THEN
+            -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.
+            use_index := met = walk.kept;
         ELSIF coalesce(cardinality(ids), 0) < k THEN
             EXECUTE format(
                 'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', tab
@@ -151,6 +155,9 @@ BEGIN
     END IF;
 
     IF NOT use_index THEN
+        IF filtered AND passing IS NULL AND matches <= images / 4 THEN
+            passing := cbir.few_matching_images(filter, ceil(images / 4)::bigint);
+        END IF;
         EXECUTE format(
             'SELECT array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id)
             FROM (
@@ -164,8 +171,6 @@ BEGIN
             CASE
                 -- A sub-query's result is looked up by key; the planner would look at a long list item by item.
                 WHEN passing IS NOT NULL THEN 'e.image_id = ANY((SELECT $5)::bigint [])'
-                WHEN filtered AND matches < images / 4
-                    THEN 'e.image_id = ANY(ARRAY(SELECT m.image_id FROM cbir.matching_image($3) AS m))'
                 WHEN filtered OR restricted THEN 'e.image_id IN (SELECT m.image_id FROM cbir.matching_image($3) AS m)'
                 ELSE 'TRUE'
             END

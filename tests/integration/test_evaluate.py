@@ -64,7 +64,7 @@ def test_exact_and_approximate_say_different_things(
 ) -> None:
     exact = evaluate(cli, "-k", 20, "--mode", "exact")
     assert (exact["mode"], exact["ann_recall"], exact["queries"], exact["indexed"]) == ("exact", 1.0, TEST, TRAIN)
-    assert cli("-q", "index", "build", "-e", "toy").code == 0
+    assert cli("-q", "index", "build", "-e", "toy", "--method", "hnsw").code == 0
 
     def scans() -> int:
         connection.execute("SELECT pg_stat_force_next_flush()")
