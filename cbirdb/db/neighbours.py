@@ -390,12 +390,10 @@ class Search:
 
     def _walk(self, connection: psycopg.Connection, build: IndexBuild) -> Walk:
         """The share of images that may be found is that of the index split, and never all: the query is left out."""
-        return index_walk(
-            connection, build.method, build, rows=build.rows_indexed, dim=self.task.encoder.dim, k=self.k,
-            share=min(self.indexed / max(1, build.rows_indexed), 0.9999),
-        )  # fmt: skip
+        share = min(self.indexed / max(1, build.rows_indexed), 0.9999)
+        dim = self.task.encoder.dim
+        return index_walk(connection, build.method, build, rows=build.rows_indexed, dim=dim, k=self.k, share=share)
 
     def _apply_settings(self, connection: psycopg.Connection) -> None:
         see_extension(connection)
-        settings = {"jit": "off"} if self.build is None else self._walk(connection, self.build).settings
-        apply_settings(connection, settings)
+        apply_settings(connection, self._walk(connection, self.build).settings if self.build else {"jit": "off"})
