@@ -35,11 +35,12 @@ class Filters:
     split: str | None = None
     study_from: date | None = None
     study_to: date | None = None
+    image_ids: tuple[int, ...] | None = None
 
 
 NO_FILTERS = Filters()
 LARGEST_K = 10_000
-"""As in ``cbir.nearest_image``."""
+"""As in ``cbir.checked_count``."""
 LARGEST_ID = 2**63 - 1
 COLUMNS = (
     "rank", "image_id", "distance", "similarity", "labels", "dataset", "modality", "anatomic_region",
@@ -108,33 +109,43 @@ def search_by_file(
 def _rows(
     connection: psycopg.Connection, start: str, values: Mapping[str, Any], filters: Filters
 ) -> list[dict[str, Any]]:
-    if filters.dataset is not None:
-        check_datasets(connection, [filters.dataset])
-    arguments = ", ".join(f"{name} => %({name})s" for name in asdict(filters))
+    given = {**asdict(filters), "image_ids": None if filters.image_ids is None else list(filters.image_ids)}
+    casts = {"image_ids": "::bigint[]"}
+    arguments = ", ".join(f"{name} => %({name})s{casts.get(name, '')}" for name in given)
     query = f"SELECT * FROM cbir.similar_images(%(encoder)s, {start}, k => %(k)s, mode => %(mode)s, {arguments})"  # noqa: S608
     with translated_errors():
         try:
             with connection.transaction():
                 see_extension(connection)
                 cursor = connection.cursor(row_factory=dict_row)
-                found = cursor.execute(query.encode(), {**values, **asdict(filters)}).fetchall()
-        except (
-            psycopg.errors.InvalidParameterValue,
-            psycopg.errors.NoDataFound,
-            psycopg.errors.UndefinedObject,
-        ) as error:
-            message = error.diag.message_primary or str(error)
-            raise InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint) from error
-    if not found:
-        _check_filters(connection, filters)
+                found = cursor.execute(query.encode(), {**values, **given}).fetchall()
+        except _BAD_INPUT as error:
+            _check_filters(connection, filters)
+            raise _input_error(error) from error
     return [{name: row[name] for name in COLUMNS} for row in found]
 
 
-def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
-    """Tell a misspelt filter from one that nothing passes. Asked only when nothing was found.
+_BAD_INPUT = (
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.NoDataFound,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.CardinalityViolation,
+)
+"""What ``sql/3_search`` raises about its arguments."""
 
-    :raises UnknownNameError: with the nearest name that there is.
+
+def _input_error(error: psycopg.Error) -> InputError:
+    message = error.diag.message_primary or str(error)
+    return InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint)
+
+
+def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
+    """Say which filter is misspelt, with the nearest name that there is; ``cbir.check_filter`` lists them instead.
+
+    :raises UnknownNameError: when one is.
     """
+    if filters.dataset is not None:
+        check_datasets(connection, [filters.dataset])
     for kind, name, query in (
         ("modality", filters.modality, "SELECT DISTINCT modality FROM cbir.image WHERE modality IS NOT NULL"),
         (
@@ -160,13 +171,13 @@ def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
 def image_of_uid(connection: psycopg.Connection, sop_uid: str) -> int:
     """The image with this SOP instance UID.
 
-    :raises InputError: when there is none.
+    :raises InputError: when there is none, or several (the frames of a file, or a file in two datasets).
     """
-    row = connection.execute("SELECT image_id FROM cbir.image WHERE sop_uid = %s ORDER BY frame LIMIT 1", [sop_uid])
-    found = row.fetchone()
-    if found is None:
-        raise InputError("There is no image with this SOP instance UID.")
-    return int(found[0])
+    try:
+        row = connection.execute("SELECT cbir.query_image(NULL, %s, NULL)", [sop_uid]).fetchone()
+    except _BAD_INPUT as error:
+        raise _input_error(error) from error
+    return int(row[0]) if row else 0
 
 
 def query_tile(connection: psycopg.Connection, image_id: int) -> tuple[Tile, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from cbirdb.errors import InputError
 if TYPE_CHECKING:
     from cbirdb.search import Mode
 
+LARGEST_ID = 2**63 - 1
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 """What a table shows of a result; JSON and CSV have everything."""
 
@@ -34,6 +35,13 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only images of this split.")
 @click.option("--study-from", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or later.")
 @click.option("--study-to", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or earlier.")
+@click.option(
+    "--images",
+    "image_ids",
+    callback=lambda _context, _parameter, text: parse_ids(text),
+    metavar="N,N,...",
+    help="Only these images of the database, by their ids.",
+)
 @click.option("--same-patient", is_flag=True, help="Do not leave out the query's own patient.")
 @click.option(
     "--mode",
@@ -62,6 +70,7 @@ def search(
     split: str | None,
     study_from: datetime | None,
     study_to: datetime | None,
+    image_ids: tuple[int, ...] | None,
     same_patient: bool,
     mode: Mode,
     sheet: Path | None,
@@ -83,6 +92,7 @@ def search(
     filters = verb.Filters(
         dataset, modality, anatomic_region, label, split,
         study_from.date() if study_from else None, study_to.date() if study_to else None,
+        image_ids,
     )  # fmt: skip
     with context.open_database() as connection:
         stored = stored_encoder(connection, encoder)
@@ -111,3 +121,16 @@ def _remark(found: int, k: int, mode: str) -> str:
     return (
         f"Found by {mode} search." if found == k else f"There are only {found:,} such images, found by {mode} search."
     )
+
+
+def parse_ids(text: str | None) -> tuple[int, ...] | None:
+    """``3, 17`` -> (3, 17).
+
+    :raises click.BadParameter: when it is something else.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 19 and int(part) <= LARGEST_ID for part in parts):
+        raise click.BadParameter(f"'{text}' is not a list of image ids such as 3,17,42.")
+    return tuple(int(part) for part in parts)

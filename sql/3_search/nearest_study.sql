@@ -43,7 +43,7 @@ DECLARE
     reach double precision;
     any_walked boolean;
     all_whole boolean;
-    settled boolean;
+    found cbir.study_match[];
 BEGIN
     -- Says what is wrong with the mode, and whether an image search like this one would walk the index at all.
     SELECT n.mode_used INTO mode_used
@@ -75,16 +75,15 @@ BEGIN
             SELECT avg(e.distance)
             FROM (SELECT u.distance FROM unnest(ends) AS u (distance) ORDER BY 1 LIMIT m) AS e
         );
-        SELECT (count(*) = k AND max(s.distance) <= reach) OR reach = 'Infinity' INTO settled
-        FROM cbir.study_distance(
-            encoder, query_ids, query_vectors, m, k, without_study, without_patients, filter, candidates
-        ) AS s;
-        IF settled AND all_whole THEN
-            RETURN QUERY
-            SELECT s.*, CASE WHEN any_walked THEN 'approximate' ELSE 'exact' END, TRUE
+        found := ARRAY(
+            SELECT s::cbir.study_match
             FROM cbir.study_distance(
                 encoder, query_ids, query_vectors, m, k, without_study, without_patients, filter, candidates
-            ) AS s;
+            ) AS s
+        );
+        IF all_whole AND (reach = 'Infinity' OR (cardinality(found) = k AND found[k].distance <= reach)) THEN
+            RETURN QUERY
+            SELECT f.*, CASE WHEN any_walked THEN 'approximate' ELSE 'exact' END, TRUE FROM unnest(found) AS f;
             RETURN;
         END IF;
         EXIT WHEN length = longest;

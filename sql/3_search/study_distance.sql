@@ -16,14 +16,7 @@ CREATE FUNCTION cbir.study_distance(
     filter cbir.image_filter,
     candidates bigint[] DEFAULT NULL
 )
-RETURNS TABLE (
-    study_id bigint,
-    distance double precision,
-    query_image_id bigint,
-    image_id bigint,
-    pair_distance double precision,
-    images bigint
-)
+RETURNS SETOF cbir.study_match
 LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
@@ -48,6 +41,7 @@ DECLARE
     kept_queries integer[];
     kept_gaps double precision[];
     nearest integer;
+    match cbir.study_match;
 BEGIN
     FOR place IN 1 .. cardinality(query_ids) LOOP
         EXECUTE format(
@@ -68,7 +62,7 @@ BEGIN
         ) AS s
         WHERE s.position <= m;
     END LOOP;
-    FOR study_id, distance, nearest IN
+    FOR match.study_id, match.distance, nearest IN
         SELECT s.study, avg(s.gap ORDER BY s.gap), (array_agg(s.query ORDER BY s.gap, s.query))[1]
         FROM unnest(kept_studies, kept_queries, kept_gaps) AS s (study, query, gap)
         GROUP BY s.study
@@ -79,10 +73,10 @@ BEGIN
             'SELECT (array_agg(s.image_id ORDER BY s.distance, s.image_id))[1], min(s.distance), count(*)
             FROM (SELECT e.image_id, %s AS distance %s AND st.study_id = $6) AS s', gap, allowed
         )
-            INTO image_id, pair_distance, images
-            USING query_vectors[nearest], without_study, without_patients, filter, candidates, study_id;
-        query_image_id := query_ids[nearest];
-        RETURN NEXT;
+            INTO match.image_id, match.pair_distance, match.images
+            USING query_vectors[nearest], without_study, without_patients, filter, candidates, match.study_id;
+        match.query_image_id := query_ids[nearest];
+        RETURN NEXT match;
     END LOOP;
 END
 $$;

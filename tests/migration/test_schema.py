@@ -279,7 +279,7 @@ def test_every_view_and_function_of_the_database_comes_from_a_file(connection: p
     assert {name for (name,) in found} == {path.stem for path in SQL_FILES}
 
 
-SEARCH = "cbir.similar_images(text,bigint,integer,text,text,text,text,text,date,date,boolean,text)"
+SEARCH = "cbir.explain_match(bigint,bigint)"
 
 
 def test_an_upgrade_loses_what_was_granted(connection: psycopg.Connection, role: str) -> None:
