@@ -10,14 +10,20 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    id_a constant bigint := cbir.query_image(image_a, NULL, NULL);
-    id_b constant bigint := cbir.query_image(image_b, NULL, NULL);
+    id_a bigint;
+    id_b bigint;
     spec cbir.encoder;
     a vector;
     b vector;
     names text[] := '{}';
     gaps double precision[] := '{}';
 BEGIN
+    IF num_nulls(image_a, image_b) > 0 THEN
+        RAISE EXCEPTION 'give two images, not NULL' USING
+            ERRCODE = 'invalid_parameter_value', HINT = 'For example: cbir.explain_match(42, 97), by their image ids.';
+    END IF;
+    id_a := cbir.query_image(image_a, NULL, NULL);
+    id_b := cbir.query_image(image_b, NULL, NULL);
     FOR spec IN SELECT e.* FROM cbir.encoder AS e ORDER BY e.name LOOP
         EXECUTE format('SELECT e.embedding::vector FROM cbir.%I AS e WHERE e.image_id = $1', spec.table_name)
             INTO a USING id_a;

@@ -65,7 +65,7 @@ BEGIN
         p.micro_precision, p.queries, run.run_id,
         CASE
             WHEN p.micro_precision IS NOT NULL THEN NULL
-            WHEN run.run_id IS NULL THEN format('no finished evaluation; run: cbirdb evaluate -e %s', encoder)
+            WHEN run.run_id IS NULL THEN format('no finished evaluation; run: cbirdb evaluate -e %s', label_suggestions.encoder)
             WHEN run.k < number THEN format('run %s kept %s neighbours', run.run_id, run.k)
             ELSE format('run %s has no query of this class, or no indexed image', run.run_id)
         END,
