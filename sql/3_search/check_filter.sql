@@ -53,7 +53,7 @@ BEGIN
     IF kind IS NOT NULL THEN
         RAISE EXCEPTION 'there is no % "%" in this database', kind, given USING
             ERRCODE = 'undefined_object',
-            HINT = coalesce(format('There is: %s.', cbir.listed(known)), 'There is none.');
+            HINT = coalesce('There is: ' || cbir.listed(known) || '.', 'There is none.');
     END IF;
 END
 $$;

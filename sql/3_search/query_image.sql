@@ -39,9 +39,11 @@ BEGIN
         RAISE EXCEPTION 'there is no image %', image_id USING
             ERRCODE = 'no_data_found',
             HINT = (
-                SELECT coalesce(
-                    format('There are %s, from %s to %s; ', count(*), min(i.image_id), max(i.image_id)), 'There is none; '
-                ) || 'cbir.image_overview lists them.'
+                SELECT
+                    CASE count(*)
+                        WHEN 0 THEN 'There is none; '
+                        ELSE format('There are %s, from %s to %s; ', count(*), min(i.image_id), max(i.image_id))
+                    END || 'cbir.image_overview lists them.'
                 FROM cbir.image AS i
             );
     END IF;

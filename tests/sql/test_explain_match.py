@@ -35,7 +35,9 @@ def known(connection: psycopg.Connection) -> list[int]:
             Picture("two", region=None),
         ],
     )
-    connection.execute("INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('b', 'embedding_b', 3, 'half')")
+    connection.execute(
+        "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('b', 'embedding_b', 3, 'half')"
+    )
     connection.execute("SELECT cbir.create_embedding_table('b')")
     for image_id, vector in zip(ids, ([1, 0, 0], [0.6, 0.8, 0]), strict=False):
         connection.execute("INSERT INTO cbir.embedding_b VALUES (%s, %s)", [image_id, HalfVector(vector).to_text()])

@@ -136,7 +136,9 @@ def test_filters_let_the_wrong_images_take_part(connection: psycopg.Connection) 
 
 @pytest.mark.parametrize("m", [1, 2, 5])
 @pytest.mark.parametrize("k", [1, 3, 20])
-def test_studies_found_from_lists_are_others_than_the_exact_ones(connection: psycopg.Connection, k: int, m: int) -> None:
+def test_studies_found_from_lists_are_others_than_the_exact_ones(
+    connection: psycopg.Connection, k: int, m: int
+) -> None:
     known = fill(connection, unit(600), precision="half")
     put_in_studies(connection, known, [f"{n % 150:03}" if n % 7 else None for n in range(600)])
     name = index(connection)
