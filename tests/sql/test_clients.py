@@ -298,6 +298,7 @@ def test_a_pooler_in_transaction_mode_changes_an_answer(
             assert clients[3].execute(query, values).fetchall() == rows
         for holder in clients[: turn % 3]:
             holder.execute("COMMIT")
-    assert used == sessions
+    assert used <= sessions
+    assert len(used) > 1
     for client in clients:
         client.close()

@@ -433,7 +433,7 @@ def test_bad_input_is_not_refused_in_a_sentence(
 
 def test_a_null_vector_is_searched_for(connection: psycopg.Connection) -> None:
     fill(connection, unit(4))
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="give one of .* not none"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"give one of .* not none"):
         connection.execute("SELECT * FROM cbir.similar_images('toy', query => NULL::vector)")
 
 
