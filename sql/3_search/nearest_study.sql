@@ -28,6 +28,8 @@ RETURNS TABLE (
     complete boolean
 )
 LANGUAGE plpgsql
+-- What is joined to a few rows is looked up by key; for PostgreSQL's default of 1,000 whole tables would be read.
+ROWS 10
 SET search_path FROM CURRENT
 AS $$
 DECLARE

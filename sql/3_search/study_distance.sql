@@ -25,11 +25,11 @@ DECLARE
         'FROM cbir.%1$I AS e
         INNER JOIN cbir.image AS i ON i.image_id = e.image_id
         INNER JOIN cbir.study AS st ON st.study_id = i.study_id
-        WHERE st.study_id <> $2 AND (i.patient_id = ANY ($3)) IS NOT TRUE AND (st.patient_id = ANY ($3)) IS NOT TRUE
+        WHERE i.study_id <> $2 AND (i.patient_id = ANY ($3)) IS NOT TRUE AND (st.patient_id = ANY ($3)) IS NOT TRUE
             AND %2$s AND %3$s',
         cbir.embedding_table(encoder),
         CASE WHEN filter IS NULL THEN 'TRUE' ELSE 'e.image_id IN (SELECT m.image_id FROM cbir.matching_image($4) AS m)' END,
-        CASE WHEN candidates IS NULL THEN 'TRUE' ELSE 'st.study_id = ANY ($5)' END
+        CASE WHEN candidates IS NULL THEN 'TRUE' ELSE 'i.study_id = ANY ($5)' END
     );
     gap constant text := format('(e.embedding <=> $1::%s) + 0', (
         SELECT CASE en.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END
@@ -46,7 +46,7 @@ BEGIN
     FOR place IN 1 .. cardinality(query_ids) LOOP
         EXECUTE format(
             'SELECT array_agg(s.study_id), array_agg(s.distance)
-            FROM (SELECT st.study_id, min(%s) AS distance %s GROUP BY st.study_id) AS s', gap, allowed
+            FROM (SELECT i.study_id, min(%s) AS distance %s GROUP BY i.study_id) AS s', gap, allowed
         )
             INTO new_studies, new_gaps
             USING query_vectors[place], without_study, without_patients, filter, candidates;
@@ -71,7 +71,7 @@ BEGIN
     LOOP
         EXECUTE format(
             'SELECT (array_agg(s.image_id ORDER BY s.distance, s.image_id))[1], min(s.distance), count(*)
-            FROM (SELECT e.image_id, %s AS distance %s AND st.study_id = $6) AS s', gap, allowed
+            FROM (SELECT e.image_id, %s AS distance %s AND i.study_id = $6) AS s', gap, allowed
         )
             INTO match.image_id, match.pair_distance, match.images
             USING query_vectors[nearest], without_study, without_patients, filter, candidates, match.study_id;

@@ -10,7 +10,7 @@ import pytest
 from pgvector import Vector
 from psycopg import sql
 
-from tests.sql.test_similar_images import PICTURES, fill, index, unit
+from tests.sql.test_similar_images import PICTURES, Picture, fill, index, unit
 from tests.sql.test_similar_studies import put_in_studies
 
 CALLS: dict[str, dict[str, Any]] = {
@@ -280,3 +280,26 @@ def test_a_search_needs_a_server_that_can_be_written_to(
         connection.execute("SET TRANSACTION READ ONLY")
         assert call(connection, function, **CALLS[function]) == before
     assert before
+
+
+@pytest.mark.parametrize("function", ["similar_images", "similar_studies", "label_suggestions"])
+def test_whole_tables_are_read_to_describe_a_few_rows(connection: psycopg.Connection, function: str) -> None:
+    pictures = [Picture(labels=(f"label {n % 7}",)) for n in range(2000)]
+    known = fill(connection, unit(2000), pictures)
+    put_in_studies(connection, known, ["query", *[f"study {n % 1000}" for n in range(1999)]])
+    index(connection)
+    connection.execute("VACUUM ANALYZE")
+
+    def read_whole() -> list[tuple[Any, ...]]:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        return connection.execute(
+            "SELECT relname, seq_scan FROM pg_stat_user_tables"
+            " WHERE schemaname = 'cbir' AND relname IN ('image', 'image_label') ORDER BY 1"
+        ).fetchall()
+
+    before = read_whole()
+    assert len(before) == 2
+    rows = call(connection, function, **CALLS[function])
+    assert rows
+    assert "approximate" in rows[0]
+    assert read_whole() == before
