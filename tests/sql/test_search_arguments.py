@@ -284,9 +284,9 @@ def test_a_search_needs_a_server_that_can_be_written_to(
 
 @pytest.mark.parametrize("function", ["similar_images", "similar_studies", "label_suggestions"])
 def test_whole_tables_are_read_to_describe_a_few_rows(connection: psycopg.Connection, function: str) -> None:
-    pictures = [Picture(labels=(f"label {n % 7}",)) for n in range(2000)]
-    known = fill(connection, unit(2000), pictures)
-    put_in_studies(connection, known, ["query", *[f"study {n % 1000}" for n in range(1999)]])
+    pictures = [Picture(labels=(f"label {n % 7}",)) for n in range(4000)]
+    known = fill(connection, unit(4000), pictures)
+    put_in_studies(connection, known, ["query", *[f"study {n % 2000}" for n in range(3999)]])
     index(connection)
     connection.execute("VACUUM ANALYZE")
 
