@@ -16,8 +16,6 @@ CREATE FUNCTION cbir.nearest_to_query(
 )
 RETURNS TABLE (rank integer, image_id bigint, distance double precision, mode_used text, complete boolean)
 LANGUAGE plpgsql
--- What is joined to a few rows is looked up by key; for PostgreSQL's default of 1,000 whole tables would be read.
-ROWS 10
 SET search_path FROM CURRENT
 AS $$
 BEGIN

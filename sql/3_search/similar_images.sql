@@ -38,25 +38,31 @@ DECLARE
     filter constant cbir.image_filter := ROW(
         dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids
     );
-    found cbir.similar_image[];
+    ids bigint[];
+    gaps double precision[];
+    used text;
+    whole boolean;
 BEGIN
-    found := ARRAY(
-        SELECT
-            ROW(
-                n.rank, o.image_id, n.distance, 1 - n.distance, o.labels, o.dataset, o.modality, o.anatomic_region,
-                o.study_uid, o.study_date, o.sop_uid, o.source, n.mode_used, n.complete
-            )::cbir.similar_image
-        FROM cbir.nearest_to_query(
-            encoder, query_image_id, query, number, filter, same_patient, mode, without_image, without_patient
-        ) AS n
-        INNER JOIN cbir.image_overview AS o ON o.image_id = n.image_id
-        ORDER BY n.rank
-    );
+    -- A step of its own: joined to an empty table the search would not even be run, nor its arguments checked.
+    SELECT
+        array_agg(n.image_id ORDER BY n.rank), array_agg(n.distance ORDER BY n.rank), max(n.mode_used),
+        bool_and(n.complete)
+    INTO ids, gaps, used, whole
+    FROM cbir.nearest_to_query(
+        encoder, query_image_id, query, number, filter, same_patient, mode, without_image, without_patient
+    ) AS n;
     PERFORM cbir.record_search(
-        'similar_images', encoder, query_image_id, number, filter, coalesce(found[1].mode, mode),
-        ARRAY(SELECT f.image_id FROM unnest(found) AS f ORDER BY f.rank)
+        'similar_images', encoder, query_image_id, number, filter, coalesce(used, mode), coalesce(ids, '{}')
     );
-    RETURN QUERY SELECT f.* FROM unnest(found) AS f ORDER BY f.rank;
+    RETURN QUERY
+    SELECT
+        n.place::integer, o.image_id, n.gap, 1 - n.gap, o.labels, o.dataset, o.modality, o.anatomic_region,
+        o.study_uid, o.study_date, o.sop_uid, o.source, used,
+        -- Not if an image was deleted between the two steps.
+        whole AND count(*) OVER () = cardinality(ids)
+    FROM unnest(ids, gaps) WITH ORDINALITY AS n (image_id, gap, place)
+    INNER JOIN cbir.image_overview AS o ON o.image_id = n.image_id
+    ORDER BY n.place;
 END
 $$;
 
