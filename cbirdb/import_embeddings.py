@@ -23,6 +23,7 @@ from psycopg import sql
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
+from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import InputError
 from cbirdb.progress import SILENT, Progress
@@ -49,6 +50,8 @@ class ImportSummary(FailureTally):
     """Names in the files that are no image of the database."""
     missing: int = 0
     """Images of the same datasets that have no vector, neither from these files nor from earlier."""
+    erased: int = 0
+    """Vectors of images whose patient has been erased: left out, and no failure names them."""
     first_unknown: list[str] = field(default_factory=list)
     first_missing: list[str] = field(default_factory=list)
 
@@ -212,20 +215,25 @@ class _Import:
         self._connection = connection
         self._stored = stored
         ids = connection.execute(
-            "SELECT dataset_id FROM cbir.dataset WHERE %s::text[] IS NULL OR name = ANY(%s)",
+            "SELECT dataset_id, name FROM cbir.dataset WHERE %s::text[] IS NULL OR name = ANY(%s)",
             [list(datasets) or None, list(datasets)],
-        )
-        self._dataset_ids = [row[0] for row in ids]
+        ).fetchall()
+        self._dataset_ids = [dataset_id for dataset_id, _ in ids]
+        self._datasets = [name for _, name in ids]
         self._touched: dict[str, int] = {}
 
     def batch(self, batch: Sequence[_Vector]) -> None:
         """Load one batch in one transaction."""
         images = self._images([vector.name for vector in batch])
+        erased = self._erased([vector.name for vector in batch if vector.name not in images])
+        self.summary.erased += len(erased)
         failures: list[Failure] = []
         ids: list[int] = []
         rows: list[NDArray[np.floating]] = []
         names: list[str] = []
         for vector in batch:
+            if vector.name in erased:
+                continue
             if vector.name not in images:
                 self.summary.unknown += 1
                 if len(self.summary.first_unknown) < 3:
@@ -259,6 +267,13 @@ class _Import:
             )
         self._touched.update({dataset: dataset_id for _, dataset, dataset_id in images.values()})
         return images
+
+    def _erased(self, names: Sequence[str]) -> set[str]:
+        """Names of no image, that were those of erased patients' images in one of the datasets."""
+        unknown = [None] * len(names)
+        return {
+            name for dataset in self._datasets for name in erased_sources(self._connection, dataset, names, unknown)
+        }
 
     def _load(
         self,

@@ -80,7 +80,7 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             """
             SELECT r.run_id, e.name, r.query_images, r.query_split, r.indexed_images, r.index_split,
                    array_to_string(r.datasets, ', '), r.mode, r.k, r.ann_recall, r.ann_recall_at, r.ann_recall_queries,
-                   r.protocol, r.same_patient, r.index_audit, r.not_final
+                   r.protocol, r.same_patient, r.index_audit, r.not_final, r.erased_images, r.erased_neighbours
             FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
             WHERE r.run_id = ANY(%s) ORDER BY r.run_id
             """,
@@ -88,7 +88,7 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
         ).fetchall()
     lines = []
     for run, encoder, queries, query_split, indexed, index_split, datasets, *how in found:
-        mode, k, recall, at, sample, protocol, same_patient, audit, not_final = how
+        mode, k, recall, at, sample, protocol, same_patient, audit, not_final, erased, shortened = how
         line = (
             f"Run {run}: {encoder}, {queries:,} {query_split} images among {indexed:,} {index_split} images"
             f" of {datasets}; {mode}, k = {k}"
@@ -99,6 +99,11 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             line += f"; protocol {protocol}"
         if not same_patient:
             line += "; without the query's own patient"
+        if erased or shortened:
+            line += (
+                f"; since then {erased:,} of its images were erased and {shortened:,} entries taken out of its lists,"
+                " so these are not the figures of the run as it was made"
+            )
         lines.append(line + ".")
         if not_final is not None:
             lines.append(f"Run {run} is NOT FINAL: {not_final}")

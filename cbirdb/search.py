@@ -57,9 +57,11 @@ def search_by_image(
     filters: Filters = NO_FILTERS,
     same_patient: bool = False,
     mode: Mode = "auto",
+    purpose: str | None = None,
 ) -> list[dict[str, Any]]:
     """The k images most similar to one of the database, without itself and (by default) its patient's others.
 
+    :param purpose: why, for the search audit; None: as the setting ``cbir.purpose`` says, if it does.
     :raises InputError: when there is no such image, or it has no embedding of this encoder.
     """
     if not 0 < image_id <= LARGEST_ID:
@@ -71,6 +73,7 @@ def search_by_image(
         "image_id => %(image_id)s::bigint, same_patient => %(same_patient)s",
         {"encoder": encoder.name, "image_id": image_id, "k": k, "same_patient": same_patient, "mode": mode},
         filters,
+        purpose,
     )
 
 
@@ -83,6 +86,7 @@ def search_by_file(
     k: int = 10,
     filters: Filters = NO_FILTERS,
     mode: Mode = "auto",
+    purpose: str | None = None,
 ) -> list[dict[str, Any]]:
     """The k images most similar to a picture in a file.
 
@@ -103,11 +107,12 @@ def search_by_file(
         "query => %(query)s::vector",
         {"encoder": stored.name, "query": Vector(embedding[0]).to_text(), "k": k, "mode": mode},
         filters,
+        purpose,
     )
 
 
 def _rows(
-    connection: psycopg.Connection, start: str, values: Mapping[str, Any], filters: Filters
+    connection: psycopg.Connection, start: str, values: Mapping[str, Any], filters: Filters, purpose: str | None
 ) -> list[dict[str, Any]]:
     given = {**asdict(filters), "image_ids": None if filters.image_ids is None else list(filters.image_ids)}
     casts = {"image_ids": "::bigint[]"}
@@ -117,6 +122,8 @@ def _rows(
         try:
             with connection.transaction():
                 see_extension(connection)
+                if purpose is not None:
+                    connection.execute("SELECT set_config('cbir.purpose', %s, true)", [purpose])
                 cursor = connection.cursor(row_factory=dict_row)
                 found = cursor.execute(query.encode(), {**values, **given}).fetchall()
         except _BAD_INPUT as error:

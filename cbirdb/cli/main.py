@@ -25,6 +25,7 @@ COMMANDS = {
     "search": ("cbirdb.cli.search:search", "Find the images most similar to an image or a file."),
     "evaluate": ("cbirdb.cli.evaluate:evaluate", "Store the neighbours that all metrics rest on."),
     "metrics": ("cbirdb.cli.metrics:metrics", "Show P@N, micro and macro, in all or by group."),
+    "erase": ("cbirdb.cli.erase:erase", "Erase a patient, with a certificate."),
     "failures": ("cbirdb.cli.failures:failures", "List what could not be ingested, encoded or imported."),
 }
 """Commands by name: where each is, and its line of help. A new one is a file and a line here."""

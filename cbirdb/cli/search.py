@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,8 @@ from cbirdb.cli.output import write_rows
 from cbirdb.errors import InputError
 
 if TYPE_CHECKING:
+    import psycopg
+
     from cbirdb.search import Mode
 
 LARGEST_ID = 2**63 - 1
@@ -52,6 +54,7 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @click.option(
     "--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
 )
+@click.option("--purpose", metavar="TEXT", help="Why you search, for the audit of searches.")
 @weights_option
 @device_option
 @format_option
@@ -74,13 +77,14 @@ def search(
     same_patient: bool,
     mode: Mode,
     sheet: Path | None,
+    purpose: str | None,
     weights: Path | None,
     device: str,
     output_format: str,
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb import search as verb
-    from cbirdb.contact_sheet import check_target, write_contact_sheet
+    from cbirdb.contact_sheet import check_target
     from cbirdb.known_encoders import load_encoders, stored_encoder
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
@@ -98,21 +102,38 @@ def search(
         stored = stored_encoder(connection, encoder)
         if image is not None:
             (model,) = load_encoders(connection, [encoder], context.load_options(weights, device))
-            rows = verb.search_by_file(connection, stored, model, image, k=k, filters=filters, mode=mode)
+            rows = verb.search_by_file(
+                connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose
+            )
         else:
             image_id = verb.image_of_uid(connection, sop_uid) if sop_uid is not None else image_id
             rows = verb.search_by_image(
-                connection, stored, int(image_id or 0), k=k, filters=filters, same_patient=same_patient, mode=mode
-            )
+                connection, stored, int(image_id or 0), k=k, filters=filters, same_patient=same_patient, mode=mode,
+                purpose=purpose,
+            )  # fmt: skip
         if sheet is not None:
-            query, labels = (
-                verb.file_tile(image) if image is not None else verb.query_tile(connection, int(image_id or 0))
-            )
-            tiles = verb.result_tiles(connection, rows, labels)
-            write_contact_sheet(sheet, query, tiles, title=f"Most similar images, {encoder}")
+            _draw(connection, sheet, image, image_id, rows, encoder)
             context.progress().note(f"The contact sheet is {sheet}.")
     write_rows(rows, output_format, columns=TABLE)
     context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
+
+
+def _draw(
+    connection: psycopg.Connection,
+    sheet: Path,
+    image: Path | None,
+    image_id: int | None,
+    rows: list[dict[str, Any]],
+    encoder: str,
+) -> None:
+    """The contact sheet of a search by file or by image id."""
+    from cbirdb import search as verb
+    from cbirdb.contact_sheet import write_contact_sheet
+
+    query, labels = verb.file_tile(image) if image is not None else verb.query_tile(connection, int(image_id or 0))
+    write_contact_sheet(
+        sheet, query, verb.result_tiles(connection, rows, labels), title=f"Most similar images, {encoder}"
+    )
 
 
 def _remark(found: int, k: int, mode: str) -> str:

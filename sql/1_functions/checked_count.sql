@@ -6,6 +6,7 @@ CREATE FUNCTION cbir.checked_count(named text, number bigint)
 RETURNS integer
 LANGUAGE plpgsql
 IMMUTABLE
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     largest constant integer := 10000;

@@ -5,6 +5,7 @@ CREATE FUNCTION cbir.embedding_table(encoder text)
 RETURNS text
 LANGUAGE plpgsql
 STABLE
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     known text;

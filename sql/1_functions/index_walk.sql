@@ -19,6 +19,7 @@ CREATE FUNCTION cbir.index_walk(
 RETURNS TABLE (nearest_first text, candidates integer, kept integer, settings jsonb)
 LANGUAGE plpgsql
 IMMUTABLE
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     largest_ef_search constant integer := 1000;

@@ -5,6 +5,7 @@
 CREATE FUNCTION cbir.swap_settings(settings jsonb)
 RETURNS jsonb
 LANGUAGE plpgsql
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     setting record;

@@ -2,7 +2,7 @@
 -- Description: One row per index in use, with what its last audit measured over a sample of stored vectors against
 --   exact search: the share that find themselves; of the true 10 and 100 nearest the mean share found, its first
 --   percentile, and how many queries found none. NULL: not audited (cbirdb index audit).
-CREATE VIEW cbir.index_audit AS
+CREATE VIEW cbir.index_audit WITH (security_invoker = TRUE) AS
 SELECT
     e.name AS encoder,
     b.index_build_id,

@@ -9,6 +9,7 @@ CREATE FUNCTION cbir.check_filter(filter cbir.image_filter)
 RETURNS void
 LANGUAGE plpgsql
 STABLE
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     kind text;

@@ -7,6 +7,7 @@
 CREATE FUNCTION cbir.estimated_matches(filter cbir.image_filter)
 RETURNS double precision
 LANGUAGE plpgsql
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     rest cbir.image_filter := filter;

@@ -6,6 +6,7 @@
 CREATE FUNCTION cbir.few_matching_images(filter cbir.image_filter, at_most bigint)
 RETURNS bigint[]
 LANGUAGE plpgsql
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     rest cbir.image_filter := filter;

@@ -6,6 +6,7 @@ CREATE FUNCTION cbir.query_study(study_uid text, study_id bigint)
 RETURNS bigint
 LANGUAGE plpgsql
 STABLE
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     given constant integer := num_nonnulls(study_uid, study_id);

@@ -46,6 +46,7 @@ CATALOGUE = {
     " WHERE connamespace = 'cbir'::regnamespace",
     "indexes": "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
     " JOIN pg_class c ON c.oid = indexrelid WHERE relnamespace = 'cbir'::regnamespace",
+    "triggers": "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
     "comments": "SELECT (pg_identify_object(classoid, objoid, objsubid)).identity, description FROM pg_description"
     " WHERE (pg_identify_object(classoid, objoid, objsubid)).schema = 'cbir'"
     " OR classoid = 'pg_namespace'::regclass AND objoid = 'cbir'::regnamespace"
