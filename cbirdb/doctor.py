@@ -152,6 +152,18 @@ def _check_search_without_index(connection: psycopg.Connection) -> Check:
     return Check("Nearest-neighbour query", good, detail if good else f"unexpected answer {found}")
 
 
+def check_erasures(connection: psycopg.Connection) -> Check:
+    """Erased patients."""
+    if not _value(connection, "SELECT has_table_privilege('cbir.erasure_certificate', 'SELECT')"):
+        return Check("Erased patients", True, "not checked: this role may not read the certificates")
+    certificates = _value(connection, "SELECT count(*) FROM cbir.erasure_certificate")
+    if not _value(connection, "SELECT has_table_privilege('cbir.erased_image', 'SELECT')"):
+        return Check("Erased patients", True, f"{certificates} certificates; not checked whether anybody is back")
+    back = _value(connection, "SELECT count(*) FROM cbir.returned_patient")
+    detail = f"{certificates} certificates, {back or 'nobody'} back in the catalogue"
+    return Check("Erased patients", not back, detail, "Run: cbirdb erase --reapply" if back else "")
+
+
 CHECKS: tuple[Callable[[psycopg.Connection], Check], ...] = (
     check_server,
     check_extension,
@@ -159,4 +171,5 @@ CHECKS: tuple[Callable[[psycopg.Connection], Check], ...] = (
     check_privileges,
     check_memory,
     check_search,
+    check_erasures,
 )

@@ -26,9 +26,10 @@ import cbirdb
 from cbirdb.db import neighbours
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
-from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
+from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
+from cbirdb.index_audit import Floor
 from cbirdb.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,10 @@ class EvaluationSummary:
     """Images of the selection that have no embedding of this encoder."""
     without_relevant: int
     """Queries whose label no indexed image carries: they have no precision."""
+    index_audit: str | None
+    """The audit of the index, in words; None: exact."""
+    not_final: str | None
+    """Why its figures are not to be relied on; None: they may be."""
 
     def row(self) -> dict[str, object]:
         """The row that the command line prints."""
@@ -90,6 +95,9 @@ class EvaluationSummary:
             "left_out": self.left_out,
             "not_encoded": self.not_encoded,
             "without_relevant": self.without_relevant,
+            "index_audit": self.index_audit,
+            "final": self.not_final is None,
+            "not_final": self.not_final,
         }
 
 
@@ -107,6 +115,7 @@ def evaluate(
     protocol: Protocol = "paper",
     split_seed: int = 0,
     same_patient: bool = True,
+    floor: Floor | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> EvaluationSummary:
@@ -118,6 +127,7 @@ def evaluate(
     :param protocol: a key of ``PROTOCOLS``.
     :param split_seed: of splits that are drawn.
     :param same_patient: whether a query may retrieve images of its own patient.
+    :param floor: what an index must reach for approximate results to count as final.
     :param workers: connections at a time; None: one per processor.
     :raises InputError: when there is nothing to evaluate, or no index for an approximate search.
     """
@@ -135,17 +145,47 @@ def evaluate(
         exact = _is_exact(mode, counts.indexed, build, encoder)
         with _held_run(connect, lambda own: _open_run(own, task, counts, k, None if exact else build, seed)) as run_id:
             queries = neighbours.query_ids(connection, task)
-            search = neighbours.Search(task, run_id, k, None if exact else build)
+            search = neighbours.Search(task, run_id, k, counts.indexed, None if exact else build)
             with progress.task(f"searching for {encoder.name}", total=len(queries), unit="queries") as bar:
                 for done in _in_parallel(connect, search, queries, workers or machine_cpus()):
                     bar.advance(done)
-            recall = 1.0 if exact else _measure_recall(connection, search, queries, seed)
+            found = None if exact else _measure_recall(connection, search, queries, seed)
             short = neighbours.count_short(connection, task, run_id, k)
-            _close_run(connection, run_id, recall, None if exact else min(len(queries), RECALL_QUERIES), short)
+            not_final = None
+            if found is not None and build is not None:
+                not_final = _why_not_final(build, found, floor or Floor(), encoder)
+            _close_run(connection, run_id, found, short, not_final)
     return EvaluationSummary(
-        run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed, recall, short,
-        counts.left_out, counts.not_encoded, neighbours.count_without_relevant(connection, run_id),
+        run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
+        found.mean if found else 1.0, short, counts.left_out, counts.not_encoded,
+        neighbours.count_without_relevant(connection, run_id),
+        audit_words(build.audit) if found and build else None, not_final,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _FoundByIndex:
+    """What an approximate run found of the true nearest, over a sample of its queries."""
+
+    mean: float
+    zeros: int
+    queries: int
+
+
+def _why_not_final(build: IndexBuild, found: _FoundByIndex, floor: Floor, encoder: StoredEncoder) -> str | None:
+    """What keeps an approximate run from being relied on, and what to do; None: nothing."""
+    rebuild = f"Run: cbirdb index build -e {encoder.name}"
+    if build.audit is None:
+        return f"The index has not been audited. Run: cbirdb index audit -e {encoder.name}"
+    near, far = build.audit["recall_at_10"], build.audit["recall_at_100"]
+    if min(near["mean"], far["mean"]) < floor.recall or near["zeros"] > floor.zeros * build.audit["sample"]:
+        return f"The index is below the floor ({floor.words()}). {rebuild}"
+    if found.mean < floor.recall or found.zeros > floor.zeros * found.queries:
+        return (
+            f"The index found {found.mean:.2%} of the true nearest of these queries, and none for {found.zeros} of"
+            f" {found.queries}; the floor is {floor.words()}. {rebuild}, or evaluate with --mode exact"
+        )
+    return None
 
 
 def _check_counts(counts: neighbours.Counts, encoder: StoredEncoder, query_split: str, index_split: str) -> None:
@@ -258,21 +298,28 @@ def _in_parallel(connect: Connect, search: neighbours.Search, queries: Sequence[
 
 def _measure_recall(
     connection: psycopg.Connection, search: neighbours.Search, queries: Sequence[int], seed: int
-) -> float:
+) -> _FoundByIndex:
     """Share of the true nearest neighbours that the index found, over a sample of the queries."""
     sample = sorted(random.Random(seed).sample(list(queries), min(len(queries), RECALL_QUERIES)))  # noqa: S311
     with connection.transaction():
         search.prepare(connection)
-        return search.recall(connection, sample, RECALL_AT)
+        return _FoundByIndex(*search.recall(connection, sample, RECALL_AT), len(sample))
 
 
 def _close_run(
-    connection: psycopg.Connection, run_id: int, recall: float, recall_queries: int | None, short: int
+    connection: psycopg.Connection, run_id: int, found: _FoundByIndex | None, short: int, not_final: str | None
 ) -> None:
     with connection.transaction():
         connection.execute(
-            "UPDATE cbir.search_run SET finished_at = now(), ann_recall = %s, ann_recall_at = %s,"
-            " ann_recall_queries = %s, short_queries = %s WHERE run_id = %s",
-            [recall, RECALL_AT if recall_queries else None, recall_queries, short, run_id],
-        )
+            """
+            UPDATE cbir.search_run AS r SET finished_at = now(), ann_recall = %s, ann_recall_at = %s,
+                ann_recall_queries = %s, ann_zeros = %s, short_queries = %s, not_final = %s,
+                index_audit = (SELECT b.audit FROM cbir.index_build AS b WHERE b.index_build_id = r.index_build_id)
+            WHERE r.run_id = %s
+            """,
+            [
+                found.mean if found else 1.0, RECALL_AT if found else None, found.queries if found else None,
+                found.zeros if found else None, short, not_final, run_id,
+            ],
+        )  # fmt: skip
     connection.execute(sql.SQL("ANALYZE cbir.search_result"))

@@ -22,6 +22,7 @@ from psycopg import sql
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
+from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
 from cbirdb.errors import InputError
 from cbirdb.hdf5_vectors import BROKEN_HDF5, Leaf, count_leaves, first_dim, leaves, open_file, read_vectors
@@ -49,6 +50,8 @@ class ImportSummary(FailureTally):
     """Names in the files that are no image of the database."""
     missing: int = 0
     """Images of the same datasets that have no vector, neither from these files nor from earlier."""
+    erased: int = 0
+    """Vectors of images whose patient has been erased: left out, and no failure names them."""
     first_unknown: list[str] = field(default_factory=list)
     first_missing: list[str] = field(default_factory=list)
 
@@ -138,19 +141,24 @@ class _Import:
         self._connection = connection
         self._stored = stored
         ids = connection.execute(
-            "SELECT dataset_id FROM cbir.dataset WHERE %s::text[] IS NULL OR name = ANY(%s)",
+            "SELECT dataset_id, name FROM cbir.dataset WHERE %s::text[] IS NULL OR name = ANY(%s)",
             [list(datasets) or None, list(datasets)],
-        )
-        self._dataset_ids = [row[0] for row in ids]
+        ).fetchall()
+        self._dataset_ids = [dataset_id for dataset_id, _ in ids]
+        self._datasets = [name for _, name in ids]
         self._touched: dict[str, int] = {}
         self._may_resolve = has_unresolved(connection, "import-embeddings", stored.encoder_id)
 
     def batch(self, batch: Sequence[Leaf]) -> None:
         """Load one batch in one transaction. What is there already is not read again."""
         images = self._images([leaf.name for leaf in batch])
+        erased = self._erased([leaf.name for leaf in batch if leaf.name not in images])
+        self.summary.erased += len(erased)
         failures: list[Failure] = []
         known: list[Leaf] = []
         for leaf in batch:
+            if leaf.name in erased:
+                continue
             if leaf.name in images:
                 known.append(leaf)
                 continue
@@ -188,6 +196,13 @@ class _Import:
             )
         self._touched.update({dataset: dataset_id for _, dataset, dataset_id in images.values()})
         return images
+
+    def _erased(self, names: Sequence[str]) -> set[str]:
+        """Names of no image, that were those of erased patients' images in one of the datasets."""
+        unknown = [None] * len(names)
+        return {
+            name for dataset in self._datasets for name in erased_sources(self._connection, dataset, names, unknown)
+        }
 
     def _load(
         self,

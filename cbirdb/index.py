@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -36,12 +37,14 @@ def build_index(
     method: IndexMethod,
     *,
     connect: Connect,
+    choice: Mapping[str, Any] | None = None,
     progress: Progress = SILENT,
 ) -> IndexBuild:
     """Build the encoder's vector index in place of the one it has, record it, and ANALYZE its table.
 
     :param connect: opens the second connection, on which the build's progress is watched.
-    :raises InputError: when there are no embeddings.
+    :param choice: what was measured when the method was chosen; recorded.
+    :raises InputError: when there are no embeddings, or the server may not use the memory that the build cannot do without.
     """
     with translated_errors():
         rows = count_embeddings(connection, encoder)
@@ -49,18 +52,20 @@ def build_index(
             raise InputError(
                 f"There are no embeddings of '{encoder.name}' to index.", hint=f"Run: cbirdb encode -e {encoder.name}"
             )
+        method = method.for_rows(rows)
         estimate = method.memory_estimate(rows, encoder.dim, encoder.precision)
-        _compare_with_memory(connection, estimate, rows, progress)
+        _compare_with_memory(connection, method, estimate, rows, progress)
         with progress.task(f"indexing {encoder.name}", total=None, unit="steps") as task, connection.transaction():
             _one_at_a_time(connection, encoder)
             see_extension(connection)
-            name = _new_name(connection, encoder)
+            name = _new_name(connection, encoder, method)
+            table = sql.Identifier(SCHEMA, encoder.table)
             started = time.monotonic()
-            with _watched(connection.info.backend_pid, connect, task):
-                connection.execute(method.create_statement(encoder.table, name, encoder.precision))
+            with _watched(connection.info.backend_pid, connect, task), _memory_needed(estimate):
+                connection.execute(method.create_statement(table, name, encoder.dim, encoder.precision))
             seconds = time.monotonic() - started
             old = _retire(connection, encoder)
-            _record(connection, encoder, method, name, estimate, seconds)
+            _record(connection, encoder, method, name, estimate, seconds, choice)
             connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(SCHEMA, encoder.table)))
             build = current_build(connection, encoder)
             # Last of all: it locks out searches until the transaction ends, which is now.
@@ -87,23 +92,40 @@ def drop_index(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
     return len(names)
 
 
-def _compare_with_memory(connection: psycopg.Connection, estimate: int, rows: int, progress: Progress) -> None:
+def _compare_with_memory(
+    connection: psycopg.Connection, method: IndexMethod, estimate: int, rows: int, progress: Progress
+) -> None:
     row = connection.execute("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))").fetchone()
     memory = int(row[0]) if row else 0
+    what = "lists" if method.name == "ivfflat" else "graph"
     progress.note(
-        f"The graph of {rows:,} vectors needs about {estimate / 2**20:,.0f} MB;"
+        f"The {what} of {rows:,} vectors need{'' if what == 'lists' else 's'} about {estimate / 2**20:,.0f} MB;"
         f" maintenance_work_mem is {memory / 2**20:,.0f} MB."
     )
     if estimate > memory:
+        outcome = "may be refused" if what == "lists" else "will be many times slower"
         progress.note(
-            "It will not fit and the build will be many times slower; raise it first:"
+            f"It will not fit and the build {outcome}; raise it first:"
             f" ALTER ROLE CURRENT_USER SET maintenance_work_mem = '{estimate * 11 // 10 // 2**20 + 1}MB';"
         )
 
 
-def _new_name(connection: psycopg.Connection, encoder: StoredEncoder) -> str:
+@contextmanager
+def _memory_needed(estimate: int) -> Iterator[None]:
+    """IVFFlat's clustering does not begin at all where it may not use the memory that it needs."""
+    try:
+        yield
+    except psycopg.errors.ProgramLimitExceeded as error:
+        raise InputError(
+            f"The server may not use the memory that this build needs: {error.diag.message_primary}.",
+            hint=f"Run: ALTER ROLE CURRENT_USER SET maintenance_work_mem = '{estimate * 11 // 10 // 2**20 + 1}MB';",
+        ) from error
+
+
+def _new_name(connection: psycopg.Connection, encoder: StoredEncoder, method: IndexMethod) -> str:
     row = connection.execute("SELECT coalesce(max(index_build_id), 0) + 1 FROM cbir.index_build").fetchone()
-    return f"{encoder.table[:50]}_hnsw_{row[0] if row else 1}"
+    # PostgreSQL cuts names at 63 bytes.
+    return f"{encoder.table[:44]}_{method.name.replace('-', '_')}_{row[0] if row else 1}"
 
 
 def _one_at_a_time(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
@@ -133,15 +155,16 @@ def _record(
     name: str,
     estimate: int,
     seconds: float,
+    choice: Mapping[str, Any] | None,
 ) -> None:
     connection.execute(
         sql.SQL(
             """
             INSERT INTO cbir.index_build (
-                encoder_id, index_name, method, parameters, search_settings, rows_indexed, index_bytes,
+                encoder_id, index_name, method, parameters, search_settings, choice, rows_indexed, index_bytes,
                 memory_estimate_bytes, build_seconds, versions
             )
-            SELECT %s, %s, %s, %s, %s, (SELECT count(*) FROM {table}), pg_relation_size({index}::regclass), %s, %s, %s
+            SELECT %s, %s, %s, %s, %s, %s, (SELECT count(*) FROM {table}), pg_relation_size({index}::regclass), %s, %s, %s
             """
         ).format(
             table=sql.Identifier(SCHEMA, encoder.table),
@@ -149,7 +172,7 @@ def _record(
         ),
         [
             encoder.encoder_id, name, method.name, Jsonb(method.parameters), Jsonb(method.search_settings),
-            estimate, seconds, Jsonb(server_versions(connection)),
+            Jsonb(dict(choice)) if choice is not None else None, estimate, seconds, Jsonb(server_versions(connection)),
         ],
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
 from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
 from cbirdb.db.connection import translated_errors
+from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import InputError, PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S
@@ -245,6 +246,7 @@ class _Ingest:
         return self.summary.datasets[name]
 
     def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: _Pool) -> list[Failure]:
+        records = self._without_erased(records)
         stored = catalogue.stored_images(self._connection, dataset_id, [record.source for record in records])
         looks = _looks(records, stored, pool)
         failures: list[Failure] = []
@@ -263,6 +265,21 @@ class _Ingest:
         self.summary.unchanged += len(rows) - len(new) - len(changed)
         resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
         return failures
+
+    def _without_erased(self, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
+        """Without those of erased patients, whose files are not even looked at."""
+        dataset = records[0].dataset
+        people = [self._people(record)[0] for record in records]
+        erased = erased_sources(
+            self._connection,
+            dataset,
+            [record.source for record in records],
+            [patient.pseudonym if patient is not None else None for patient in people],
+        )
+        if erased:
+            self.summary.excluded += len(erased)
+            self.summary.excluded_reasons["erased patient"] += len(erased)
+        return [record for record in records if record.source not in erased]
 
     def _is_missing(self, record: ImageRecord, error: PixelError) -> bool:
         """A file that a list names and that is not on disk: a partial download, counted and left out."""

@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cbirdb.db.connection import translated_errors
+from cbirdb.db.index_builds import audit_words
 from cbirdb.db.tables import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.known_encoders import stored_encoder
@@ -122,7 +123,7 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             """
             SELECT r.run_id, e.name, r.query_images, r.query_split, r.indexed_images, r.index_split,
                    array_to_string(r.datasets, ', '), r.mode, r.k, r.ann_recall, r.ann_recall_at, r.ann_recall_queries,
-                   r.protocol, r.same_patient
+                   r.protocol, r.same_patient, r.index_audit, r.not_final, r.erased_images, r.erased_neighbours
             FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
             WHERE r.run_id = ANY(%s) ORDER BY r.run_id
             """,
@@ -130,18 +131,25 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
         ).fetchall()
     lines = []
     for run, encoder, queries, query_split, indexed, index_split, datasets, *how in found:
-        mode, k, recall, at, sample, protocol, same_patient = how
+        mode, k, recall, at, sample, protocol, same_patient, audit, not_final, erased, shortened = how
         line = (
             f"Run {run}: {encoder}, {queries:,} {query_split} images among {indexed:,} {index_split} images"
             f" of {datasets}; {mode}, k = {k}"
         )
         if mode == "approximate":
-            line += f"; the index found {recall:.2%} of the true {at} nearest over {sample} queries"
+            line += f"; the index found {recall:.2%} of the true {at} nearest over {sample} queries; audit of the index {audit_words(audit)}"
         if protocol != "paper":
             line += f"; protocol {protocol}"
         if not same_patient:
             line += "; without the query's own patient"
+        if erased or shortened:
+            line += (
+                f"; since then {erased:,} of its images were erased and {shortened:,} entries taken out of its lists,"
+                " so these are not the figures of the run as it was made"
+            )
         lines.append(line + ".")
+        if not_final is not None:
+            lines.append(f"Run {run} is NOT FINAL: {not_final}")
     return lines
 
 

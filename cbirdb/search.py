@@ -35,11 +35,12 @@ class Filters:
     split: str | None = None
     study_from: date | None = None
     study_to: date | None = None
+    image_ids: tuple[int, ...] | None = None
 
 
 NO_FILTERS = Filters()
 LARGEST_K = 10_000
-"""As in ``cbir.nearest_image``."""
+"""As in ``cbir.checked_count``."""
 LARGEST_ID = 2**63 - 1
 COLUMNS = (
     "rank", "image_id", "distance", "similarity", "labels", "dataset", "modality", "anatomic_region",
@@ -56,9 +57,11 @@ def search_by_image(
     filters: Filters = NO_FILTERS,
     same_patient: bool = False,
     mode: Mode = "auto",
+    purpose: str | None = None,
 ) -> list[dict[str, Any]]:
     """The k images most similar to one of the database, without itself and (by default) its patient's others.
 
+    :param purpose: why, for the search audit; None: as the setting ``cbir.purpose`` says, if it does.
     :raises InputError: when there is no such image, or it has no embedding of this encoder.
     """
     if not 0 < image_id <= LARGEST_ID:
@@ -70,6 +73,7 @@ def search_by_image(
         "image_id => %(image_id)s::bigint, same_patient => %(same_patient)s",
         {"encoder": encoder.name, "image_id": image_id, "k": k, "same_patient": same_patient, "mode": mode},
         filters,
+        purpose,
     )
 
 
@@ -82,6 +86,7 @@ def search_by_file(
     k: int = 10,
     filters: Filters = NO_FILTERS,
     mode: Mode = "auto",
+    purpose: str | None = None,
 ) -> list[dict[str, Any]]:
     """The k images most similar to a picture in a file.
 
@@ -102,39 +107,52 @@ def search_by_file(
         "query => %(query)s::vector",
         {"encoder": stored.name, "query": Vector(embedding[0]).to_text(), "k": k, "mode": mode},
         filters,
+        purpose,
     )
 
 
 def _rows(
-    connection: psycopg.Connection, start: str, values: Mapping[str, Any], filters: Filters
+    connection: psycopg.Connection, start: str, values: Mapping[str, Any], filters: Filters, purpose: str | None
 ) -> list[dict[str, Any]]:
-    if filters.dataset is not None:
-        check_datasets(connection, [filters.dataset])
-    arguments = ", ".join(f"{name} => %({name})s" for name in asdict(filters))
+    given = {**asdict(filters), "image_ids": None if filters.image_ids is None else list(filters.image_ids)}
+    casts = {"image_ids": "::bigint[]"}
+    arguments = ", ".join(f"{name} => %({name})s{casts.get(name, '')}" for name in given)
     query = f"SELECT * FROM cbir.similar_images(%(encoder)s, {start}, k => %(k)s, mode => %(mode)s, {arguments})"  # noqa: S608
     with translated_errors():
         try:
             with connection.transaction():
                 see_extension(connection)
+                if purpose is not None:
+                    connection.execute("SELECT set_config('cbir.purpose', %s, true)", [purpose])
                 cursor = connection.cursor(row_factory=dict_row)
-                found = cursor.execute(query.encode(), {**values, **asdict(filters)}).fetchall()
-        except (
-            psycopg.errors.InvalidParameterValue,
-            psycopg.errors.NoDataFound,
-            psycopg.errors.UndefinedObject,
-        ) as error:
-            message = error.diag.message_primary or str(error)
-            raise InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint) from error
-    if not found:
-        _check_filters(connection, filters)
+                found = cursor.execute(query.encode(), {**values, **given}).fetchall()
+        except _BAD_INPUT as error:
+            _check_filters(connection, filters)
+            raise _input_error(error) from error
     return [{name: row[name] for name in COLUMNS} for row in found]
 
 
-def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
-    """Tell a misspelt filter from one that nothing passes. Asked only when nothing was found.
+_BAD_INPUT = (
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.NoDataFound,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.CardinalityViolation,
+)
+"""What ``sql/3_search`` raises about its arguments."""
 
-    :raises UnknownNameError: with the nearest name that there is.
+
+def _input_error(error: psycopg.Error) -> InputError:
+    message = error.diag.message_primary or str(error)
+    return InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint)
+
+
+def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
+    """Say which filter is misspelt, with the nearest name that there is; ``cbir.check_filter`` lists them instead.
+
+    :raises UnknownNameError: when one is.
     """
+    if filters.dataset is not None:
+        check_datasets(connection, [filters.dataset])
     for kind, name, query in (
         ("modality", filters.modality, "SELECT DISTINCT modality FROM cbir.image WHERE modality IS NOT NULL"),
         (
@@ -160,13 +178,13 @@ def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
 def image_of_uid(connection: psycopg.Connection, sop_uid: str) -> int:
     """The image with this SOP instance UID.
 
-    :raises InputError: when there is none.
+    :raises InputError: when there is none, or several (the frames of a file, or a file in two datasets).
     """
-    row = connection.execute("SELECT image_id FROM cbir.image WHERE sop_uid = %s ORDER BY frame LIMIT 1", [sop_uid])
-    found = row.fetchone()
-    if found is None:
-        raise InputError("There is no image with this SOP instance UID.")
-    return int(found[0])
+    try:
+        row = connection.execute("SELECT cbir.query_image(NULL, %s, NULL)", [sop_uid]).fetchone()
+    except _BAD_INPUT as error:
+        raise _input_error(error) from error
+    return int(row[0]) if row else 0
 
 
 def query_tile(connection: psycopg.Connection, image_id: int) -> tuple[Tile, tuple[str, ...]]:

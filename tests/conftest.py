@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
 from cbirdb.db.embedded import EmbeddedServer
-from cbirdb.db.migrate import extension_version, upgrade
+from cbirdb.db.migrate import extension_version, repository_folder, upgrade
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -130,6 +130,80 @@ class Outcome:
     def rows(self) -> list[dict[str, Any]]:
         """What ``--format json`` printed."""
         return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def role_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Superuser's DSN of a server that has cbirdb's roles: they belong to a whole server, and other tests do without."""
+    given = request.config.getoption("--pg-dsn")
+    home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
+    embedded = EmbeddedServer(home)
+    if not given:
+        embedded.start()
+    uri = given or embedded.uri("postgres")
+    with psycopg.connect(uri, autocommit=True) as admin:
+        admin.execute((repository_folder("sql") / "dba" / "create_roles.sql").read_bytes())
+    yield uri
+    if not given:
+        embedded.stop()
+    shutil.rmtree(home)
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Logins of a server by name, each a member of the group roles it was made with."""
+
+    server: str
+    names: dict[str, str]
+
+    def dsn(self, who: str, database: str) -> str:
+        """The DSN of a login of its own: no SET ROLE of a superuser."""
+        return make_conninfo(self.server, dbname=database, user=self.names[who], password="of a test")
+
+    def connect(self, who: str, database: str) -> psycopg.Connection:
+        return psycopg.connect(self.dsn(who, database), autocommit=True)
+
+
+MEMBERS = {
+    "reader": "cbir_reader", "ingest": "cbir_ingest", "admin": "cbir_admin", "auditor": "cbir_auditor",
+    "stranger": None, "site_a": "cbir_reader", "site_b": "cbir_reader", "ingest_a": "cbir_ingest",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def logins(role_server: str) -> Iterator[Logins]:
+    """Logins of the four roles, of nobody, and of two sites."""
+    names = {who: f"cbirdb_test_{who}_{uuid.uuid4().hex[:6]}" for who in MEMBERS}
+    with psycopg.connect(role_server, autocommit=True) as server_admin:
+        for who, group in MEMBERS.items():
+            name = sql.Identifier(names[who])
+            server_admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'of a test'").format(name))
+            if group is not None:
+                server_admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(group), name))
+        yield Logins(role_server, names)
+        for name in names.values():
+            server_admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def role_template(role_server: str, logins: Logins) -> Iterator[str]:
+    """A database whose schema a member of ``cbir_admin`` made; a superuser made no more than the extension."""
+    name = f"cbirdb_template_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(role_server, autocommit=True) as server_admin:
+        server_admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        server_admin.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO cbir_admin").format(sql.Identifier(name)))
+        with psycopg.connect(make_conninfo(role_server, dbname=name), autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION vector")
+        with logins.connect("admin", name) as connection:
+            upgrade(connection)
+        yield name
+        _drop_database(server_admin, name)
+
+
+@pytest.fixture
+def role_database(role_server: str, role_template: str) -> Iterator[str]:
+    """DSN, of a superuser, of a database of this test's own on the server that has the roles."""
+    yield from _database(role_server, role_template)
 
 
 @pytest.fixture

@@ -97,6 +97,44 @@ def upgrade(context: Context) -> None:
 
 
 @db.command()
+@click.option("--script", is_flag=True, help="Print the SQL that creates the roles, for an administrator's psql.")
+@format_option
+@pass_context
+def roles(context: Context, script: bool, output_format: str) -> None:
+    """Create cbirdb's group roles and grant them what they need; members are added with GRANT.
+
+    Creating them needs CREATEROLE, once per cluster; where they exist this is `cbirdb db upgrade`, which grants.
+    """
+    from cbirdb.db.connection import connect
+    from cbirdb.db.migrate import repository_folder
+    from cbirdb.db.migrate import upgrade as run_upgrade
+    from cbirdb.db.roles import ROLES, create_roles
+
+    path = repository_folder("sql") / "dba" / "create_roles.sql"
+    if script:
+        click.echo(path.read_text(), nl=False)
+        return
+    with connect(context.settings) as connection:
+        create_roles(connection, path)
+        run_upgrade(connection)
+    write_rows([{"role": name, "may": duty} for name, duty in ROLES.items()], output_format)
+
+
+@db.command("row-security")
+@click.argument("state", type=click.Choice(["on", "off"]))
+@pass_context
+def row_security(context: Context, state: str) -> None:
+    """Switch row-level security: on, every role sees the datasets that cbir.dataset_access gives it, and no other."""
+    from cbirdb.db.roles import set_row_security
+
+    with context.open_database() as connection:
+        given = set_row_security(connection, enabled=state == "on")
+    click.echo(f"Row-level security is {state}.", err=True)
+    if state == "on" and not given:
+        click.echo("No role is given a dataset yet, so only the owner sees any: fill cbir.dataset_access.", err=True)
+
+
+@db.command()
 @format_option
 @pass_context
 def status(context: Context, output_format: str) -> None:

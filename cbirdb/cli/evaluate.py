@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, dataset_option, encoder_option, format_option, pass_context
+from cbirdb.cli.options import Context, dataset_option, encoder_option, floor_options, format_option, pass_context
 from cbirdb.cli.output import write_rows
+from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
     from cbirdb.evaluate import Mode, Protocol
@@ -47,6 +48,7 @@ SPLIT = click.Choice(["train", "val", "test"])
     is_flag=True,
     help="Retrieve no images of the query's own patient.  [default: the protocol's: do]",
 )
+@floor_options
 @format_option
 @pass_context
 def evaluate(
@@ -61,13 +63,17 @@ def evaluate(
     protocol: Protocol,
     split_seed: int,
     exclude_patient: bool,
+    floor_recall: float,
+    floor_zeros: float,
     output_format: str,
-) -> None:
+) -> int:
     """Retrieve for every query of a split, by the paper's protocol or another, and store what was found.
 
-    Then: cbirdb metrics. Under the paper's protocol, images with no label or more than one take no part.
+    Then: cbirdb metrics. Under the paper's protocol, images with no label or more than one take no part. Exit code 4: the
+    search was approximate and its index is below the floor; the run is stored, and metrics say that it is not final.
     """
     from cbirdb.evaluate import evaluate as run
+    from cbirdb.index_audit import Floor
     from cbirdb.known_encoders import stored_encoder
 
     progress = context.progress()
@@ -76,7 +82,7 @@ def evaluate(
         summary = run(
             connection, stored, connect=context.connect, datasets=datasets, query_split=query_split,
             index_split=index_split, k=k, mode=mode, seed=seed, protocol=protocol, split_seed=split_seed,
-            same_patient=not exclude_patient, progress=progress,
+            same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), progress=progress,
         )  # fmt: skip
     if summary.not_encoded:
         progress.note(f"{summary.not_encoded:,} images take no part because they have no embedding of {encoder}.")
@@ -87,5 +93,10 @@ def evaluate(
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:
         progress.note(f"{summary.short_queries:,} queries got fewer than {k} neighbours although more exist.")
+    if summary.index_audit:
+        progress.note(f"Audit of the index {summary.index_audit}.")
+    if summary.not_final:
+        progress.note(f"The result is NOT FINAL: {summary.not_final}")
     row = summary.row()
     write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])
+    return int(ExitCode.PARTIAL if summary.not_final else ExitCode.OK)

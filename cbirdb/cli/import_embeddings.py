@@ -45,6 +45,8 @@ def import_embeddings(
         progress.note(
             f"{summary.unknown:,} names are no image of the database, such as {', '.join(summary.first_unknown)}."
         )
+    if summary.erased:
+        progress.note(f"{summary.erased:,} left out: erased patient.")
     if summary.missing:
         progress.note(
             f"{summary.missing:,} images of the same datasets have no vector, such as {', '.join(summary.first_missing)}."

@@ -2,41 +2,182 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
 import click
 
-from cbirdb.cli.options import Context, encoder_option, format_option, pass_context
+from cbirdb.cli.options import Context, encoder_option, floor_options, format_option, pass_context
 from cbirdb.cli.output import write_rows
-from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
+from cbirdb.db.vector_index import METHODS, IndexMethod
+from cbirdb.errors import ExitCode
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from cbirdb.db.embeddings import StoredEncoder
+    from cbirdb.index_audit import Floor
+    from cbirdb.index_choice import Choice
 
 TABLE = ("build", "method", "parameters", "search", "rows", "index_mb", "seconds", "built_at")
 """What a table shows of a build; JSON and CSV have everything."""
+TRIAL_TABLE = ("method", "settings", "recall_10", "zeros_10", "recall_100", "p50_ms", "index_mb", "build_s", "passed")
 
 
 @click.group()
 def index() -> None:
-    """Build, drop and show vector indexes."""
+    """Build, drop, audit and show vector indexes."""
+
+
+SEED = click.IntRange(0, 2**63 - 1)
 
 
 @index.command()
 @encoder_option
-@click.option("--method", type=click.Choice(["auto", *METHODS]), default="auto", help=f"auto: {DEFAULT_METHOD}.")
-@click.option("--m", type=int, default=16, help="HNSW: neighbours per element and layer.")
-@click.option("--ef-construction", type=int, default=128, help="HNSW: candidates while building.")
-@click.option("--ef-search", type=int, default=100, help="HNSW: candidates while searching; recorded for all searches.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", *METHODS]),
+    default="auto",
+    help="auto: the fastest that passes the floor, measured on a sample.",
+)
+@click.option("--m", type=int, help="HNSW: neighbours per element and layer.  [default: 16]")
+@click.option("--ef-construction", type=int, help="HNSW: candidates while building.  [default: 128]")
+@click.option("--ef-search", type=int, help="hnsw: candidates of a search for ten; recorded.  [default: 100]")
+@click.option("--rerank", type=int, help="bit-hnsw: candidates compared exactly; recorded.  [default: 200]")
+@click.option("--lists", type=int, help="ivfflat: number of lists.  [default: square root of the rows]")
+@click.option("--probes", type=int, help="ivfflat: lists read in a search for ten; recorded.  [default: 10]")
+@click.option("--sample", type=int, default=50_000, help="auto: vectors that methods are tried on.")
+@click.option("--seed", type=SEED, default=0, help="Of that sample and the audit's.")
+@click.option("--audit/--no-audit", "audited", default=True, help="Audit the index when it is built.")
+@floor_options
 @format_option
 @pass_context
 def build(
-    context: Context, encoder: str, method: str, m: int, ef_construction: int, ef_search: int, output_format: str
-) -> None:
-    """Build the encoder's index on cosine distance, in place of the one it has."""
+    context: Context,
+    /,
+    encoder: str,
+    method: str,
+    sample: int,
+    seed: int,
+    audited: bool,
+    floor_recall: float,
+    floor_zeros: float,
+    output_format: str,
+    **options: int | None,
+) -> int:
+    """Build the encoder's index on cosine distance, in place of the one it has, and audit it.
+
+    Options of HNSW alone mean --method hnsw. Exit code 4: under auto, no method passed; the best was built.
+    """
     from cbirdb.index import build_index
+    from cbirdb.index_audit import Floor, NoIndexError, audit_index
     from cbirdb.known_encoders import stored_encoder
 
-    chosen = METHODS[DEFAULT_METHOD if method == "auto" else method](m, ef_construction, ef_search)
+    given = {name: value for name, value in options.items() if value is not None}
+    automatic = method == "auto" and not given
+    floor = Floor(floor_recall, floor_zeros)
+    chosen = _method(method, given)
+    progress = context.progress()
+    recorded, passed = None, True
     with context.open_database() as connection:
         stored = stored_encoder(connection, encoder)
-        built = build_index(connection, stored, chosen, connect=context.connect, progress=context.progress())
+        if automatic:
+            choice = _choose(context, connection, stored, sample, seed, floor)
+            chosen, recorded = choice.method, choice.json()
+        built = build_index(connection, stored, chosen, connect=context.connect, choice=recorded, progress=progress)
+        if audited:
+            fitted = chosen.for_rows(built.rows_indexed)
+            try:
+                built, measured = audit_index(
+                    connection, stored, seed=seed, floor=floor, widen=fitted if automatic else None, progress=progress
+                )
+                passed = measured.passes(floor)
+            except NoIndexError:
+                progress.note("The index was dropped by somebody else before it could be audited.")
     write_rows([built.row()], output_format, columns=TABLE)
+    if not passed:
+        progress.note(f"The index is below the floor ({floor.words()}): approximate results will not count as final.")
+        if automatic:
+            return int(ExitCode.PARTIAL)
+    return int(ExitCode.OK)
+
+
+def _method(name: str, given: dict[str, int]) -> IndexMethod:
+    """The method of that name with the options that were given.
+
+    :raises click.UsageError: for an option that is another method's.
+    """
+    kind = METHODS["hnsw" if name == "auto" else name]
+    for option in given:
+        if option not in {field.name for field in fields(kind)}:
+            raise click.UsageError(
+                f"--{option.replace('_', '-')} is not an option of {kind.name}; choose another --method."
+            )
+    return kind(**given)
+
+
+def _choose(
+    context: Context,
+    connection: psycopg.Connection,
+    stored: StoredEncoder,
+    sample: int,
+    seed: int,
+    floor: Floor,
+) -> Choice:
+    """Measure, and tell what was measured."""
+    from cbirdb.index_choice import choose_method
+
+    progress = context.progress()
+    choice = choose_method(connection, stored, rows=sample, seed=seed, floor=floor, progress=progress)
+    for trial in choice.trials:
+        row = trial.row()
+        mark = "-> " if trial is choice.chosen else "   "
+        words = ", ".join(f"{name} {_short(row[name])}" for name in TRIAL_TABLE[2:-1])
+        progress.note(f"{mark}{row['method']} {row['settings']}: {words}{'' if trial.passed else '; below the floor'}")
+    return choice
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@index.command()
+@encoder_option
+@click.option("--sample", type=int, default=1000, help="Stored vectors to search for.")
+@click.option("--seed", type=SEED, default=0, help="Of the sample.")
+@floor_options
+@format_option
+@pass_context
+def audit(
+    context: Context,
+    encoder: str,
+    sample: int,
+    seed: int,
+    floor_recall: float,
+    floor_zeros: float,
+    output_format: str,
+) -> int:
+    """Measure what searches through the index find, and store it with the index.
+
+    Exit code 4: it is below the floor.
+    """
+    from cbirdb.index_audit import Floor, audit_index
+    from cbirdb.known_encoders import stored_encoder
+
+    floor = Floor(floor_recall, floor_zeros)
+    with context.open_database() as connection:
+        stored = stored_encoder(connection, encoder)
+        built, measured = audit_index(
+            connection, stored, sample=sample, seed=seed, floor=floor, progress=context.progress()
+        )
+    passed = measured.passes(floor)
+    row = {"build": built.index_build_id, "method": built.method, **measured.row(), "passed": passed}
+    write_rows([row], output_format)
+    if not passed:
+        context.progress().note(
+            f"The index of '{encoder}' is below the floor ({floor.words()}). Run: cbirdb index build -e {encoder}"
+        )
+    return int(ExitCode.OK if passed else ExitCode.PARTIAL)
 
 
 @index.command()
@@ -57,7 +198,7 @@ def drop(context: Context, encoder: str) -> None:
 @format_option
 @pass_context
 def status(context: Context, encoder: str, output_format: str) -> None:
-    """Show the index in use, what it was built with and what searches set."""
+    """Show the index in use, what it was built with, what searches set, and its audit."""
     from cbirdb.db.index_builds import current_build
     from cbirdb.errors import InputError
     from cbirdb.known_encoders import stored_encoder
@@ -68,4 +209,6 @@ def status(context: Context, encoder: str, output_format: str) -> None:
         raise InputError(
             f"The encoder '{encoder}' has no vector index.", hint=f"Build one: cbirdb index build -e {encoder}"
         )
-    write_rows([current.row()], output_format, columns=TABLE)
+    row = current.row()
+    write_rows([row], output_format, columns=TABLE)
+    context.progress().note(f"Audit {row['audit']}.")

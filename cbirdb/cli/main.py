@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": ("cbirdb.cli.compare:compare", "Compare encoders on the same queries: intervals and p values."),
     "leakage": ("cbirdb.cli.leakage:leakage", "Show what gives answers away, and P@N with and without it."),
     "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours, k chosen on val."),
+    "erase": ("cbirdb.cli.erase:erase", "Erase a patient, with a certificate."),
     "failures": ("cbirdb.cli.failures:failures", "List what could not be ingested, encoded or imported."),
 }
 """Commands by name: where each is, and its line of help. A new one is a file and a line here."""

@@ -108,6 +108,15 @@ def resamples_option(function: F) -> F:
     )(function)
 
 
+def floor_options(function: F) -> F:
+    """``--floor-recall`` and ``--floor-zeros``: what an index must reach for its answers to count as final."""
+    zeros = click.option(
+        "--floor-zeros", type=float, default=0.001, help="Largest share of queries that find none of their nearest."
+    )
+    recall = click.option("--floor-recall", type=float, default=0.99, help="Smallest mean recall of an index.")
+    return recall(zeros(function))
+
+
 def precision_option(function: F) -> F:
     """``--precision`` of stored vectors."""
     return click.option(

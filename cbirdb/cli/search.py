@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,11 @@ from cbirdb.cli.output import write_rows
 from cbirdb.errors import InputError
 
 if TYPE_CHECKING:
+    import psycopg
+
     from cbirdb.search import Mode
 
+LARGEST_ID = 2**63 - 1
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 """What a table shows of a result; JSON and CSV have everything."""
 
@@ -34,6 +37,13 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only images of this split.")
 @click.option("--study-from", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or later.")
 @click.option("--study-to", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or earlier.")
+@click.option(
+    "--images",
+    "image_ids",
+    callback=lambda _context, _parameter, text: parse_ids(text),
+    metavar="N,N,...",
+    help="Only these images of the database, by their ids.",
+)
 @click.option("--same-patient", is_flag=True, help="Do not leave out the query's own patient.")
 @click.option(
     "--mode",
@@ -44,6 +54,7 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @click.option(
     "--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
 )
+@click.option("--purpose", metavar="TEXT", help="Why you search, for the audit of searches.")
 @weights_option
 @device_option
 @format_option
@@ -62,16 +73,18 @@ def search(
     split: str | None,
     study_from: datetime | None,
     study_to: datetime | None,
+    image_ids: tuple[int, ...] | None,
     same_patient: bool,
     mode: Mode,
     sheet: Path | None,
+    purpose: str | None,
     weights: Path | None,
     device: str,
     output_format: str,
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb import search as verb
-    from cbirdb.contact_sheet import check_target, write_contact_sheet
+    from cbirdb.contact_sheet import check_target
     from cbirdb.known_encoders import load_encoders, stored_encoder
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
@@ -83,26 +96,44 @@ def search(
     filters = verb.Filters(
         dataset, modality, anatomic_region, label, split,
         study_from.date() if study_from else None, study_to.date() if study_to else None,
+        image_ids,
     )  # fmt: skip
     with context.open_database() as connection:
         stored = stored_encoder(connection, encoder)
         if image is not None:
             (model,) = load_encoders(connection, [encoder], context.load_options(weights, device))
-            rows = verb.search_by_file(connection, stored, model, image, k=k, filters=filters, mode=mode)
+            rows = verb.search_by_file(
+                connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose
+            )
         else:
             image_id = verb.image_of_uid(connection, sop_uid) if sop_uid is not None else image_id
             rows = verb.search_by_image(
-                connection, stored, int(image_id or 0), k=k, filters=filters, same_patient=same_patient, mode=mode
-            )
+                connection, stored, int(image_id or 0), k=k, filters=filters, same_patient=same_patient, mode=mode,
+                purpose=purpose,
+            )  # fmt: skip
         if sheet is not None:
-            query, labels = (
-                verb.file_tile(image) if image is not None else verb.query_tile(connection, int(image_id or 0))
-            )
-            tiles = verb.result_tiles(connection, rows, labels)
-            write_contact_sheet(sheet, query, tiles, title=f"Most similar images, {encoder}")
+            _draw(connection, sheet, image, image_id, rows, encoder)
             context.progress().note(f"The contact sheet is {sheet}.")
     write_rows(rows, output_format, columns=TABLE)
     context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
+
+
+def _draw(
+    connection: psycopg.Connection,
+    sheet: Path,
+    image: Path | None,
+    image_id: int | None,
+    rows: list[dict[str, Any]],
+    encoder: str,
+) -> None:
+    """The contact sheet of a search by file or by image id."""
+    from cbirdb import search as verb
+    from cbirdb.contact_sheet import write_contact_sheet
+
+    query, labels = verb.file_tile(image) if image is not None else verb.query_tile(connection, int(image_id or 0))
+    write_contact_sheet(
+        sheet, query, verb.result_tiles(connection, rows, labels), title=f"Most similar images, {encoder}"
+    )
 
 
 def _remark(found: int, k: int, mode: str) -> str:
@@ -111,3 +142,16 @@ def _remark(found: int, k: int, mode: str) -> str:
     return (
         f"Found by {mode} search." if found == k else f"There are only {found:,} such images, found by {mode} search."
     )
+
+
+def parse_ids(text: str | None) -> tuple[int, ...] | None:
+    """``3, 17`` -> (3, 17).
+
+    :raises click.BadParameter: when it is something else.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) <= 19 and int(part) <= LARGEST_ID for part in parts):
+        raise click.BadParameter(f"'{text}' is not a list of image ids such as 3,17,42.")
+    return tuple(int(part) for part in parts)

@@ -73,8 +73,9 @@ def copy_embeddings(
         with connection.transaction():
             _send(connection, sql.Identifier(SCHEMA, table), image_ids, embeddings, precision)
         return len(image_ids)
-    except psycopg.errors.UniqueViolation:
-        # Another process was faster with some of them. COPY cannot skip rows, so take the slow way round.
+    except (psycopg.errors.UniqueViolation, psycopg.errors.FeatureNotSupported):
+        # Another process was faster with some of them, or the table is under row-level security. COPY can neither skip
+        # rows nor ask a policy, so take the slow way round.
         return _copy_new_only(connection, sql.Identifier(SCHEMA, table), image_ids, embeddings, precision)
 
 

@@ -26,6 +26,8 @@ class IndexBuild:
     memory_estimate_bytes: int | None
     build_seconds: float
     built_at: Any
+    choice: dict[str, Any] | None
+    audit: dict[str, Any] | None
 
     def row(self) -> dict[str, object]:
         """The row that the command line prints."""
@@ -40,7 +42,20 @@ class IndexBuild:
             "memory_estimate_mb": round((self.memory_estimate_bytes or 0) / 2**20, 1),
             "seconds": round(self.build_seconds, 2),
             "built_at": self.built_at,
+            "audit": audit_words(self.audit),
         }
+
+
+def audit_words(audit: dict[str, Any] | None) -> str:
+    """An audit in one line, as it stands beside whatever was found through the index."""
+    if audit is None:
+        return "not audited"
+    near, far = audit["recall_at_10"], audit["recall_at_100"]
+    return (
+        f"{'passed' if audit['passed'] else 'FAILED'}: of {audit['sample']:,} stored vectors"
+        f" {audit['self_retrieval']:.2%} find themselves; recall at 10 {near['mean']:.4f} (first percentile"
+        f" {near['p1']:.2f}, {near['zeros']} without any), at 100 {far['mean']:.4f}"
+    )
 
 
 def _words(settings: dict[str, Any]) -> str:
@@ -52,7 +67,7 @@ def current_build(connection: psycopg.Connection, encoder: StoredEncoder) -> Ind
     row = connection.execute(
         """
         SELECT b.index_build_id, %s, b.index_name, b.method, b.parameters, b.search_settings, b.rows_indexed,
-               b.index_bytes, b.memory_estimate_bytes, b.build_seconds, b.built_at
+               b.index_bytes, b.memory_estimate_bytes, b.build_seconds, b.built_at, b.choice, b.audit
         FROM cbir.index_build AS b
         WHERE b.encoder_id = %s AND b.dropped_at IS NULL AND to_regclass('cbir.' || quote_ident(b.index_name)) IS NOT NULL
         ORDER BY b.index_build_id DESC LIMIT 1

@@ -15,7 +15,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from cbirdb.db import access_tables  # noqa: F401 (adds its tables to the metadata)
 from cbirdb.db.connection import translated_errors
+from cbirdb.db.roles import acting_as_owner
 from cbirdb.db.tables import SCHEMA, metadata
 from cbirdb.errors import DatabaseError, SchemaError
 
@@ -64,18 +66,23 @@ def upgrade(connection: psycopg.Connection) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
         _check_server(connection)
         ensure_extension(connection)
-        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(SCHEMA)))
         # Views hold on to the columns that they show, so they go before the tables may change under them.
         grants = drop_sql_objects(connection)
-        _run_alembic(connection)
-        create_sql_objects(connection, grants)
-        connection.execute("COMMENT ON TABLE cbir.alembic_version IS 'The migration that these tables stand at.'")
-        connection.execute(
-            sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
-                sql.Identifier(SCHEMA),
-                sql.Literal(f"Content-based image retrieval (cbirdb); state {installed_state()}"),
+        with acting_as_owner(connection):
+            _run_alembic(connection)
+            create_sql_objects(connection, grants)
+            connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
+            # Policies may name a role that has been created since, and cover a table that is new.
+            connection.execute(
+                "SELECT cbir.set_row_security(TRUE) FROM cbir.setting WHERE name = 'row_security' AND enabled"
             )
-        )
+            connection.execute("COMMENT ON TABLE cbir.alembic_version IS 'The migration that these tables stand at.'")
+            connection.execute(
+                sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
+                    sql.Identifier(SCHEMA),
+                    sql.Literal(f"Content-based image retrieval (cbirdb); state {installed_state()}"),
+                )
+            )
 
 
 def upgrade_tables(connection: psycopg.Connection) -> None:
@@ -230,7 +237,7 @@ def head_revision() -> str:
 
 def sql_files() -> Iterator[Path]:
     """The files of ``sql/`` in the order in which they are applied."""
-    yield from sorted(repository_folder("sql").glob("*/*.sql"), key=lambda path: (path.parent.name, path.stem))
+    yield from sorted(repository_folder("sql").glob("[0-9]*/*.sql"), key=lambda path: (path.parent.name, path.stem))
 
 
 Grant = tuple[str, str, str]
@@ -252,7 +259,7 @@ def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
         return []
     grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA}).fetchall()
     try:
-        for (statement,) in connection.execute(_DROPS).fetchall():
+        for (statement,) in connection.execute(_TRIGGERS).fetchall() + connection.execute(_DROPS).fetchall():
             connection.execute(statement)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise SchemaError(
@@ -294,14 +301,15 @@ def _still_exists(connection: psycopg.Connection, kind: str, name: str) -> bool:
 
 
 def _search_path(connection: psycopg.Connection) -> str:
-    """Schema ``cbir``, then the schema that pgvector was created in."""
+    """Schema ``cbir``, the schema that pgvector was created in, and nothing of the caller's before them."""
     row = connection.execute(
         "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
         " WHERE extname = 'vector'"
     ).fetchone()
     if row is None:
         raise DatabaseError("The extension pgvector is not in this database.", hint="Run: cbirdb db upgrade")
-    return f"{SCHEMA}, {row[0]}"
+    # Named last, or it would be searched first: a caller could put a table or a type of his own in a function's way.
+    return f"{SCHEMA}, {row[0]}, pg_temp"
 
 
 # Not what belongs to an extension, which may have been created in this schema.
@@ -313,6 +321,13 @@ UNION ALL
 SELECT 'routine', oid::regprocedure::text
 FROM pg_proc AS o WHERE pronamespace = %(schema)s::regnamespace
 AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid AND d.deptype = 'e')
+"""
+
+_TRIGGERS = """
+SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass)
+FROM pg_trigger
+WHERE NOT tgisinternal AND tgfoid::regprocedure::text IN (SELECT name FROM cbir.sql_object WHERE kind = 'routine')
+ORDER BY 1
 """
 
 # One DROP names all views, so that they may depend on each other but nothing else may depend on them. Routines come

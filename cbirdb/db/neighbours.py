@@ -11,6 +11,8 @@ from psycopg import sql
 
 from cbirdb.db.connection import see_extension
 from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.index_builds import IndexBuild
+from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.tables import SCHEMA
 
 RUN_LOCK = 0x63626965
@@ -179,17 +181,38 @@ ORDER BY distance, c.image_id
 LIMIT %(k)s
 """
 
-# A sub-query under IS TRUE stays a filter of the index scan: as a join it would lead the planner off the index.
+# What cbir.index_walk says, for each query. The candidates are tested after the walk: inside, a filter that matches far
+# from a query would have it read the whole index. A sub-query under IS TRUE is read once; as a join it would lead the
+# planner off the index.
 _APPROXIMATE: LiteralString = """
 SELECT n.image_id, c.label_ids, n.distance
 FROM (
-    SELECT e.image_id, e.embedding <=> q.embedding AS distance
-    FROM {table} AS e
-    WHERE (e.image_id IN (SELECT image_id FROM candidate)) IS TRUE AND e.image_id <> q.image_id
-      AND (%(same_patient)s OR e.image_id <> ALL(ARRAY(SELECT image_id FROM candidate WHERE patient_id = q.patient_id)))
-    ORDER BY e.embedding <=> q.embedding
+    SELECT f.image_id, f.distance
+    FROM (
+        SELECT w.image_id, w.embedding <=> q.embedding AS distance
+        FROM (SELECT e.image_id, e.embedding FROM {table} AS e ORDER BY {nearest_first} LIMIT {candidates}) AS w
+        WHERE (w.image_id IN (SELECT image_id FROM candidate)) IS TRUE AND w.image_id <> q.image_id
+          AND (
+              %(same_patient)s OR w.image_id <> ALL(ARRAY(SELECT image_id FROM candidate WHERE patient_id = q.patient_id))
+          )
+        LIMIT {kept}
+    ) AS f
+    ORDER BY f.distance, f.image_id
     LIMIT %(k)s
 ) AS n INNER JOIN candidate AS c ON c.image_id = n.image_id
+"""
+
+_SHORT: LiteralString = """
+SELECT r.query_image_id
+FROM cbir.search_result AS r
+INNER JOIN query AS q ON q.image_id = r.query_image_id
+WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s) AND cardinality(r.neighbour_ids) < least(
+    %(k)s::bigint,
+    (SELECT count(*) FROM candidate) - (
+        SELECT count(*) FROM candidate AS own
+        WHERE own.image_id = q.image_id OR (NOT %(same_patient)s AND own.patient_id = q.patient_id)
+    )
+)
 """
 
 _STORE: LiteralString = """
@@ -260,7 +283,7 @@ WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s)
 """
 
 _RECALL: LiteralString = """
-SELECT avg(share)
+SELECT coalesce(avg(share), 0), count(*) FILTER (WHERE share = 0)
 FROM (
     SELECT (SELECT count(*) FROM unnest(r.distances[1:%(at)s]) AS d (distance) WHERE d.distance <= true_k.farthest + 1e-6)
            ::double precision / true_k.existing AS share
@@ -290,7 +313,9 @@ class Search:
     task: Selection
     run_id: int
     k: int
-    build: Any | None
+    indexed: int
+    """Images that may be found."""
+    build: IndexBuild | None
 
     def prepare(self, connection: psycopg.Connection) -> None:
         """In an open transaction: make the temporary tables and settings that its statements use."""
@@ -312,10 +337,7 @@ class Search:
         connection.execute("ANALYZE pg_temp.relevant")
 
     def store(self, connection: psycopg.Connection, queries: Sequence[int]) -> None:
-        """Find and store the neighbours of some queries."""
-        nearest = _EXACT if self.build is None else _APPROXIMATE
-        table = _table(self.task)
-        statement = sql.SQL(_STORE).format(table=table, nearest=sql.SQL(nearest).format(table=table))
+        """Find and store the neighbours of some queries; those that an index leaves short are compared exactly."""
         parameters = {
             "run_id": self.run_id,
             "queries": list(queries),
@@ -323,12 +345,22 @@ class Search:
             "same_patient": self.task.same_patient,
             "single": self.task.protocol == "paper",
         }
-        connection.execute(statement, parameters)
+        connection.execute(self._statement(self._nearest(connection)), parameters)
+        if self.build is not None:
+            short = [row[0] for row in connection.execute(_SHORT, parameters)]
+            if short:
+                connection.execute(
+                    "DELETE FROM cbir.search_result WHERE run_id = %s AND query_image_id = ANY(%s)",
+                    [self.run_id, short],
+                )
+                connection.execute(self._statement(self._exact()), parameters | {"queries": short})
         if self.task.protocol != "paper":
             connection.execute(_STORE_LABELS, parameters)
 
-    def recall(self, connection: psycopg.Connection, queries: Sequence[int], at: int) -> float:
-        """Share of the true ``at`` nearest that are stored, a tie with the farthest of them counting as found."""
+    def recall(self, connection: psycopg.Connection, queries: Sequence[int], at: int) -> tuple[float, int]:
+        """Share of the true ``at`` nearest that are stored, a tie with the farthest of them counting as found, and
+        the number of queries of which none is.
+        """
         statement = sql.SQL(_RECALL).format(table=_table(self.task))
         parameters = {
             "run_id": self.run_id,
@@ -337,19 +369,31 @@ class Search:
             "same_patient": self.task.same_patient,
         }
         row = connection.execute(statement, parameters).fetchone()
-        return float(row[0]) if row and row[0] is not None else 0.0
+        return (float(row[0]), int(row[1])) if row else (0.0, 0)
+
+    def _statement(self, nearest: sql.Composed) -> sql.Composed:
+        return sql.SQL(_STORE).format(table=_table(self.task), nearest=nearest)
+
+    def _exact(self) -> sql.Composed:
+        return sql.SQL(_EXACT).format(table=_table(self.task))
+
+    def _nearest(self, connection: psycopg.Connection) -> sql.Composed:
+        if self.build is None:
+            return self._exact()
+        walk = self._walk(connection, self.build)
+        return sql.SQL(_APPROXIMATE).format(
+            table=_table(self.task),
+            nearest_first=walk.nearest_first,
+            candidates=sql.Literal(walk.candidates),
+            kept=sql.Literal(walk.kept),
+        )
+
+    def _walk(self, connection: psycopg.Connection, build: IndexBuild) -> Walk:
+        """The share of images that may be found is that of the index split, and never all: the query is left out."""
+        share = min(self.indexed / max(1, build.rows_indexed), 0.9999)
+        dim = self.task.encoder.dim
+        return index_walk(connection, build.method, build, rows=build.rows_indexed, dim=dim, k=self.k, share=share)
 
     def _apply_settings(self, connection: psycopg.Connection) -> None:
-        """The planner's and pgvector's settings, for this transaction only: a pooler may hand the session on."""
         see_extension(connection)
-        settings = {"jit": "off"}
-        if self.build is not None:
-            settings |= {name: str(value) for name, value in self.build.search_settings.items()}
-            ef_search = max(int(settings.get("hnsw.ef_search", 40)), min(self.k + 1, 1000))
-            settings |= {
-                "hnsw.ef_search": str(ef_search),
-                "hnsw.iterative_scan": "strict_order",
-                "enable_seqscan": "off",
-            }
-        for name, value in settings.items():
-            connection.execute("SELECT set_config(%s, %s, true)", [name, value])
+        apply_settings(connection, self._walk(connection, self.build).settings if self.build else {"jit": "off"})

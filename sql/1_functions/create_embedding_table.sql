@@ -2,10 +2,13 @@
 -- Description: One narrow table per encoder, embedding_<encoder>, one unit vector per image. STORAGE PLAIN
 --   keeps vectors in the row: TOASTed ones load five times slower. The norm is checked, because a zero or
 --   unnormalised vector would vanish from a cosine index or distort what is compared.
+--   It runs as the owner: who may ingest need not own anything, and the table gets the grants and the policies of the
+--   others.
 -- Inputs: the encoder's name (its row in cbir.encoder must exist).
 CREATE FUNCTION cbir.create_embedding_table(encoder text)
 RETURNS regclass
 LANGUAGE plpgsql
+SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 DECLARE
@@ -16,6 +19,10 @@ BEGIN
     SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = create_embedding_table.encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no encoder "%"', encoder USING ERRCODE = 'undefined_object';
+    END IF;
+    IF spec.table_name !~ '^embedding_[a-z0-9_]{1,40}$' THEN
+        RAISE EXCEPTION 'encoder "%" names a table that is no embedding table', encoder
+            USING ERRCODE = 'invalid_name', HINT = 'Its table_name must be embedding_ and lower-case letters, digits, _.';
     END IF;
     IF to_regclass(format('cbir.%I', spec.table_name)) IS NOT NULL THEN
         -- Nothing is altered here: that would wait for every reader, and make new ones wait.
@@ -43,9 +50,15 @@ BEGIN
         'COMMENT ON TABLE cbir.%I IS %L',
         spec.table_name, format('L2-normalised embeddings of encoder %s, one per image.', encoder)
     );
+    PERFORM cbir.grant_table(format('cbir.%I', spec.table_name)::regclass);
+    IF (SELECT s.enabled FROM cbir.setting AS s WHERE s.name = 'row_security') THEN
+        PERFORM cbir.protect_table(format('cbir.%I', spec.table_name)::regclass, TRUE);
+    END IF;
     RETURN format('cbir.%I', spec.table_name)::regclass;
 END
 $$;
+
+REVOKE ALL ON FUNCTION cbir.create_embedding_table(text) FROM public;
 
 COMMENT ON FUNCTION cbir.create_embedding_table(text) IS
 'Creates the embedding table of a registered encoder, if it is not there yet.';

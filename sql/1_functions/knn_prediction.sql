@@ -8,6 +8,7 @@ CREATE FUNCTION cbir.knn_prediction(run_id bigint, ks integer[])
 RETURNS TABLE (k integer, query_image_id bigint, label_id bigint, predicted_label_id bigint, votes bigint)
 LANGUAGE plpgsql
 STABLE
+SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -1,7 +1,7 @@
 -- Title: Images whose files are identical
 -- Description: Every image whose file is byte for byte that of another, with the copies it has. Such images keep
 --   their own rows and labels; those that stand on both sides of a split make precision look better than it is.
-CREATE VIEW cbir.duplicate_image AS
+CREATE VIEW cbir.duplicate_image WITH (security_invoker = TRUE) AS
 SELECT
     copies.sha256,
     i.image_id,

@@ -1,6 +1,6 @@
 -- Title: Images as a person reads them
 -- Description: One row per image with its dataset, study, patient pseudonym and positive labels.
-CREATE VIEW cbir.image_overview AS
+CREATE VIEW cbir.image_overview WITH (security_invoker = TRUE) AS
 SELECT
     i.image_id,
     d.name AS dataset,

@@ -1,7 +1,7 @@
 -- Title: Stored neighbours, one row each
 -- Description: What a run found: for each query its nearest images in order. cbir.search_result keeps them as
 --   arrays, which take a sixth of the room of rows.
-CREATE VIEW cbir.neighbour AS
+CREATE VIEW cbir.neighbour WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
     r.query_image_id,

@@ -2,7 +2,7 @@
 -- Description: Modified precision: with n = min(N, number of indexed images that carry the query's label), the
 --   share of relevant images among the first n. A query whose label no indexed image carries has none (0/0).
 -- Reference: the paper's authors' code (MIC-DKFZ/foundation-models-for-cbmir).
-CREATE VIEW cbir.query_precision AS
+CREATE VIEW cbir.query_precision WITH (security_invoker = TRUE) AS
 SELECT
     run.run_id,
     result.query_image_id,

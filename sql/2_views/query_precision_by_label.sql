@@ -2,7 +2,7 @@
 -- Description: Under the paper's protocol a query has one label, and this is cbir.query_precision. Under 'any-label' it
 --   is, for each label of a query, the share of neighbours that carry that label among the first
 --   min(N, number of indexed images that carry it).
-CREATE VIEW cbir.query_precision_by_label AS
+CREATE VIEW cbir.query_precision_by_label WITH (security_invoker = TRUE) AS
 SELECT
     p.run_id,
     p.query_image_id,

@@ -1,7 +1,7 @@
 -- Title: What stands on both sides of a split
 -- Description: Per pair of different splits (as the datasets say), patients with images in both, and files that are in
 --   both byte for byte, also across datasets. Runs of evaluations, and what is nearly identical: cbir.leakage.
-CREATE VIEW cbir.split_leakage AS
+CREATE VIEW cbir.split_leakage WITH (security_invoker = TRUE) AS
 WITH held AS (
     SELECT
         'same patient' AS cause,

@@ -1,10 +1,10 @@
 -- Title: Images that pass the filters of a search
--- Description: Every filter that is NULL lets everything pass. A label matches itself and what lies below it:
---   XR/chest matches XR/chest/Pneumonia. Plain SQL that the planner inlines into the search.
--- Inputs: names of a dataset, a modality, an anatomic region, a label, a split; first and last study date.
-CREATE FUNCTION cbir.matching_image(
-    dataset text, modality text, anatomic_region text, label text, split text, study_from date, study_to date
-)
+-- Description: Every field that is NULL lets everything pass. A label matches itself and what lies below it:
+--   XR/chest matches XR/chest/Pneumonia. Plain SQL that the planner inlines into the search, where it knows the
+--   fields and drops the conditions of those that are NULL. EXISTS, because the planner may look it up for one image or
+--   read it once for all of them; the list of images is hidden in a sub-query, as planning would look at each item.
+-- Inputs: the filter; NULL lets every image pass.
+CREATE FUNCTION cbir.matching_image(filter cbir.image_filter)
 RETURNS TABLE (image_id bigint)
 LANGUAGE sql
 STABLE
@@ -12,22 +12,24 @@ AS $$
 SELECT i.image_id
 FROM cbir.image AS i
 WHERE
-    ($1 IS NULL OR i.dataset_id = (SELECT d.dataset_id FROM cbir.dataset AS d WHERE d.name = $1))
-    AND ($2 IS NULL OR i.modality = $2)
-    AND ($3 IS NULL OR i.anatomic_region = $3)
-    AND ($4 IS NULL OR i.image_id IN (
-        SELECT il.image_id
-        FROM cbir.image_label AS il
+    (($1).dataset IS NULL OR i.dataset_id = (SELECT d.dataset_id FROM cbir.dataset AS d WHERE d.name = ($1).dataset))
+    AND (($1).modality IS NULL OR i.modality = ($1).modality)
+    AND (($1).anatomic_region IS NULL OR i.anatomic_region = ($1).anatomic_region)
+    AND (($1).label IS NULL OR EXISTS (
+        SELECT FROM cbir.image_label AS il
         INNER JOIN cbir.label AS l ON l.label_id = il.label_id
-        WHERE il.value = 1 AND (l.name = $4 OR starts_with(l.name, $4 || '/'))
+        WHERE il.image_id = i.image_id AND il.value = 1 AND (l.name = ($1).label OR starts_with(l.name, ($1).label || '/'))
     ))
-    AND ($5 IS NULL OR i.split = $5)
-    AND (($6 IS NULL AND $7 IS NULL) OR i.study_id IN (
-        SELECT st.study_id
-        FROM cbir.study AS st
-        WHERE ($6 IS NULL OR st.study_date >= $6) AND ($7 IS NULL OR st.study_date <= $7)
+    AND (($1).split IS NULL OR i.split = ($1).split)
+    AND ((($1).study_from IS NULL AND ($1).study_to IS NULL) OR EXISTS (
+        SELECT FROM cbir.study AS st
+        WHERE
+            st.study_id = i.study_id
+            AND (($1).study_from IS NULL OR st.study_date >= ($1).study_from)
+            AND (($1).study_to IS NULL OR st.study_date <= ($1).study_to)
     ))
+    AND (($1).image_ids IS NULL OR i.image_id = ANY((SELECT ($1).image_ids)::bigint []))
 $$;
 
-COMMENT ON FUNCTION cbir.matching_image(text, text, text, text, text, date, date) IS
+COMMENT ON FUNCTION cbir.matching_image(cbir.image_filter) IS
 'Images that pass the given filters; a filter that is NULL lets everything pass.';

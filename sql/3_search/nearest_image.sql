@@ -1,26 +1,25 @@
 -- Title: Nearest images to a vector, exactly or through the index, and never fewer than there are
 -- Description: The search that every other search function stands on.
---   exact        compares with every image that passes the filters.
---   approximate  walks the encoder's vector index, with the search settings recorded when it was built. pgvector
---                filters after the walk and may come back short; the walk goes on until enough were found, and
---                when it still falls short although more exist, the answer is computed exactly instead.
---   auto         approximate when there is an index, but exact when the filters leave few images.
---   The nearest rows are found in a step of their own and joined afterwards: a join or a second sort key
---   beside the distance would make the planner leave the index. "+ 0" keeps an exact search off it.
--- Inputs: an encoder, a vector of its dimension, k, what to leave out, filters (see cbir.matching_image).
+--   exact        compares with every image that passes the filter: it collects their ids, then reads their vectors
+--                by key.
+--   approximate  walks the encoder's vector index, as cbir.index_walk says for the settings recorded with it, and
+--                tests the candidates one by one. When the walk falls short although more exist, the answer is
+--                computed exactly instead.
+--   auto         approximate when there is an index, but exact when the filter leaves so few images that comparing
+--                with them all is faster than walking until k of them were met.
+--   Where row-level security hides images from the caller every search is exact, whatever the mode.
+--   The nearest rows are found in a step of their own and filtered afterwards: a join, a condition or a second sort
+--   key beside the distance would make the planner leave the index. "+ 0" keeps an exact search off it.
+-- Inputs: an encoder, a vector of its dimension, k, what to leave out (an image, a patient's, a study's), a filter
+--   (see cbir.image_filter), a mode.
 CREATE FUNCTION cbir.nearest_image(
     encoder text,
     query vector,
     k integer DEFAULT 10,
     without_image bigint DEFAULT NULL,
     without_patient bigint DEFAULT NULL,
-    dataset text DEFAULT NULL,
-    modality text DEFAULT NULL,
-    anatomic_region text DEFAULT NULL,
-    label text DEFAULT NULL,
-    split text DEFAULT NULL,
-    study_from date DEFAULT NULL,
-    study_to date DEFAULT NULL,
+    without_study bigint DEFAULT NULL,
+    filter cbir.image_filter DEFAULT NULL,
     mode text DEFAULT 'auto'
 )
 RETURNS TABLE (rank integer, image_id bigint, distance double precision, mode_used text, complete boolean)
@@ -28,23 +27,31 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    -- Up to here comparing with every match is faster than, or as fast as, filtering an index walk.
-    few constant integer := 20000;
     largest_k constant integer := 10000;
-    largest_ef_search constant integer := 1000;
+    -- A candidate of a walk costs about this many times what a match costs that is compared exactly; measured.
+    candidate_cost constant integer := 7;
     tab text := cbir.embedding_table(encoder);
     build cbir.index_build;
     spec cbir.encoder;
-    filtered boolean := num_nonnulls(dataset, modality, anatomic_region, label, split, study_from, study_to) > 0;
-    filters constant text := 'SELECT m.image_id FROM cbir.matching_image($4, $5, $6, $7, $8, $9, $10) AS m';
-    matches text;
+    kind text;
+    -- True of a filter that has at least one field.
+    filtered constant boolean := (filter IS NULL) IS FALSE;
+    restricted constant boolean := cbir.rows_are_restricted();
     use_index boolean;
-    left_out integer;
-    wanted integer;
+    images double precision;
+    matches double precision;
+    few bigint;
+    -- Ids of the images that pass the filter, where they are few.
+    passing bigint [];
+    left_out bigint [];
+    walk record;
+    previous jsonb;
+    met integer;
     existing integer;
-    settings_before text[];
-    ids bigint[];
-    gaps double precision[];
+    -- The filter without its list of images, which is looked up in memory.
+    others cbir.image_filter := filter;
+    ids bigint [];
+    gaps double precision [];
 BEGIN
     IF k IS NULL OR k < 1 OR k > largest_k THEN
         RAISE EXCEPTION 'k must lie between 1 and %, not %', largest_k, coalesce(k::text, 'NULL')
@@ -61,6 +68,7 @@ BEGIN
     END IF;
     -- Only its direction counts; very short or long ones overflow half precision and pgvector's sums.
     query := l2_normalize(query);
+    kind := CASE spec.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END;
     SELECT b.* INTO build
     FROM cbir.index_build AS b
     INNER JOIN pg_class AS c ON c.relname = b.index_name AND c.relnamespace = 'cbir'::regnamespace
@@ -72,89 +80,103 @@ BEGIN
             USING ERRCODE = 'undefined_object', HINT = format('Run: cbirdb index build -e %s', encoder);
     END IF;
 
-    use_index := mode <> 'exact' AND build.index_build_id IS NOT NULL;
-    IF use_index AND filtered AND mode = 'auto' THEN
-        EXECUTE 'SELECT count(*) > $3 FROM (' || filters || ' LIMIT $3 + 1) AS bounded'
-            INTO use_index
-            USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to;
+    use_index := mode <> 'exact' AND build.index_build_id IS NOT NULL AND NOT restricted;
+    left_out := ARRAY(
+        SELECT i.image_id
+        FROM cbir.image AS i
+        WHERE i.image_id = without_image OR i.patient_id = without_patient OR i.study_id = without_study
+    );
+    IF filtered THEN
+        SELECT greatest(c.reltuples, 1) INTO images FROM pg_class AS c WHERE c.oid = 'cbir.image'::regclass;
+        matches := cbir.estimated_matches(filter);
+    END IF;
+    IF filtered AND use_index AND mode = 'auto' THEN
+        -- Up to here a scan costs no more than a walk: n matches against candidate_cost * k * rows / n candidates.
+        few := ceil(sqrt(candidate_cost::double precision * k * build.rows_indexed));
+        IF matches <= few THEN
+            -- The estimate may have been far too low.
+            passing := cbir.few_matching_images(filter, 4 * few);
+            use_index := passing IS NULL;
+            matches := greatest(matches, 4 * few);
+        END IF;
     END IF;
 
-    -- A sub-query under IS TRUE stays a filter of the scan: as a join it would lead the planner off the index.
-    matches := CASE WHEN filtered THEN format('(e.image_id IN (%s)) IS TRUE', filters) ELSE 'TRUE' END;
-
     IF use_index THEN
-        SELECT count(*) INTO left_out
-        FROM cbir.image AS i
-        WHERE i.image_id = without_image OR i.patient_id = without_patient;
-        wanted := k + left_out;
-        settings_before := ARRAY[
-            current_setting('hnsw.ef_search'), current_setting('hnsw.iterative_scan'), current_setting('enable_seqscan')
-        ];
-        PERFORM
-            set_config('hnsw.ef_search', least(greatest(
-                (build.search_settings ->> 'hnsw.ef_search')::integer, wanted), largest_ef_search)::text, true),
-            set_config('hnsw.iterative_scan', 'strict_order', true),
-            set_config('enable_seqscan', 'off', true);
+        SELECT w.* INTO walk
+        FROM cbir.index_walk(
+            build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim,
+            k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END,
+            CASE WHEN filtered THEN least(matches / greatest(build.rows_indexed, 1), 0.9999) ELSE 1 END
+        ) AS w;
+        others.image_ids := NULL;
+        previous := cbir.swap_settings(walk.settings);
         EXECUTE format(
             'WITH nearest AS MATERIALIZED (
-                SELECT e.image_id, e.embedding <=> $1::%2$s AS distance
-                FROM cbir.%1$I AS e
-                WHERE %3$s
-                ORDER BY e.embedding <=> $1::%2$s
-                LIMIT $11
+                SELECT c.image_id, c.embedding <=> c.asked AS distance
+                FROM (
+                    SELECT e.image_id, e.embedding, q.embedding AS asked
+                    FROM cbir.%1$I AS e, (SELECT $1::%2$s(%3$s) AS embedding) AS q
+                    ORDER BY %4$s
+                    LIMIT $5
+                ) AS c
+                WHERE c.image_id <> ALL($4) AND %6$s AND %5$s
+                LIMIT $6
             ),
-            kept AS (
-                SELECT n.image_id, n.distance
-                FROM nearest AS n
-                INNER JOIN cbir.image AS i ON i.image_id = n.image_id
-                WHERE n.image_id IS DISTINCT FROM $12 AND (i.patient_id = $13) IS NOT TRUE
-                ORDER BY n.distance, n.image_id
-                LIMIT $2
+            first AS (
+                SELECT n.image_id, n.distance FROM nearest AS n ORDER BY n.distance, n.image_id LIMIT $2
             )
-            SELECT array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id)
-            FROM kept',
-            tab, CASE spec.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END, matches
+            SELECT
+                array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id),
+                (SELECT count(*) FROM nearest)
+            FROM first',
+            tab, kind, spec.dim, walk.nearest_first,
+            -- A scalar sub-query is looked up for each candidate; any other would read all matches first.
+            CASE
+                WHEN (others IS NULL) IS FALSE
+                    THEN '(SELECT TRUE FROM cbir.matching_image($3) AS m WHERE m.image_id = c.image_id)'
+                ELSE 'TRUE'
+            END,
+            CASE WHEN filter.image_ids IS NOT NULL THEN 'c.image_id = ANY($7)' ELSE 'TRUE' END
         )
-            INTO ids, gaps
-            USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to,
-                wanted, without_image, without_patient;
-        PERFORM
-            set_config('hnsw.ef_search', settings_before[1], true),
-            set_config('hnsw.iterative_scan', settings_before[2], true),
-            set_config('enable_seqscan', settings_before[3], true);
-        IF coalesce(cardinality(ids), 0) < k THEN
+            INTO ids, gaps, met
+            USING query, k, others, left_out, walk.candidates, walk.kept, filter.image_ids;
+        PERFORM cbir.swap_settings(previous);
+        IF filtered THEN
+            -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.
+            use_index := met = walk.kept;
+        ELSIF coalesce(cardinality(ids), 0) < k THEN
             EXECUTE format(
-                'SELECT count(*) FROM (
-                    SELECT FROM cbir.%1$I AS e
-                    INNER JOIN cbir.image AS i ON i.image_id = e.image_id
-                    WHERE %2$s AND e.image_id IS DISTINCT FROM $12 AND (i.patient_id = $13) IS NOT TRUE
-                    LIMIT $2
-                ) AS bounded', tab, matches
+                'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', tab
             )
                 INTO existing
-                USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to,
-                    wanted, without_image, without_patient;
+                USING left_out, k;
             use_index := coalesce(cardinality(ids), 0) = existing;
         END IF;
     END IF;
 
     IF NOT use_index THEN
+        IF filtered AND passing IS NULL AND matches <= images / 4 THEN
+            passing := cbir.few_matching_images(filter, ceil(images / 4)::bigint);
+        END IF;
         EXECUTE format(
             'SELECT array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id)
             FROM (
                 SELECT e.image_id, (e.embedding <=> $1::%2$s) + 0 AS distance
                 FROM cbir.%1$I AS e
-                INNER JOIN cbir.image AS i ON i.image_id = e.image_id
-                WHERE %3$s AND e.image_id IS DISTINCT FROM $12 AND (i.patient_id = $13) IS NOT TRUE
+                WHERE %3$s AND e.image_id <> ALL($4)
                 ORDER BY distance, e.image_id
                 LIMIT $2
             ) AS nearest',
-            tab, CASE spec.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END,
-            CASE WHEN filtered THEN format('e.image_id IN (%s)', filters) ELSE 'TRUE' END
+            tab, kind,
+            CASE
+                -- A sub-query's result is looked up by key; the planner would look at a long list item by item.
+                WHEN passing IS NOT NULL THEN 'e.image_id = ANY((SELECT $5)::bigint [])'
+                WHEN filtered OR restricted THEN 'e.image_id IN (SELECT m.image_id FROM cbir.matching_image($3) AS m)'
+                ELSE 'TRUE'
+            END
         )
             INTO ids, gaps
-            USING query, k, few, dataset, modality, anatomic_region, label, split, study_from, study_to,
-                wanted, without_image, without_patient;
+            USING query, k, filter, left_out, passing;
     END IF;
 
     RETURN QUERY
@@ -165,7 +187,7 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.nearest_image(
-    text, vector, integer, bigint, bigint, text, text, text, text, text, date, date, text
+    text, vector, integer, bigint, bigint, bigint, cbir.image_filter, text
 ) IS
 'The k nearest images to a vector by cosine distance: rank, image, distance, how it was answered, and whether all'
 ' rows that exist up to k are there.';

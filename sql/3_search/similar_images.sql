@@ -3,12 +3,17 @@
 --   vector, nearest first, joined to what a person needs. The query image itself and, unless asked for, its
 --   patient's other images are left out.
 --     SELECT * FROM cbir.similar_images('tiny-image', image_id => 42, k => 10, modality => 'XR');
--- Inputs: an encoder; an image's id, or a vector of the encoder's dimension; k; filters (NULL lets everything
---   pass; a label matches what lies below it); mode: auto, exact or approximate (see cbir.nearest_image).
+--     SELECT * FROM cbir.similar_images('tiny-image', sop_uid => '1.2.840.1', study_from => '2020-01-01');
+--   One function and not an overload per kind of query: names say which is meant, whatever type a driver sends.
+-- Inputs: an encoder; one of an image's id, its SOP instance UID, and a vector of the encoder's dimension; k; filters
+--   (NULL lets everything pass; a label matches what lies below it); same_patient; mode: auto, exact or approximate
+--   (see cbir.nearest_image); for a vector, an image and a patient to leave out.
 CREATE FUNCTION cbir.similar_images(
     encoder text,
-    query vector,
-    k integer DEFAULT 10,
+    image_id bigint DEFAULT NULL,
+    k bigint DEFAULT 10,
+    sop_uid text DEFAULT NULL,
+    query vector DEFAULT NULL,
     dataset text DEFAULT NULL,
     modality text DEFAULT NULL,
     anatomic_region text DEFAULT NULL,
@@ -16,81 +21,54 @@ CREATE FUNCTION cbir.similar_images(
     split text DEFAULT NULL,
     study_from date DEFAULT NULL,
     study_to date DEFAULT NULL,
+    image_ids bigint[] DEFAULT NULL,
+    same_patient boolean DEFAULT FALSE,
     mode text DEFAULT 'auto',
     without_image bigint DEFAULT NULL,
     without_patient bigint DEFAULT NULL
-)
-RETURNS SETOF cbir.similar_image
-LANGUAGE sql
-SET search_path FROM CURRENT
-AS $$
-SELECT
-    n.rank, o.image_id, n.distance, 1 - n.distance, o.labels, o.dataset, o.modality, o.anatomic_region,
-    o.study_uid, o.study_date, o.sop_uid, o.source, n.mode_used, n.complete
-FROM cbir.nearest_image(
-    similar_images.encoder, similar_images.query, similar_images.k,
-    similar_images.without_image, similar_images.without_patient,
-    similar_images.dataset, similar_images.modality, similar_images.anatomic_region, similar_images.label,
-    similar_images.split, similar_images.study_from, similar_images.study_to, similar_images.mode
-) AS n
-INNER JOIN cbir.image_overview AS o ON o.image_id = n.image_id
-ORDER BY n.rank
-$$;
-
-COMMENT ON FUNCTION cbir.similar_images(
-    text, vector, integer, text, text, text, text, text, date, date, text, bigint, bigint
-) IS
-'The k images most similar to a vector, nearest first, described; never fewer than exist.';
-
-CREATE FUNCTION cbir.similar_images(
-    encoder text,
-    image_id bigint,
-    k integer DEFAULT 10,
-    dataset text DEFAULT NULL,
-    modality text DEFAULT NULL,
-    anatomic_region text DEFAULT NULL,
-    label text DEFAULT NULL,
-    split text DEFAULT NULL,
-    study_from date DEFAULT NULL,
-    study_to date DEFAULT NULL,
-    same_patient boolean DEFAULT FALSE,
-    mode text DEFAULT 'auto'
 )
 RETURNS SETOF cbir.similar_image
 LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    query vector;
-    patient bigint;
-    known boolean;
+    number constant integer := cbir.checked_count('k', k);
+    tab constant text := cbir.embedding_table(encoder);
+    query_image_id constant bigint := cbir.query_image(image_id, sop_uid, query);
+    filter constant cbir.image_filter := ROW(
+        dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids
+    );
+    ids bigint[];
+    gaps double precision[];
+    used text;
+    whole boolean;
 BEGIN
-    EXECUTE format('SELECT e.embedding::vector FROM cbir.%I AS e WHERE e.image_id = $1', cbir.embedding_table(encoder))
-        INTO query USING image_id;
-    SELECT TRUE, i.patient_id INTO known, patient FROM cbir.image AS i WHERE i.image_id = similar_images.image_id;
-    IF known IS NULL THEN
-        RAISE EXCEPTION 'there is no image %', coalesce(image_id::text, 'NULL')
-            USING ERRCODE = 'no_data_found', HINT = 'cbir.image_overview lists the images.';
-    ELSIF query IS NULL THEN
-        RAISE EXCEPTION 'image % has no embedding of encoder "%"', image_id, encoder
-            USING ERRCODE = 'no_data_found', HINT = format(
-                CASE (SELECT e.spec ->> 'family' FROM cbir.encoder AS e WHERE e.name = similar_images.encoder)
-                    WHEN 'imported' THEN 'Its embeddings are imported: cbirdb import-embeddings -e %s FILE.h5'
-                    ELSE 'Run: cbirdb encode -e %s'
-                END, encoder);
-    END IF;
+    -- A step of its own: joined to an empty table the search would not even be run, nor its arguments checked.
+    SELECT
+        array_agg(n.image_id ORDER BY n.rank), array_agg(n.distance ORDER BY n.rank), max(n.mode_used),
+        bool_and(n.complete)
+    INTO ids, gaps, used, whole
+    FROM cbir.nearest_to_query(
+        encoder, query_image_id, query, number, filter, same_patient, mode, without_image, without_patient
+    ) AS n;
+    PERFORM cbir.record_search(
+        'similar_images', encoder, query_image_id, number, filter, coalesce(used, mode), coalesce(ids, '{}')
+    );
     RETURN QUERY
-    SELECT s.*
-    FROM cbir.similar_images(
-        encoder, query => query, k => k, dataset => dataset, modality => modality, anatomic_region => anatomic_region,
-        label => label, split => split, study_from => study_from, study_to => study_to, mode => mode,
-        without_image => image_id, without_patient => CASE WHEN same_patient THEN NULL ELSE patient END
-    ) AS s;
+    SELECT
+        n.place::integer, o.image_id, n.gap, 1 - n.gap, o.labels, o.dataset, o.modality, o.anatomic_region,
+        o.study_uid, o.study_date, o.sop_uid, o.source, used,
+        -- Not if an image was deleted between the two steps.
+        whole AND count(*) OVER () = cardinality(ids)
+    FROM unnest(ids, gaps) WITH ORDINALITY AS n (image_id, gap, place)
+    INNER JOIN cbir.image_overview AS o ON o.image_id = n.image_id
+    ORDER BY n.place;
 END
 $$;
 
 COMMENT ON FUNCTION cbir.similar_images(
-    text, bigint, integer, text, text, text, text, text, date, date, boolean, text
+    text, bigint, bigint, text, vector, text, text, text, text, text, date, date, bigint[], boolean, text, bigint,
+    bigint
 ) IS
-'The k images most similar to an image, nearest first, described; never fewer than exist. The image itself is left out,'
-' and so is its patient unless same_patient.';
+'The k images most similar to an image (image_id or sop_uid) or to a vector (query), nearest first, described; never'
+' fewer than exist. The image itself is left out, and so is its patient unless same_patient.';

@@ -5,7 +5,7 @@
 --   where fewer relevant images exist, since anatomy has plenty. One row for all queries of a run and one for each
 --   region; queries without modality or region count among '(none)' and never match.
 -- Reference: the question is that of the paper's longer version (anatomy against pathology).
-CREATE VIEW cbir.pathology_against_anatomy AS
+CREATE VIEW cbir.pathology_against_anatomy WITH (security_invoker = TRUE) AS
 SELECT
     counted.run_id,
     e.name AS encoder,

@@ -26,6 +26,7 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql
 STABLE
+SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_column
 DECLARE

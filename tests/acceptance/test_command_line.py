@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import psycopg
 import pytest
 
 from cbirdb.cli.main import COMMANDS, cbirdb, run
@@ -172,6 +173,24 @@ def test_search_metrics_and_ingest_rows_carry_what_is_promised(filled: Callable,
     summary = filled("ingest", "folder", class_folder, "--format", "json").rows
     assert len(summary) == 1
     assert [key for key in summary[0] if key in INGEST_ROW] == INGEST_ROW
+
+
+def test_a_search_starts_from_a_uid_and_keeps_to_a_list(filled: Callable, connection: psycopg.Connection) -> None:
+    connection.execute("UPDATE cbir.image SET sop_uid = '1.2.' || image_id")
+
+    def found(*arguments: object) -> list[int]:
+        rows = filled("search", "-e", "tiny-image", *arguments, "--format", "json").rows
+        return [row["image_id"] for row in rows]
+
+    assert found("--sop-uid", "1.2.3") == found("--image-id", 3) != []
+    assert sorted(found("--image-id", 3, "--images", "5, 4,3,999")) == [4, 5]
+    nothing = filled("search", "-e", "tiny-image", "--image-id", 3, "--images", 3)
+    assert nothing.code == 0
+    assert "No image passes these filters." in nothing.err
+    connection.execute("UPDATE cbir.image SET sop_uid = '1.2.3' WHERE image_id = 4")
+    ambiguous = filled("search", "-e", "tiny-image", "--sop-uid", "1.2.3")
+    assert ambiguous.code == 1
+    assert "This SOP instance UID names 2 images. Give image_id => one of 3, 4." in ambiguous.err
 
 
 def test_no_row_is_an_empty_array_and_an_empty_csv(cli: Callable) -> None:

@@ -20,6 +20,7 @@ from tests.conftest import Outcome, picture_bytes
 Cli = Callable[..., Outcome]
 CHECKS = [
     "PostgreSQL version", "pgvector version", "Schema cbir", "Privileges", "Memory settings", "Nearest-neighbour query",
+    "Erased patients",
 ]  # fmt: skip
 
 

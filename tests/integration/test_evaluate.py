@@ -64,7 +64,7 @@ def test_exact_and_approximate_say_different_things(
 ) -> None:
     exact = evaluate(cli, "-k", 20, "--mode", "exact")
     assert (exact["mode"], exact["ann_recall"], exact["queries"], exact["indexed"]) == ("exact", 1.0, TEST, TRAIN)
-    assert cli("-q", "index", "build", "-e", "toy").code == 0
+    assert cli("-q", "index", "build", "-e", "toy", "--method", "hnsw").code == 0
 
     def scans() -> int:
         connection.execute("SELECT pg_stat_force_next_flush()")
@@ -291,3 +291,122 @@ def test_a_killed_evaluation_stays_or_a_living_one_is_removed(
     assert runs(connection) == [(living, False), (own, True)]
     latest = evaluate(cli, "-k", 5)["run"]
     assert runs(connection) == [(own, True), (latest, True)]
+
+
+def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(
+    cli: Cli, catalogue: list[int], connection: psycopg.Connection
+) -> None:
+    def approximate(*arguments: object) -> tuple[Outcome, dict[str, object]]:
+        outcome = cli("evaluate", "-e", "toy", "-k", 20, "--mode", "approximate", "--format", "json", *arguments)
+        return outcome, outcome.rows[0]
+
+    def said(run: object) -> str:
+        return cli("metrics", "--run", run).err
+
+    assert cli("-q", "index", "build", "-e", "toy", "--method", "hnsw", "--no-audit").code == 0
+    outcome, row = approximate()
+    assert (outcome.code, row["final"]) == (4, False)
+    assert "not audited" in outcome.err
+    assert "cbirdb index audit -e toy" in outcome.err
+    assert f"Run {row['run']} is NOT FINAL: The index has not been audited." in said(row["run"])
+
+    assert cli("-q", "index", "audit", "-e", "toy").code == 0
+    outcome, row = approximate()
+    assert (outcome.code, row["final"], row["not_final"]) == (0, True, None)
+    assert str(row["index_audit"]).startswith("passed: of 72 stored vectors 100.00% find themselves")
+    assert "passed: of 72 stored vectors" in said(row["run"])
+    assert "NOT FINAL" not in said(row["run"])
+
+    build = ("index", "build", "-e", "toy", "--method", "ivfflat", "--lists", 20, "--probes", 1)
+    outcome = cli(*build)
+    assert outcome.code == 0
+    assert "below the floor" in outcome.err
+    outcome, poor = approximate()
+    assert (outcome.code, poor["final"]) == (4, False)
+    assert "The result is NOT FINAL: The index is below the floor" in outcome.err
+    assert "cbirdb index build -e toy" in outcome.err
+    assert "FAILED: of 72 stored vectors" in said(poor["run"])
+    assert f"Run {poor['run']} is NOT FINAL" in said(poor["run"])
+    # What is low enough for the user is final; earlier runs keep their audit.
+    outcome, row = approximate("--floor-recall", 0, "--floor-zeros", 1)
+    assert (outcome.code, row["final"]) == (0, True)
+    audits = connection.execute(
+        "SELECT index_audit IS NULL, index_audit ->> 'passed', not_final IS NULL FROM cbir.search_run ORDER BY run_id"
+    ).fetchall()
+    assert audits == [(True, None, False), (False, "true", True), (False, "false", False), (False, "false", True)]
+    exact = cli("evaluate", "-e", "toy", "--mode", "exact", "--format", "json")
+    assert (exact.code, exact.rows[0]["final"], exact.rows[0]["index_audit"]) == (0, True, None)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("hnsw", "--m", 8, "--ef-construction", 64),
+        ("bit-hnsw", "--rerank", 60),
+        ("ivfflat", "--lists", 6, "--probes", 5),
+    ],
+    ids=lambda method: method[0],
+)
+@pytest.mark.parametrize("exclude", [(), ("--exclude-patient",)], ids=["", "exclude-patient"])
+def test_an_approximate_run_differs_from_an_exact_one_or_passes_the_index_by(
+    cli: Cli,
+    catalogue: list[int],
+    connection: psycopg.Connection,
+    method: tuple[object, ...],
+    exclude: tuple[str, ...],
+) -> None:
+    connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, name FROM cbir.dataset")
+    connection.execute(
+        "UPDATE cbir.image AS i SET patient_id = p.patient_id FROM cbir.patient AS p"
+        " WHERE p.dataset_id = i.dataset_id AND i.source::int % 5 = 0"
+    )
+    assert cli("-q", "index", "build", "-e", "toy", "--method", *method).code == 0
+    [(name,)] = connection.execute("SELECT index_name FROM cbir.index_build").fetchall()
+
+    def scans() -> int:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        row = connection.execute("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = %s", [name]).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def neighbours_of(mode: str, k: int) -> list[tuple[int, list[float]]]:
+        outcome = cli("-q", "evaluate", "-e", "toy", "-k", k, "--mode", mode, "--format", "json", *exclude)
+        assert outcome.code in (0, 4)
+        row = outcome.rows[0]
+        assert (row["mode"], row["short_queries"]) == (mode, 0)
+        return connection.execute(
+            "SELECT query_image_id, distances FROM cbir.search_result WHERE run_id = %s ORDER BY 1", [row["run"]]
+        ).fetchall()
+
+    before = scans()
+    truth = neighbours_of("exact", 10)
+    assert scans() == before
+    found = neighbours_of("approximate", 10)
+    assert scans() >= before + TEST
+    right = [
+        sum(distance <= best[-1] + 1e-6 for distance in distances) / len(best)
+        for (_, distances), (_, best) in zip(found, truth, strict=True)
+    ]
+    assert sum(right) / len(right) >= 0.95
+    # Every image that there is, most of which no walk of so few lists or candidates meets.
+    everything, all_found = neighbours_of("exact", 60), neighbours_of("approximate", 60)
+    assert [len(d) for _, d in all_found] == [len(d) for _, d in everything]
+
+
+def test_a_query_that_the_index_leaves_short_is_not_completed(
+    cli: Cli, catalogue: list[int], connection: psycopg.Connection
+) -> None:
+    assert cli("-q", "index", "build", "-e", "toy", "--method", "ivfflat", "--lists", 12, "--probes", 1).code == 0
+    # As if it had been built of fewer rows: walks end after ten, of which most may not be found.
+    connection.execute("UPDATE cbir.index_build SET rows_indexed = 4, search_settings = '{\"ivfflat.probes\": 1}'")
+    connection.execute("DELETE FROM cbir.image WHERE source::int % 20 > 1 AND split = 'train'")
+    row = cli("-q", "evaluate", "-e", "toy", "-k", 6, "--mode", "approximate", "--format", "json").rows[0]
+    exact = cli("-q", "evaluate", "-e", "toy", "-k", 6, "--mode", "exact", "--format", "json").rows[0]
+    assert (row["mode"], row["short_queries"], row["indexed"]) == ("approximate", 0, 6)
+    found, truth = (
+        connection.execute(
+            "SELECT query_image_id, neighbour_ids FROM cbir.search_result WHERE run_id = %s ORDER BY 1", [run["run"]]
+        ).fetchall()
+        for run in (row, exact)
+    )
+    assert found == truth

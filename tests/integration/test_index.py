@@ -57,7 +57,8 @@ def toy(connection: psycopg.Connection) -> StoredEncoder:
 
 
 def build(cli: Cli, *arguments: object) -> dict[str, Any]:
-    outcome = cli("index", "build", "-e", "toy", "--format", "json", *arguments)
+    chosen = () if "--method" in arguments else ("--method", "hnsw")
+    outcome = cli("index", "build", "-e", "toy", "--format", "json", *chosen, *arguments)
     assert outcome.code == 0, outcome.err
     assert len(outcome.rows) == 1
     return outcome.rows[0]
@@ -296,7 +297,8 @@ def start(dsn: str) -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def call(*arguments: object, command: str = "build") -> subprocess.Popen[str]:
-        line = [PROGRAM, "--dsn", dsn, "-q", "index", command, "-e", "toy", *map(str, arguments)]
+        method = ["--method", "hnsw"] if command == "build" else []
+        line = [PROGRAM, "--dsn", dsn, "-q", "index", command, "-e", "toy", *method, *map(str, arguments)]
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         return process

@@ -46,6 +46,7 @@ CATALOGUE = {
     " WHERE connamespace = 'cbir'::regnamespace",
     "indexes": "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
     " JOIN pg_class c ON c.oid = indexrelid WHERE relnamespace = 'cbir'::regnamespace",
+    "triggers": "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
     "comments": "SELECT (pg_identify_object(classoid, objoid, objsubid)).identity, description FROM pg_description"
     " WHERE (pg_identify_object(classoid, objoid, objsubid)).schema = 'cbir'"
     " OR classoid = 'pg_namespace'::regclass AND objoid = 'cbir'::regnamespace"
@@ -279,7 +280,7 @@ def test_every_view_and_function_of_the_database_comes_from_a_file(connection: p
     assert {name for (name,) in found} == {path.stem for path in SQL_FILES}
 
 
-SEARCH = "cbir.similar_images(text,bigint,integer,text,text,text,text,text,date,date,boolean,text)"
+SEARCH = "cbir.explain_match(bigint,bigint)"
 
 
 def test_an_upgrade_loses_what_was_granted(connection: psycopg.Connection, role: str) -> None:

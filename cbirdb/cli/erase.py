@@ -1,0 +1,122 @@
+"""``cbirdb erase``: a patient's right to be forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.output import write_rows
+
+if TYPE_CHECKING:
+    import psycopg
+
+TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
+"""What a table shows of a certificate; JSON and CSV have everything."""
+
+
+@click.command()
+@click.option("--patient", metavar="KEY", help="The patient's pseudonym, as cbir.patient has it.")
+@click.option(
+    "--patient-id", metavar="ID", help="The dataset's own number of the patient, which stays on this machine; - asks."
+)
+@click.option(
+    "--pseudonym-key", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Key that the pseudonyms were made with, for --patient-id.  [default: in CBIRDB_HOME]",
+)  # fmt: skip
+@click.option("--dataset", metavar="NAME", help="Only in this dataset.")
+@click.option(
+    "--certificate", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Also write the certificates to a new file, to be kept apart from the backups.",
+)  # fmt: skip
+@click.option(
+    "--from-certificate", "given", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", multiple=True,
+    help="Erase again what a restored backup brought back; may be repeated.",
+)  # fmt: skip
+@click.option("--reapply", is_flag=True, help="Erase again whoever has a certificate here and is back.")
+@click.option("--list", "list_all", is_flag=True, help="List the certificates; erases nothing.")
+@click.option("--no-repair", is_flag=True, help="Do not rebuild indexes and VACUUM; the certificate says what to run.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@format_option
+@pass_context
+def erase(
+    context: Context,
+    patient: str | None,
+    patient_id: str | None,
+    pseudonym_key: Path | None,
+    dataset: str | None,
+    certificate: Path | None,
+    given: tuple[Path, ...],
+    reapply: bool,
+    list_all: bool,
+    no_repair: bool,
+    yes: bool,
+    output_format: str,
+) -> None:
+    """Erase a patient from every table, embedding and stored result, with a certificate.
+
+    The patient cannot be ingested again. Keep the certificate's file apart from the backups: one that is older than
+    the erasure does not know of it.
+
+    \b
+    cbirdb erase --patient-id - --certificate erased-2026-11.json
+    cbirdb erase --from-certificate erased-2026-11.json           after restoring a backup
+    """  # noqa: D301 (Click wants the character itself)
+    from cbirdb import erase as verb
+    from cbirdb.db.erasure import all_certificates
+
+    if sum((patient is not None, patient_id is not None, bool(given) or reapply, list_all)) != 1:
+        raise click.UsageError("Give one of --patient, --patient-id, --from-certificate or --reapply, and --list.")
+    if certificate is not None:
+        verb.check_target(certificate)
+    kept = [one for path in given for one in verb.read_certificates(path)]
+    if patient_id == "-":
+        patient_id = click.prompt("Number of the patient", hide_input=True, err=True)
+    with context.open_database() as connection:
+        if list_all:
+            rows = all_certificates(connection)
+        elif given or reapply:
+            rows = verb.reapply_erasures(connection, kept, repair=not no_repair)
+        else:
+            people = _people(context, connection, patient, patient_id, pseudonym_key, dataset)
+            if not yes:
+                click.confirm("Erase this patient for good?", abort=True, err=True)
+            rows = verb.erase_patients(connection, people, repair=not no_repair)
+    if certificate is not None:
+        verb.write_certificates(certificate, rows)
+    write_rows(rows, output_format, columns=TABLE)
+    for line in _remarks(rows, list_all=list_all, no_repair=no_repair, certificate=certificate):
+        context.progress().note(line)
+
+
+def _people(
+    context: Context,
+    connection: psycopg.Connection,
+    patient: str | None,
+    patient_id: str | None,
+    pseudonym_key: Path | None,
+    dataset: str | None,
+) -> list[tuple[str, str | None]]:
+    """Pseudonyms with their datasets."""
+    from cbirdb.erase import people_of_id
+    from cbirdb.pseudonyms import Pseudonyms
+
+    if patient_id is None:
+        return [(str(patient), dataset)]
+    pseudonyms = Pseudonyms.from_file(pseudonym_key or context.settings.pseudonym_key, create=False)
+    return people_of_id(connection, patient_id, pseudonyms, dataset)
+
+
+def _remarks(rows: list[dict[str, object]], *, list_all: bool, no_repair: bool, certificate: Path | None) -> list[str]:
+    if list_all:
+        return []
+    if not rows:
+        return ["Nobody who has a certificate was in the catalogue."]
+    lines = [f"The certificates are in {certificate}."] if certificate is not None else []
+    if no_repair:
+        lines.append("Vectors stay in indexes and files until these have run:")
+        lines += [f"  {statement};" for row in rows for statement in list(row["to_run"])]  # type: ignore[call-overload]
+    lines.append("Backups and the image files themselves are not touched.")
+    return lines

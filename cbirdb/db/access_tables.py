@@ -1,0 +1,104 @@
+"""The tables of access: who may see what, who searched what, and who was erased. Same metadata as ``tables``."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from cbirdb.db.tables import EMPTY_JSON, NOW, _key, _one_of, metadata
+
+ACTING_ROLE = "The role that acted: the one of SET ROLE, else the login."
+
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("changed_by", Text, nullable=False, server_default=text("session_user"), comment="The login."),
+    _one_of("name", "audit", "purpose_required", "row_security"),
+    comment="What an administrator switches on and off; a setting of the server could be changed by everybody.",
+)
+
+dataset_access = Table(
+    "dataset_access",
+    metadata,
+    Column("role_name", Text, primary_key=True, comment="A login, or a group role of a site."),
+    Column("dataset", Text, primary_key=True, comment="A dataset's name; it need not be there yet."),
+    Column("granted_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    comment="Which roles see which datasets while row-level security is on; without a row: none.",
+)
+
+search_audit = Table(
+    "search_audit",
+    metadata,
+    _key("audit_id"),
+    Column("searched_at", DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
+    Column("login", Text, nullable=False, comment="Who connected (session_user)."),
+    Column("role", Text, nullable=False, comment=ACTING_ROLE),
+    Column("purpose", Text, comment="Why, as the setting cbir.purpose said; NULL: not given."),
+    Column("function", Text, nullable=False, comment="Which search; setting: an administrator changed cbir.setting."),
+    Column("encoder", Text, comment="NULL: all."),
+    Column("query_image_id", BigInteger, comment="NULL: a vector was given, or the image has been erased."),
+    Column("k", Integer),
+    Column("filter", JSONB, nullable=False, server_default=EMPTY_JSON),
+    Column("mode", Text, comment="exact or approximate."),
+    Column("returned", ARRAY(BigInteger), nullable=False, comment="Images that were returned."),
+    Column(
+        "erased_ids",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="Image ids taken out of this row because their patient was erased.",
+    ),
+    CheckConstraint("erased_ids >= 0", name="erased_ids"),
+    comment="Who searched what, when and why, and which images were returned. Append only.",
+)
+
+erasure_certificate = Table(
+    "erasure_certificate",
+    metadata,
+    Column("certificate_id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("dataset", Text, nullable=False),
+    Column(
+        "pseudonym_sha256",
+        LargeBinary,
+        nullable=False,
+        index=True,
+        comment="Of dataset and pseudonym: see erasure_hash.",
+    ),
+    Column("erased_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("login", Text, nullable=False, comment="Who connected (session_user)."),
+    Column("role", Text, nullable=False, comment=ACTING_ROLE),
+    Column("removed", JSONB, nullable=False, comment="Rows removed, by table, and what was taken out of lists."),
+    Column("to_run", ARRAY(Text), nullable=False, comment="Statements that take the vectors out of files and indexes."),
+    comment="What was erased, when and by whom; while it is here, the patient cannot be ingested again.",
+)
+
+erased_image = Table(
+    "erased_image",
+    metadata,
+    Column("source_sha256", LargeBinary, primary_key=True, comment="Of dataset and source: see erasure_hash."),
+    Column(
+        "certificate_id",
+        Uuid,
+        ForeignKey(erasure_certificate.c.certificate_id, ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    comment="Files of erased patients, so that a list that does not tell patients apart cannot bring them back.",
+)

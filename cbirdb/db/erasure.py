@@ -1,0 +1,104 @@
+"""Erasing patients, certificates of it, and what keeps them from coming back: the SQL side of ``cbirdb erase``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+
+def erased_sources(
+    connection: psycopg.Connection, dataset: str, sources: Sequence[str], pseudonyms: Sequence[str | None]
+) -> set[str]:
+    """Which of these images belong to erased patients.
+
+    :param pseudonyms: of each image's patient; None where it is not known.
+    """
+    if not sources:
+        return set()
+    found = connection.execute(
+        "SELECT cbir.erased_source(%s, %s::text[], %s::text[])", [dataset, list(sources), list(pseudonyms)]
+    )
+    return {row[0] for row in found}
+
+
+_CERTIFICATE = """
+SELECT c.certificate_id::text, c.dataset, encode(c.pseudonym_sha256, 'hex') AS pseudonym_sha256,
+       c.erased_at::text, c.login, c.role, c.removed, c.to_run,
+       ARRAY(
+           SELECT encode(i.source_sha256, 'hex') FROM cbir.erased_image AS i
+           WHERE i.certificate_id = c.certificate_id ORDER BY 1
+       ) AS sources_sha256
+"""
+"""A certificate as files hold it."""
+
+
+def erase_patients(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
+    """Erase patients by pseudonym and dataset (None: any), all of them or none; returns their certificates."""
+    certificates: list[dict[str, Any]] = []
+    with connection.transaction():
+        for pseudonym, dataset in people:
+            found = connection.execute(
+                "SELECT certificate_id FROM cbir.erase_patient(%s, %s)", [pseudonym, dataset]
+            ).fetchall()
+            certificates += _read(connection, [row[0] for row in found])
+    return certificates
+
+
+def reapply(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Put certificates back and erase everybody again who has one; returns the new certificates."""
+    with connection.transaction():
+        connection.execute("SELECT cbir.restore_certificates(%s)", [Jsonb(list(certificates))])
+        found = connection.execute("SELECT certificate_id FROM cbir.reapply_erasures()").fetchall()
+        return _read(connection, [row[0] for row in found])
+
+
+def all_certificates(connection: psycopg.Connection) -> list[dict[str, Any]]:
+    """Every certificate of this database, in the order of the erasures."""
+    return _read(connection, None)
+
+
+def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those pairs of pseudonym and dataset that are a patient's here, or an erased one's."""
+    found = connection.execute(
+        """
+        SELECT given.pseudonym, given.dataset
+        FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS given (pseudonym, dataset, position)
+        WHERE EXISTS (
+            SELECT FROM cbir.patient AS p INNER JOIN cbir.dataset AS d ON d.dataset_id = p.dataset_id
+            WHERE p.pseudonym = given.pseudonym AND d.name = given.dataset
+        ) OR EXISTS (
+            SELECT FROM cbir.erasure_certificate AS c
+            WHERE c.pseudonym_sha256 = cbir.erasure_hash(given.dataset, given.pseudonym)
+        )
+        ORDER BY given.position
+        """,
+        [[pseudonym for pseudonym, _ in people], [dataset for _, dataset in people]],
+    )
+    return found.fetchall()
+
+
+def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Run what takes the deleted vectors out of indexes and files, each statement once; returns the statements.
+
+    On a connection in autocommit mode: none of them can run in a transaction.
+    """
+    wanted = list(dict.fromkeys(statement for certificate in certificates for statement in certificate["to_run"]))
+    # All indexes first: VACUUM is quicker on one that has just been built.
+    for statement in sorted(wanted, key=lambda text: text.startswith("VACUUM")):
+        connection.execute(statement.encode())
+    return wanted
+
+
+def _read(connection: psycopg.Connection, ids: Sequence[Any] | None) -> list[dict[str, Any]]:
+    cursor = connection.cursor(row_factory=dict_row)
+    cursor.execute(
+        _CERTIFICATE.encode()
+        + b" FROM cbir.erasure_certificate AS c WHERE %(ids)s::uuid[] IS NULL OR c.certificate_id = ANY(%(ids)s)"
+        b" ORDER BY c.erased_at, c.certificate_id",
+        {"ids": list(ids) if ids is not None else None},
+    )
+    return cursor.fetchall()

@@ -1,0 +1,127 @@
+"""cbirdb's group roles, and who owns schema ``cbir``.
+
+The roles belong to the cluster and are made by ``sql/dba/create_roles.sql``; what each may do in a database is in
+``sql/5_access`` and is granted by every upgrade.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.tables import SCHEMA
+from cbirdb.errors import DatabaseError
+
+log = logging.getLogger(__name__)
+
+ROLES = {
+    "cbir_reader": "searches and reads",
+    "cbir_ingest": "also ingests, encodes and imports",
+    "cbir_admin": "owns the schema: upgrades, indexes, evaluates, drops, erases",
+    "cbir_auditor": "reads the audit and the certificates of erasure",
+}
+"""Names and duties, as in ``sql/dba/create_roles.sql``."""
+ADMIN = "cbir_admin"
+
+
+def create_roles(connection: psycopg.Connection, script: Path) -> None:
+    """Run the administrator's script, where a role is missing.
+
+    :param script: ``sql/dba/create_roles.sql``.
+    :raises DatabaseError: when a role is missing and this one may not create it.
+    """
+    if set(existing_roles(connection)) == set(ROLES):
+        return
+    try:
+        with connection.transaction():
+            connection.execute(script.read_bytes())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(
+            "This role may not create roles.",
+            hint="A database administrator can: cbirdb db roles --script | psql",
+        ) from error
+
+
+def existing_roles(connection: psycopg.Connection) -> list[str]:
+    """Which of the roles there are, in the order of ``ROLES``."""
+    with translated_errors():
+        found = {
+            row[0] for row in connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[*ROLES]])
+        }
+    return [name for name in ROLES if name in found]
+
+
+def set_row_security(connection: psycopg.Connection, *, enabled: bool) -> bool:
+    """Switch row-level security for every table; returns whether any role is given a dataset.
+
+    :raises DatabaseError: when this role does not own the schema.
+    """
+    with translated_errors(), connection.transaction():
+        connection.execute("SELECT cbir.set_row_security(%s)", [enabled])
+        return connection.execute("SELECT FROM cbir.dataset_access LIMIT 1").fetchone() is not None
+
+
+@contextmanager
+def acting_as_owner(connection: psycopg.Connection) -> Iterator[None]:
+    """In an open transaction: make the schema where there is none, and be its owner while the block runs.
+
+    Where ``cbir_admin`` exists, a schema that is new, or that a superuser owns, becomes its: functions that run as
+    their owner must not run as a superuser. A schema that another role owns stays that role's.
+    """
+    before = connection.execute("SELECT current_setting('role')").fetchone()
+    owner = _future_owner(connection)
+    absent = connection.execute("SELECT to_regnamespace(%s) IS NULL", [SCHEMA]).fetchone()
+    if absent and absent[0]:  # IF NOT EXISTS would ask for the right to create it even where it exists
+        whose = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(owner)) if owner else sql.SQL("")
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)) + whose)
+    if owner is not None:
+        _hand_over(connection, owner)
+        connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
+    yield
+    connection.execute("SELECT set_config('role', %s, true)", [before[0] if before else "none"])
+
+
+def _future_owner(connection: psycopg.Connection) -> str | None:
+    """The role that schema and tables are to belong to; None: whoever they belong to, and this role stays what it is."""
+    row = connection.execute(
+        """
+        SELECT o.rolname FROM pg_namespace AS n INNER JOIN pg_roles AS o ON o.oid = n.nspowner
+        WHERE n.nspname = %(schema)s AND NOT o.rolsuper AND pg_has_role(o.oid, 'SET')
+        UNION ALL
+        SELECT a.rolname FROM pg_roles AS a
+        WHERE a.rolname = %(admin)s AND pg_has_role(a.oid, 'SET') AND NOT EXISTS (
+            SELECT FROM pg_namespace AS n INNER JOIN pg_roles AS o ON o.oid = n.nspowner
+            WHERE n.nspname = %(schema)s
+              AND (NOT o.rolsuper OR NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))
+        )
+        """,
+        {"schema": SCHEMA, "admin": ADMIN},
+    ).fetchone()
+    return row[0] if row else None
+
+
+def _hand_over(connection: psycopg.Connection, owner: str) -> None:
+    """Where a superuser owns the schema or a table in it, give them to this role."""
+    to = sql.Identifier(owner)
+    given = connection.execute(
+        """
+        SELECT 'SCHEMA', ARRAY[n.nspname::text]
+        FROM pg_namespace AS n INNER JOIN pg_roles AS o ON o.oid = n.nspowner
+        WHERE n.nspname = %(schema)s AND o.rolsuper
+        UNION ALL
+        SELECT 'TABLE', ARRAY[%(schema)s, c.relname]
+        FROM pg_class AS c INNER JOIN pg_roles AS o ON o.oid = c.relowner
+        WHERE c.relnamespace = %(schema)s::regnamespace AND c.relkind = 'r' AND o.rolsuper
+          AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e')
+        """,
+        {"schema": SCHEMA},
+    ).fetchall()
+    for kind, name in given:
+        log.info("%s goes to %s", ".".join(name), owner)
+        connection.execute(sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(kind), sql.Identifier(*name), to))

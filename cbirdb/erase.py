@@ -1,0 +1,115 @@
+"""Erases patients from the database, with certificates, and keeps them from coming back.
+
+A patient's own number never reaches the database: it is turned into a pseudonym here, with the key that ingest used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from cbirdb.db import erasure
+from cbirdb.db.catalogue import check_pseudonym_key, has_pseudonym_key
+from cbirdb.db.connection import translated_errors
+from cbirdb.db.embeddings import check_datasets
+from cbirdb.errors import InputError
+from cbirdb.pseudonyms import Pseudonyms
+
+Certificate = dict[str, Any]
+"""As files hold it: certificate_id, dataset, pseudonym_sha256, erased_at, login, role, removed, to_run, sources_sha256."""
+NEEDED = {"certificate_id", "dataset", "pseudonym_sha256", "erased_at", "login", "role", "removed", "sources_sha256"}
+
+
+def people_of_id(
+    connection: psycopg.Connection, patient_id: str, pseudonyms: Pseudonyms, dataset: str | None
+) -> list[tuple[str, str | None]]:
+    """Pseudonyms of a patient's own number, with their datasets.
+
+    :raises InputError: when the key is not this database's, or no dataset knows the patient.
+    """
+    with translated_errors():
+        if dataset is not None:
+            check_datasets(connection, [dataset])
+        if has_pseudonym_key(connection):
+            check_pseudonym_key(connection, pseudonyms.fingerprint)
+        names = (
+            [dataset]
+            if dataset is not None
+            else [row[0] for row in connection.execute("SELECT name FROM cbir.dataset ORDER BY name")]
+        )
+        known = erasure.known_pseudonyms(connection, [(pseudonyms.of(name, patient_id), name) for name in names])
+    if not known:
+        raise InputError(
+            "No dataset here has a patient of this number.",
+            hint="Give the number as the dataset writes it, such as 'patient00001' of CheXpert.",
+        )
+    return [(pseudonym, name) for pseudonym, name in known]
+
+
+def erase_patients(
+    connection: psycopg.Connection, people: Sequence[tuple[str, str | None]], *, repair: bool = True
+) -> list[Certificate]:
+    """Erase patients in one transaction, then rebuild the vector indexes that held their vectors, and VACUUM.
+
+    :param people: pseudonyms, each with its dataset (None: every dataset that knows it).
+    :param repair: False: leave that to the administrator; ``to_run`` of the certificates says what.
+    :raises InputError: when there is no such patient.
+    """
+    with translated_errors():
+        for _, dataset in people:
+            if dataset is not None:
+                check_datasets(connection, [dataset])
+        try:
+            certificates = erasure.erase_patients(connection, people)
+        except psycopg.errors.NoDataFound as error:
+            message = error.diag.message_primary or "there is no such patient"
+            raise InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint) from error
+        if repair:
+            erasure.run_afterwards(connection, certificates)
+    return certificates
+
+
+def reapply_erasures(
+    connection: psycopg.Connection, certificates: Sequence[Certificate] = (), *, repair: bool = True
+) -> list[Certificate]:
+    """Erase everybody again who has a certificate, here or among those given, and is back."""
+    with translated_errors():
+        new = erasure.reapply(connection, certificates)
+        if repair:
+            erasure.run_afterwards(connection, new)
+    return new
+
+
+def read_certificates(path: Path) -> list[Certificate]:
+    """Certificates of a file that ``write_certificates`` or ``cbirdb erase --list --format json`` wrote.
+
+    :raises InputError: when the file is something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"There is no file {path}.", hint="Check --from-certificate.") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} holds no certificates.", hint="Give a file of cbirdb erase --certificate.") from error
+    if not isinstance(found, list) or not all(isinstance(one, Mapping) and set(one) >= NEEDED for one in found):
+        raise InputError(f"{path} holds no certificates.", hint="Give a file of cbirdb erase --certificate.")
+    return [dict(one) for one in found]
+
+
+def check_target(path: Path) -> None:
+    """Refuse a file that is there, or whose folder is not, before anything is erased."""
+    if path.exists():
+        raise InputError(f"{path} exists.", hint="Name another file: a certificate is not written over.")
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent}.", hint="Make it, or check --certificate.")
+
+
+def write_certificates(path: Path, certificates: Sequence[Certificate]) -> None:
+    """Write certificates into a new file."""
+    with path.open("x") as file:
+        json.dump(list(certificates), file, indent=2)
+        file.write("\n")

@@ -1,0 +1,324 @@
+"""Measures what a search through an index finds, of what there is to be found.
+
+Mean recall hides what matters: a graph may be unable to reach small groups of images at all, and then every query of a
+rare class fails. So an audit also says how low the worst queries are, how many found nothing that is right, and how
+many stored vectors do not even find themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from pgvector import Vector
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from cbirdb.db.connection import see_extension, translated_errors
+from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.index_builds import IndexBuild, current_build
+from cbirdb.db.index_walks import Walk, apply_settings, index_walk
+from cbirdb.db.read_embeddings import read_embeddings
+from cbirdb.db.tables import SCHEMA
+from cbirdb.db.vector_index import IndexMethod
+from cbirdb.errors import InputError
+from cbirdb.exact_neighbours import exact_neighbours
+from cbirdb.progress import SILENT, Progress
+
+NEAR, FAR = 10, 100
+"""The two depths at which recall is measured."""
+TOLERANCE = 2e-6
+"""Distances that differ by less are ties: the server sums in single precision, in another order than NumPy."""
+DEFAULT_SAMPLE = 1000
+
+
+class NoIndexError(InputError):
+    """There is no index to audit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What an index must reach for its answers to be relied on."""
+
+    recall: float = 0.99
+    """Mean recall, at both depths."""
+    zeros: float = 0.001
+    """Largest share of queries for which none of the nearest is found."""
+
+    def __post_init__(self) -> None:
+        for value, what in ((self.recall, "recall"), (self.zeros, "zeros")):
+            if not 0 <= value <= 1:
+                raise InputError(f"--floor-{what} must lie between 0 and 1, not {value}.")
+
+    def words(self) -> str:
+        return f"mean recall {self.recall:g}, {self.zeros:.3%} of queries without any right neighbour"
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Over queries, the share of the true nearest that was found."""
+
+    mean: float
+    p1: float
+    """First percentile."""
+    zeros: int
+    """Queries for which none was found."""
+
+    @classmethod
+    def of(cls, shares: NDArray[np.float64]) -> Recall:
+        """:param shares: one per query, shape (n,)."""
+        p1 = float(np.percentile(shares, 1, method="lower"))
+        return cls(float(shares.mean()), p1, int((shares == 0).sum()))
+
+    def json(self) -> dict[str, float]:
+        return {"mean": self.mean, "p1": self.p1, "zeros": self.zeros}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was found for a sample of stored vectors."""
+
+    sample: int
+    self_retrieval: float
+    """Share of vectors that are among their own nearest."""
+    near: Recall
+    far: Recall
+    p50_ms: float
+    p95_ms: float
+    """Of a search for ten, as the client sees it."""
+    answered_exactly: int
+    """Searches that the index left short, so that they were answered exactly."""
+
+    def passes(self, floor: Floor) -> bool:
+        """Whether the index may be relied on."""
+        return min(self.near.mean, self.far.mean) >= floor.recall and self.near.zeros <= floor.zeros * self.sample
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "sample": self.sample,
+            "self_retrieval": self.self_retrieval,
+            f"recall_at_{NEAR}": self.near.json(),
+            f"recall_at_{FAR}": self.far.json(),
+            "p50_ms": self.p50_ms,
+            "p95_ms": self.p95_ms,
+            "answered_exactly": self.answered_exactly,
+        }
+
+    def row(self) -> dict[str, object]:
+        """The row that the command line prints."""
+        return {
+            "sample": self.sample,
+            "self_retrieval": self.self_retrieval,
+            **{
+                f"{name}_{depth}": value
+                for depth, recall in ((NEAR, self.near), (FAR, self.far))
+                for name, value in (("recall", recall.mean), ("p1", recall.p1), ("zeros", recall.zeros))
+            },
+            "p50_ms": round(self.p50_ms, 3),
+            "p95_ms": round(self.p95_ms, 3),
+            "answered_exactly": self.answered_exactly,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one search found, nearest first."""
+
+    ids: Sequence[int]
+    distances: Sequence[float]
+    exactly: bool = False
+
+
+Search = Callable[[str, int], Found]
+"""A query vector as text, and k."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """A sample of stored vectors, and how far their true nearest are."""
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    """Of the ``min(FAR, rows)`` nearest, nearest first, the vector itself among them; shape (n, k)."""
+
+
+def find_truth(
+    connection: psycopg.Connection, table: sql.Identifier, encoder: StoredEncoder, *, sample: int, seed: int
+) -> Truth:
+    """Draw stored vectors and find their true nearest, in one pass over the table.
+
+    :raises InputError: when the table is empty, or the sample is.
+    """
+    if sample < 1:
+        raise InputError(f"--sample must be at least 1, not {sample}.")
+    see_extension(connection)
+    # As a search does it: its query is scaled to length 1 and rounded again to what is stored.
+    drawn = sql.SQL(
+        "SELECT image_id, l2_normalize(embedding::vector)::{kind} FROM {table}"
+        " ORDER BY hashint8extended(image_id, {seed}), image_id LIMIT {sample}"
+    ).format(
+        kind=_kind(encoder),
+        table=table,
+        seed=sql.Literal(seed),
+        sample=sql.Literal(sample),
+    )
+    blocks = list(read_embeddings(connection, drawn, encoder.dim, encoder.precision))
+    if not blocks:
+        raise InputError(
+            f"There are no embeddings of '{encoder.name}' to measure with.",
+            hint=f"Run: cbirdb encode -e {encoder.name}",
+        )
+    ids, vectors = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    everything = sql.SQL("SELECT image_id, embedding FROM {}").format(table)
+    nearest = exact_neighbours(vectors, read_embeddings(connection, everything, encoder.dim, encoder.precision), FAR)
+    return Truth(ids, vectors, nearest.distances)
+
+
+def measure(search: Search, truth: Truth) -> Measured:
+    """Search for every vector of the sample, for ten and for a hundred."""
+    shares: dict[int, list[float]] = {NEAR: [], FAR: []}
+    selves = exactly = 0
+    times = []
+    for image_id, vector, distances in zip(truth.ids, truth.vectors, truth.distances, strict=True):
+        query = Vector(vector).to_text()
+        for depth in (NEAR, FAR):
+            started = time.perf_counter()
+            found = search(query, depth)
+            if depth == NEAR:
+                times.append(1000 * (time.perf_counter() - started))
+                # Where more than ten are the same, finding any ten of them is as good.
+                itself_is_last = len(found.distances) == depth and found.distances[-1] <= distances[0] + TOLERANCE
+                selves += int(image_id) in found.ids or itself_is_last
+            exactly += found.exactly
+            existing = min(depth, len(distances))
+            right = sum(distance <= distances[existing - 1] + TOLERANCE for distance in found.distances)
+            shares[depth].append(right / existing)
+    return Measured(
+        len(truth.ids),
+        selves / len(truth.ids),
+        Recall.of(np.array(shares[NEAR])),
+        Recall.of(np.array(shares[FAR])),
+        float(np.percentile(times, 50)),
+        float(np.percentile(times, 95)),
+        exactly,
+    )
+
+
+def audit_index(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    *,
+    sample: int = DEFAULT_SAMPLE,
+    seed: int = 0,
+    floor: Floor | None = None,
+    widen: IndexMethod | None = None,
+    progress: Progress = SILENT,
+) -> tuple[IndexBuild, Measured]:
+    """Measure the index in use through ``cbir.nearest_image``, as everybody searches, and store the result with it.
+
+    :param widen: the method that was built; when its index does not pass, ever wider searches are tried and the
+        first that passes (or the widest) is recorded for all searches.
+    :raises NoIndexError: when there is no index.
+    """
+    floor = floor or Floor()
+    table = sql.Identifier(SCHEMA, encoder.table)
+    with translated_errors():
+        with progress.task(f"auditing {encoder.name}", total=None, unit="searches"), connection.transaction():
+            # One state of the table for the truth and for all searches, whoever adds to it meanwhile.
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            build = _build_to_audit(connection, encoder)
+            truth = find_truth(connection, table, encoder, sample=sample, seed=seed)
+            measured = measure(_product_search(connection, encoder), truth)
+            settings = build.search_settings
+            for wider in widen.wider() if widen is not None else ():
+                if measured.passes(floor):
+                    break
+                if wider.search_settings != settings:
+                    settings = wider.search_settings
+                    measured = measure(walk_search(connection, table, encoder, wider, build.rows_indexed), truth)
+        audit = measured.json() | {
+            "seed": seed,
+            "floor": {"recall": floor.recall, "zeros": floor.zeros},
+            "passed": measured.passes(floor),
+        }
+        row = connection.execute(
+            """
+            UPDATE cbir.index_build SET search_settings = %s, audit = %s || jsonb_build_object('audited_at', now())
+            WHERE index_build_id = %s RETURNING audit
+            """,
+            [Jsonb(settings), Jsonb(audit), build.index_build_id],
+        ).fetchone()
+    return replace(build, search_settings=settings, audit=row[0] if row else audit), measured
+
+
+def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild:
+    build = current_build(connection, encoder)
+    if build is None:
+        raise NoIndexError(
+            f"The encoder '{encoder.name}' has no vector index.",
+            hint=f"Build one: cbirdb index build -e {encoder.name}",
+        )
+    row = connection.execute("SELECT cbir.rows_are_restricted()").fetchone()
+    if row and row[0]:
+        raise InputError(
+            "Row-level security hides images from this role, so its searches do not use the index.",
+            hint="Audit as the owner of schema 'cbir'.",
+        )
+    return build
+
+
+def _product_search(connection: psycopg.Connection, encoder: StoredEncoder) -> Search:
+    statement = (
+        "SELECT image_id, distance, mode_used = 'exact'"
+        " FROM cbir.nearest_image(%s, %s::vector, %s, mode => 'approximate') ORDER BY rank"
+    )
+
+    def search(query: str, k: int) -> Found:
+        rows = connection.execute(statement, [encoder.name, query, k]).fetchall()
+        return Found([row[0] for row in rows], [row[1] for row in rows], bool(rows and rows[0][2]))
+
+    return search
+
+
+def walk_search(
+    connection: psycopg.Connection, table: sql.Identifier, encoder: StoredEncoder, method: IndexMethod, rows: int
+) -> Search:
+    """Search through an index as ``cbir.nearest_image`` does without a filter, with settings that are not recorded."""
+    walks: dict[int, tuple[sql.Composed, Walk]] = {}
+
+    def prepare(k: int) -> tuple[sql.Composed, Walk]:
+        walk = index_walk(connection, method.name, method, rows=rows, dim=encoder.dim, k=k)
+        statement = sql.SQL(
+            "SELECT c.image_id, c.embedding <=> c.asked AS distance FROM ("
+            " SELECT e.image_id, e.embedding, q.embedding AS asked"
+            " FROM {table} AS e, (SELECT %s::{kind} AS embedding) AS q ORDER BY {order} LIMIT {kept}"
+            ") AS c ORDER BY distance, c.image_id LIMIT {k}"
+        ).format(
+            table=table,
+            kind=_kind(encoder),
+            order=walk.nearest_first,
+            kept=sql.Literal(walk.kept),
+            k=sql.Literal(k),
+        )
+        return statement, walk
+
+    def search(query: str, k: int) -> Found:
+        statement, walk = walks[k] if k in walks else walks.setdefault(k, prepare(k))
+        apply_settings(connection, walk.settings)
+        found = connection.execute(statement, [query]).fetchall()
+        return Found([row[0] for row in found], [row[1] for row in found])
+
+    return search
+
+
+def _kind(encoder: StoredEncoder) -> sql.Composed:
+    """The type of the encoder's vectors."""
+    return sql.SQL("{}({})").format(
+        sql.SQL("halfvec" if encoder.precision == "half" else "vector"), sql.Literal(encoder.dim)
+    )

@@ -1,0 +1,72 @@
+-- Title: How to search through a vector index
+-- Description: The one place that turns what an index was built with, and the search setting that its audit passed
+--   with, into a walk for so many neighbours under such a filter. A setting holds for the ten nearest of all rows;
+--   deeper answers, and filters that let a share of the rows pass, need a wider walk: the k-th match is then the
+--   (k / share)-th row.
+--     hnsw      hnsw.ef_search candidates, widened by two for every further row.
+--     bit-hnsw  nearest by Hamming distance over the signs of the components, of which so many ("rerank") are
+--               compared exactly afterwards; more by the power 0.75 of the depth.
+--     ivfflat   ivfflat.probes lists, widened by the number of lists that the further rows fill.
+--   The walk ends after so many candidates: where a filter matches far from the query, comparing exactly is faster.
+--   Iteration is relaxed, because a strict one drops what it finds late; so the answer is sorted again.
+-- Inputs: method, parameters and search_settings as in cbir.index_build; rows in the index; the vectors' dimension;
+--   neighbours wanted; estimated share of the rows that pass the filter.
+-- Returns: nearest_first, the expression to order by, of a row "e" and a query "q" that each have an embedding;
+--   how many candidates to walk over; how many of those that pass to compare by cosine distance; what to set.
+CREATE FUNCTION cbir.index_walk(
+    method text, parameters jsonb, search_settings jsonb, indexed bigint, dim integer, k integer, share double precision
+)
+RETURNS TABLE (nearest_first text, candidates integer, kept integer, settings jsonb)
+LANGUAGE plpgsql
+IMMUTABLE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    largest_ef_search constant integer := 1000;
+    deep constant double precision := k / share;
+    beyond_ten constant double precision := greatest(deep - 10, 0);
+    ef_search double precision;
+    lists integer;
+    probes integer;
+BEGIN
+    nearest_first := 'e.embedding <=> q.embedding';
+    kept := CASE WHEN share < 1 THEN k + k / 4 ELSE k END;
+    settings := '{"enable_seqscan": "off", "enable_sort": "off", "jit": "off"}';
+    CASE method
+        WHEN 'hnsw' THEN
+            ef_search := greatest((search_settings ->> 'hnsw.ef_search')::integer + 2 * beyond_ten, deep);
+        WHEN 'bit-hnsw' THEN
+            nearest_first := format(
+                'binary_quantize(e.embedding)::bit(%1$s) <~> binary_quantize(q.embedding)::bit(%1$s)', dim
+            );
+            -- Ranks by sign scatter over a number of rows that grows more slowly than the rank.
+            kept := ceil(greatest((search_settings ->> 'rerank')::integer * (deep / 10) ^ 0.75 * share, k + k / 4));
+            ef_search := greatest(40, kept / share);
+        WHEN 'ivfflat' THEN
+            lists := (parameters ->> 'lists')::integer;
+            probes := ceil((search_settings ->> 'ivfflat.probes')::integer * (1 + beyond_ten * lists / greatest(indexed, 1)));
+            settings := settings || jsonb_build_object(
+                'ivfflat.probes', least(probes, lists)::text,
+                'ivfflat.iterative_scan', 'relaxed_order',
+                'ivfflat.max_probes', lists::text
+            );
+        ELSE
+            RAISE EXCEPTION 'there is no index method "%"', method
+                USING ERRCODE = 'invalid_parameter_value', HINT = 'Methods: hnsw, bit-hnsw, ivfflat.';
+    END CASE;
+    candidates := CASE WHEN share < 1 THEN least(indexed + k, 3 * kept / share) ELSE kept END;
+    IF ef_search IS NOT NULL THEN
+        settings := settings || jsonb_build_object(
+            'hnsw.ef_search', least(ceil(ef_search), largest_ef_search)::integer::text,
+            'hnsw.iterative_scan', 'relaxed_order',
+            -- Rows that the walk looks at, many more than it returns; and the memory to remember them.
+            'hnsw.max_scan_tuples', least(greatest(20000, 40 * candidates::bigint), 2147483647)::text,
+            'hnsw.scan_mem_multiplier', '4'
+        );
+    END IF;
+    RETURN NEXT;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.index_walk(text, jsonb, jsonb, bigint, integer, integer, double precision) IS
+'How to search through an index of a method: what to order by, how far to walk, how many to compare, what to set.';

@@ -1,0 +1,28 @@
+-- Title: Erased patients who are back
+-- Description: Patients and images for which there is a certificate of erasure, and which are in the catalogue: after a
+--   partial restore, say. One row per patient, and one per image that is there without its patient.
+--   `cbirdb erase --reapply` erases them again.
+CREATE VIEW cbir.returned_patient WITH (security_invoker = TRUE) AS
+SELECT
+    c.certificate_id,
+    d.name AS dataset,
+    p.pseudonym,
+    NULL::bigint AS image_id
+FROM cbir.erasure_certificate AS c
+INNER JOIN cbir.dataset AS d ON c.dataset = d.name
+INNER JOIN cbir.patient AS p
+    ON d.dataset_id = p.dataset_id AND c.pseudonym_sha256 = cbir.erasure_hash(d.name, p.pseudonym)
+UNION ALL
+SELECT
+    e.certificate_id,
+    d.name AS dataset,
+    NULL AS pseudonym,
+    i.image_id
+FROM cbir.erased_image AS e
+INNER JOIN cbir.erasure_certificate AS c ON e.certificate_id = c.certificate_id
+INNER JOIN cbir.dataset AS d ON c.dataset = d.name
+INNER JOIN cbir.image AS i
+    ON d.dataset_id = i.dataset_id AND e.source_sha256 = cbir.erasure_hash(d.name, i.source);
+
+COMMENT ON VIEW cbir.returned_patient IS
+'Patients and images that have been erased and are in the catalogue all the same.';

@@ -1,0 +1,56 @@
+-- Title: Write a search into the audit
+-- Description: Called once by every public search function, with what it returns: who, when, why (the setting
+--   cbir.purpose), what was asked and which images were returned. cbir.setting switches it off ('audit'), or makes
+--   searches without a purpose fail ('purpose_required'). It runs as the owner, so that who searches needs no right on
+--   the audit.
+--     SELECT set_config('cbir.purpose', 'tumour board 2026-11-24', true);
+-- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, how it was answered,
+--   and the ids of the images that were returned.
+CREATE FUNCTION cbir.record_search(
+    function_name text,
+    encoder text,
+    query_image_id bigint,
+    k integer,
+    filter cbir.image_filter,
+    mode text,
+    returned bigint[]
+)
+RETURNS void
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    why constant text := nullif(trim(current_setting('cbir.purpose', TRUE)), '');
+    switched_on constant text[] := ARRAY(SELECT s.name FROM cbir.setting AS s WHERE s.enabled);
+BEGIN
+    IF why IS NULL AND 'purpose_required' = ANY (switched_on) THEN
+        RAISE EXCEPTION 'a search needs a purpose here' USING
+            ERRCODE = 'invalid_parameter_value',
+            HINT = 'Say it in the search''s transaction: SELECT set_config(''cbir.purpose'', ''...'', true);'
+            ' or: cbirdb search --purpose "..."';
+    END IF;
+    IF 'audit' <> ALL (switched_on) THEN
+        RETURN;
+    END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'searches are written into an audit, which a read-only transaction cannot do' USING
+            ERRCODE = 'read_only_sql_transaction',
+            HINT = 'Search in a transaction that may write, on the primary server; an administrator can switch the audit'
+            ' off: UPDATE cbir.setting SET enabled = FALSE WHERE name = ''audit'';';
+    END IF;
+    INSERT INTO cbir.search_audit (
+        login, role, purpose, function, encoder, query_image_id, k, filter, mode, returned
+    )
+    VALUES (
+        -- current_user is the owner here; the setting says whose rights the caller has taken on.
+        session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), why,
+        record_search.function_name, record_search.encoder, record_search.query_image_id, record_search.k,
+        coalesce(jsonb_strip_nulls(to_jsonb(record_search.filter)), '{}'), record_search.mode,
+        coalesce(record_search.returned, '{}')
+    );
+END
+$$;
+
+COMMENT ON FUNCTION cbir.record_search(text, text, bigint, integer, cbir.image_filter, text, bigint[]) IS
+'Writes a search into cbir.search_audit, unless cbir.setting says otherwise.';

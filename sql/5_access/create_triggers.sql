@@ -1,0 +1,23 @@
+-- Title: Create the triggers
+-- Description: Called by every `cbirdb db upgrade`, which drops them before it drops the functions that they call.
+CREATE FUNCTION cbir.create_triggers()
+RETURNS void
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    CREATE TRIGGER guard_rows BEFORE UPDATE OR DELETE ON cbir.search_audit
+    FOR EACH ROW EXECUTE FUNCTION cbir.guard_audit();
+    CREATE TRIGGER guard_table BEFORE TRUNCATE ON cbir.search_audit
+    FOR EACH STATEMENT EXECUTE FUNCTION cbir.guard_audit();
+    CREATE TRIGGER note_setting AFTER INSERT OR UPDATE ON cbir.setting
+    FOR EACH ROW EXECUTE FUNCTION cbir.note_setting();
+    CREATE TRIGGER refuse_erased AFTER INSERT ON cbir.patient REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION cbir.refuse_erased();
+    CREATE TRIGGER refuse_erased AFTER INSERT ON cbir.image REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION cbir.refuse_erased();
+END
+$$;
+
+COMMENT ON FUNCTION cbir.create_triggers() IS
+'Creates the triggers of the audit, the settings and erasure.';

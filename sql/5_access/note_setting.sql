@@ -1,0 +1,24 @@
+-- Title: Note in the audit that a setting was changed
+-- Description: Trigger function. Switching the audit off is itself in the audit.
+CREATE FUNCTION cbir.note_setting()
+RETURNS trigger
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    INSERT INTO cbir.search_audit (login, role, purpose, function, filter, returned)
+    VALUES (
+        session_user,
+        coalesce(nullif(current_setting('role'), 'none'), session_user),
+        nullif(trim(current_setting('cbir.purpose', TRUE)), ''),
+        'setting',
+        jsonb_build_object(new.name, new.enabled),
+        '{}'
+    );
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.note_setting() IS
+'Trigger function: writes a change of cbir.setting into cbir.search_audit.';

@@ -1,0 +1,368 @@
+"""Row-level security: for each of two sites the database must look as if the other one's data were not in it.
+
+The vectors of the two lie between each other, and an HNSW index covers both. What one site sees is compared, for
+every table, view and search function, errors and hints included, with a database that holds its data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from cbirdb.cli.main import run
+from cbirdb.db.embeddings import find_encoder, register_encoder
+from cbirdb.db.vector_index import Hnsw
+from cbirdb.evaluate import evaluate
+from cbirdb.index import build_index
+from tests.conftest import Logins, _database, picture_bytes
+
+IMAGES = 30
+"""Of each site. Site a's have the ids 1 to 30, so that they are the same where site b is not there."""
+HIDDEN, ABSENT = IMAGES + 7, 10**9
+
+
+def vectors(site: int) -> np.ndarray:
+    """Points of a circle: those of site b lie between those of site a."""
+    angles = np.radians(np.arange(IMAGES) * 10 + 5 * site)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def fill(connection: psycopg.Connection, site: str) -> None:
+    """Images, labels, patients, studies, vectors, a failure and a stored evaluation of one site."""
+    register_encoder(connection, "toy", dim=2, precision="single", spec={}, provenance={})
+    with connection.transaction():
+        connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES (%s, 'test')", [site])
+        connection.execute(
+            "INSERT INTO cbir.label (name) VALUES ('XR/shared'), (%s) ON CONFLICT DO NOTHING", [f"XR/{site}"]
+        )
+        connection.execute(
+            """
+            INSERT INTO cbir.patient (dataset_id, pseudonym)
+            SELECT dataset_id, name || n FROM cbir.dataset, generate_series(1, %(images)s / 2) AS n WHERE name = %(site)s;
+            """,
+            {"site": site, "images": IMAGES},
+        )
+        for statement in (
+            (
+                "INSERT INTO cbir.study (dataset_id, patient_id, study_uid, study_date)"
+                " SELECT dataset_id, patient_id, 'study ' || pseudonym, '2026-01-01' FROM cbir.patient"
+                " WHERE pseudonym LIKE %(site)s || '%%' ORDER BY patient_id"
+            ),
+            (
+                "INSERT INTO cbir.series (study_id, series_uid) SELECT study_id, 'series ' || study_uid FROM cbir.study"
+                " WHERE study_uid LIKE 'study ' || %(site)s || '%%' ORDER BY study_id"
+            ),
+            (
+                "INSERT INTO cbir.image (dataset_id, patient_id, study_id, series_id, source, split, modality, sop_uid, sha256)"
+                " SELECT s.dataset_id, s.patient_id, s.study_id, se.series_id, s.study_uid || '/' || n,"
+                " CASE WHEN s.study_id %% 3 = 0 THEN 'test' ELSE 'train' END, 'XR', s.study_uid || '.' || n, 'x'"
+                " FROM cbir.study AS s JOIN cbir.series AS se USING (study_id), generate_series(1, 2) AS n"
+                " WHERE study_uid LIKE 'study ' || %(site)s || '%%' ORDER BY s.study_id, n"
+            ),
+            (
+                "INSERT INTO cbir.image_label (image_id, label_id) SELECT image_id, label_id FROM cbir.image AS i"
+                " JOIN cbir.label AS l ON l.name = CASE WHEN image_id %% 4 < 3 THEN 'XR/shared' ELSE 'XR/' || %(site)s END"
+                " WHERE i.source LIKE 'study ' || %(site)s || '%%' ORDER BY image_id"
+            ),
+            (
+                "INSERT INTO cbir.failure (stage, dataset_id, source, reason, detail)"
+                " SELECT 'ingest', dataset_id, 'broken ' || name, 'corrupt', 'x' FROM cbir.dataset WHERE name = %(site)s"
+            ),
+        ):
+            connection.execute(statement.encode(), {"site": site})
+        ids = connection.execute(
+            "SELECT image_id FROM cbir.image WHERE source LIKE %s ORDER BY 1", [f"study {site}%"]
+        ).fetchall()
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO cbir.embedding_toy VALUES (%s, %s::vector)",
+                [(row[0], str(v.tolist())) for row, v in zip(ids, vectors("ab".index(site)), strict=True)],
+            )
+
+
+def evaluated(connection: psycopg.Connection, *datasets: str) -> None:
+    stored = find_encoder(connection, "toy")
+    assert stored is not None
+    dsn = connection.info.dsn
+    evaluate(
+        connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), datasets=datasets, k=5,
+        mode="exact", workers=1,
+    )  # fmt: skip
+
+
+def indexed(connection: psycopg.Connection) -> None:
+    stored = find_encoder(connection, "toy")
+    assert stored is not None
+    dsn = connection.info.dsn
+    build_index(connection, stored, Hnsw(), connect=lambda: psycopg.connect(dsn, autocommit=True))
+
+
+@pytest.fixture(scope="module")
+def both(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
+    """Name of a database with both sites, indexed and evaluated apart and together, under row-level security."""
+    for dsn in _database(role_server, role_template):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, "a")
+            fill(connection, "b")
+            indexed(connection)
+            for datasets in (("a",), ("b",), ("a", "b")):
+                evaluated(connection, *datasets)
+            secure(connection, logins)
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+@pytest.fixture(scope="module")
+def alone(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
+    """Name of a database with site a alone, in which it may see everything."""
+    for dsn in _database(role_server, role_template):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, "a")
+            evaluated(connection, "a")
+            secure(connection, logins)
+        yield str(conninfo_to_dict(dsn)["dbname"])
+
+
+def secure(connection: psycopg.Connection, logins: Logins) -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO cbir.dataset_access (role_name, dataset) VALUES (%s, %s)",
+            [(logins.names["site_a"], "a"), (logins.names["site_b"], "b"), (logins.names["ingest_a"], "a")],
+        )
+    connection.execute("SELECT cbir.set_row_security(TRUE)")
+
+
+def answer(connection: psycopg.Connection, query: str, *parameters: object) -> Any:
+    """Rows, or the whole of the error that a client gets."""
+    try:
+        return sorted(connection.execute(query.encode(), parameters).fetchall(), key=repr)
+    except psycopg.Error as error:
+        diag = error.diag
+        return type(error).__name__, diag.message_primary, diag.message_detail, diag.message_hint
+
+
+def relations(connection: psycopg.Connection, *kinds: str) -> list[str]:
+    found = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = ANY(%s) ORDER BY 1",
+        [list(kinds)],
+    )
+    return [row[0] for row in found]
+
+
+# What tells when something was made, by whom it is owned, or is of no dataset and counts what was ever made.
+TIMES = "'{created_at,started_at,finished_at,first_at,last_at,changed_at,granted_at,versions,failure_id}'::text[]"
+
+
+def test_every_table_and_view_looks_as_if_the_other_site_were_not_there(both: str, alone: str, logins: Logins) -> None:
+    with logins.connect("site_a", both) as here, logins.connect("site_a", alone) as there:
+        names = relations(here, "r", "v")
+        assert {"image", "embedding_toy", "search_result", "image_overview", "neighbour", "precision_by_run"} <= set(
+            names
+        )
+        filled = 0
+        for name in names:
+            query = f"SELECT to_jsonb(t) - {TIMES} FROM cbir.{name} AS t"
+            found = answer(here, query)
+            assert found == answer(there, query), name
+            filled += isinstance(found, list) and len(found) > 0
+    assert filled > 20, "the comparison must have had something to compare"
+
+
+VECTOR = "[1,0]"
+CALLS = [
+    call
+    for image in (1, HIDDEN, ABSENT)
+    for call in (
+        f"SELECT * FROM cbir.similar_images('toy', image_id => {image}, k => 10)",
+        f"SELECT * FROM cbir.similar_images('toy', image_id => {image}, k => 10, mode => 'approximate')",
+        f"SELECT * FROM cbir.similar_images('toy', image_id => {image}, k => 5, without_image => {HIDDEN})",
+        f"SELECT * FROM cbir.similar_images('toy', image_id => {image}, k => 50, same_patient => TRUE)",
+        f"SELECT * FROM cbir.label_suggestions('toy', image_id => {image}, k => 10)",
+        f"SELECT * FROM cbir.explain_match(1, {image})",
+        f"SELECT * FROM cbir.explain_match({image}, 2)",
+        f"SELECT * FROM cbir.similar_images('toy', image_id => 1, image_ids => ARRAY[2, {image}])",
+        f"SELECT * FROM cbir.similar_studies('toy', study_id => {image}, k => 10)",
+    )
+] + [
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', k => 10000)",
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', k => 10, mode => 'approximate')",
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', dataset => 'b')",
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', dataset => 'c')",
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', label => 'XR/b')",
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', label => 'XR/c')",
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', label => 'XR', k => 50)",
+    f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}', study_from => '2026-01-01', k => 50)",
+    f"SELECT * FROM cbir.similar_images('none', query => '{VECTOR}')",
+    "SELECT * FROM cbir.similar_images('toy', sop_uid => 'study a1.1')",
+    "SELECT * FROM cbir.similar_images('toy', sop_uid => 'study b1.1')",
+    "SELECT * FROM cbir.similar_images('toy', sop_uid => 'study c1.1')",
+    f"SELECT * FROM cbir.label_suggestions('toy', query => '{VECTOR}', k => 50)",
+    "SELECT * FROM cbir.similar_studies('toy', study_uid => 'study a1', k => 50)",
+    "SELECT * FROM cbir.similar_studies('toy', study_uid => 'study b1', k => 50)",
+    "SELECT * FROM cbir.similar_studies('toy', study_uid => 'study c1', k => 50)",
+    f"SELECT * FROM cbir.nearest_image('toy', '{VECTOR}', 50)",
+    "SELECT * FROM cbir.matching_image(NULL)",
+    "SELECT * FROM cbir.protocol_image('paper', 'train')",
+    "SELECT * FROM cbir.precision_by('class')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_search_answers_as_if_the_other_site_were_not_there(
+    both: str, alone: str, logins: Logins, call: str
+) -> None:
+    with logins.connect("site_a", both) as here, logins.connect("site_a", alone) as there:
+        assert answer(here, call) == answer(there, call)
+
+
+def test_a_hidden_image_and_one_that_is_not_there_give_the_same_error(both: str, logins: Logins) -> None:
+    with logins.connect("site_a", both) as here:
+        for call in (
+            "SELECT * FROM cbir.similar_images('toy', image_id => {})",
+            "SELECT * FROM cbir.label_suggestions('toy', image_id => {})",
+            "SELECT * FROM cbir.explain_match(1, {})",
+        ):
+            hidden, absent = (answer(here, call.format(image)) for image in (HIDDEN, ABSENT))
+            assert hidden[0] == absent[0] == "NoDataFound"
+            assert [str(text).replace(str(HIDDEN), "?") for text in hidden] == [
+                str(text).replace(str(ABSENT), "?") for text in absent
+            ]
+
+
+def test_a_search_is_complete_and_exact_although_an_index_covers_everybody(both: str, logins: Logins) -> None:
+    """Through the index, every second neighbour of either site would be the other's."""
+    for site, first in (("site_a", 1), ("site_b", IMAGES + 1)):
+        with logins.connect(site, both) as here:
+            rows = here.execute(
+                "SELECT image_id, mode, complete FROM cbir.similar_images('toy', query => '[1,0]', k => 20)"
+            ).fetchall()
+        angles = np.degrees(np.arccos(np.clip(vectors("ab".index(site[-1]))[:, 0], -1, 1)))
+        nearest = sorted(range(IMAGES), key=lambda n: (round(angles[n], 6), n))[:20]
+        assert [row[0] for row in rows] == [first + n for n in nearest]
+        assert {row[1:] for row in rows} == {("exact", True)}
+
+
+def test_a_role_that_is_given_nothing_sees_nothing(both: str, logins: Logins) -> None:
+    with logins.connect("reader", both) as here:
+        for name in relations(here, "r", "v"):
+            if name in ("encoder", "setting", "alembic_version") or isinstance(
+                found := answer(here, f"SELECT * FROM cbir.{name}"), tuple
+            ):
+                continue
+            assert found == [], name
+        assert answer(here, f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}')") == []
+
+
+def test_the_administrator_sees_everybody_and_the_search_audit_too(both: str, logins: Logins) -> None:
+    with logins.connect("admin", both) as here:
+        assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (2 * IMAGES,)
+        assert here.execute("SELECT count(*) FROM cbir.search_run").fetchone() == (3,)
+        assert (
+            len(here.execute("SELECT * FROM cbir.similar_images('toy', query => '[1,0]', k => 100)").fetchall())
+            == 2 * IMAGES
+        )
+
+
+def test_row_security_is_forced_on_every_table_with_rows_of_a_dataset(both: str, logins: Logins) -> None:
+    with logins.connect("admin", both) as here:
+        found = dict(
+            here.execute(
+                "SELECT relname, relrowsecurity AND relforcerowsecurity FROM pg_class"
+                " WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r'"
+            ).fetchall()
+        )
+        # Whatever leads to a dataset by its foreign keys must be protected, tables to come included.
+        edges = here.execute(
+            "SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint"
+            " WHERE contype = 'f' AND connamespace = 'cbir'::regnamespace"
+        ).fetchall()
+    reached = {"cbir.dataset"}
+    while more := {child for child, parent in edges if parent in reached} - reached:
+        reached |= more
+    reached |= {"cbir.search_run", "cbir.label", "cbir.index_build", "cbir.dataset_access"}
+    assert {name for name, on in found.items() if on} == {name.removeprefix("cbir.") for name in reached}
+
+
+def test_a_new_encoders_table_is_protected_from_the_start(role_server: str, role_template: str, logins: Logins) -> None:
+    for dsn in _database(role_server, role_template):
+        name = str(conninfo_to_dict(dsn)["dbname"])
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, "a")
+            fill(connection, "b")
+            secure(connection, logins)
+        with logins.connect("ingest_a", name) as here:
+            register_encoder(here, "later", dim=2, precision="half", spec={}, provenance={})
+            here.execute("INSERT INTO cbir.embedding_later SELECT image_id, '[1,0]' FROM cbir.image")
+            assert here.execute("SELECT count(*) FROM cbir.embedding_later").fetchone() == (IMAGES,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                here.execute("INSERT INTO cbir.embedding_later VALUES (%s, '[1,0]')", [HIDDEN])
+        with logins.connect("site_b", name) as here:
+            assert here.execute("SELECT count(*) FROM cbir.embedding_later").fetchone() == (0,)
+
+
+def test_a_sites_ingest_writes_into_its_datasets_and_no_other(
+    role_server: str, role_template: str, logins: Logins, class_folder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dsn in _database(role_server, role_template):
+        name = str(conninfo_to_dict(dsn)["dbname"])
+        own = logins.dsn("ingest_a", name)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, "b")
+            secure(connection, logins)
+        assert run(["--dsn", own, "ingest", "folder", str(class_folder), "--name", "b", "--moved"]) == 3
+        assert run(["--dsn", own, "ingest", "folder", str(class_folder), "--name", "c"]) == 3
+        assert "not allowed" in capsys.readouterr().err
+        assert run(["--dsn", own, "ingest", "folder", str(class_folder), "--name", "a"]) == 0
+        (class_folder / "nodule" / "more.png").write_bytes(picture_bytes(77))
+        assert run(["--dsn", own, "ingest", "folder", str(class_folder), "--name", "a"]) == 0
+        assert run(["--dsn", own, "encode", "-e", "tiny-image"]) == 0
+        with logins.connect("site_a", name) as here:
+            assert here.execute("SELECT count(*) FROM cbir.embedding_tiny_image").fetchone() == (21,)
+            assert here.execute("SELECT name FROM cbir.dataset").fetchall() == [("a",)]
+        with logins.connect("site_b", name) as here:
+            assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (IMAGES,)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                here.execute("INSERT INTO cbir.dataset_access VALUES (%s, 'a')", [logins.names["site_b"]])
+
+
+def test_switched_off_everybody_sees_everything_again_and_no_policy_is_left(
+    role_server: str, role_template: str, logins: Logins
+) -> None:
+    for dsn in _database(role_server, role_template):
+        name = str(conninfo_to_dict(dsn)["dbname"])
+        admin = logins.dsn("admin", name)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, "a")
+        with logins.connect("reader", name) as here:
+            for state, seen in (("on", 0), ("off", IMAGES), ("on", 0)):
+                assert run(["--dsn", admin, "db", "row-security", state]) == 0
+                assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (seen,)
+            assert run(["--dsn", admin, "db", "upgrade"]) == 0
+            assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (0,)
+            assert run(["--dsn", admin, "db", "row-security", "off"]) == 0
+            assert here.execute("SELECT count(*) FROM pg_policies WHERE schemaname = 'cbir'").fetchone() == (0,)
+            assert here.execute("SELECT cbir.rows_are_restricted()").fetchone() == (False,)
+
+
+def test_an_administrator_erases_a_patient_of_a_site_under_row_security(
+    role_server: str, role_template: str, logins: Logins
+) -> None:
+    for dsn in _database(role_server, role_template):
+        name = str(conninfo_to_dict(dsn)["dbname"])
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, "a")
+            fill(connection, "b")
+            evaluated(connection, "a", "b")
+            secure(connection, logins)
+        with logins.connect("admin", name) as here:
+            row = here.execute(
+                "SELECT removed ->> 'image', removed ->> 'embedding_toy', (removed ->> 'neighbours')::int > 0, login"
+                " FROM cbir.erase_patient('b2')"
+            ).fetchone()
+            assert row == ("2", "2", True, logins.names["admin"])
+        with logins.connect("site_a", name) as here, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            here.execute("SELECT * FROM cbir.erase_patient('a1')")

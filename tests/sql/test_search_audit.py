@@ -1,0 +1,165 @@
+"""The search audit: complete, append only, not to be read or switched off by who is audited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+
+from tests.conftest import Logins, Outcome
+from tests.sql.test_similar_images import Picture, fill
+from tests.sql.test_similar_studies import put_in_studies
+
+PICTURES = [Picture(labels=("a",), patient=f"p{n // 2}", study_date="2026-01-01") for n in range(6)]
+
+
+def audit(connection: psycopg.Connection) -> list[dict[str, Any]]:
+    return (
+        connection.cursor(row_factory=dict_row).execute("SELECT * FROM cbir.search_audit ORDER BY audit_id").fetchall()
+    )
+
+
+@pytest.fixture
+def ids(connection: psycopg.Connection) -> list[int]:
+    angles = np.radians(np.arange(6) * 10)
+    return fill(connection, np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), PICTURES)
+
+
+CALLS = {
+    "similar_images": "SELECT image_id FROM cbir.similar_images('toy', image_id => %(image)s, k => 3, label => 'a')",
+    "label_suggestions": "SELECT * FROM cbir.label_suggestions('toy', image_id => %(image)s, k => 3)",
+    "similar_studies": "SELECT * FROM cbir.similar_studies('toy', study_id => %(study)s, k => 3)",
+    "explain_match": "SELECT * FROM cbir.explain_match(%(image)s, %(other)s)",
+}
+
+
+@pytest.mark.parametrize("function", CALLS)
+def test_every_search_function_writes_one_row(connection: psycopg.Connection, ids: list[int], function: str) -> None:
+    put_in_studies(connection, ids, ["s0", "s0", "s1", "s1", "s2", "s2"])
+    study = connection.execute("SELECT study_id FROM cbir.image WHERE image_id = %s", [ids[0]]).fetchone()
+    with connection.transaction():
+        connection.execute("SELECT set_config('cbir.purpose', 'tumour board', true)")
+        connection.execute(CALLS[function].encode(), {"image": ids[0], "other": ids[2], "study": study and study[0]})
+    (row,) = audit(connection)
+    assert (row["function"], row["purpose"], row["erased_ids"]) == (function, "tumour board", 0)
+    assert row["login"] == row["role"] == connection.info.user
+    assert row["returned"]
+    assert set(row["returned"]) <= set(ids)
+
+
+def test_a_row_says_what_was_asked_and_what_came_back(connection: psycopg.Connection, ids: list[int]) -> None:
+    before = time.time()
+    found = connection.execute(
+        "SELECT image_id FROM cbir.similar_images('toy', image_id => %s, k => 3, label => 'a', image_ids => %s)",
+        [ids[0], ids[2:]],
+    ).fetchall()
+    (row,) = audit(connection)
+    assert before - 1 < row["searched_at"].timestamp() < time.time() + 1
+    assert (row["encoder"], row["query_image_id"], row["k"], row["mode"]) == ("toy", ids[0], 3, "exact")
+    assert row["filter"] == {"label": "a", "image_ids": ids[2:]}
+    assert row["returned"] == [image_id for (image_id,) in found]
+    assert row["purpose"] is None
+
+
+def test_the_command_line_says_why_for_its_own_search_alone(
+    cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("search", "--image-id", ids[0], "-e", "toy", "--purpose", "a'; DROP TABLE cbir.image; --").code == 0
+    monkeypatch.setenv("CBIRDB_SEARCH_PURPOSE", "ward round")
+    assert cli("search", "--image-id", ids[0], "-e", "toy").code == 0
+    monkeypatch.delenv("CBIRDB_SEARCH_PURPOSE")
+    assert cli("search", "--image-id", ids[0], "-e", "toy").code == 0
+    assert [row["purpose"] for row in audit(connection)] == ["a'; DROP TABLE cbir.image; --", "ward round", None]
+
+
+def test_a_failed_search_returns_nothing_and_is_not_in_it(connection: psycopg.Connection, ids: list[int]) -> None:
+    with pytest.raises(psycopg.errors.NoDataFound):
+        connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => 10000)")
+    assert audit(connection) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE cbir.search_audit SET purpose = 'other'",
+        "UPDATE cbir.search_audit SET returned = '{}', erased_ids = 3",
+        "UPDATE cbir.search_audit SET query_image_id = NULL, erased_ids = 1",
+        "UPDATE cbir.search_audit SET returned = returned || 99, erased_ids = 1",
+        "DELETE FROM cbir.search_audit",
+        "TRUNCATE cbir.search_audit",
+        (
+            "INSERT INTO cbir.search_audit (audit_id, login, role, function, returned) OVERRIDING SYSTEM VALUE"
+            " SELECT audit_id, 'x', 'x', 'x', '{}' FROM cbir.search_audit ON CONFLICT (audit_id)"
+            " DO UPDATE SET login = 'x'"
+        ),
+    ],
+)
+def test_not_even_a_superuser_changes_a_row_without_taking_the_trigger_off(
+    connection: psycopg.Connection, ids: list[int], change: str
+) -> None:
+    connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s, k => 3)", [ids[0]])
+    before = audit(connection)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="only be added to"):
+        connection.execute(change.encode())
+    assert audit(connection) == before
+
+
+def test_it_can_be_switched_off_and_that_is_in_it(connection: psycopg.Connection, ids: list[int]) -> None:
+    connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
+    assert len(connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]]).fetchall()) == 4
+    (row,) = audit(connection)
+    assert (row["function"], row["filter"], row["login"]) == ("setting", {"audit": False}, connection.info.user)
+
+
+def test_a_search_without_a_purpose_fails_where_one_is_required(
+    cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
+) -> None:
+    connection.execute("UPDATE cbir.setting SET enabled = TRUE WHERE name = 'purpose_required'")
+    for purpose in ("", "  "):
+        connection.execute("SELECT set_config('cbir.purpose', %s, false)", [purpose])
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="needs a purpose") as caught:
+            connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]])
+        assert "cbir.purpose" in str(caught.value.diag.message_hint)
+    refused = cli("search", "--image-id", ids[0], "-e", "toy")
+    assert (refused.code, "--purpose" in refused.err) == (1, True)
+    assert cli("search", "--image-id", ids[0], "-e", "toy", "--purpose", "second opinion").code == 0
+    assert [row["function"] for row in audit(connection)] == ["setting", "similar_images"]
+
+
+def test_a_read_only_transaction_is_told_why_it_cannot_search(connection: psycopg.Connection, ids: list[int]) -> None:
+    query = "SELECT * FROM cbir.similar_images('toy', image_id => %s)"
+    connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match="audit") as caught:
+        connection.execute(query.encode(), [ids[0]])
+    assert "cbir.setting" in str(caught.value.diag.message_hint)
+    connection.execute("SET default_transaction_read_only = off")
+    connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
+    connection.execute("SET default_transaction_read_only = on")
+    assert connection.execute(query.encode(), [ids[0]]).fetchall()
+
+
+def test_a_reader_is_audited_under_his_login_and_cannot_help_it(role_database: str, logins: Logins) -> None:
+    """Neither by a setting of his session, nor by SET ROLE, nor by a table of the same name."""
+    with psycopg.connect(role_database, autocommit=True) as owner:
+        angles = np.radians(np.arange(6) * 10)
+        ids = fill(owner, np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), PICTURES)
+        with logins.connect("reader", str(conninfo_to_dict(role_database)["dbname"])) as reader:
+            reader.execute("SET cbir.audit = off")
+            reader.execute("SET cbir.purpose = 'curiosity'")
+            reader.execute("CREATE TEMPORARY TABLE search_audit (LIKE cbir.setting)")
+            reader.execute("CREATE TEMPORARY TABLE setting (name text, enabled boolean)")
+            reader.execute("SET search_path = pg_temp, cbir, public")
+            reader.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]])
+            reader.execute("SET ROLE cbir_reader")
+            reader.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]])
+        rows = audit(owner)
+    name = logins.names["reader"]
+    assert [(row["login"], row["role"], row["purpose"]) for row in rows] == [
+        (name, name, "curiosity"), (name, "cbir_reader", "curiosity"),
+    ]  # fmt: skip
