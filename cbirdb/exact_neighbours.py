@@ -144,10 +144,12 @@ def _comparer(queries: Floats, device: str) -> Comparer:
                 "A GPU needs PyTorch, which is not installed.", hint="pip install 'cbirdb[encoders]', or --device cpu"
             ) from None
         return _NumpyComparer(queries)
-    there = torch.cuda.is_available()
-    if device.startswith("cuda") and not there:
-        raise InputError("PyTorch sees no GPU here.", hint="Leave --device out, or give --device cpu.")
-    return _TorchComparer(queries, torch, device if device != "auto" else "cuda" if there else "cpu")
+    gpus = torch.cuda.device_count()
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= gpus:
+        raise InputError(
+            f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Leave --device out, or give --device cpu."
+        )
+    return _TorchComparer(queries, torch, device if device != "auto" else "cuda" if gpus else "cpu")
 
 
 def _sort_key(rows: NDArray[np.int64], distances: Floats) -> NDArray[np.uint64]:
