@@ -30,6 +30,7 @@ from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, serve
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
 from cbirdb.index_audit import Floor
+from cbirdb.matrix_search import MEMORY_MB, Lists, matrix_search
 from cbirdb.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,11 @@ PROTOCOLS: Mapping[Protocol, str] = {
 """What each protocol counts, in words; stored with each run, defined by cbir.protocol_image."""
 EXACT_UP_TO = 50_000
 """``auto`` compares with every image up to here; beyond it, a scan per query takes too long."""
+SCAN_UP_TO = 5_000_000
+"""Pairs of query and image that an exact search compares by scans on the server; beyond it, by matrix products."""
 QUERIES_PER_BATCH = 32
+LISTED_PER_BATCH = 256
+"""Where neighbours are found already and only measured and stored."""
 RECALL_QUERIES = 200
 RECALL_AT = 10
 LARGEST_K = 10_000
@@ -117,6 +122,8 @@ def evaluate(
     same_patient: bool = True,
     floor: Floor | None = None,
     workers: int | None = None,
+    device: str = "auto",
+    memory_mb: int = MEMORY_MB,
     progress: Progress = SILENT,
 ) -> EvaluationSummary:
     """Run a protocol and store its neighbours.
@@ -129,6 +136,8 @@ def evaluate(
     :param same_patient: whether a query may retrieve images of its own patient.
     :param floor: what an index must reach for approximate results to count as final.
     :param workers: connections at a time; None: one per processor.
+    :param device: auto, cuda, cuda:N or cpu: where an exact search at scale multiplies.
+    :param memory_mb: what such a search keeps in memory for its queries.
     :raises InputError: when there is nothing to evaluate, or no index for an approximate search.
     """
     if not 1 <= k <= LARGEST_K:
@@ -146,9 +155,13 @@ def evaluate(
         with _held_run(connect, lambda own: _open_run(own, task, counts, k, None if exact else build, seed)) as run_id:
             queries = neighbours.query_ids(connection, task)
             search = neighbours.Search(task, run_id, k, counts.indexed, None if exact else build)
-            with progress.task(f"searching for {encoder.name}", total=len(queries), unit="queries") as bar:
-                for done in _in_parallel(connect, search, queries, workers or machine_cpus()):
-                    bar.advance(done)
+            workers = workers or machine_cpus()
+            if exact and len(queries) * counts.indexed > SCAN_UP_TO:
+                _search_by_products(connect, search, queries, workers, device, memory_mb, progress)
+            else:
+                with progress.task(f"searching for {encoder.name}", total=len(queries), unit="queries") as bar:
+                    for done in _in_parallel(connect, search, queries, workers):
+                        bar.advance(done)
             found = None if exact else _measure_recall(connection, search, queries, seed)
             short = neighbours.count_short(connection, task, run_id, k)
             not_final = None
@@ -262,9 +275,33 @@ def _held_run(connect: Connect, open_run: Callable[[psycopg.Connection], int]) -
             raise
 
 
-def _in_parallel(connect: Connect, search: neighbours.Search, queries: Sequence[int], workers: int) -> Iterator[int]:
+def _search_by_products(
+    connect: Connect,
+    search: neighbours.Search,
+    queries: Sequence[int],
+    workers: int,
+    device: str,
+    memory_mb: int,
+    progress: Progress,
+) -> None:
+    with connect() as connection, connection.transaction():
+        search.prepare(connection)
+        for lists in matrix_search(connection, search, queries, device=device, memory_mb=memory_mb, progress=progress):
+            with progress.task(f"storing for {search.task.encoder.name}", total=len(lists), unit="queries") as bar:
+                for done in _in_parallel(connect, search, sorted(lists), workers, lists):
+                    bar.advance(done)
+
+
+def _in_parallel(
+    connect: Connect,
+    search: neighbours.Search,
+    queries: Sequence[int],
+    workers: int,
+    lists: Lists | None = None,
+) -> Iterator[int]:
     """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones."""
-    batches = [queries[start : start + QUERIES_PER_BATCH] for start in range(0, len(queries), QUERIES_PER_BATCH)]
+    size = QUERIES_PER_BATCH if lists is None else LISTED_PER_BATCH
+    batches = [queries[start : start + size] for start in range(0, len(queries), size)]
     workers = max(1, min(workers, len(batches)))
     shares = [batches[start::workers] for start in range(workers)]
     finished: list[int] = []
@@ -277,7 +314,7 @@ def _in_parallel(connect: Connect, search: neighbours.Search, queries: Sequence[
             for batch in share:
                 if stop.is_set():
                     return
-                search.store(connection, batch)
+                search.store(connection, batch, lists)
                 finished.append(len(batch))
 
     with ThreadPoolExecutor(max_workers=workers) as pool:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, dataset_option, encoder_option, floor_options, format_option, pass_context
+from cbirdb.cli.options import (
+    Context,
+    dataset_option,
+    device_option,
+    encoder_option,
+    floor_options,
+    format_option,
+    pass_context,
+)
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
 
@@ -49,6 +57,11 @@ SPLIT = click.Choice(["train", "val", "test"])
     help="Retrieve no images of the query's own patient.  [default: the protocol's: do]",
 )
 @floor_options
+@device_option
+@click.option(
+    "--memory", "memory_mb", type=click.IntRange(64), default=1024, metavar="MB",
+    help="What an exact search of many images keeps for its queries; with less it goes over the images more often.",
+)  # fmt: skip
 @format_option
 @pass_context
 def evaluate(
@@ -65,6 +78,8 @@ def evaluate(
     exclude_patient: bool,
     floor_recall: float,
     floor_zeros: float,
+    device: str,
+    memory_mb: int,
     output_format: str,
 ) -> int:
     """Retrieve for every query of a split, by the paper's protocol or another, and store what was found.
@@ -82,7 +97,8 @@ def evaluate(
         summary = run(
             connection, stored, connect=context.connect, datasets=datasets, query_split=query_split,
             index_split=index_split, k=k, mode=mode, seed=seed, protocol=protocol, split_seed=split_seed,
-            same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), progress=progress,
+            same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), device=device,
+            memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
     if summary.not_encoded:
         progress.note(f"{summary.not_encoded:,} images take no part because they have no embedding of {encoder}.")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, LiteralString
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg import sql
 
 from cbirdb.db.connection import see_extension
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_walks import Walk, apply_settings, index_walk
+from cbirdb.db.listed_neighbours import AMONG_LISTED, list_images
 from cbirdb.db.tables import SCHEMA
 
 RUN_LOCK = 0x63626965
@@ -336,8 +339,16 @@ class Search:
         connection.execute(_CARRIED)
         connection.execute("ANALYZE pg_temp.relevant")
 
-    def store(self, connection: psycopg.Connection, queries: Sequence[int]) -> None:
-        """Find and store the neighbours of some queries; those that an index leaves short are compared exactly."""
+    def store(
+        self,
+        connection: psycopg.Connection,
+        queries: Sequence[int],
+        lists: Mapping[int, NDArray[np.int64]] | None = None,
+    ) -> None:
+        """Find and store the neighbours of some queries; those that an index leaves short are compared exactly.
+
+        :param lists: the images of each query among which its neighbours are, where that is known.
+        """
         parameters = {
             "run_id": self.run_id,
             "queries": list(queries),
@@ -345,7 +356,12 @@ class Search:
             "same_patient": self.task.same_patient,
             "single": self.task.protocol == "paper",
         }
-        connection.execute(self._statement(self._nearest(connection)), parameters)
+        if lists is None:
+            nearest = self._nearest(connection)
+        else:
+            list_images(connection, {query: lists[query] for query in queries})
+            nearest = sql.SQL(AMONG_LISTED).format(table=_table(self.task))
+        connection.execute(self._statement(nearest), parameters)
         if self.build is not None:
             short = [row[0] for row in connection.execute(_SHORT, parameters)]
             if short:

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from cbirdb import evaluate as module
+from cbirdb import matrix_search
 from cbirdb.db import neighbours
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
@@ -410,3 +411,69 @@ def test_a_query_that_the_index_leaves_short_is_not_completed(
         for run in (row, exact)
     )
     assert found == truth
+
+
+@pytest.fixture
+def many(connection: psycopg.Connection) -> None:
+    """Six hundred images of some forty patients in clusters, with one label or two, and pairs with the same vector."""
+    rng = np.random.default_rng(6)
+    connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('one', 'test')")
+    connection.execute("INSERT INTO cbir.label (name) SELECT 'L' || n FROM generate_series(0, 8) AS n")
+    connection.execute(
+        "INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, n::text FROM cbir.dataset, generate_series(0, 39) AS n"
+    )
+    connection.execute(
+        "INSERT INTO cbir.image (dataset_id, source, split, patient_id)"
+        " SELECT d.dataset_id, n::text, CASE WHEN n % 3 = 0 THEN 'test' ELSE 'train' END, p.patient_id"
+        " FROM cbir.dataset AS d, generate_series(0, 599) AS n"
+        " LEFT JOIN cbir.patient AS p ON p.pseudonym = (n % 60)::text ORDER BY n"
+    )
+    connection.execute(
+        "INSERT INTO cbir.image_label (image_id, label_id) SELECT image_id, label_id FROM cbir.image JOIN cbir.label"
+        " ON name = 'L' || (source::int / 7 % 9) OR (source::int % 5 = 0 AND name = 'L' || (source::int % 4))"
+    )
+    ids = [row[0] for row in connection.execute("SELECT image_id FROM cbir.image ORDER BY source::int")]
+    vectors = rng.normal(size=(9, 16))[np.arange(600) // 7 % 9] + 0.5 * rng.normal(size=(600, 16))
+    vectors[100:140] = vectors[200:240]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    stored = register_encoder(connection, "toy", dim=16, precision="half", spec={}, provenance={})
+    copy_embeddings(connection, stored.table, np.array(ids), vectors.astype(np.float32), "half")
+
+
+@pytest.mark.parametrize("memory", [64, 1024])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--protocol", "any-label"), ("--exclude-patient",), ("--query-split", "train"), ("-k", 399)],
+    ids=lambda options: " ".join(map(str, options)) or "plain",
+)
+def test_products_find_other_neighbours_than_scans(
+    cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object],
+    memory: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(matrix_search, "MARGIN", 8)
+    if memory == 64:  # several passes
+        monkeypatch.setattr(matrix_search, "BYTES_PER_MB", 1000)
+    found = []
+    for scan_up_to in (10**9, 0):
+        monkeypatch.setattr(module, "SCAN_UP_TO", scan_up_to)
+        run = evaluate(cli, "--mode", "exact", "--memory", memory, *options)["run"]
+        found.append(
+            [
+                connection.execute(f"SELECT * FROM cbir.{table} WHERE run_id = %s ORDER BY 2, 3", [run]).fetchall()
+                for table in ("search_result", "search_result_label")
+            ]
+        )
+    by_scans, by_products = found
+    assert len(by_scans[0]) > 100
+    for scanned, multiplied in zip(by_scans, by_products, strict=True):
+        assert [row[1:] for row in multiplied] == [row[1:] for row in scanned]
+
+
+def test_a_gpu_that_is_not_there_is_not_one_sentence(
+    cli: Cli, many: None, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCAN_UP_TO", 0)
+    outcome = cli("evaluate", "-e", "toy", "--mode", "exact", "--device", "cuda:7")
+    assert outcome.code == 1
+    assert "GPU" in outcome.err
+    assert runs(connection) == []
