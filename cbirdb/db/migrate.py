@@ -230,7 +230,7 @@ def head_revision() -> str:
 
 def sql_files() -> Iterator[Path]:
     """The files of ``sql/`` in the order in which they are applied."""
-    yield from sorted(repository_folder("sql").glob("*/*.sql"), key=lambda path: (path.parent.name, path.stem))
+    yield from sorted(repository_folder("sql").glob("[0-9]*/*.sql"), key=lambda path: (path.parent.name, path.stem))
 
 
 Grant = tuple[str, str, str]
