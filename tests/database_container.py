@@ -87,14 +87,14 @@ class DatabaseContainer:
 def database_container(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
-    volumes: Sequence[tuple[Path, str, str]] = (),
+    volumes: Sequence[tuple[Path | str, str, str]] = (),
     wait_as: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Iterator[DatabaseContainer]:
     """A server of the deployed image.
 
     :param arguments: further arguments of ``postgres``.
-    :param volumes: host path, path in the container, ``ro`` or ``rw``.
+    :param volumes: host path or name of a volume, path in the container, ``ro`` or ``rw``.
     :param wait_as: parts of the connection string that it is waited for with.
     :param more: what docker's ``create`` takes, such as ``tmpfs``.
     """
