@@ -154,6 +154,11 @@ class Outcome:
 def cli(dsn: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Runs ``cbirdb`` in this process, on the test's own database."""
     monkeypatch.setenv("CBIRDB_DSN", dsn)
+    return command_line(capsys)
+
+
+def command_line(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs ``cbirdb`` in this process."""
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()

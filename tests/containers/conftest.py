@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from cbirdb.db.migrate import upgrade
-from tests.conftest import picture_bytes
+from tests.conftest import Outcome, command_line, picture_bytes
 from tests.database_container import DatabaseContainer, database_container, require_engine
 
 HERE = Path(__file__).parent
@@ -26,6 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _engine() -> None:
     require_engine()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs ``cbirdb`` in this process; tests here name their server, and need no other beside it."""
+    return command_line(capsys)
 
 
 @pytest.fixture(scope="module")
