@@ -10,7 +10,6 @@ cd /run/cbirdb
 
 application=10001 # the user of the image cbirdb (docker/Dockerfile)
 names=DNS:db,DNS:localhost,IP:127.0.0.1${CBIRDB_SERVER_NAMES:+,$CBIRDB_SERVER_NAMES}
-# A clock that is a little behind must not refuse a certificate made just now; OpenSSL dates it from now, so days suffice.
 days=${CBIRDB_CERTIFICATE_DAYS:-825}
 
 for name in superuser_password owner_password; do
@@ -40,4 +39,5 @@ chmod 440 owner_password
 chmod 600 pgpass # libpq ignores one that others may read
 chmod 444 server.crt ca.crt
 chmod 755 .
-chown postgres:postgres /backup
+mkdir -p /backup/wal
+chown postgres:postgres /backup /backup/wal

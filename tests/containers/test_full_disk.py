@@ -178,8 +178,13 @@ def test_a_server_that_went_down_over_its_full_disk_has_lost_nothing(
 
 def crash(server: DatabaseContainer) -> None:
     """Write until the server stops."""
-    with pytest.raises(psycopg.OperationalError), psycopg.connect(server.dsn("cbirdb"), autocommit=True) as connection:
-        for _ in range(1000):
-            connection.execute("SELECT pg_switch_wal()")
-            connection.execute("UPDATE cbir.dataset SET root = root")
+
+    def write() -> None:
+        with psycopg.connect(server.dsn("cbirdb"), autocommit=True) as connection:
+            for _ in range(1000):
+                connection.execute("SELECT pg_switch_wal()")
+                connection.execute("UPDATE cbir.dataset SET root = root")
+
+    with pytest.raises(psycopg.OperationalError):
+        write()
     server.container.wait(timeout=60)

@@ -130,7 +130,9 @@ def test_an_index_build_that_is_cut_off_by_a_restart_leaves_nothing_and_can_be_r
             "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'cbir.embedding_many'::regclass"
         ).fetchall()
     assert left == [("cbir.embedding_many_pkey", True)]
-    again = cli("-q", "--dsn", dsn, "index", "build", "-e", "many", "--m", 4, "--ef-construction", 8, "--format", "json")
+    again = cli(
+        "-q", "--dsn", dsn, "index", "build", "-e", "many", "--m", 4, "--ef-construction", 8, "--format", "json"
+    )
     assert again.code == 0, again.err
     assert again.rows[0]["rows"] == VECTORS
 

@@ -64,9 +64,7 @@ def test_a_dump_restored_into_the_deployed_version_answers_the_same(
         check=True, timeout=120,
     )  # fmt: skip
     database.run("createdb", "-U", "postgres", "restored")
-    database.run(
-        "pg_restore", "-U", "postgres", "-d", "restored", "--no-owner", "--exit-on-error", put(database, dump)
-    )
+    database.run("pg_restore", "-U", "postgres", "-d", "restored", "--no-owner", "--exit-on-error", put(database, dump))
     new = database.dsn("restored")
     with psycopg.connect(old) as before, psycopg.connect(new) as after:
         assert after.info.server_version >= before.info.server_version

@@ -53,7 +53,7 @@ def deployed() -> Iterator[Deployed]:
     (folder / "server.key").chmod(0o600)
     (folder / "owner_password").write_text(OWNER_PASSWORD)
     # Who postgres is inside the image, the image alone knows.
-    give = "chown postgres /run/cbirdb/server.key && exec docker-entrypoint.sh postgres \"$@\""
+    give = 'chown postgres /run/cbirdb/server.key && exec docker-entrypoint.sh postgres "$@"'
     try:
         with database_container(
             "-c", "hba_file=/etc/cbirdb/pg_hba.conf", "-c", "ssl=on", "-c", "ssl_cert_file=/run/cbirdb/server.crt",

@@ -60,7 +60,8 @@ def earlier_version(commit: str, folder: Path) -> Callable[..., str]:
         ["git", "-C", ROOT, "archive", commit, "cbirdb", "sql", "alembic"], capture_output=True, check=False
     )
     assert done.returncode == 0, f"the history of this clone has no commit {commit}: {done.stderr.decode()}"
-    tarfile.open(fileobj=io.BytesIO(done.stdout)).extractall(folder, filter="data")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
     start = "from cbirdb.cli.main import main; main()"
 
     def call(*arguments: object) -> str:

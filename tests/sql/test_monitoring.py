@@ -108,7 +108,9 @@ def test_index_state_shows_the_index_in_use_and_the_rows_that_came_after_it(
     assert toy["scans"] == 0
     with filled.transaction():
         filled.execute("SET LOCAL enable_seqscan = off")
-        filled.execute(f"SELECT image_id FROM {TABLE} ORDER BY embedding <=> (SELECT embedding FROM {TABLE} LIMIT 1) LIMIT 1")
+        filled.execute(
+            f"SELECT image_id FROM {TABLE} ORDER BY embedding <=> (SELECT embedding FROM {TABLE} LIMIT 1) LIMIT 1"
+        )
         filled.execute("SELECT pg_stat_force_next_flush()")
     filled.execute(f"DELETE FROM {TABLE} WHERE image_id IN (SELECT image_id FROM {TABLE} LIMIT 20)")
     filled.execute("SELECT pg_stat_force_next_flush()")
