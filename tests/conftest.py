@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 from cbirdb.cli.main import run
 from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.migrate import extension_version, upgrade
-from tests.database_container import IMAGE, database_container, require_engine
+from tests.database_container import IMAGE, require_engine, trusting_container
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -78,7 +78,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     if kind == "container":
         require_engine()
-        with database_container(shm_size="512m") as container:
+        with trusting_container() as container:
             yield container.dsn()
         return
     # Not below pytest's own folder: as root the server runs as another user, whom pytest locks out of it again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def database_container(
     port = free_port()
     tmpfs = more.pop("tmpfs", {})
     wanted = DockerContainer(IMAGE, volumes=[(str(host), inside, mode) for host, inside, mode in volumes], **more)
-    wanted.with_bind_ports(5432, f"{port}/tcp")
+    wanted.ports["5432/tcp"] = ("127.0.0.1", port)  # type: ignore[assignment] # as docker takes it: loopback alone
     wanted.with_envs(**{"POSTGRES_PASSWORD": PASSWORD, **(environment or {})})
     wanted.with_command(["postgres", *arguments])
     for path, size in tmpfs.items():
@@ -113,6 +114,23 @@ def database_container(
         server = DatabaseContainer(started.get_wrapped_container(), port)
         server.wait(**(wait_as or {}))
         yield server
+
+
+@contextmanager
+def trusting_container(*rules_before: str) -> Iterator[DatabaseContainer]:
+    """A server that asks nobody for a password, as the embedded one: for the suite that is written for that one.
+
+    :param rules_before: further lines of pg_hba.conf.
+    """
+    with tempfile.TemporaryDirectory(prefix="cbirdb-rules-") as folder:
+        rules = Path(folder) / "pg_hba.conf"
+        rules.write_text("\n".join([*rules_before, "local all all trust", "host all all all trust", ""]))
+        rules.chmod(0o644)
+        inside = "/etc/cbirdb-tests/pg_hba.conf"
+        with database_container(
+            "-c", f"hba_file={inside}", volumes=[(rules, inside, "ro")], shm_size="512m"
+        ) as server:  # fmt: skip
+            yield server
 
 
 def free_port() -> int:

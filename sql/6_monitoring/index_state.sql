@@ -13,7 +13,8 @@ SELECT
     date_trunc('second', clock_timestamp() - b.built_at) AS age,
     b.build_seconds,
     b.rows_indexed,
-    coalesce(t.n_live_tup, 0) AS rows_now,
+    -- Live counts are lost in a crash, the estimate of the last ANALYZE is not.
+    coalesce(nullif(t.n_live_tup, 0), greatest(c.reltuples, 0)::bigint) AS rows_now,
     b.index_bytes AS bytes_when_built,
     pg_relation_size(i.indexrelid) AS bytes_now,
     s.idx_scan AS scans,
@@ -22,7 +23,8 @@ FROM cbir.encoder AS e
 LEFT JOIN cbir.index_build AS b ON e.encoder_id = b.encoder_id AND b.dropped_at IS NULL
 LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = to_regclass('cbir.' || quote_ident(b.index_name))
 LEFT JOIN pg_catalog.pg_stat_all_indexes AS s ON i.indexrelid = s.indexrelid
-LEFT JOIN pg_catalog.pg_stat_all_tables AS t ON t.relid = to_regclass('cbir.' || quote_ident(e.table_name));
+LEFT JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass('cbir.' || quote_ident(e.table_name))
+LEFT JOIN pg_catalog.pg_stat_all_tables AS t ON c.oid = t.relid;
 
 COMMENT ON VIEW cbir.index_state IS
 'The vector index of each encoder: age, size, build time, rows that came after it, and whether it is used.';
