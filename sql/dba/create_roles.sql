@@ -1,13 +1,32 @@
--- Title: Group roles
--- Description: What logins of a hospital are made members of. A DBA runs this once per server, as a role that may
---   create roles; again, it changes nothing. What each may do in schema cbir is granted by the schema's owner.
+-- Title: The roles of cbirdb, for a database administrator
+-- Description: Group roles without a login; a person's or a program's login becomes a member of one:
+--     GRANT cbir_reader TO radiology_app;
+--   They belong to the whole cluster. Run it once, as a superuser or a role with CREATEROLE, before or after
+--   `cbirdb db upgrade`, which grants in its database what each role needs. Safe to repeat.
+--     cbir_reader    searches and reads everything but the audit; with row-level security: of its datasets
+--     cbir_ingest    also brings in images, labels and embeddings
+--     cbir_admin     owns the schema: upgrades, indexes, evaluates, drops, erases, switches
+--     cbir_auditor   reads who searched what, and the certificates of erasure; nothing else
 DO $$
 DECLARE
-    name text;
+    wanted record;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['cbir_reader', 'cbir_ingest', 'cbir_admin', 'cbir_auditor'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', name);
+    FOR wanted IN
+        SELECT *
+        FROM (
+            VALUES
+            ('cbir_reader', 'cbirdb: searches and reads.', NULL),
+            ('cbir_ingest', 'cbirdb: brings in images, labels and embeddings.', 'cbir_reader'),
+            ('cbir_admin', 'cbirdb: owns the schema, indexes, evaluates, drops and erases.', 'cbir_ingest'),
+            ('cbir_auditor', 'cbirdb: reads the audit of searches and the certificates of erasure.', NULL)
+        ) AS roles (name, description, includes)
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = wanted.name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted.name);
+            EXECUTE format('COMMENT ON ROLE %I IS %L', wanted.name, wanted.description);
+        END IF;
+        IF wanted.includes IS NOT NULL AND NOT pg_has_role(wanted.name, wanted.includes, 'USAGE') THEN
+            EXECUTE format('GRANT %I TO %I', wanted.includes, wanted.name);
         END IF;
     END LOOP;
 END

@@ -2,7 +2,7 @@
 -- Description: One row per encoder: its embedding table, the key's index and the vector index, in bytes and per image.
 --   The number of images is PostgreSQL's own estimate, so that the view answers at once on tables of any size.
 -- Reference: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-DBSIZE
-CREATE VIEW cbir.encoder_size AS
+CREATE VIEW cbir.encoder_size WITH (security_invoker = TRUE) AS
 WITH measured AS (
     SELECT
         e.encoder_id,

@@ -2,7 +2,7 @@
 -- Description: One row per encoder: dead rows, which a vector index keeps visiting until VACUUM removes them, when
 --   vacuum and analyze last ran, and how far the table is from a forced vacuum against transaction wraparound.
 -- Reference: https://www.postgresql.org/docs/current/routine-vacuuming.html
-CREATE VIEW cbir.vacuum_state AS
+CREATE VIEW cbir.vacuum_state WITH (security_invoker = TRUE) AS
 SELECT
     e.name AS encoder,
     e.table_name,

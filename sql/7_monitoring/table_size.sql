@@ -1,6 +1,6 @@
 -- Title: What each table takes on disk
 -- Description: One row per table of schema cbir with its indexes, largest first; embedding tables among them.
-CREATE VIEW cbir.table_size AS
+CREATE VIEW cbir.table_size WITH (security_invoker = TRUE) AS
 SELECT
     c.relname AS table_name,
     coalesce(nullif(s.n_live_tup, 0), greatest(c.reltuples, 0)::bigint) AS rows_estimate,

@@ -1,7 +1,7 @@
 -- Title: Failures by reason
 -- Description: What could not be ingested or encoded, counted by stage, dataset, encoder and reason; resolved failures
 --   count apart. cbir.failure names the files.
-CREATE VIEW cbir.failure_by_reason AS
+CREATE VIEW cbir.failure_by_reason WITH (security_invoker = TRUE) AS
 SELECT
     f.stage,
     d.name AS dataset,

@@ -1,7 +1,7 @@
 -- Title: The vector index of each encoder
 -- Description: One row per encoder: the index in use, how old and how large it is, how long its build took, how many
 --   rows came after it, and whether searches use it. Without an index its columns are NULL, and searches are exact.
-CREATE VIEW cbir.index_state AS
+CREATE VIEW cbir.index_state WITH (security_invoker = TRUE) AS
 SELECT
     e.name AS encoder,
     b.index_build_id,
