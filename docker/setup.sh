@@ -19,6 +19,10 @@ done
 printf '*:*:*:cbirdb:%s\n' "$(sed 's/[\\:]/\\&/g' owner_password)" >pgpass.new && mv pgpass.new pgpass
 
 if [ ! -s server.crt ] || [ ! -s server.key ]; then
+  command -v openssl >/dev/null || {
+    echo "this image has no openssl: put server.crt, server.key and ca.crt into the folder CBIRDB_SECRETS names" >&2
+    exit 1
+  }
   if [ ! -s ca.key ]; then
     openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj "/CN=cbirdb CA" \
       -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign \

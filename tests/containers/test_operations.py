@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,25 +86,27 @@ def test_the_compose_file_names_the_image_that_the_tests_run_on() -> None:
 
 
 def test_every_command_of_the_guide_runs_as_written(run: Run, record_property: Callable[[str, object], None]) -> None:
-    said: dict[str, str] = {}
+    said: list[tuple[str, str, float]] = []
     written = commands()
     assert written[:2] == ["docker compose up -d", "docker compose run --rm cbirdb demo"]
     for command in written:
+        started = time.monotonic()
         done = run(command)
         assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
-        said[command] = done.stdout
+        said.append((command, done.stdout, time.monotonic() - started))
         for view in re.findall(r"FROM (cbir\.\w+)", command):
             assert view in WITHOUT_ROWS or "(0 rows)" not in done.stdout, command
-    transcript = "\n".join(f"$ {command}\n{output}" for command, output in said.items())
+    transcript = "\n".join(f"$ {command}   [{seconds:.0f} s]\n{output}" for command, output, seconds in said)
     record_property("transcript", transcript)
-    if folder := os.environ.get("TRANSCRIPT"):
-        Path(folder).write_text(transcript)
-    demo = said["docker compose run --rm cbirdb demo"]
+    if file := os.environ.get("TRANSCRIPT"):
+        Path(file).write_text(transcript)
+    outputs = {command: output for command, output, _ in said}
+    demo = outputs["docker compose run --rm cbirdb demo"]
     assert "Precision at N" in demo
     assert "psql" in demo
-    doctors = [output for command, output in said.items() if command.endswith("db doctor")]
+    doctors = [output for command, output in outputs.items() if command.endswith("db doctor")]
     assert len(doctors) == 2
     assert not [output for output in doctors if "FAILED" in output]
     # The dataset was dropped, and is there again: the database stands at the moment before the mistake.
-    status = said["docker compose run --rm cbirdb db status"]
+    status = outputs["docker compose run --rm cbirdb db status"]
     assert re.search(r"dataset\s+phantoms\s", status)
