@@ -1,21 +1,30 @@
 # make demo    the whole pipeline on generated phantoms; sets itself up, needs no torch
-# make test    the tests; sets itself up with everything (the slow ones: make test-slow)
+# make test    the tests; sets itself up with everything (the slow ones: make test-slow; those with Docker: test-containers)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow lint format migration lock clean
+.PHONY: demo test test-slow test-containers test-in-container lint format migration lock clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow and not container" $(ARGS)
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m slow $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "slow and not container" $(ARGS)
+
+# Against servers in containers of the deployed image; needs an engine.
+test-containers: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m container $(ARGS)
+
+# The suite that otherwise runs on the embedded server, on a container of the deployed image per worker.
+test-in-container: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --server=container -m "not slow and not container" \
+	  $(or $(ARGS),tests/sql tests/migration tests/integration)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

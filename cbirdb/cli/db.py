@@ -81,18 +81,21 @@ def psql(context: Context, arguments: tuple[str, ...]) -> None:
 
 
 @db.command()
+@click.option("--if-needed", is_flag=True, help="Leave a schema alone that is of this version; nobody waits then.")
 @pass_context
-def upgrade(context: Context) -> None:
+def upgrade(context: Context, *, if_needed: bool) -> None:
     """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
     from cbirdb.db.connection import connect, translated_errors
-    from cbirdb.db.migrate import current_revision, head_revision
+    from cbirdb.db.migrate import current_revision, current_state, head_revision, installed_state
     from cbirdb.db.migrate import upgrade as run_upgrade
 
+    stands = head_revision()
     with connect(context.settings) as connection:
         with translated_errors():
             before = current_revision(connection)
-        run_upgrade(connection)
-    stands = head_revision()
+            up_to_date = current_state(connection) == installed_state()
+        if not (if_needed and up_to_date):
+            run_upgrade(connection)
     click.echo(f"Schema 'cbir' stands at migration {stands}" + (", as before." if before == stands else "."), err=True)
 
 

@@ -108,7 +108,8 @@ def translated_errors() -> Iterator[None]:
     except psycopg.errors.DiskFull as error:
         raise DatabaseError(
             f"The server's disk is full: {_first_line(error)}.",
-            hint="Make room and run the same command again; what was committed is kept.",
+            hint="Make room, start the server if it has stopped, and run the same command again;"
+            " what was committed is kept.",
         ) from error
     except psycopg.errors.ProgramLimitExceeded as error:
         raise DatabaseError(
@@ -126,7 +127,8 @@ def translated_errors() -> Iterator[None]:
     except psycopg.OperationalError as error:
         raise DatabaseError(
             f"The connection to the server was lost: {_first_line(error)}.",
-            hint="Run the same command again; what was committed is kept.",
+            hint="Run the same command again; what was committed is kept. If it is lost again, the server's log says why"
+            " (a full disk, for one).",
         ) from error
     except psycopg.Error as error:
         raise DatabaseError(f"The database refused: {_first_line(error)}.", hint=_hint(error)) from error
@@ -148,13 +150,62 @@ _CAUSES = (
         "Check the user and PGPASSWORD or ~/.pgpass.",
     ),
     ("no password supplied", "The server asks for a password.", "Set PGPASSWORD or use ~/.pgpass."),
+    (
+        "certificate verify failed",
+        "The server's certificate is not signed by the CA in sslrootcert.",
+        "Ask the server's DBA for the CA's certificate; do not lower sslmode.",
+    ),
+    (
+        "does not match host name",
+        "The server's certificate is made for another name than the host in the connection string.",
+        "Connect by a name that the certificate holds.",
+    ),
+    (
+        "root certificate file",
+        "The file with the CA's certificate cannot be read.",
+        "Name it with sslrootcert=FILE in the connection string, or PGSSLROOTCERT.",
+    ),
+    (
+        "server does not support SSL",
+        "The server offers no encryption, and the connection string asks for it.",
+        "Turn it on there (ssl = on).",
+    ),
+    (
+        "pg_hba.conf",
+        "The server's rules do not let this role in from here in this way.",
+        "Use sslmode=verify-full and a role of your own; pg_hba.conf on the server has the rules.",
+    ),
     ("does not exist", "The server has no such database or role: {cause}.", "Check the connection string."),
-    ("Connection refused", "No server answers there ({where}).", "Check host and port, and that the server runs."),
+    (
+        "the database system is",
+        "The server is starting, recovering or shutting down.",
+        "Try again in a moment; if it stays so, its log says why (a full disk, for one).",
+    ),
+    (
+        "server closed the connection",
+        "The server broke off the connection ({where}).",
+        "Try again; if it stays so, its log says why (a full disk, for one).",
+    ),
+    (
+        "Connection refused",
+        "No server answers there ({where}).",
+        "Check host and port, and that the server runs; where it has stopped, its log says why.",
+    ),
     ("No such file", "No server answers there ({where}).", "Check the socket folder, and that the server runs."),
     ("resolve", "The host name is not known: {cause}.", "Check the host in the connection string."),
     ("timeout", "The server did not answer in time ({where}).", "Check host, port and firewall."),
 )
-_LASTING = {"password authentication failed", "no password supplied", "does not exist"}
+"""What libpq says, what that means, and what to do; the first that fits counts."""
+_LASTING = {
+    "password authentication failed",
+    "no password supplied",
+    "certificate verify failed",
+    "does not match host name",
+    "root certificate file",
+    "server does not support SSL",
+    "pg_hba.conf",
+    "does not exist",
+}
 """Those of them that another try will meet again."""
 
 

@@ -80,6 +80,8 @@ class ReconnectingConnection:
             self._connection = self._connect()
         try:
             return work(self._connection)
+        except psycopg.errors.DiskFull:
+            raise  # also where the server went down over it: waiting makes no room
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not self._connection.closed:
                 raise

@@ -351,6 +351,24 @@ def test_only_what_may_change_by_itself_is_waited_for(
         assert notes == []
 
 
+def test_a_full_disk_is_not_waited_for_even_where_the_server_went_down_over_it(dsn: str) -> None:
+    """Where the server cannot write its log, it reports that, ends every session and restarts."""
+    opened = Counted(dsn)
+    connection = ReconnectingConnection(opened)
+
+    def work(live: psycopg.Connection) -> None:
+        try:
+            live.execute("DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = 'disk_full'; END $$")
+        finally:
+            end_session(dsn, live.info.backend_pid)
+            live.close()
+
+    with pytest.raises(psycopg.errors.DiskFull):
+        connection.run(work)
+    assert opened.tries == 1
+    connection.close()
+
+
 def test_a_connection_that_breaks_each_time_ends_with_what_the_driver_said(dsn: str) -> None:
     connection = ReconnectingConnection(lambda: connect(Settings(dsn=dsn)), patience_s=1)
 

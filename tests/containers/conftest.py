@@ -1,0 +1,65 @@
+"""Tests against servers of the image that is deployed. They need a container engine, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cbirdb.db.migrate import upgrade
+from tests.conftest import Outcome, command_line, picture_bytes
+from tests.database_container import DatabaseContainer, database_container, require_engine
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies in this folder is marked, and the tests of one file stay together: they share its containers."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.container)
+            item.add_marker(pytest.mark.xdist_group(f"container-{item.path.stem}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engine() -> None:
+    require_engine()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs ``cbirdb`` in this process; tests here name their server, and need no other beside it."""
+    return command_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[DatabaseContainer]:
+    """A server of this file's own, which its tests may restart."""
+    with database_container(shm_size="256m") as server:
+        yield server
+
+
+@pytest.fixture
+def own_dsn(database: DatabaseContainer) -> Iterator[str]:
+    """Superuser's DSN of an up-to-date database on that server."""
+    with psycopg.connect(database.dsn(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE cbirdb")
+    with psycopg.connect(database.dsn("cbirdb"), autocommit=True) as connection:
+        upgrade(connection)
+    yield database.dsn("cbirdb")
+    database.wait()
+    with psycopg.connect(database.dsn(), autocommit=True) as admin:
+        admin.execute("DROP DATABASE cbirdb WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty pictures in two classes, no two alike."""
+    root = tmp_path_factory.mktemp("sixty") / "pictures"
+    for number in range(60):
+        path = root / f"class {number % 2}" / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture_bytes(number))
+    return root

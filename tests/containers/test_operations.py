@@ -1,0 +1,112 @@
+"""docs/operations.md as written: every command of its console blocks, in order, on a copy of what a clone holds.
+
+It begins with `docker compose up` and `docker compose run cbirdb demo` on a machine where nothing was prepared.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.database_container import IMAGE, ROOT, free_port
+
+GUIDE = ROOT / "docs" / "operations.md"
+Run = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+# Where Compose 2 is not installed, docker-compose stands in for it.
+SHELL = """
+set -euo pipefail
+docker() {
+  if [ "$1" = compose ] && ! command docker compose version >/dev/null 2>&1; then
+    shift
+    docker-compose "$@"
+  else
+    command docker "$@"
+  fi
+}
+"""
+WITHOUT_ROWS = {"cbir.failure_by_reason", "cbir.running_work"}
+"""Views that are empty where nothing has failed and nobody is at work."""
+
+
+def commands() -> list[str]:
+    """The lines that begin with ``$`` in console blocks, wherever those are indented."""
+    blocks = re.findall(r"^( *)```console\n(.*?)^\1```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    return [line.strip()[2:] for _, block in blocks for line in block.splitlines() if line.strip().startswith("$ ")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git has, and nothing that was built or made beside it."""
+    folder = tmp_path_factory.mktemp("clone") / "cbirdb"
+    files = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, files.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(clone: Path) -> Iterator[Run]:
+    """Runs a command of the guide in the clone's folder ``docker``; project, port and image are this test's own."""
+    name = f"cbirdb-test-{uuid.uuid4().hex[:8]}"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("CBIRDB_", "COMPOSE_", "PG"))}
+    environment |= {"COMPOSE_PROJECT_NAME": name, "CBIRDB_PORT": str(free_port()), "CBIRDB_IMAGE": f"{name}:local"}
+    # Two gigabytes for an index of some hundred pictures would only take them from other tests.
+    environment |= {"CBIRDB_SHARED_BUFFERS": "128MB", "CBIRDB_MAINTENANCE_WORK_MEM": "128MB", "CBIRDB_SHM_SIZE": "256m"}
+
+    def call(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", SHELL + command], cwd=clone / "docker", env=environment, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=400,
+        )  # fmt: skip
+
+    yield call
+    call("docker compose --profile tools down -v --remove-orphans")
+    call(f"docker image rm {name}:local")
+
+
+def test_the_compose_file_names_the_image_that_the_tests_run_on() -> None:
+    services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+    assert services["db"]["image"] == f"${{CBIRDB_DATABASE_IMAGE:-{IMAGE}}}"
+    assert services["db"]["ports"] == ["${CBIRDB_ADDRESS:-127.0.0.1}:${CBIRDB_PORT:-15432}:5432"]
+
+
+def test_every_command_of_the_guide_runs_as_written(run: Run, record_property: Callable[[str, object], None]) -> None:
+    said: list[tuple[str, str, float]] = []
+    written = commands()
+    assert written[:2] == ["docker compose up -d", "docker compose run --rm cbirdb demo"]
+    for command in written:
+        started = time.monotonic()
+        done = run(command)
+        assert done.returncode == 0, f"$ {command}\n{done.stdout}\n{done.stderr}"
+        said.append((command, done.stdout, time.monotonic() - started))
+        for view in re.findall(r"FROM (cbir\.\w+)", command):
+            assert view in WITHOUT_ROWS or "(0 rows)" not in done.stdout, command
+    transcript = "\n".join(f"$ {command}   [{seconds:.0f} s]\n{output}" for command, output, seconds in said)
+    record_property("transcript", transcript)
+    if file := os.environ.get("TRANSCRIPT"):
+        Path(file).write_text(transcript)
+    outputs = {command: output for command, output, _ in said}
+    demo = outputs["docker compose run --rm cbirdb demo"]
+    assert "Precision at N" in demo
+    assert "psql" in demo
+    doctors = [output for command, output in outputs.items() if command.endswith("db doctor")]
+    assert len(doctors) == 2
+    assert not [output for output in doctors if "FAILED" in output]
+    # The dataset was dropped, and is there again: the database stands at the moment before the mistake.
+    status = outputs["docker compose run --rm cbirdb db status"]
+    assert re.search(r"dataset\s+phantoms\s", status)
