@@ -20,6 +20,7 @@ from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError
 from cbirdb.evaluate import evaluate
 from cbirdb.index import build_index
+from cbirdb.index_audit import audit_index
 from cbirdb.ingest import ingest
 from cbirdb.metrics import metrics
 from cbirdb.phantoms import write_phantoms
@@ -80,7 +81,9 @@ def demo(
     for encoder in encoders:
         name = encoder.spec.name
         stored = get_encoder(connection, name)
-        build_index(connection, stored, METHODS[DEFAULT_METHOD](), connect=connect, progress=progress)
+        method = METHODS[DEFAULT_METHOD]()
+        build_index(connection, stored, method, connect=connect, progress=progress)
+        audit_index(connection, stored, widen=method, progress=progress)
         run = evaluate(connection, stored, connect=connect, datasets=[DATASET], k=K, progress=progress)
         result.overall += metrics(connection, cutoffs=CUTOFFS, run=run.run_id)
         result.by_class += metrics(connection, by="class", cutoffs=CUTOFFS, run=run.run_id)

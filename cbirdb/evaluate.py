@@ -27,6 +27,7 @@ from cbirdb.db import neighbours
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
+from cbirdb.db.runs import RUN_LOCK, count_without_relevant, remove_unfinished_runs
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
 from cbirdb.index_audit import Floor
@@ -144,7 +145,7 @@ def evaluate(
         raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
     with translated_errors():
         check_datasets(connection, datasets)
-        neighbours.remove_unfinished_runs(connection)
+        remove_unfinished_runs(connection)
         task = neighbours.Selection(
             encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient
         )
@@ -155,23 +156,15 @@ def evaluate(
         with _held_run(connect, lambda own: _open_run(own, task, counts, k, None if exact else build, seed)) as run_id:
             queries = neighbours.query_ids(connection, task)
             search = neighbours.Search(task, run_id, k, counts.indexed, None if exact else build)
-            workers = workers or machine_cpus()
-            if exact and len(queries) * counts.indexed > SCAN_UP_TO:
-                _search_by_products(connect, search, queries, workers, device, memory_mb, progress)
-            else:
-                with progress.task(f"searching for {encoder.name}", total=len(queries), unit="queries") as bar:
-                    for done in _in_parallel(connect, search, queries, workers):
-                        bar.advance(done)
+            _search_all(search, queries, _Resources(connect, workers or machine_cpus(), device, memory_mb), progress)
             found = None if exact else _measure_recall(connection, search, queries, seed)
             short = neighbours.count_short(connection, task, run_id, k)
-            not_final = None
-            if found is not None and build is not None:
-                not_final = _why_not_final(build, found, floor or Floor(), encoder)
+            not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None
             _close_run(connection, run_id, found, short, not_final)
     return EvaluationSummary(
         run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
         found.mean if found else 1.0, short, counts.left_out, counts.not_encoded,
-        neighbours.count_without_relevant(connection, run_id),
+        count_without_relevant(connection, run_id),
         audit_words(build.audit) if found and build else None, not_final,
     )  # fmt: skip
 
@@ -266,7 +259,7 @@ def _held_run(connect: Connect, open_run: Callable[[psycopg.Connection], int]) -
     with connect() as own, connect() as marker, marker.transaction():
         with own.transaction():  # nobody sees the run before it is marked
             run_id = open_run(own)
-            marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [neighbours.RUN_LOCK, run_id])
+            marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])
         try:
             yield run_id
         except BaseException:
@@ -275,41 +268,48 @@ def _held_run(connect: Connect, open_run: Callable[[psycopg.Connection], int]) -
             raise
 
 
-def _search_by_products(
-    connect: Connect,
-    search: neighbours.Search,
-    queries: Sequence[int],
-    workers: int,
-    device: str,
-    memory_mb: int,
-    progress: Progress,
-) -> None:
-    with connect() as connection, connection.transaction():
+@dataclass(frozen=True, slots=True)
+class _Resources:
+    """What a search may use."""
+
+    connect: Connect
+    workers: int
+    device: str
+    memory_mb: int
+
+
+def _search_all(search: neighbours.Search, queries: Sequence[int], resources: _Resources, progress: Progress) -> None:
+    """Exact searches of many pairs by matrix products, all others by the server alone."""
+    name = search.task.encoder.name
+    if search.build is not None or len(queries) * search.indexed <= SCAN_UP_TO:
+        with progress.task(f"searching for {name}", total=len(queries), unit="queries") as bar:
+            for done in _in_parallel(resources, search, queries):
+                bar.advance(done)
+        return
+    with resources.connect() as connection, connection.transaction():
         search.prepare(connection)
-        for lists in matrix_search(connection, search, queries, device=device, memory_mb=memory_mb, progress=progress):
-            with progress.task(f"storing for {search.task.encoder.name}", total=len(lists), unit="queries") as bar:
-                for done in _in_parallel(connect, search, sorted(lists), workers, lists):
+        for lists in matrix_search(
+            connection, search, queries, device=resources.device, memory_mb=resources.memory_mb, progress=progress
+        ):
+            with progress.task(f"storing for {name}", total=len(lists), unit="queries") as bar:
+                for done in _in_parallel(resources, search, sorted(lists), lists):
                     bar.advance(done)
 
 
 def _in_parallel(
-    connect: Connect,
-    search: neighbours.Search,
-    queries: Sequence[int],
-    workers: int,
-    lists: Lists | None = None,
+    resources: _Resources, search: neighbours.Search, queries: Sequence[int], lists: Lists | None = None
 ) -> Iterator[int]:
     """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones."""
     size = QUERIES_PER_BATCH if lists is None else LISTED_PER_BATCH
     batches = [queries[start : start + size] for start in range(0, len(queries), size)]
-    workers = max(1, min(workers, len(batches)))
+    workers = max(1, min(resources.workers, len(batches)))
     shares = [batches[start::workers] for start in range(workers)]
     finished: list[int] = []
     stop = threading.Event()
 
     def work(share: Sequence[Sequence[int]]) -> None:
         # One transaction: the temporary tables live in it, wherever a pooler takes the next one.
-        with connect() as connection, connection.transaction():
+        with resources.connect() as connection, connection.transaction():
             search.prepare(connection)
             for batch in share:
                 if stop.is_set():

@@ -18,9 +18,6 @@ from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.listed_neighbours import AMONG_LISTED, list_images
 from cbirdb.db.tables import SCHEMA
 
-RUN_LOCK = 0x63626965
-"""First key of the advisory lock that a process holds on a run while it works on it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -105,18 +102,6 @@ def query_ids(connection: psycopg.Connection, task: Selection) -> list[int]:
     return [row[0] for row in connection.execute(query, _parameters(task))]
 
 
-def remove_unfinished_runs(connection: psycopg.Connection) -> None:
-    """Remove what killed evaluations left behind; a run whose process lives holds its lock."""
-    unfinished = connection.execute("SELECT run_id FROM cbir.search_run WHERE finished_at IS NULL").fetchall()
-    for (run_id,) in unfinished:
-        with connection.transaction():
-            connection.execute(
-                "DELETE FROM cbir.search_run WHERE run_id = %s AND finished_at IS NULL"
-                " AND pg_try_advisory_xact_lock(%s, %s::int)",
-                [run_id, RUN_LOCK, run_id],
-            )
-
-
 def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k: int) -> int:
     """Queries for which fewer neighbours were stored than they may have: all indexed images but the query itself and,
     where that is the protocol, its patient's.
@@ -142,14 +127,6 @@ def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k:
     among_itself = task.query_split == task.index_split
     values = {"run_id": run_id, "k": k, "same_patient": task.same_patient, "among_itself": among_itself}
     row = connection.execute(query, {**_parameters(task), **values}).fetchone()
-    return int(row[0]) if row else 0
-
-
-def count_without_relevant(connection: psycopg.Connection, run_id: int) -> int:
-    """Queries whose label no indexed image carries."""
-    row = connection.execute(
-        "SELECT count(*) FROM cbir.search_result WHERE run_id = %s AND relevant_count = 0", [run_id]
-    ).fetchone()
     return int(row[0]) if row else 0
 
 

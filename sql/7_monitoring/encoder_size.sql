@@ -30,7 +30,8 @@ SELECT
     round((m.table_bytes + m.key_bytes)::numeric / nullif(m.images, 0), 1) AS bytes_per_image,
     round(m.vector_index_bytes::numeric / nullif(m.images, 0), 1) AS index_bytes_per_image
 FROM cbir.encoder AS e
-INNER JOIN measured AS m ON e.encoder_id = m.encoder_id;
+INNER JOIN measured AS m ON e.encoder_id = m.encoder_id
+WHERE cbir.sees_all_rows();
 
 COMMENT ON VIEW cbir.encoder_size IS
 'Bytes on disk per encoder: embedding table, key and vector index, in all and per image (number of images estimated).';

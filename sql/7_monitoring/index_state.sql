@@ -24,7 +24,8 @@ LEFT JOIN cbir.index_build AS b ON e.encoder_id = b.encoder_id AND b.dropped_at 
 LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = to_regclass('cbir.' || quote_ident(b.index_name))
 LEFT JOIN pg_catalog.pg_stat_all_indexes AS s ON i.indexrelid = s.indexrelid
 LEFT JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass('cbir.' || quote_ident(e.table_name))
-LEFT JOIN pg_catalog.pg_stat_all_tables AS t ON c.oid = t.relid;
+LEFT JOIN pg_catalog.pg_stat_all_tables AS t ON c.oid = t.relid
+WHERE cbir.sees_all_rows();
 
 COMMENT ON VIEW cbir.index_state IS
 'The vector index of each encoder: age, size, build time, rows that came after it, and whether it is used.';

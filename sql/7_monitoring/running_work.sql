@@ -21,7 +21,8 @@ SELECT
 FROM pg_catalog.pg_stat_activity AS a
 LEFT JOIN pg_catalog.pg_stat_progress_create_index AS p ON a.pid = p.pid
 WHERE
-    a.datname = current_database()
+    cbir.sees_all_rows()
+    AND a.datname = current_database()
     AND a.pid <> pg_backend_pid()
     AND a.backend_type = 'client backend'
     AND a.state <> 'idle'

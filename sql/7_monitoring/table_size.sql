@@ -9,7 +9,7 @@ SELECT
     pg_total_relation_size(c.oid) AS total_bytes
 FROM pg_catalog.pg_class AS c
 LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON c.oid = s.relid
-WHERE c.relnamespace = 'cbir'::regnamespace AND c.relkind IN ('r', 'p')
+WHERE c.relnamespace = 'cbir'::regnamespace AND c.relkind IN ('r', 'p') AND cbir.sees_all_rows()
 ORDER BY total_bytes DESC;
 
 COMMENT ON VIEW cbir.table_size IS

@@ -16,7 +16,8 @@ SELECT
     current_setting('autovacuum_freeze_max_age')::bigint - age(c.relfrozenxid) AS transactions_until_forced_vacuum
 FROM cbir.encoder AS e
 INNER JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass('cbir.' || quote_ident(e.table_name))
-LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON c.oid = s.relid;
+LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON c.oid = s.relid
+WHERE cbir.sees_all_rows();
 
 COMMENT ON VIEW cbir.vacuum_state IS
 'Dead rows of each embedding table and when vacuum and analyze last ran; dead rows slow a vector index until VACUUM.';

@@ -19,6 +19,7 @@ from cbirdb import matrix_search
 from cbirdb.db import neighbours
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
+from cbirdb.db.runs import RUN_LOCK
 from tests.conftest import Outcome
 
 Cli = Callable[..., Outcome]
@@ -233,7 +234,7 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
     searched = []
     failed = threading.Event()
 
-    def store(_self: object, _connection: object, queries: Sequence[int]) -> None:
+    def store(_self: object, _connection: object, queries: Sequence[int], _lists: object = None) -> None:
         searched.append(list(queries))
         if len(searched) == 1:
             failed.set()
@@ -255,7 +256,7 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
 HANGING = """
 import sys, time
 from cbirdb.db import neighbours
-def store(self, connection, queries):
+def store(self, connection, queries, lists=None):
     print("searching", flush=True)
     time.sleep(600)
 neighbours.Search.store = store
@@ -284,7 +285,7 @@ def test_a_killed_evaluation_stays_or_a_living_one_is_removed(
         process.wait()
     for _ in range(100):
         held = connection.execute(
-            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", [neighbours.RUN_LOCK]
+            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", [RUN_LOCK]
         ).fetchone()
         if held is None:
             break

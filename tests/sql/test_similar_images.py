@@ -443,10 +443,15 @@ def test_an_encoder_without_embeddings_fails_instead_of_finding_nothing(connecti
     assert search(connection, unit(1)[0]) == []
 
 
-def test_an_encoder_whose_name_and_table_need_quotes_cannot_be_searched(connection: psycopg.Connection) -> None:
-    name, table = 'o\'brien "x"; --', 'embedding_O\'Brien "x"'
-    known = fill(connection, unit(5), encoder=name, table=table)
+def test_an_encoder_whose_name_needs_quotes_cannot_be_searched(connection: psycopg.Connection) -> None:
+    name = 'o\'brien "x"; --'
+    known = fill(connection, unit(5), encoder=name, table="embedding_o_brien_x")
     assert len(search(connection, known[0], name)) == 4
+
+
+def test_a_table_that_is_no_embedding_table_is_made(connection: psycopg.Connection) -> None:
+    with pytest.raises(psycopg.Error, match="names a table that is no embedding table"):
+        fill(connection, unit(5), encoder="odd", table='embedding_O\'Brien "x"')
 
 
 def matching(connection: psycopg.Connection, filter_: str, *values: object) -> list[int]:
