@@ -101,9 +101,17 @@ def test_encode_and_index_build_say_that_the_disk_is_full_and_go_on_when_there_i
         assert outcome.err.startswith(f"Error: {FULL}")
         assert "Make room" in outcome.err
         assert len(outcome.err.splitlines()) == 1
-    # Searching goes on, and whole batches are there or not at all.
+    # A search that the audit cannot record is refused; what is not audited goes on.
     searched = small_cli("search", "--image-id", 1, "-e", "tiny-image", "-k", 5, "--format", "json")
-    assert len(searched.rows) == 5
+    assert (searched.code, searched.out) == (3, "")
+    assert searched.err.startswith(f"Error: {FULL}")
+    with psycopg.connect(small.server.dsn("cbirdb"), autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT n.* FROM cbir.embedding_tiny_image AS e,"
+            " LATERAL cbir.nearest_image('tiny-image', e.embedding::vector, k => 5) AS n WHERE e.image_id = 1"
+        ).fetchall()
+    assert len(found) == 5
+    # Whole batches are there or not at all.
     after = small.counts()
     assert after["embedding_tiny_image"] >= 20
     assert after["embedding_tiny_image"] % 5 == 0

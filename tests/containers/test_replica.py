@@ -62,6 +62,12 @@ def test_a_replica_answers_searches_and_metrics_and_refuses_writing(
         outcome = cli("-q", "--dsn", dsn, *command)
         assert outcome.code == 0, outcome.err
     catch_up(primary, replica)
+    audited = cli("-q", "--dsn", copy, "search", "--image-id", 1, "-e", "tiny-image")
+    assert (audited.code, audited.out) == (3, "")
+    assert "audit" in audited.err
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
+    catch_up(primary, replica)
     for command in (
         ["search", "--image-id", 1, "-e", "tiny-image", "-k", 5, "--label", "nodule"],
         ["search", "--image-id", 1, "-e", "tiny-image", "-k", 5],
