@@ -255,7 +255,9 @@ def pooled(dsn: str, tmp_path: Path) -> Iterator[str]:
         "unix_socket_dir =\npool_mode = transaction\ndefault_pool_size = 3\nserver_round_robin = 1\n"
     )
     # It refuses to run as root; the embedded server's socket is its owner's alone.
-    as_user = ["-u", Path(str(behind["host"])).owner()] if os.geteuid() == 0 else []
+    socket_folder = Path(str(behind["host"]))
+    user = socket_folder.owner() if socket_folder.is_absolute() else "nobody"
+    as_user = ["-u", user] if os.geteuid() == 0 else []
     running = subprocess.Popen([program, "-q", *as_user, folder / "pgbouncer.ini"])
     address = make_conninfo("", host="127.0.0.1", port=port, dbname="pooled", user="anybody", connect_timeout=5)
     try:
