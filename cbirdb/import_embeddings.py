@@ -106,7 +106,7 @@ def import_embeddings(
                 for file in opened:
                     stream = leaves(file)
                     while batch := list(islice(stream, BATCH)):
-                        run.batch(batch)
+                        run.batch(file, batch)
                         task.advance(len(batch))
             run.count_missing()
     except BROKEN_HDF5 as error:
@@ -149,7 +149,7 @@ class _Import:
         self._touched: dict[str, int] = {}
         self._may_resolve = has_unresolved(connection, "import-embeddings", stored.encoder_id)
 
-    def batch(self, batch: Sequence[Leaf]) -> None:
+    def batch(self, file: h5py.File, batch: Sequence[Leaf]) -> None:
         """Load one batch in one transaction. What is there already is not read again."""
         images = self._images([leaf.name for leaf in batch])
         erased = self._erased([leaf.name for leaf in batch if leaf.name not in images])
@@ -168,7 +168,7 @@ class _Import:
             failures.append(Failure(leaf.name, "unknown image", "no image of the database has this name"))
         there = self._already_there([images[leaf.name][0] for leaf in known])
         new = [leaf for leaf in known if images[leaf.name][0] not in there]
-        vectors, problems = read_vectors(new, self._stored.dim)
+        vectors, problems = read_vectors(file, new, self._stored.dim)
         failures += self._count(
             Failure(new[position].name, "wrong vector", problem, images[new[position].name][1])
             for position, problem in problems.items()
