@@ -27,10 +27,6 @@ BROKEN_HDF5 = (OSError, RuntimeError, KeyError, TypeError, AttributeError, Value
 NUMBERS = (h5t.FLOAT, h5t.INTEGER)
 
 
-CACHE_BYTES = 4 << 20
-"""Of a file's structure; HDF5's own 32 MB take half a gigabyte in the end and make nothing faster here."""
-
-
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A name of a file that is no group, and whether it stands for an array. Not held open: that makes HDF5 slow."""
@@ -47,11 +43,8 @@ class Leaf:
 def open_file(path: Path) -> h5py.File:
     """:raises InputError: when there is no such file, or it is not HDF5."""
     try:
-        file = h5py.File(path, "r")
-        cache = file.id.get_mdc_config()
-        cache.max_size = CACHE_BYTES
-        file.id.set_mdc_config(cache)
-        return file
+        # With a smaller cache than HDF5's own, a group whose names do not fit is read anew for each of its arrays.
+        return h5py.File(path, "r")
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}.", hint="Check the path.") from error
     except OSError as error:
