@@ -15,7 +15,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5o, h5s, h5t
+from h5py import h5d, h5f, h5g, h5i, h5o, h5s, h5t
 from numpy.typing import NDArray
 
 from cbirdb.errors import InputError
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 BROKEN_HDF5 = (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError)
 """What h5py raises on damaged files and on links that lead nowhere."""
 NUMBERS = (h5t.FLOAT, h5t.INTEGER)
+SMALLEST_CACHE = 4 << 20
+"""Bytes of HDF5's cache of a file's structure, by its own account; it takes some ten times as much of the machine."""
+BYTES_BEYOND_NAME = 24
+"""What a group's list of names takes for each of them beyond its letters, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +47,45 @@ class Leaf:
 def open_file(path: Path) -> h5py.File:
     """:raises InputError: when there is no such file, or it is not HDF5."""
     try:
-        # With a smaller cache than HDF5's own, a group whose names do not fit is read anew for each of its arrays.
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}.", hint="Check the path.") from error
     except OSError as error:
         raise InputError(f"{path} is not a readable HDF5 file.", hint="Give the authors' .h5 files.") from error
+    _limit_cache(file.id, SMALLEST_CACHE)
+    return file
 
 
-def first_dim(files: Sequence[h5py.File]) -> int:
+def _limit_cache(file: h5f.FileID, size: int) -> None:
+    """Let the file's cache take this many bytes: HDF5 itself would let it grow to 32 MiB, whatever is in the file."""
+    cache = file.get_mdc_config()
+    cache.set_initial_size = True
+    cache.initial_size = cache.min_size = cache.max_size = size
+    file.set_mdc_config(cache)
+
+
+def _fit_cache(group: h5g.GroupID, names: Sequence[bytes]) -> None:
+    """Make room for a group's list of names: where it does not fit, it is read anew for each array of the group."""
+    needed = SMALLEST_CACHE + sum(map(len, names)) + BYTES_BEYOND_NAME * len(names)
+    file = h5i.get_file_id(group)
+    if file.get_mdc_config().max_size < needed:
+        _limit_cache(file, needed)
+
+
+def first_dim(paths: Sequence[Path]) -> int:
     """The dimension that most of the first arrays have.
 
     :raises InputError: when there is none.
     """
-    arrays = (h5d.open(file.id, leaf.path) for file in files for leaf in leaves(file) if leaf.is_array)
-    sizes = Counter(size for size in islice(map(_size, arrays), 100) if size > 0)
+    sizes = Counter(islice((size for path in paths for size in _sizes(path) if size > 0), 100))
     if sizes:
         return sizes.most_common(1)[0][0]
     raise InputError("There is no vector in these files.", hint="Give the authors' .h5 files.")
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    with open_file(path) as file:
+        yield from (_size(h5d.open(file.id, leaf.path)) for leaf in leaves(file) if leaf.is_array)
 
 
 def leaves(file: h5py.File) -> Iterator[Leaf]:
@@ -72,6 +97,7 @@ def _below(group: h5g.GroupID, prefix: bytes, above: tuple[object, ...]) -> Iter
     above = (*above, h5o.get_info(group).addr)
     names: list[bytes] = []
     group.links.iterate(names.append)
+    _fit_cache(group, names)
     for name in names:
         path = prefix + name
         kind, goes_down = None, False
@@ -88,8 +114,8 @@ def _below(group: h5g.GroupID, prefix: bytes, above: tuple[object, ...]) -> Iter
         yield Leaf(path, kind == h5o.TYPE_DATASET)
 
 
-def count_leaves(file: h5py.File) -> int:
-    """Number of leaves, from the names alone: a name is a group's when the next one lies below it."""
+def count_leaves(path: Path) -> int:
+    """Number of leaves of a file, from the names alone: a name is a group's when the next one lies below it."""
     number = 0
     previous = b""
 
@@ -98,7 +124,8 @@ def count_leaves(file: h5py.File) -> int:
         number += not name.startswith(previous + b"/")
         previous = name
 
-    file.id.links.visit(visit)
+    with open_file(path) as file:
+        file.id.links.visit(visit)
     return number
 
 

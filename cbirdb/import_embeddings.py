@@ -7,7 +7,7 @@ slashes make groups), float32 and already L2-normalised. They are read as a stre
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -85,52 +85,50 @@ def import_embeddings(
     :param datasets: look for the names in these datasets only; empty: in all.
     :raises InputError: when a file is not HDF5 or holds no vector, or the dimension is not the encoder's.
     """
-    opened = [open_file(path) for path in files]
+    for path in files:
+        open_file(path).close()
+    # One file at a time: HDF5 keeps some hundred megabytes for each that is open.
     try:
         with translated_errors():
             check_datasets(connection, datasets)
-            dim = first_dim(opened)
+            dim = first_dim(files)
             if spec is not None and spec["dim"] not in (dim, None) and find_encoder(connection, encoder) is None:
                 raise InputError(
                     f"The vectors have {dim} dimensions, the encoder '{encoder}' makes {spec['dim']}.",
                     hint="Check that the files belong to this encoder, or use another name.",
                 )
-            _check_names(connection, opened, datasets)
+            _check_names(connection, files, datasets)
             stored = register_encoder(
                 connection, encoder, dim=dim, precision=precision,
                 spec=spec or {"name": encoder, "family": "imported", "dim": dim}, provenance={"source": "imported"},
             )  # fmt: skip
             run = _Import(connection, stored, datasets)
-            total = sum(count_leaves(file) for file in opened)
+            total = sum(map(count_leaves, files))
             with progress.task(f"importing {encoder}", total=total, unit="vectors") as task:
-                for file in opened:
-                    stream = leaves(file)
-                    while batch := list(islice(stream, BATCH)):
-                        run.batch(file, batch)
-                        task.advance(len(batch))
+                for path in files:
+                    run.file(path, task.advance)
             run.count_missing()
     except BROKEN_HDF5 as error:
         raise InputError(
             f"A file is damaged inside: {error}.", hint="Fetch it again; what was loaded is kept."
         ) from error
-    finally:
-        for file in opened:
-            file.close()
     return run.summary
 
 
-def _check_names(connection: psycopg.Connection, files: Sequence[h5py.File], datasets: Sequence[str]) -> None:
+def _check_names(connection: psycopg.Connection, files: Sequence[Path], datasets: Sequence[str]) -> None:
     """:raises InputError: when a name of the files is that of images in several datasets."""
     twice = connection.execute(
         "SELECT i.source FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
         " WHERE i.frame = 0 AND (%(names)s::text[] IS NULL OR d.name = ANY(%(names)s))"
         " GROUP BY i.source HAVING count(*) > 1",
         {"names": list(datasets) or None},
-    )
-    if any(isinstance(file.get(name), h5py.Dataset) for (name,) in twice for file in files):
-        raise InputError(
-            "Several datasets have images of the same name.", hint="Say which one is meant with --dataset."
-        )
+    ).fetchall()
+    for path in files if twice else ():
+        with open_file(path) as file:
+            if any(isinstance(file.get(name), h5py.Dataset) for (name,) in twice):
+                raise InputError(
+                    "Several datasets have images of the same name.", hint="Say which one is meant with --dataset."
+                )
 
 
 class _Import:
@@ -149,7 +147,18 @@ class _Import:
         self._touched: dict[str, int] = {}
         self._may_resolve = has_unresolved(connection, "import-embeddings", stored.encoder_id)
 
-    def batch(self, file: h5py.File, batch: Sequence[Leaf]) -> None:
+    def file(self, path: Path, advance: Callable[[int], None]) -> None:
+        """Load one file.
+
+        :param advance: is told the number of vectors of each batch that is in the database.
+        """
+        with open_file(path) as file:
+            stream = leaves(file)
+            while batch := list(islice(stream, BATCH)):
+                self._batch(file, batch)
+                advance(len(batch))
+
+    def _batch(self, file: h5py.File, batch: Sequence[Leaf]) -> None:
         """Load one batch in one transaction. What is there already is not read again."""
         images = self._images([leaf.name for leaf in batch])
         erased = self._erased([leaf.name for leaf in batch if leaf.name not in images])
