@@ -9,9 +9,10 @@ The same vectors, the same queries (which are not among the vectors), the same t
     faiss-hnsw, hnswlib             in this process: no server, no transactions, nothing but the index
     lancedb, chroma, milvus-lite    databases that are embedded in this process and keep files
     pgvector        plain pgvector: psycopg, one table, HNSW at the default parameters, the SQL of its own documentation
-    cbirdb          the method that cbirdb chooses (`index build --method auto`), asked through cbir.similar_images
-    cbirdb-hnsw, cbirdb-hnsw-64, cbirdb-bit-hnsw, cbirdb-ivfflat
-                    each of its methods, asked through cbir.nearest_image; 64: with the parameters of plain pgvector
+    cbirdb          an index of --method at cbirdb's defaults (HNSW: m = 16, ef_construction = 128), asked as applications
+                    do, through cbir.similar_images, which describes what it finds and records each search
+    cbirdb-hnsw, cbirdb-bit-hnsw, cbirdb-ivfflat
+                    asked through cbir.nearest_image, for ids alone; HNSW here with the parameters of plain pgvector
 
 Graphs get --m and --ef-construction where they can be told (pgvector: its defaults; cbirdb: its own); every build may use
 --threads threads. Latency is that of one client that asks one query at a time, everything that it has to do included.
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 import time
@@ -39,6 +41,8 @@ import numpy as np
 from clustered import clustered_vectors
 from search_peers import PEERS, Built, Options, Peer
 
+from cbirdb.config import Settings
+from cbirdb.db.vector_index import METHODS
 from cbirdb.exact_neighbours import exact_neighbours
 
 DEPTHS = (10, 100)
@@ -95,9 +99,11 @@ def main() -> None:
         peers: dict[str, Peer] = {}
         builds: dict[str, Built] = {}
         for name in arguments.peers:
-            peer, builds[name] = built(name, Path(folder), ids, vectors, arguments)
-            stack.callback(peer.close)
-            peers[name] = peer
+            peers[name] = new_peer(name, Path(folder), arguments)
+            stack.callback(peers[name].close)
+            print(f"building {name} ...", end=" ", file=sys.stderr, flush=True)
+            builds[name] = peers[name].build(ids, vectors)
+            print(f"{builds[name].load_s + builds[name].index_s:.1f} s", file=sys.stderr)
         points = measure(peers.values(), queries, truth)
     report(arguments, builds, points)
 
@@ -120,7 +126,11 @@ def parsed() -> argparse.Namespace:
         metavar="A,B,...",
         help=f"which, in place of all: {', '.join(PEERS)}",
     )
+    parser.add_argument("--method", choices=["auto", *METHODS], default="hnsw", help="of the index of 'cbirdb'")
     parser.add_argument("--dsn", help="PostgreSQL server; without it the embedded one")
+    parser.add_argument(
+        "--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="folder of the embedded server [CBIRDB_HOME]"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.peers if name not in PEERS]
@@ -150,21 +160,20 @@ def data(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     return together[: arguments.rows], together[arguments.rows :]
 
 
-def built(
-    name: str, folder: Path, ids: np.ndarray, vectors: np.ndarray, arguments: argparse.Namespace
-) -> tuple[Peer, Built]:
-    """A peer with the vectors in it."""
+def new_peer(name: str, folder: Path, arguments: argparse.Namespace) -> Peer:
+    """A peer with nothing in it yet."""
     own = folder / name
     own.mkdir()
     options = Options(
-        own, arguments.dim, arguments.threads, arguments.m, arguments.ef_construction, arguments.dsn
-    )  # fmt: skip
-    peer = PEERS[name](options)
-    print(f"building {name} ...", end=" ", file=sys.stderr, flush=True)
-    started = time.perf_counter()
-    result = peer.build(ids, vectors)
-    print(f"{time.perf_counter() - started:.1f} s", file=sys.stderr)
-    return peer, result
+        folder=own,
+        dim=arguments.dim,
+        threads=arguments.threads,
+        m=arguments.m,
+        ef_construction=arguments.ef_construction,
+        server=Settings(dsn=arguments.dsn, home=arguments.home),
+        method=arguments.method,
+    )
+    return PEERS[name](options)
 
 
 def measure(peers: Iterable[Peer], queries: np.ndarray, truth: np.ndarray) -> list[Point]:
@@ -206,7 +215,7 @@ def report(arguments: argparse.Namespace, builds: dict[str, Built], points: list
     report_curves(points)
     if arguments.json:
         figures = {
-            "arguments": vars(arguments) | {"json": None, "dsn": None},
+            "arguments": vars(arguments) | {"json": None, "dsn": None, "home": None},
             "versions": versions,
             "headline": headlines,
             "builds": {name: asdict(build) for name, build in builds.items()},

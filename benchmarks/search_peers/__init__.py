@@ -9,7 +9,6 @@ from search_peers.postgres import (
     Cbirdb,
     CbirdbBitHnsw,
     CbirdbHnsw,
-    CbirdbHnsw64,
     CbirdbIvfFlat,
     PlainPgvector,
 )
@@ -18,7 +17,7 @@ PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
         PaperFlat, FaissHnsw, Hnswlib, LanceDb, Chroma, MilvusLite, PlainPgvector,
-        Cbirdb, CbirdbHnsw, CbirdbHnsw64, CbirdbBitHnsw, CbirdbIvfFlat,
+        Cbirdb, CbirdbHnsw, CbirdbBitHnsw, CbirdbIvfFlat,
     )
 }  # fmt: skip
 

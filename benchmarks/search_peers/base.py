@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cbirdb.config import Settings
+
 Ids = np.ndarray
 """Integers, shape (n,)."""
 Vectors = np.ndarray
@@ -28,8 +30,10 @@ class Options:
     """Neighbours per element of a graph, where the peer lets one say."""
     ef_construction: int
     """Candidates kept while an element is inserted in a graph, where the peer lets one say."""
-    dsn: str | None = None
-    """PostgreSQL server; None: the embedded one."""
+    server: Settings
+    """Which PostgreSQL."""
+    method: str
+    """Of the index of ``cbirdb``: a name, or auto."""
 
 
 @dataclass

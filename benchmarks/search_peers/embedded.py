@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from search_peers.base import Built, Ids, Peer, Vectors, folder_bytes, widths
+from search_peers.base import Built, Ids, Options, Peer, Vectors, folder_bytes, widths
 from search_peers.in_process import graph
 
 COLLECTION = "images"
@@ -48,7 +48,13 @@ class LanceDb(Peer):
 
     def search(self, query: np.ndarray, k: int) -> Ids:
         asked = self._table.search(query).distance_type("cosine").ef(self._setting["ef"])
-        return asked.refine_factor(self._setting["refine_factor"]).select(["id"]).limit(k).to_arrow()["id"].to_numpy()
+        return (
+            asked.refine_factor(self._setting["refine_factor"])
+            .select(["id", "_distance"])
+            .limit(k)
+            .to_arrow()["id"]
+            .to_numpy()
+        )
 
 
 class Chroma(Peer):
@@ -58,9 +64,12 @@ class Chroma(Peer):
     kind = "embedded"
     needs = ("chromadb",)
 
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._open()
+
     def build(self, ids: Ids, vectors: Vectors) -> Built:
         started = time.perf_counter()
-        self._open()
         configuration = {
             "space": "cosine", "max_neighbors": self.options.m, "ef_construction": self.options.ef_construction,
         }  # fmt: skip
@@ -114,16 +123,21 @@ class MilvusLite(Peer):
     needs = ("pymilvus", "milvus_lite", "faiss")
     batch = 5_000
 
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        from pymilvus import MilvusClient
+
+        # Its server hangs up on a client that pings while it is idle, as this client does every ten seconds.
+        self._client = MilvusClient(
+            str(options.folder / "milvus.db"), grpc_options={"grpc.keepalive_time_ms": 3_600_000}
+        )
+
     def build(self, ids: Ids, vectors: Vectors) -> Built:
         import faiss
-        from pymilvus import DataType, MilvusClient
+        from pymilvus import DataType
 
         faiss.omp_set_num_threads(self.options.threads)
         started = time.perf_counter()
-        # Its server hangs up on a client that pings while it is idle, as this client does every ten seconds.
-        self._client = MilvusClient(
-            str(self.options.folder / "milvus.db"), grpc_options={"grpc.keepalive_time_ms": 3_600_000}
-        )
         schema = self._client.create_schema(auto_id=False)
         schema.add_field("id", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.options.dim)

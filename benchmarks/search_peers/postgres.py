@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import psycopg
@@ -11,13 +11,11 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.config import Settings
 from cbirdb.db.connection import conninfo, open_database
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, register_encoder
-from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
+from cbirdb.db.vector_index import METHODS, BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.index import build_index
-from cbirdb.index_audit import audit_index
 from cbirdb.index_choice import choose_method
 from search_peers.base import Built, Ids, Options, Peer, Vectors, widths
 
@@ -28,7 +26,7 @@ BATCH = 4096
 
 def client(options: Options) -> psycopg.Connection:
     """A connection as an application has it: psycopg's defaults, vectors in binary, no threads beyond those allowed."""
-    settings = Settings(dsn=options.dsn)
+    settings = options.server
     open_database(settings).close()  # the embedded server runs, the schema is there
     connection = psycopg.connect(conninfo(settings), autocommit=True)
     register_vector(connection)
@@ -42,10 +40,12 @@ class PlainPgvector(Peer):
     name = "pgvector"
     kind = "server"
 
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._connection = client(options)
+
     def build(self, ids: Ids, vectors: Vectors) -> Built:
-        self._connection = client(self.options)
         table = sql.Identifier(TABLE)
-        self._table = table
         self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         self._connection.execute(
             sql.SQL("CREATE TABLE {} (id bigint PRIMARY KEY, embedding vector({}))").format(
@@ -80,25 +80,28 @@ class PlainPgvector(Peer):
         return [row[0] for row in self._connection.execute(self._statement, [query, k])]
 
     def close(self) -> None:
-        self._connection.execute(sql.SQL("DROP TABLE {}").format(self._table))
+        self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(TABLE)))
         self._connection.close()
 
 
 class Cbirdb(Peer):
-    """The product: the method that it chooses, audited, asked as applications do through ``cbir.similar_images``."""
+    """The product's way for applications: ``cbir.similar_images``, which describes what it finds and records the search."""
 
     name = "cbirdb"
     kind = "server"
     method: ClassVar[IndexMethod | None] = None
-    """None: ``choose_method``."""
+    """None: as the options say."""
     statement: ClassVar[str] = "SELECT image_id FROM cbir.similar_images(%s, query => %s, k => %s) ORDER BY rank"
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._connection = client(options)
 
     @property
     def encoder_name(self) -> str:
         return f"benchmark-peers-{self.name}"
 
     def build(self, ids: Ids, vectors: Vectors) -> Built:
-        self._connection = client(self.options)
         images = catalogue(self._connection, len(ids))
         self._id_of = dict(zip(images.tolist(), ids.tolist(), strict=True))
         drop_if_there(self._connection, self.encoder_name)
@@ -110,29 +113,27 @@ class Cbirdb(Peer):
             piece = slice(start, start + BATCH)
             copy_embeddings(self._connection, encoder.table, images[piece], vectors[piece], "half")
         loaded = time.perf_counter()
-        method, details = self.method, {}
-        if method is None:
-            method = choose_method(self._connection, encoder).method
-            details["choice_s"] = round(time.perf_counter() - loaded, 1)
+        method = self._method(encoder)
+        details = {"choice_s": round(time.perf_counter() - loaded, 1)} if self._chooses else {}
         built = build_index(self._connection, encoder, method, connect=self._watcher)
         self._build, self._settled = built.index_build_id, built.search_settings
-        if self.method is None:
-            details |= self._audit(encoder, method.for_rows(built.rows_indexed))
         size = self._connection.execute(
             "SELECT pg_total_relation_size(format('cbir.%%I', %s::text)::regclass)", [encoder.table]
         ).fetchone()
         parameters = f"{built.method} " + "/".join(str(value) for value in built.parameters.values())
         return Built(loaded - started, built.build_seconds, parameters, "half precision", size[0], details)
 
-    def _audit(self, encoder: StoredEncoder, method: IndexMethod) -> dict[str, Any]:
-        """Measure as ``cbirdb index build`` does and keep the search setting that it settles for."""
-        started = time.perf_counter()
-        built, _ = audit_index(self._connection, encoder, widen=method)
-        self._settled = built.search_settings
-        return {"audit_s": round(time.perf_counter() - started, 1), "settled_for": built.search_settings}
+    @property
+    def _chooses(self) -> bool:
+        return self.method is None and self.options.method == "auto"
+
+    def _method(self, encoder: StoredEncoder) -> IndexMethod:
+        if self._chooses:
+            return choose_method(self._connection, encoder).method
+        return self.method or METHODS[self.options.method]()
 
     def _watcher(self) -> psycopg.Connection:
-        return psycopg.connect(conninfo(Settings(dsn=self.options.dsn)), autocommit=True)
+        return psycopg.connect(conninfo(self.options.server), autocommit=True)
 
     def settings(self, k: int) -> list[dict[str, int]]:
         (name,) = self._settled
@@ -162,18 +163,11 @@ class Cbirdb(Peer):
 
 
 class CbirdbHnsw(Cbirdb):
-    """HNSW at cbirdb's defaults, asked through ``cbir.nearest_image``: ids and distances only."""
+    """HNSW with the parameters of plain pgvector, asked through ``cbir.nearest_image``: ids and distances only."""
 
     name = "cbirdb-hnsw"
-    method = Hnsw()
-    statement = "SELECT image_id FROM cbir.nearest_image(%s, %s, %s) ORDER BY rank"
-
-
-class CbirdbHnsw64(CbirdbHnsw):
-    """The same with the parameters of plain pgvector."""
-
-    name = "cbirdb-hnsw-64"
     method = Hnsw(ef_construction=64)
+    statement = "SELECT image_id FROM cbir.nearest_image(%s, %s, %s) ORDER BY rank"
 
 
 class CbirdbBitHnsw(CbirdbHnsw):
