@@ -17,8 +17,9 @@ The same vectors, the same queries (which are not among the vectors), the same t
 Graphs get --m and --ef-construction where they can be told (pgvector: its defaults; cbirdb: its own); every build may use
 --threads threads. Latency is that of one client that asks one query at a time, everything that it has to do included.
 All peers are there at once and take turns, block of queries by block of queries, setting by setting, so that noise
-hits all of them. What is compared is the median at the fastest setting whose recall is at least --floor: a setting
-that is fast because it finds little does not count. A new peer is a class in `search_peers/`.
+hits all of them; a setting that takes more than --seconds in one turn goes on with fewer queries. What is compared is the
+median at the fastest setting whose recall is at least --floor: a setting that is fast because it finds little does not
+count. A new peer is a class in `search_peers/`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from cbirdb.exact_neighbours import exact_neighbours
 DEPTHS = (10, 100)
 YARDSTICK = "faiss-hnsw"
 BUILD_YARDSTICK = "pgvector"
-BLOCKS = 4
+BLOCKS = 2
 """So many turns; each takes its share of the queries through every peer and setting."""
 PACKAGES = ("faiss-cpu", "hnswlib", "lancedb", "chromadb", "pymilvus", "milvus-lite", "pandas", "pgvector", "psycopg")
 
@@ -82,7 +83,8 @@ class Point:
     @property
     def words(self) -> str:
         """The setting for a table."""
-        return " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in self.setting.items()) or "exact"
+        words = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in self.setting.items()) or "exact"
+        return words + (" (default)" if self.setting == PEERS[self.peer].default else "")
 
 
 def main() -> None:
@@ -104,7 +106,7 @@ def main() -> None:
             print(f"building {name} ...", end=" ", file=sys.stderr, flush=True)
             builds[name] = peers[name].build(ids, vectors)
             print(f"{builds[name].load_s + builds[name].index_s:.1f} s", file=sys.stderr)
-        points = measure(peers.values(), queries, truth)
+        points = measure(peers.values(), queries, truth, arguments.seconds)
     report(arguments, builds, points)
 
 
@@ -115,6 +117,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=3, help="that one setting may take in one turn")
     parser.add_argument("--threads", type=int, default=2, help="that a build may use")
     parser.add_argument("--m", type=int, default=16, help="neighbours per element of a graph")
     parser.add_argument("--ef-construction", type=int, default=128, help="candidates while a graph is built")
@@ -176,8 +179,8 @@ def new_peer(name: str, folder: Path, arguments: argparse.Namespace) -> Peer:
     return PEERS[name](options)
 
 
-def measure(peers: Iterable[Peer], queries: np.ndarray, truth: np.ndarray) -> list[Point]:
-    """Every peer with every setting at every depth, in turns."""
+def measure(peers: Iterable[Peer], queries: np.ndarray, truth: np.ndarray, seconds: float) -> list[Point]:
+    """Every peer with every setting at every depth, in turns; who is slow answers fewer queries."""
     plan = [
         (peer, Point(peer.name, peer.kind, k, setting))
         for k in DEPTHS
@@ -189,8 +192,11 @@ def measure(peers: Iterable[Peer], queries: np.ndarray, truth: np.ndarray) -> li
         for peer, point in plan:
             peer.use(point.setting)
             peer.search(queries[block[-1]], point.k)  # not counted: whoever went before has the caches
+            turn_ends = time.perf_counter() + seconds
             for number in block:
                 began = time.perf_counter()
+                if began > turn_ends:
+                    break
                 found = peer.search(queries[number], point.k)
                 point.times_ms.append(1000 * (time.perf_counter() - began))
                 point.recalls.append(len(np.intersect1d(found, truth[number, : point.k])) / point.k)
@@ -225,6 +231,7 @@ def report(arguments: argparse.Namespace, builds: dict[str, Built], points: list
                     "k": p.k,
                     "setting": p.setting,
                     "recall": p.recall,
+                    "queries": len(p.times_ms),
                     "p50_ms": p.p50_ms,
                     "p95_ms": p.p95_ms,
                 }
@@ -283,9 +290,9 @@ def report_builds(builds: dict[str, Built], points: list[Point]) -> None:
 def report_curves(points: list[Point]) -> None:
     """Recall against latency, every point."""
     print("\nRecall against latency, one query at a time")
-    print(f"{'':16}{'k':>4}{'recall':>9}{'p50 ms':>9}{'p95 ms':>9}  setting")
+    print(f"{'':16}{'k':>4}{'recall':>9}{'p50 ms':>9}{'p95 ms':>9}{'queries':>9}  setting")
     for p in points:
-        print(f"{p.peer:16}{p.k:>4}{p.recall:>9.4f}{p.p50_ms:>9.2f}{p.p95_ms:>9.2f}  {p.words}")
+        print(f"{p.peer:16}{p.k:>4}{p.recall:>9.4f}{p.p50_ms:>9.2f}{p.p95_ms:>9.2f}{len(p.times_ms):>9}  {p.words}")
 
 
 def version(package: str) -> str | None:

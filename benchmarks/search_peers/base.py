@@ -58,6 +58,8 @@ class Peer(ABC):
     """in process | embedded | server"""
     needs: ClassVar[tuple[str, ...]] = ()
     """Modules of the ``bench`` extra."""
+    default: ClassVar[dict[str, int] | None] = None
+    """The setting of whoever sets nothing, where it is in the sweep; marked in what is printed."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -89,4 +91,4 @@ def folder_bytes(folder: Path) -> int:
 
 def widths(k: int) -> list[int]:
     """Candidates that a graph search keeps: the sweep of every HNSW here, so that their curves have the same points."""
-    return [40, 100, 200, 400, 800] if k < 100 else [100, 200, 400, 800]
+    return [40, 80, 120, 200, 300, 450, 700] if k < 100 else [100, 150, 200, 300, 450, 700, 1000]

@@ -39,6 +39,7 @@ class PlainPgvector(Peer):
 
     name = "pgvector"
     kind = "server"
+    default: ClassVar[dict[str, int] | None] = {"hnsw.ef_search": 40}
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -70,7 +71,7 @@ class PlainPgvector(Peer):
         return Built(loaded - started, seconds, "HNSW 16/64 (defaults)", "single precision", size[0])
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        return [{"hnsw.ef_search": width} for width in widths(k)]
+        return [{"hnsw.ef_search": width} for width in sorted({40, *widths(k)})]
 
     def use(self, setting: dict[str, int]) -> None:
         for name, value in setting.items():
@@ -136,11 +137,14 @@ class Cbirdb(Peer):
         return psycopg.connect(conninfo(self.options.server), autocommit=True)
 
     def settings(self, k: int) -> list[dict[str, int]]:
+        # cbir.index_walk widens what is set for ten when more are asked for: the same sweep serves any k.
         (name,) = self._settled
         swept = {
-            "hnsw.ef_search": [40, 100, 200, 400, 800], "rerank": [100, 200, 400, 800], "ivfflat.probes": [2, 5, 10, 20, 40],
-        }[name]  # fmt: skip
-        return [{name: value} for value in sorted({*swept, self._settled[name]})]
+            "hnsw.ef_search": [40, 80, 120, 200, 300, 450, 700],
+            "rerank": [100, 200, 400, 800, 1600],
+            "ivfflat.probes": [2, 4, 7, 12, 20, 30, 45],
+        }
+        return [{name: value} for value in sorted({*swept[name], self._settled[name]})]
 
     def use(self, setting: dict[str, int]) -> None:
         # Where the audit writes it: every search reads it from there.
