@@ -42,16 +42,19 @@ format: $(VENV)/.installed-test
 migration: $(VENV)/.installed-test
 	$(BIN)/python -m cbirdb.db.draft_migration "$(MESSAGE)"
 
-# Versions only: no host, no hash, so that a hospital's own mirror serves as well.
+# Versions only: no host, no hash, so that a hospital's own mirror serves as well. The benchmarks' peers have a file of
+# their own, with the same versions of what both need.
+compile = uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+  --no-emit-find-links pyproject.toml requirements.in
 lock:
-	uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links pyproject.toml requirements.in -o requirements.lock
+	$(compile) --extra embedded --extra encoders --extra dicom --extra test -o requirements.lock
+	$(compile) --extra embedded --extra bench --constraint requirements.lock -o requirements-bench.lock
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # The lock file is a constraint: what is installed depends on the extra, which version never does.
-install = PIP_CONSTRAINT=$(CURDIR)/requirements.lock $(BIN)/python -m pip install -qq --editable "$(1)"
+install = PIP_CONSTRAINT=$(CURDIR)/$(or $(2),requirements.lock) $(BIN)/python -m pip install -qq --editable "$(1)"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cbirdb needs Python 3.11 or newer; say which with PYTHON=python3.12")'
@@ -70,6 +73,12 @@ $(VENV)/.installed-encoders: pyproject.toml requirements.lock | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing cbirdb with everything (torch is large) into $(VENV) ..."
 	@$(call install,.[embedded$(comma)encoders$(comma)dicom$(comma)test])
+	@touch $@
+
+# What benchmarks/peers.py compares with; no test needs it.
+$(VENV)/.installed-bench: pyproject.toml requirements-bench.lock | $(BIN)/python
+	@echo "Installing cbirdb and the benchmarks' peers into $(VENV) ..."
+	@$(call install,.[embedded$(comma)bench],requirements-bench.lock)
 	@touch $@
 
 comma := ,

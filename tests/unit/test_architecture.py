@@ -54,8 +54,9 @@ def test_alembic_folder_is_no_package() -> None:
     assert not (ROOT / "alembic" / "__init__.py").exists()
 
 
-def test_lock_file_pins_versions_and_names_no_host() -> None:
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-bench.lock"])
+def test_lock_file_pins_versions_and_names_no_host(lock: str) -> None:
+    text = (ROOT / lock).read_text()
     assert not re.search(r"https?:|--(extra-)?index-url|--find-links|--trusted-host|\s@\s", text)
     lines = [line.split(";")[0].strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     assert lines
@@ -65,15 +66,28 @@ def test_lock_file_pins_versions_and_names_no_host() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("extra", ["embedded", "encoders", "dicom", "test"])
-def test_everything_that_the_package_asks_for_is_pinned(extra: str) -> None:
+def versions(lock: str) -> dict[str, set[str]]:
+    lines = [line.split(";")[0].strip().split("==") for line in (ROOT / lock).read_text().splitlines()]
+    return {name: {version for other, version in lines if other == name} for name, _ in lines}
+
+
+def test_the_lock_files_agree_on_what_both_pin() -> None:
+    packages, bench = versions("requirements.lock"), versions("requirements-bench.lock")
+    assert {name for name in packages.keys() & bench.keys() if packages[name] != bench[name]} == set()
+
+
+@pytest.mark.parametrize(
+    ("extra", "lock"),
+    [
+        *((extra, "requirements.lock") for extra in ("embedded", "encoders", "dicom", "test")),
+        ("bench", "requirements-bench.lock"),
+    ],
+)
+def test_everything_that_the_package_asks_for_is_pinned(extra: str, lock: str) -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"][extra]
-    pinned = {
-        re.split(r"[\[=]", line)[0].lower().replace("_", "-")
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-    }
+    pinned = {re.split(r"[\[=]", line)[0].lower().replace("_", "-") for line in (ROOT / lock).read_text().splitlines()}
     names = {re.split(r"[\[<>=!~; ]", name)[0].lower().replace("_", "-") for name in wanted}
     assert names - pinned == set()
