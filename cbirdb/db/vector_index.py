@@ -44,6 +44,9 @@ class IndexMethod(Protocol):
     def wider(self) -> Iterator[IndexMethod]:
         """The same with ever wider, slower and better searches, beginning with its own."""
 
+    def narrowest(self) -> IndexMethod:
+        """The same with the narrowest search worth trying, no wider than its own."""
+
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes that the build needs to be fast."""
 
@@ -101,6 +104,9 @@ class Hnsw:
         for ef_search in _steps(self.ef_search, 1000):
             yield replace(self, ef_search=ef_search)
 
+    def narrowest(self) -> Hnsw:
+        return replace(self, ef_search=min(40, self.ef_search))
+
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes of the graph while it is built.
 
@@ -156,6 +162,9 @@ class BitHnsw:
         for rerank in _steps(self.rerank, 2000):
             yield replace(self, rerank=rerank)
 
+    def narrowest(self) -> BitHnsw:
+        return replace(self, rerank=min(100, self.rerank))
+
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes of the graph, as of HNSW, with one bit per component."""
         return _graph_bytes(rows, self.m, 8 + (dim + 7) // 8)
@@ -204,8 +213,11 @@ class IvfFlat:
         return replace(self, lists=self.lists or min(32768, max(1, round(self.lists_per_root * math.sqrt(rows)))))
 
     def wider(self) -> Iterator[IvfFlat]:
-        for probes in _steps(self.probes, max(self.probes, min(self.lists, 32 * self.probes))):
+        for probes in _steps(self.probes, max(self.probes, min(self.lists, max(64, 32 * self.probes)))):
             yield replace(self, probes=probes)
+
+    def narrowest(self) -> IvfFlat:
+        return replace(self, probes=1)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes of k-means: 50 sampled vectors for each list, in single precision, with its bounds per list."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from cbirdb.db.index_walks import apply_settings, index_walk
 from cbirdb.db.migrate import upgrade
 from cbirdb.db.vector_index import BitHnsw, Growth, Hnsw, IndexMethod, IvfFlat
 from cbirdb.index import build_chosen, build_index
-from cbirdb.index_audit import Measured, NoIndexError, Recall, audit_index, walk_search
-from cbirdb.index_choice import Trial, Whole, choose_method, ranked
+from cbirdb.index_audit import Floor, Measured, NoIndexError, Recall, audit_index, walk_search
+from cbirdb.index_choice import Aim, Choice, Trial, Whole, ranked, settle_search
 from cbirdb.records import Precision
 from tests.conftest import Outcome
 from tests.sql.test_similar_images import FILTERS, PICTURES, Picture, fill, scans, unit
@@ -482,18 +482,31 @@ def test_auto_hides_that_nothing_passed(
 
 
 def test_auto_stops_at_a_method_that_fails_on_the_whole_table(connection: psycopg.Connection) -> None:
-    stored = make(connection)
-    choice = choose_method(connection, stored.encoder, rows=500)
-    worse: list[IndexMethod] = [Hnsw(2, 4, 1), IvfFlat(probes=2), Hnsw()]
+    stored = make(connection, rows=500)
+    floor = Floor(recall=1, zeros=0)
+    # The first falls apart and never finds all; lists do when enough are probed; the last need not be built.
+    methods: list[IndexMethod] = [Hnsw(2, 4, 1000), IvfFlat(probes=2), Hnsw()]
+    chosen = trial(1, 2**20, 1)
     built, passed = build_chosen(
-        connection, stored.encoder, replace(choice, methods=worse),
+        connection, stored.encoder, Choice(methods, [chosen], chosen, 500, 500, 1000, 0, Aim.above(floor)), floor=floor,
         connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True),
     )  # fmt: skip
     assert (built.method, passed) == ("ivfflat", True)
-    assert built.search_settings["ivfflat.probes"] > 2
-    assert current_build(connection, stored.encoder) == built
+    probes = built.search_settings["ivfflat.probes"]
+    assert probes > 2
     used = connection.execute("SELECT method, dropped_at IS NULL FROM cbir.index_build ORDER BY index_build_id")
     assert used.fetchall() == [("hnsw", False), ("ivfflat", True)]
+
+    again = settle_search(connection, stored.encoder, built, IvfFlat(built.parameters["lists"], probes=20))
+    assert 1 <= again.search_settings["ivfflat.probes"] < 20, "too wide a search was not narrowed"
+    assert current_build(connection, stored.encoder) == again
+
+
+def trial(build_seconds: float, memory: int, p50_ms: float, *, allowed: int = 2**40, searches: int = 1) -> Trial:
+    """A perfect one, with what the whole is expected to take."""
+    recall = Recall(1, 1, 0)
+    whole = Whole(build_seconds, memory, p50_ms, memory <= allowed)
+    return Trial(Hnsw(), 1, 1, Measured(300, 1, recall, recall, 1, 1, 0), True, whole, whole.cost(searches))
 
 
 @pytest.mark.parametrize(
@@ -503,12 +516,7 @@ def test_auto_stops_at_a_method_that_fails_on_the_whole_table(connection: psycop
 def test_the_cheapest_does_not_follow_from_searches_and_memory(searches: int, memory: int, taken: str) -> None:
     """A build of 100 s with searches of 4 ms in 0.1 GB, one of 1000 s with searches of 1 ms in 4 GB."""
     wholes = {"quick to build": (100.0, 10**8, 4.0), "quick to search": (1000.0, 4 * 10**9, 1.0)}
-    recall = Recall(1, 1, 0)
-    measured = Measured(300, 1, recall, recall, 1, 1, 0)
-    tried = []
-    for build_seconds, needed, p50_ms in wholes.values():
-        whole = Whole(build_seconds, needed, p50_ms, needed <= memory)
-        tried.append((Hnsw(), Trial(Hnsw(), 1, 1, measured, True, whole, whole.cost(searches))))
+    tried = [(Hnsw(), trial(*whole, allowed=memory, searches=searches)) for whole in wholes.values()]
     best = ranked(tried)[0][1].whole
     assert (best.build_seconds, best.memory_bytes, best.p50_ms) == wholes[taken]
 
