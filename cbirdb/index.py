@@ -23,6 +23,8 @@ from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
 from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
+from cbirdb.index_audit import Floor, NoIndexError, audit_index
+from cbirdb.index_choice import Choice, settle_search
 from cbirdb.progress import SILENT, Progress, Task
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,52 @@ def build_index(
     if build is None:
         raise InputError(f"The index of '{encoder.name}' was not recorded.", hint="Build it again.")
     return build
+
+
+def build_chosen(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    choice: Choice,
+    *,
+    connect: Connect,
+    seed: int = 0,
+    floor: Floor | None = None,
+    progress: Progress = SILENT,
+) -> tuple[IndexBuild, bool]:
+    """Build what was chosen on a sample and audit it; where it fails on the whole table, build what came next.
+
+    :returns: the index that is in use, and whether it passed its audit.
+    """
+    floor = floor or Floor()
+    for place, method in enumerate(choice.methods, start=1):
+        built = build_index(connection, encoder, method, connect=connect, choice=choice.json(), progress=progress)
+        built, passed = _settle_and_audit(connection, encoder, built, method, seed, floor, progress)
+        if passed or place == len(choice.methods):
+            break
+        progress.note(
+            f"On all {built.rows_indexed:,} vectors {method.name} does not reach what it did on the sample; the next"
+            " method is built."
+        )
+    return built, passed
+
+
+def _settle_and_audit(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    built: IndexBuild,
+    method: IndexMethod,
+    seed: int,
+    floor: Floor,
+    progress: Progress,
+) -> tuple[IndexBuild, bool]:
+    fitted = method.for_rows(built.rows_indexed)
+    built = settle_search(connection, encoder, built, fitted, seed=seed, floor=floor, progress=progress)
+    try:
+        built, measured = audit_index(connection, encoder, seed=seed, floor=floor, progress=progress)
+    except NoIndexError:
+        progress.note("The index was dropped by somebody else before it could be audited.")
+        return built, True
+    return built, measured.passes(floor)
 
 
 def drop_index(connection: psycopg.Connection, encoder: StoredEncoder) -> int:

@@ -1,20 +1,25 @@
 """``--method auto``: builds each method on a sample, searches with several settings, and takes the cheapest that passes.
 
-No method is best everywhere: it depends on the number of vectors, their dimension and how they lie. What was measured
-is stored with the index that is built.
+No method is best everywhere: it depends on the number of vectors, their dimension and how they lie. A sample says what
+recall a method can reach, but it builds and searches in other proportions than the whole table: so both times are
+carried over to all rows, and the cheapest is what takes the least time to build and to serve a number of searches.
+What was measured is stored with the index that is built.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from time import monotonic
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension, translated_errors
-from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.embeddings import StoredEncoder, count_embeddings
+from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError
@@ -22,10 +27,61 @@ from cbirdb.index_audit import Floor, Measured, Truth, find_truth, measure, walk
 from cbirdb.progress import SILENT, Progress
 
 DEFAULT_ROWS = 50_000
+DEFAULT_SEARCHES = 100_000
 QUERIES = 300
-CANDIDATES: tuple[IndexMethod, ...] = (Hnsw(ef_search=40), BitHnsw(rerank=100), IvfFlat(probes=2))
-"""Each with the narrowest search that is tried."""
+SETTLING_QUERIES = 1000
+CANDIDATES: tuple[IndexMethod, ...] = (
+    IvfFlat(probes=2),
+    IvfFlat(probes=2, lists_per_root=2.0),
+    Hnsw(ef_search=40),
+    BitHnsw(rerank=100),
+)
+"""Each with the narrowest search that is tried. The quickest to build come first: what they cost, others need not exceed."""
 SAMPLE = "index_sample"
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a search setting must reach to be taken: more than the floor, which must hold for other queries, too."""
+
+    near: float
+    """Mean recall at 10."""
+    near_p1: float
+    """First percentile of recall at 10."""
+    far: float
+    """Mean recall at 100."""
+    zeros: float
+    """Largest share of queries for which none of the 10 nearest is found."""
+
+    @classmethod
+    def above(cls, floor: Floor) -> Aim:
+        """Half of the misses that the floor allows, and no more than ten times as many for the worst hundredth."""
+        missed = 1 - floor.recall
+        return cls(1 - missed / 2, max(0.0, 1 - 10 * missed), floor.recall, floor.zeros / 2)
+
+    def met_by(self, measured: Measured) -> bool:
+        near = measured.near
+        return (
+            near.mean >= self.near
+            and near.p1 >= self.near_p1
+            and near.zeros <= self.zeros * measured.sample
+            and measured.far.mean >= self.far
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What an index over the whole table is expected to take."""
+
+    build_seconds: float
+    memory_bytes: int
+    p50_ms: float
+    fits: bool
+    """Whether the server may use that memory for a build."""
+
+    def cost(self, searches: int) -> float:
+        """Seconds to build it and to search so often."""
+        return self.build_seconds + searches * self.p50_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +93,10 @@ class Trial:
     index_bytes: int
     measured: Measured
     passed: bool
+    """Whether it met the aim."""
+    whole: Whole
+    cost: float
+    """Of the whole, in seconds."""
 
     def row(self) -> dict[str, object]:
         """The row that the command line prints, and that is stored."""
@@ -48,6 +108,11 @@ class Trial:
             "index_mb": round(self.index_bytes / 2**20, 2),
             **self.measured.row(),
             "passed": self.passed,
+            "whole_build_s": round(self.whole.build_seconds, 1),
+            "whole_memory_mb": round(self.whole.memory_bytes / 2**20, 1),
+            "whole_fits": self.whole.fits,
+            "whole_p50_ms": round(self.whole.p50_ms, 3),
+            "cost_s": round(self.cost, 1),
         }
 
 
@@ -55,17 +120,57 @@ class Trial:
 class Choice:
     """What was taken, and everything that was tried."""
 
-    method: IndexMethod
-    """To be fitted to the whole table."""
+    methods: list[IndexMethod]
+    """To be fitted to the whole table: the one to build, then what else passed, the cheapest first."""
     trials: list[Trial]
     chosen: Trial
     rows: int
+    whole_rows: int
+    searches: int
     seed: int
+    aim: Aim
+
+    @property
+    def method(self) -> IndexMethod:
+        """The one to build."""
+        return self.methods[0]
 
     def json(self) -> dict[str, Any]:
         """What is stored with the build."""
         trials = [trial.row() | {"chosen": trial is self.chosen} for trial in self.trials]
-        return {"rows": self.rows, "seed": self.seed, "trials": trials}
+        return {
+            "rows": self.rows,
+            "whole_rows": self.whole_rows,
+            "searches": self.searches,
+            "seed": self.seed,
+            "aim": asdict(self.aim),
+            "trials": trials,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What all trials of one choice share."""
+
+    encoder: StoredEncoder
+    truth: Truth
+    aim: Aim
+    rows: int
+    whole_rows: int
+    memory: int
+    """Bytes that the server may use for a build."""
+    searches: int
+
+    def whole(self, candidate: IndexMethod, method: IndexMethod, build_seconds: float, p50_ms: float) -> Whole:
+        """Carry over what was measured on the sample.
+
+        :param candidate: with what is left open to the number of rows.
+        :param method: the same with the search setting that was measured.
+        """
+        growth = _with_search(candidate, method).growth(self.rows, self.whole_rows)
+        fitted = candidate.for_rows(self.whole_rows)
+        memory = fitted.memory_estimate(self.whole_rows, self.encoder.dim, self.encoder.precision)
+        return Whole(build_seconds * growth.build, memory, p50_ms * growth.search, memory <= self.memory)
 
 
 def choose_method(
@@ -75,48 +180,67 @@ def choose_method(
     rows: int = DEFAULT_ROWS,
     seed: int = 0,
     floor: Floor | None = None,
+    searches: int = DEFAULT_SEARCHES,
     progress: Progress = SILENT,
 ) -> Choice:
     """Try every method on a sample of the encoder's vectors, or on all when there are no more.
 
-    Of those that pass the floor, the one with the fastest median search is taken; if none does, the one that finds most.
+    Of those that meet the aim above the floor, and whose build is expected to fit the server's memory, the one is taken
+    that needs the least time to build and to search so often; if none does, the one that finds most.
 
     :param rows: size of the sample.
+    :param searches: that the index is to serve before it is built again.
     :raises InputError: when there are no embeddings.
     """
-    if rows < 1:
-        raise InputError(f"--sample must be at least 1, not {rows}.")
-    floor = floor or Floor()
-    trials: list[tuple[IndexMethod, Trial]] = []
+    for value, what in ((rows, "sample"), (searches, "searches")):
+        if value < 1:
+            raise InputError(f"--{what} must be at least 1, not {value}.")
+    aim = Aim.above(floor or Floor())
+    tried: list[tuple[IndexMethod, Trial]] = []
     with (
         translated_errors(),
-        progress.task(f"choosing an index for {encoder.name}", total=None, unit="methods") as task,
+        progress.task(f"choosing an index for {encoder.name}", total=None, unit="methods") as bar,
         connection.transaction(),
     ):
         see_extension(connection)
+        whole_rows = count_embeddings(connection, encoder)
         taken = _draw(connection, encoder, rows, seed)
         truth = find_truth(connection, sql.Identifier(SAMPLE), encoder, sample=QUERIES, seed=seed)
+        task = _Task(encoder, truth, aim, taken, max(taken, whole_rows), _build_memory(connection), searches)
         for number, candidate in enumerate(CANDIDATES, start=1):
-            trials += [(candidate, trial) for trial in _try(connection, encoder, candidate, taken, truth, floor)]
-            task.update(done=number, total=len(CANDIDATES))
+            # Nothing is gained by searching wider where that already costs more than what has passed.
+            limit = min((trial.cost for _, trial in tried if _may_be_taken(trial)), default=None)
+            tried += [(candidate, trial) for trial in _try(connection, candidate, task, limit)]
+            bar.update(done=number, total=len(CANDIDATES))
         connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("pg_temp", SAMPLE)))
-    passing = [pair for pair in trials if pair[1].passed]
-    if passing:
-        candidate, chosen = min(passing, key=lambda pair: pair[1].measured.p50_ms)
-    else:
-        candidate, chosen = max(trials, key=lambda pair: pair[1].measured.near.mean + pair[1].measured.far.mean)
-    settings = chosen.method.search_settings
-    method = next(wider for wider in candidate.for_rows(taken).wider() if wider.search_settings == settings)
-    return Choice(_unfitted(method, candidate), [trial for _, trial in trials], chosen, taken, seed)
+    best_first = ranked(tried)
+    methods = [_with_search(candidate, trial.method) for candidate, trial in best_first]
+    trials = [trial for _, trial in tried]
+    return Choice(methods, trials, best_first[0][1], taken, task.whole_rows, searches, seed, aim)
 
 
-def _unfitted(method: IndexMethod, candidate: IndexMethod) -> IndexMethod:
+def ranked(tried: list[tuple[IndexMethod, Trial]]) -> list[tuple[IndexMethod, Trial]]:
+    """What may be built, best first; never empty."""
+    passed = [pair for pair in tried if pair[1].passed]
+    # What does not fit is better than nothing: the build says how to give it the memory.
+    ranked = sorted(passed, key=lambda pair: (not pair[1].whole.fits, pair[1].cost))
+    return ranked or [max(tried, key=lambda pair: pair[1].measured.near.mean + pair[1].measured.far.mean)]
+
+
+def _may_be_taken(trial: Trial) -> bool:
+    return trial.passed and trial.whole.fits
+
+
+def _with_search(candidate: IndexMethod, method: IndexMethod) -> IndexMethod:
     """With the search setting of the one, and open again what the other leaves to the number of rows."""
-    return (
-        IvfFlat(candidate.lists, method.probes)
-        if isinstance(method, IvfFlat) and isinstance(candidate, IvfFlat)
-        else method
-    )
+    if isinstance(method, IvfFlat) and isinstance(candidate, IvfFlat):
+        return replace(candidate, probes=method.probes)
+    return method
+
+
+def _build_memory(connection: psycopg.Connection) -> int:
+    row = connection.execute("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _draw(connection: psycopg.Connection, encoder: StoredEncoder, rows: int, seed: int) -> int:
@@ -141,28 +265,97 @@ def _draw(connection: psycopg.Connection, encoder: StoredEncoder, rows: int, see
     return drawn.rowcount
 
 
-def _try(
-    connection: psycopg.Connection,
-    encoder: StoredEncoder,
-    candidate: IndexMethod,
-    rows: int,
-    truth: Truth,
-    floor: Floor,
-) -> list[Trial]:
-    """Build one method's index, and search with ever wider settings until one passes."""
-    fitted = candidate.for_rows(rows)
+def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, limit: float | None) -> Iterator[Trial]:
+    """Build one method's index, and search with ever wider settings until one passes or costs more than the limit."""
+    fitted = candidate.for_rows(task.rows)
     name = f"{SAMPLE}_idx"
     table = sql.Identifier("pg_temp", SAMPLE)
-    started = time.monotonic()
-    connection.execute(fitted.create_statement(table, name, encoder.dim, encoder.precision))
-    seconds = time.monotonic() - started
+    started = monotonic()
+    connection.execute(fitted.create_statement(table, name, task.encoder.dim, task.encoder.precision))
+    seconds = monotonic() - started
     index = sql.Identifier("pg_temp", name)
     size = connection.execute("SELECT pg_relation_size(%s::regclass)", [index.as_string(connection)]).fetchone()
-    trials = []
     for method in fitted.wider():
-        measured = measure(walk_search(connection, table, encoder, method, rows), truth)
-        trials.append(Trial(method, seconds, int(size[0]) if size else 0, measured, measured.passes(floor)))
-        if trials[-1].passed:
+        measured = measure(walk_search(connection, table, task.encoder, method, task.rows), task.truth)
+        whole = task.whole(candidate, method, seconds, measured.p50_ms)
+        trial = Trial(
+            method, seconds, int(size[0]) if size else 0, measured, task.aim.met_by(measured), whole,
+            whole.cost(task.searches),
+        )  # fmt: skip
+        yield trial
+        if trial.passed or (limit is not None and trial.cost > limit):
             break
     connection.execute(sql.SQL("DROP INDEX {}").format(index))
-    return trials
+
+
+def settle_search(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    build: IndexBuild,
+    method: IndexMethod,
+    *,
+    seed: int = 0,
+    floor: Floor | None = None,
+    progress: Progress = SILENT,
+) -> IndexBuild:
+    """Find the narrowest search of the whole table that meets the aim above the floor, and record it.
+
+    It begins where the sample left off; a larger table may need a wider search, or a narrower one. Where none meets the
+    aim, the narrowest above the floor is recorded, or the widest. The queries are others than those of an audit with the
+    same seed, so that the audit does not measure what it was fitted to.
+
+    :param method: what was built, with the search to begin with.
+    """
+    floor = floor or Floor()
+    table = sql.Identifier(SCHEMA, encoder.table)
+    with (
+        translated_errors(),
+        progress.task(f"settling how to search {encoder.name}", total=None, unit="settings") as task,
+        connection.transaction(),
+    ):
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        truth = find_truth(connection, table, encoder, sample=SETTLING_QUERIES, seed=(seed + 1) % 2**63)
+
+        def look(tried: IndexMethod) -> Measured:
+            task.advance(1)
+            search = walk_search(connection, table, encoder, tried, build.rows_indexed)
+            few = measure(search, _first(truth, QUERIES))
+            # What fails for some of them need not be tried on all.
+            return measure(search, truth) if Aim.above(floor).met_by(few) else few
+
+        settings = _narrowest_that_passes(method, look, floor).search_settings
+        connection.execute(
+            "UPDATE cbir.index_build SET search_settings = %s WHERE index_build_id = %s",
+            [Jsonb(settings), build.index_build_id],
+        )
+    return replace(build, search_settings=settings)
+
+
+def _first(truth: Truth, queries: int) -> Truth:
+    return Truth(truth.ids[:queries], truth.vectors[:queries], truth.distances[:queries])
+
+
+def _narrowest_that_passes(method: IndexMethod, look: Callable[[IndexMethod], Measured], floor: Floor) -> IndexMethod:
+    aim = Aim.above(floor)
+    below = [m for m in method.narrowest().wider() if _width(m) < _width(method)]
+    best, above_floor = method, None
+    measured = look(method)
+    if aim.met_by(measured):
+        for narrower in reversed(below):
+            if not aim.met_by(look(narrower)):
+                break
+            best = narrower
+        return best
+    for best in method.wider():
+        if best != method:
+            measured = look(best)
+        if aim.met_by(measured):
+            return best
+        if above_floor is None and measured.passes(floor):
+            above_floor = best
+    return above_floor or best
+
+
+def _width(method: IndexMethod) -> int:
+    """How wide a search of this method is, among others of the same method."""
+    return max(method.search_settings.values())
