@@ -191,7 +191,7 @@ def test_a_walk_is_taken_although_what_may_be_found_lies_elsewhere(connection: p
     near, far = (
         [i for n, i in enumerate(stored.ids) if (n % CLUSTERS in halves)] for halves in (range(10), range(10, 20))
     )
-    for k in (1, 10):
+    for k in (5, 10):
         before = scans(connection, build.index_name)
         found = stored.nearest(stored.vectors[0], k, image_ids=near)
         assert {row[2] for row in found} == {"approximate"}
