@@ -3,6 +3,10 @@
 Mean recall hides what matters: a graph may be unable to reach small groups of images at all, and then every query of a
 rare class fails. So an audit also says how low the worst queries are, how many found nothing that is right, and how
 many stored vectors do not even find themselves.
+
+A vector's own place in the answer tells nothing about the others, so recall counts the others only. Even so stored
+vectors are easier than new ones, above all for graphs, which led to each of them when it was inserted; a search that is
+widened is therefore widened beyond the floor (:meth:`Floor.for_unseen`).
 """
 
 from __future__ import annotations
@@ -55,13 +59,20 @@ class Floor:
             if not 0 <= value <= 1:
                 raise InputError(f"--floor-{what} must lie between 0 and 1, not {value}.")
 
+    def for_unseen(self) -> Floor:
+        """What stored vectors must reach for vectors that are not stored to reach this floor.
+
+        Measured on HNSW graphs, a vector that is not stored misses up to twice as many of its neighbours.
+        """
+        return replace(self, recall=(1 + self.recall) / 2)
+
     def words(self) -> str:
         return f"mean recall {self.recall:g}, {self.zeros:.3%} of queries without any right neighbour"
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Over queries, the share of the true nearest that was found."""
+    """Over queries, the share of the true nearest, the query itself left out, that was found."""
 
     mean: float
     p1: float
@@ -134,6 +145,7 @@ class Found:
     exactly: bool = False
 
 
+Floats = NDArray[np.float32]
 Search = Callable[[str, int], Found]
 """A query vector as text, and k."""
 
@@ -144,8 +156,10 @@ class Truth:
 
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32]
+    nearest: NDArray[np.int64]
+    """The ``min(FAR + 1, rows)`` nearest, nearest first, the vector itself among them; shape (n, k)."""
     distances: NDArray[np.float32]
-    """Of the ``min(FAR, rows)`` nearest, nearest first, the vector itself among them; shape (n, k)."""
+    """Theirs; shape (n, k)."""
 
 
 def find_truth(
@@ -176,29 +190,29 @@ def find_truth(
         )
     ids, vectors = (np.concatenate(part) for part in zip(*blocks, strict=True))
     everything = sql.SQL("SELECT image_id, embedding FROM {}").format(table)
-    nearest = exact_neighbours(vectors, read_embeddings(connection, everything, encoder.dim, encoder.precision), FAR)
-    return Truth(ids, vectors, nearest.distances)
+    stored = read_embeddings(connection, everything, encoder.dim, encoder.precision)
+    nearest = exact_neighbours(vectors, stored, FAR + 1)
+    return Truth(ids, vectors, nearest.ids, nearest.distances)
 
 
 def measure(search: Search, truth: Truth) -> Measured:
-    """Search for every vector of the sample, for ten and for a hundred."""
+    """Search for every vector of the sample, for ten and for a hundred others."""
     shares: dict[int, list[float]] = {NEAR: [], FAR: []}
     selves = exactly = 0
     times = []
-    for image_id, vector, distances in zip(truth.ids, truth.vectors, truth.distances, strict=True):
+    for row, (image_id, vector) in enumerate(zip(truth.ids, truth.vectors, strict=True)):
         query = Vector(vector).to_text()
+        others = _others(image_id, truth.nearest[row], truth.distances[row])
         for depth in (NEAR, FAR):
             started = time.perf_counter()
-            found = search(query, depth)
+            found = search(query, depth + 1)
             if depth == NEAR:
                 times.append(1000 * (time.perf_counter() - started))
-                # Where more than ten are the same, finding any ten of them is as good.
-                itself_is_last = len(found.distances) == depth and found.distances[-1] <= distances[0] + TOLERANCE
-                selves += int(image_id) in found.ids or itself_is_last
+                # Where more than these are the same, finding any of them is as good.
+                last = found.distances[-1] if len(found.distances) > depth else np.inf
+                selves += int(image_id) in found.ids or bool(last <= truth.distances[row, 0] + TOLERANCE)
             exactly += found.exactly
-            existing = min(depth, len(distances))
-            right = sum(distance <= distances[existing - 1] + TOLERANCE for distance in found.distances)
-            shares[depth].append(right / existing)
+            shares[depth].append(_share_found(_others(image_id, found.ids, found.distances), others, depth))
     return Measured(
         len(truth.ids),
         selves / len(truth.ids),
@@ -208,6 +222,20 @@ def measure(search: Search, truth: Truth) -> Measured:
         float(np.percentile(times, 95)),
         exactly,
     )
+
+
+def _others(image_id: int, ids: Sequence[int] | NDArray[np.int64], distances: Sequence[float] | Floats) -> Floats:
+    """Distances without that of the image itself."""
+    others: Floats = np.asarray(distances, np.float32)[np.asarray(ids) != image_id]
+    return others
+
+
+def _share_found(found: Floats, others: Floats, depth: int) -> float:
+    """Of the ``depth`` nearest others, or of all when there are no more."""
+    existing = min(depth, len(others))
+    if existing == 0:
+        return 1.0
+    return float((found[:existing] <= others[existing - 1] + TOLERANCE).sum() / existing)
 
 
 def audit_index(
@@ -222,8 +250,8 @@ def audit_index(
 ) -> tuple[IndexBuild, Measured]:
     """Measure the index in use through ``cbir.nearest_image``, as everybody searches, and store the result with it.
 
-    :param widen: the method that was built; when its index does not pass, ever wider searches are tried and the
-        first that passes (or the widest) is recorded for all searches.
+    :param widen: the method that was built; when its index does not pass, with what queries that are not stored need
+        above it, ever wider searches are tried and the first that passes (or the widest) is recorded for all searches.
     :raises NoIndexError: when there is no index.
     """
     floor = floor or Floor()
@@ -237,7 +265,7 @@ def audit_index(
             measured = measure(_product_search(connection, encoder), truth)
             settings = build.search_settings
             for wider in widen.wider() if widen is not None else ():
-                if measured.passes(floor):
+                if measured.passes(floor.for_unseen()):
                     break
                 if wider.search_settings != settings:
                     settings = wider.search_settings

@@ -55,9 +55,9 @@ class Aim:
 
     @classmethod
     def above(cls, floor: Floor) -> Aim:
-        """Half of the misses that the floor allows, and no more than ten times as many for the worst hundredth."""
-        missed = 1 - floor.recall
-        return cls(1 - missed / 2, max(0.0, 1 - 10 * missed), floor.recall, floor.zeros / 2)
+        """What queries need that are not stored, and no more than ten times the floor's misses for the worst hundredth."""
+        recall = floor.for_unseen().recall
+        return cls(recall, max(0.0, 1 - 10 * (1 - floor.recall)), recall, floor.zeros / 2)
 
     def met_by(self, measured: Measured) -> bool:
         near = measured.near
@@ -301,7 +301,7 @@ def settle_search(
     """Find the narrowest search of the whole table that meets the aim above the floor, and record it.
 
     It begins where the sample left off; a larger table may need a wider search, or a narrower one. Where none meets the
-    aim, the narrowest above the floor is recorded, or the widest. The queries are others than those of an audit with the
+    aim, the narrowest whose mean recall does is recorded, or the widest. The queries are others than those of an audit with the
     same seed, so that the audit does not measure what it was fitted to.
 
     :param method: what was built, with the search to begin with.
@@ -332,13 +332,13 @@ def settle_search(
 
 
 def _first(truth: Truth, queries: int) -> Truth:
-    return Truth(truth.ids[:queries], truth.vectors[:queries], truth.distances[:queries])
+    return Truth(*(part[:queries] for part in (truth.ids, truth.vectors, truth.nearest, truth.distances)))
 
 
 def _narrowest_that_passes(method: IndexMethod, look: Callable[[IndexMethod], Measured], floor: Floor) -> IndexMethod:
     aim = Aim.above(floor)
     below = [m for m in method.narrowest().wider() if _width(m) < _width(method)]
-    best, above_floor = method, None
+    best, enough_on_average = method, None
     measured = look(method)
     if aim.met_by(measured):
         for narrower in reversed(below):
@@ -351,9 +351,9 @@ def _narrowest_that_passes(method: IndexMethod, look: Callable[[IndexMethod], Me
             measured = look(best)
         if aim.met_by(measured):
             return best
-        if above_floor is None and measured.passes(floor):
-            above_floor = best
-    return above_floor or best
+        if enough_on_average is None and measured.passes(floor.for_unseen()):
+            enough_on_average = best
+    return enough_on_average or best
 
 
 def _width(method: IndexMethod) -> int:

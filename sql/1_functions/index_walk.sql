@@ -3,11 +3,15 @@
 --   with, into a walk for so many neighbours under such a filter. A setting holds for the ten nearest of all rows;
 --   deeper answers, and filters that let a share of the rows pass, need a wider walk: the k-th match is then the
 --   (k / share)-th row.
---     hnsw      hnsw.ef_search candidates, widened by two for every further row.
+--     hnsw      hnsw.ef_search candidates, widened by two for every further row. pgvector allows 1,000; what a filter
+--               needs beyond that, more matches than asked for make up: three candidates for each that is lacking.
 --     bit-hnsw  nearest by Hamming distance over the signs of the components, of which so many ("rerank") are
 --               compared exactly afterwards; more by the power 0.75 of the depth.
---     ivfflat   ivfflat.probes lists, widened by the number of lists that the further rows fill.
---   The walk ends after so many candidates: where a filter matches far from the query, comparing exactly is faster.
+--     ivfflat   ivfflat.probes lists, widened by the number of lists that the further rows fill; under a filter by
+--               three times as many, because rows so deep lie beyond the query's own cluster, in any list.
+--   The walk ends after half as many candidates again as are expected to hold the matches wanted, and five standard
+--   deviations: a filter that matches evenly is met by then, and where it matches far from the query, comparing
+--   exactly is faster.
 --   Iteration is relaxed, because a strict one drops what it finds late; so the answer is sorted again.
 -- Inputs: method, parameters and search_settings as in cbir.index_build; rows in the index; the vectors' dimension;
 --   neighbours wanted; estimated share of the rows that pass the filter.
@@ -35,6 +39,9 @@ BEGIN
     CASE method
         WHEN 'hnsw' THEN
             ef_search := greatest((search_settings ->> 'hnsw.ef_search')::integer + 2 * beyond_ten, deep);
+            IF share < 1 THEN
+                kept := greatest(kept, ceil(3 * (ef_search - largest_ef_search) * share));
+            END IF;
         WHEN 'bit-hnsw' THEN
             nearest_first := format(
                 'binary_quantize(e.embedding)::bit(%1$s) <~> binary_quantize(q.embedding)::bit(%1$s)', dim
@@ -44,7 +51,10 @@ BEGIN
             ef_search := greatest(40, kept / share);
         WHEN 'ivfflat' THEN
             lists := (parameters ->> 'lists')::integer;
-            probes := ceil((search_settings ->> 'ivfflat.probes')::integer * (1 + beyond_ten * lists / greatest(indexed, 1)));
+            probes := ceil(
+                (search_settings ->> 'ivfflat.probes')::integer
+                * (1 + CASE WHEN share < 1 THEN 3 ELSE 1 END * beyond_ten * lists / greatest(indexed, 1))
+            );
             settings := settings || jsonb_build_object(
                 'ivfflat.probes', least(probes, lists)::text,
                 'ivfflat.iterative_scan', 'relaxed_order',
@@ -54,7 +64,7 @@ BEGIN
             RAISE EXCEPTION 'there is no index method "%"', method
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Methods: hnsw, bit-hnsw, ivfflat.';
     END CASE;
-    candidates := CASE WHEN share < 1 THEN least(indexed + k, 3 * kept / share) ELSE kept END;
+    candidates := CASE WHEN share < 1 THEN least(indexed + k, (1.5 + 5 / sqrt(kept)) * kept / share) ELSE kept END;
     IF ef_search IS NOT NULL THEN
         settings := settings || jsonb_build_object(
             'hnsw.ef_search', least(ceil(ef_search), largest_ef_search)::integer::text,

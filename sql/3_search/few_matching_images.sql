@@ -11,6 +11,7 @@ AS $$
 DECLARE
     rest cbir.image_filter := filter;
     part cbir.image_filter;
+    label_ids bigint [];
     narrowed bigint [];
     found bigint [];
     previous jsonb;
@@ -18,18 +19,23 @@ BEGIN
     IF filter.label IS NOT NULL THEN
         part.label := filter.label;
         IF cbir.estimated_matches(part) <= at_most THEN
-            narrowed := ARRAY(
-                SELECT DISTINCT il.image_id
-                FROM cbir.image_label AS il
-                WHERE
-                    il.value = 1
-                    AND il.label_id = ANY(ARRAY(
-                        SELECT l.label_id
-                        FROM cbir.label AS l
-                        WHERE l.name = filter.label OR starts_with(l.name, filter.label || '/')
-                    ))
-                LIMIT at_most + 1
+            label_ids := ARRAY(
+                SELECT l.label_id FROM cbir.label AS l
+                WHERE l.name = filter.label OR starts_with(l.name, filter.label || '/')
             );
+            -- An image has a label once; taking out what is there once would take longer than collecting it.
+            narrowed := CASE
+                WHEN cardinality(label_ids) = 1 THEN ARRAY(
+                    SELECT il.image_id FROM cbir.image_label AS il
+                    WHERE il.value = 1 AND il.label_id = label_ids[1]
+                    LIMIT at_most + 1
+                )
+                ELSE ARRAY(
+                    SELECT DISTINCT il.image_id FROM cbir.image_label AS il
+                    WHERE il.value = 1 AND il.label_id = ANY(label_ids)
+                    LIMIT at_most + 1
+                )
+            END;
             rest.label := NULL;
         END IF;
     END IF;

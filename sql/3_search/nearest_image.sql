@@ -6,7 +6,8 @@
 --                tests the candidates one by one. When the walk falls short although more exist, the answer is
 --                computed exactly instead.
 --   auto         approximate when there is an index, but exact when the filter leaves so few images that comparing
---                with them all is faster than walking until k of them were met.
+--                with them all is faster than walking until enough of them were met, or when a short, narrow walk
+--                meets none of them: they lie elsewhere.
 --   Where row-level security hides images from the caller every search is exact, whatever the mode.
 --   The nearest rows are found in a step of their own and filtered afterwards: a join, a condition or a second sort
 --   key beside the distance would make the planner leave the index. "+ 0" keeps an exact search off it.
@@ -27,9 +28,10 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    largest_k constant integer := 10000;
     -- A candidate of a walk costs about this many times what a match costs that is compared exactly; measured.
     candidate_cost constant integer := 7;
+    -- Matches among the first candidates, were they spread evenly: then 98 of 100 queries meet one (1 - exp(-4)).
+    expected_near constant integer := 4;
     tab text := cbir.embedding_table(encoder);
     build cbir.index_build;
     spec cbir.encoder;
@@ -40,11 +42,14 @@ DECLARE
     use_index boolean;
     images double precision;
     matches double precision;
+    share double precision := 1;
     few bigint;
     -- Ids of the images that pass the filter, where they are few.
     passing bigint [];
     left_out bigint [];
     walk record;
+    walk_query text;
+    near integer;
     previous jsonb;
     met integer;
     existing integer;
@@ -53,21 +58,19 @@ DECLARE
     ids bigint [];
     gaps double precision [];
 BEGIN
-    IF k IS NULL OR k < 1 OR k > largest_k THEN
-        RAISE EXCEPTION 'k must lie between 1 and %, not %', largest_k, coalesce(k::text, 'NULL')
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    k := cbir.checked_count('k', k);
     IF mode IS NULL OR mode NOT IN ('auto', 'exact', 'approximate') THEN
         RAISE EXCEPTION 'there is no search mode "%"', mode
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Modes: auto, exact, approximate.';
     END IF;
     SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = nearest_image.encoder;
-    IF query IS NULL OR vector_dims(query) <> spec.dim OR vector_norm(query) = 0 THEN
-        RAISE EXCEPTION 'the query vector of encoder "%" must have % dimensions and a length above zero', encoder, spec.dim
-            USING ERRCODE = 'invalid_parameter_value';
+    IF query IS NULL THEN
+        RAISE EXCEPTION 'the query vector is NULL' USING
+            ERRCODE = 'invalid_parameter_value',
+            HINT = 'To ask by an image of the database: cbir.similar_images(encoder, image_id => 42).';
     END IF;
     -- Only its direction counts; very short or long ones overflow half precision and pgvector's sums.
-    query := l2_normalize(query);
+    query := l2_normalize(cbir.query_vector(encoder, NULL, query));
     kind := CASE spec.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END;
     SELECT b.* INTO build
     FROM cbir.index_build AS b
@@ -90,27 +93,28 @@ BEGIN
         SELECT greatest(c.reltuples, 1) INTO images FROM pg_class AS c WHERE c.oid = 'cbir.image'::regclass;
         matches := cbir.estimated_matches(filter);
     END IF;
-    IF filtered AND use_index AND mode = 'auto' THEN
-        -- Up to here a scan costs no more than a walk: n matches against candidate_cost * k * rows / n candidates.
-        few := ceil(sqrt(candidate_cost::double precision * k * build.rows_indexed));
-        IF matches <= few THEN
-            -- The estimate may have been far too low.
-            passing := cbir.few_matching_images(filter, 4 * few);
-            use_index := passing IS NULL;
-            matches := greatest(matches, 4 * few);
+    WHILE use_index LOOP
+        IF filtered THEN
+            share := least(matches / greatest(build.rows_indexed, 1), 0.9999);
         END IF;
-    END IF;
-
-    IF use_index THEN
         SELECT w.* INTO walk
         FROM cbir.index_walk(
             build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim,
-            k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END,
-            CASE WHEN filtered THEN least(matches / greatest(build.rows_indexed, 1), 0.9999) ELSE 1 END
+            k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END, share
         ) AS w;
+        EXIT WHEN mode <> 'auto' OR NOT filtered;
+        -- Up to here a scan costs no more than a walk: n matches against candidate_cost * kept * rows / n candidates.
+        few := ceil(sqrt(candidate_cost::double precision * walk.kept * build.rows_indexed));
+        EXIT WHEN matches > few;
+        passing := cbir.few_matching_images(filter, 4 * few);
+        use_index := passing IS NULL;
+        -- Where there are more, the estimate was far too low.
+        matches := 4 * few;
+    END LOOP;
+
+    IF use_index THEN
         others.image_ids := NULL;
-        previous := cbir.swap_settings(walk.settings);
-        EXECUTE format(
+        walk_query := format(
             'WITH nearest AS MATERIALIZED (
                 SELECT c.image_id, c.embedding <=> c.asked AS distance
                 FROM (
@@ -137,9 +141,24 @@ BEGIN
                 ELSE 'TRUE'
             END,
             CASE WHEN filter.image_ids IS NOT NULL THEN 'c.image_id = ANY($7)' ELSE 'TRUE' END
-        )
-            INTO ids, gaps, met
-            USING query, k, others, left_out, walk.candidates, walk.kept, filter.image_ids;
+        );
+        -- Where comparing exactly would take very long, the walk that it might save does not matter.
+        IF filtered AND mode = 'auto' AND matches <= 8 * few THEN
+            near := ceil(expected_near / share) + cardinality(left_out);
+            previous := cbir.swap_settings(walk.settings || jsonb_build_object(
+                'hnsw.ef_search', least(greatest(near, 10), 1000)::text, 'ivfflat.probes', '1'
+            ));
+            EXECUTE walk_query INTO ids, gaps, met
+                USING query, 1, others, left_out, near, 1, filter.image_ids;
+            PERFORM cbir.swap_settings(previous);
+            use_index := met > 0;
+        END IF;
+    END IF;
+    IF use_index THEN
+        previous := cbir.swap_settings(walk.settings);
+        EXECUTE walk_query INTO ids, gaps, met
+            -- What is left out lies near the query.
+            USING query, k, others, left_out, walk.candidates + cardinality(left_out), walk.kept, filter.image_ids;
         PERFORM cbir.swap_settings(previous);
         IF filtered THEN
             -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.

@@ -431,6 +431,26 @@ def test_bad_input_is_not_refused_in_a_sentence(
     assert hint is None or hint in (caught.value.diag.message_hint or "")
 
 
+@pytest.mark.parametrize(
+    ("call", "message", "hint"),
+    [
+        ("'toy', '[1,2]', 10", "must have 8 dimensions, not 2", "No encoder here has as many."),
+        ("'toy', NULL, 10", "the query vector is NULL", "image_id => 42"),
+        ("'toy', '[0,0,0,0,0,0,0,0]', 10", "length above zero", "no direction"),
+        ("'toy', '[1,2,3,4,5,6,7,8]', 0", "k must lie between 1 and 10000, not 0", "Leave k out"),
+        ("'toy', '[1,2,3,4,5,6,7,8]', NULL", "k must lie between 1 and 10000, not NULL", "Leave k out"),
+        ("'toy', '[1,2,3,4,5,6,7,8]', 10, mode => 'fast'", 'no search mode "fast"', "auto, exact, approximate"),
+    ],
+)  # fmt: skip
+def test_what_all_searches_stand_on_refuses_without_saying_what_to_do(
+    connection: psycopg.Connection, call: str, message: str, hint: str
+) -> None:
+    fill(connection, unit(4))
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=message) as caught:
+        connection.execute(f"SELECT * FROM cbir.nearest_image({call})")  # type: ignore[call-overload]
+    assert hint in (caught.value.diag.message_hint or "")
+
+
 def test_a_null_vector_is_searched_for(connection: psycopg.Connection) -> None:
     fill(connection, unit(4))
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"give one of .* not none"):
