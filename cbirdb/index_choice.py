@@ -332,7 +332,7 @@ def settle_search(
 
 
 def _first(truth: Truth, queries: int) -> Truth:
-    return Truth(*(part[:queries] for part in (truth.ids, truth.vectors, truth.nearest, truth.distances)))
+    return Truth(truth.ids[:queries], truth.vectors[:queries], truth.nearest[:queries], truth.distances[:queries])
 
 
 def _narrowest_that_passes(method: IndexMethod, look: Callable[[IndexMethod], Measured], floor: Floor) -> IndexMethod:
