@@ -84,7 +84,7 @@ def evaluate(
 ) -> int:
     """Retrieve for every query of a split, by the paper's protocol or another, and store what was found.
 
-    Then: cbirdb metrics. Under the paper's protocol, images with no label or more than one take no part. Exit code 4: the
+    Then: cbirdb metrics. Interrupted, the same command goes on where it stopped. Under the paper's protocol, images with no label or more than one take no part. Exit code 4: the
     search was approximate and its index is below the floor; the run is stored, and metrics say that it is not final.
     """
     from cbirdb.evaluate import evaluate as run
@@ -100,6 +100,15 @@ def evaluate(
             same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), device=device,
             memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
+    if summary.resumed:
+        progress.note(
+            f"Run {summary.run_id} was resumed: {summary.resumed:,} of its {summary.queries:,} queries had been stored"
+            " before it was interrupted."
+        )
+    if summary.outdated:
+        progress.note(
+            "An interrupted run was started over: images, labels or embeddings of these splits have changed since."
+        )
     if summary.not_encoded:
         progress.note(f"{summary.not_encoded:,} images take no part because they have no embedding of {encoder}.")
     if summary.left_out:
