@@ -9,7 +9,8 @@ same N. Both have k = 100 and every N from 1 to 99; both times are those of whol
 
 Taking the files into the database (``ingest paper-csv``, ``import-embeddings``) is timed, too. It is done once per
 encoder, and serves searches as well, where the paper's code reads its files for every evaluation; a second ratio counts it
-as part of ours. Single precision, in turns; the figures of both are compared for every N.
+as part of ours. Single precision, in turns; the figures of both are compared for every N. They differ where single precision
+orders images within rounding differently.
 """
 
 from __future__ import annotations
