@@ -163,8 +163,7 @@ def evaluate(
         resources = _Resources(connect, workers or machine_cpus(), device, memory_mb)
         definition = Definition(
             task, PROTOCOLS[protocol], selection.dataset_names(connection, task), k, None if exact else build, seed,
-            _versions(connection, encoder),
-        )  # fmt: skip
+            _versions(connection, encoder))  # fmt: skip
         with held_run(connect, definition, counts) as run:
             queries = selection.query_ids(connection, task)
             search = neighbours.Search(task, run.run_id, k, counts.indexed, definition.build, counts.fingerprint)
@@ -177,8 +176,7 @@ def evaluate(
         run.run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
         found.mean if found else 1.0, short, counts.left_out, counts.not_encoded,
         count_without_relevant(connection, run.run_id),
-        audit_words(build.audit) if found and build else None, not_final, len(run.stored), run.outdated,
-    )  # fmt: skip
+        audit_words(build.audit) if found and build else None, not_final, len(run.stored), run.outdated)  # fmt: skip
 
 
 def _versions(connection: psycopg.Connection, encoder: StoredEncoder) -> dict[str, str | None]:

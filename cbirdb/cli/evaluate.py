@@ -19,7 +19,8 @@ from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
-    from cbirdb.evaluate import Mode, Protocol
+    from cbirdb.evaluate import EvaluationSummary, Mode, Protocol
+    from cbirdb.progress import Progress
 
 SPLIT = click.Choice(["train", "val", "test"])
 
@@ -100,6 +101,14 @@ def evaluate(
             same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), device=device,
             memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
+    _tell(progress, summary, protocol)
+    row = summary.row()
+    write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])
+    return int(ExitCode.PARTIAL if summary.not_final else ExitCode.OK)
+
+
+def _tell(progress: Progress, summary: EvaluationSummary, protocol: Protocol) -> None:
+    """What should be known about a run, one line each."""
     if summary.resumed:
         progress.note(
             f"Run {summary.run_id} was resumed: {summary.resumed:,} of its {summary.queries:,} queries had been stored"
@@ -110,18 +119,17 @@ def evaluate(
             "An interrupted run was started over: images, labels or embeddings of these splits have changed since."
         )
     if summary.not_encoded:
-        progress.note(f"{summary.not_encoded:,} images take no part because they have no embedding of {encoder}.")
+        progress.note(
+            f"{summary.not_encoded:,} images take no part because they have no embedding of {summary.encoder}."
+        )
     if summary.left_out:
         several = ", several, or an uncertain one" if protocol == "paper" else ""
         progress.note(f"{summary.left_out:,} images take no part because of their labels: they have none{several}.")
     if summary.without_relevant:
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:
-        progress.note(f"{summary.short_queries:,} queries got fewer than {k} neighbours although more exist.")
+        progress.note(f"{summary.short_queries:,} queries got fewer than {summary.k} neighbours although more exist.")
     if summary.index_audit:
         progress.note(f"Audit of the index {summary.index_audit}.")
     if summary.not_final:
         progress.note(f"The result is NOT FINAL: {summary.not_final}")
-    row = summary.row()
-    write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])
-    return int(ExitCode.PARTIAL if summary.not_final else ExitCode.OK)
