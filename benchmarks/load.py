@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -91,6 +92,7 @@ def peak_memory(arguments: argparse.Namespace, rows: int) -> float:
     command = [
         sys.executable, __file__, "--child", "--rows", str(rows), "--dim", str(arguments.dim),
         "--precision", arguments.precision, *(["--dsn", arguments.dsn] if arguments.dsn else []),
+        *(["--home", str(arguments.home)] if arguments.home else []),
     ]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
@@ -98,7 +100,7 @@ def peak_memory(arguments: argparse.Namespace, rows: int) -> float:
 
 def child(arguments: argparse.Namespace) -> None:
     """Generate and load as a stream; print this process's own peak memory."""
-    with open_database(Settings(dsn=arguments.dsn)) as connection:
+    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
         table, first = prepare(connection, arguments.rows, arguments.dim, arguments.precision)
         start = first
         for _, vectors in clustered_vectors(arguments.rows, arguments.dim, batch=BATCH):
@@ -114,7 +116,7 @@ def child(arguments: argparse.Namespace) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Rows per second of each way, one value per turn."""
     rates: dict[str, list[float]] = {"cbirdb": [], "bare COPY": [], "no constraints": []}
-    with open_database(Settings(dsn=arguments.dsn)) as connection:
+    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
         table, first = prepare(connection, arguments.rows, arguments.dim, arguments.precision)
         batches, start = [], first
         for _, vectors in clustered_vectors(arguments.rows, arguments.dim, batch=BATCH):
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["half", "single"], default="half")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--dsn", help="server; without it the embedded one")
+    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -173,7 +176,12 @@ def report(arguments: argparse.Namespace, rates: dict[str, list[float]], memory:
     for rows, peak in memory.items():
         print(f"peak memory of the loading process at {rows:,} rows: {peak:,.0f} MB")
     if arguments.json:
-        figures = {"arguments": vars(arguments) | {"json": None}, "rates": rates, "ratios": ratios, "memory_mb": memory}
+        figures = {
+            "arguments": vars(arguments) | {"json": None, "home": None},
+            "rates": rates,
+            "ratios": ratios,
+            "memory_mb": memory,
+        }
         arguments.json.write_text(json.dumps(figures, indent=1))
 
 

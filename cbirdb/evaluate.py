@@ -11,23 +11,25 @@ import logging
 import platform
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 import cbirdb
-from cbirdb.db import neighbours
+from cbirdb.db import neighbours, selection
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
-from cbirdb.db.runs import RUN_LOCK, count_without_relevant, remove_unfinished_runs
+from cbirdb.db.runs import Definition, count_without_relevant, held_run
+from cbirdb.db.selection import Counts, Selection
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
 from cbirdb.index_audit import Floor
@@ -53,9 +55,12 @@ EXACT_UP_TO = 50_000
 """``auto`` compares with every image up to here; beyond it, a scan per query takes too long."""
 SCAN_UP_TO = 5_000_000
 """Pairs of query and image that an exact search compares by scans on the server; beyond it, by matrix products."""
-QUERIES_PER_BATCH = 32
-LISTED_PER_BATCH = 256
-"""Where neighbours are found already and only measured and stored."""
+QUERIES_PER_BATCH = 256
+EXACT_PER_BATCH = 32
+"""Where each query is a scan."""
+COMMIT_FACTOR = 20
+"""A transaction lasts this many times as long as its preparation took: little is lost when a process is killed, and
+little is done twice."""
 RECALL_QUERIES = 200
 RECALL_AT = 10
 LARGEST_K = 10_000
@@ -86,6 +91,10 @@ class EvaluationSummary:
     """The audit of the index, in words; None: exact."""
     not_final: str | None
     """Why its figures are not to be relied on; None: they may be."""
+    resumed: int
+    """Queries that an earlier process, which died, had stored already."""
+    outdated: bool
+    """Such a process left something, but other images, labels or embeddings take part now: it was started over."""
 
     def row(self) -> dict[str, object]:
         """The row that the command line prints."""
@@ -104,6 +113,7 @@ class EvaluationSummary:
             "index_audit": self.index_audit,
             "final": self.not_final is None,
             "not_final": self.not_final,
+            "resumed": self.resumed,
         }
 
 
@@ -145,28 +155,39 @@ def evaluate(
         raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
     with translated_errors():
         check_datasets(connection, datasets)
-        remove_unfinished_runs(connection)
-        task = neighbours.Selection(
-            encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient
-        )
-        counts = neighbours.count_selection(connection, task)
+        task = Selection(encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient)
+        counts = selection.count_selection(connection, task)
         _check_counts(counts, encoder, query_split, index_split)
         build = current_build(connection, encoder)
         exact = _is_exact(mode, counts.indexed, build, encoder)
-        with _held_run(connect, lambda own: _open_run(own, task, counts, k, None if exact else build, seed)) as run_id:
-            queries = neighbours.query_ids(connection, task)
-            search = neighbours.Search(task, run_id, k, counts.indexed, None if exact else build)
-            _search_all(search, queries, _Resources(connect, workers or machine_cpus(), device, memory_mb), progress)
-            found = None if exact else _measure_recall(connection, search, queries, seed)
-            short = neighbours.count_short(connection, task, run_id, k)
+        resources = _Resources(connect, workers or machine_cpus(), device, memory_mb)
+        definition = Definition(
+            task, PROTOCOLS[protocol], selection.dataset_names(connection, task), k, None if exact else build, seed,
+            _versions(connection, encoder))  # fmt: skip
+        with held_run(connect, definition, counts) as run:
+            queries = selection.query_ids(connection, task)
+            search = neighbours.Search(task, run.run_id, k, counts.indexed, definition.build, counts.fingerprint)
+            _search_all(search, queries, run.stored, resources, progress)
+            found = None if exact else _measure_recall(connection, search, queries, seed, resources)
+            short = selection.count_short(connection, task, run.run_id, k)
             not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None
-            _close_run(connection, run_id, found, short, not_final)
+            _close_run(connection, run.run_id, found, short, not_final)
     return EvaluationSummary(
-        run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
+        run.run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
         found.mean if found else 1.0, short, counts.left_out, counts.not_encoded,
-        count_without_relevant(connection, run_id),
-        audit_words(build.audit) if found and build else None, not_final,
-    )  # fmt: skip
+        count_without_relevant(connection, run.run_id),
+        audit_words(build.audit) if found and build else None, not_final, len(run.stored), run.outdated)  # fmt: skip
+
+
+def _versions(connection: psycopg.Connection, encoder: StoredEncoder) -> dict[str, str | None]:
+    return {
+        **server_versions(connection),
+        "cbirdb": cbirdb.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "weights_sha256": encoder.weights_sha256,
+        "preprocessing_sha256": encoder.preprocessing_sha256,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +215,7 @@ def _why_not_final(build: IndexBuild, found: _FoundByIndex, floor: Floor, encode
     return None
 
 
-def _check_counts(counts: neighbours.Counts, encoder: StoredEncoder, query_split: str, index_split: str) -> None:
+def _check_counts(counts: Counts, encoder: StoredEncoder, query_split: str, index_split: str) -> None:
     for split, number in ((query_split, counts.queries), (index_split, counts.indexed)):
         if number == 0:
             raise InputError(
@@ -212,62 +233,6 @@ def _is_exact(mode: Mode, indexed: int, build: IndexBuild | None, encoder: Store
     return mode == "exact" or build is None or (mode == "auto" and indexed <= EXACT_UP_TO)
 
 
-def _open_run(
-    connection: psycopg.Connection,
-    task: neighbours.Selection,
-    counts: neighbours.Counts,
-    k: int,
-    build: IndexBuild | None,
-    seed: int,
-) -> int:
-    versions = {
-        **server_versions(connection),
-        "cbirdb": cbirdb.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "weights_sha256": task.encoder.weights_sha256,
-        "preprocessing_sha256": task.encoder.preprocessing_sha256,
-    }
-    row = connection.execute(
-        """
-        INSERT INTO cbir.search_run (
-            encoder_id, protocol, definition, split_seed, same_patient, datasets, query_split, index_split, k, mode,
-            index_build_id, seed, indexed_images, query_images, versions
-        )
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        RETURNING run_id
-        """,
-        [
-            task.encoder.encoder_id, task.protocol, PROTOCOLS[task.protocol], task.split_seed, task.same_patient,
-            neighbours.dataset_names(connection, task), task.query_split, task.index_split, k,
-            "exact" if build is None else "approximate", build.index_build_id if build else None, seed,
-            counts.indexed, counts.queries, Jsonb(versions),
-        ],
-    ).fetchone()  # fmt: skip
-    if row is None:
-        raise InputError("The run could not be recorded.")
-    return int(row[0])
-
-
-@contextmanager
-def _held_run(connect: Connect, open_run: Callable[[psycopg.Connection], int]) -> Iterator[int]:
-    """Opens a run and marks it as alive while the block runs; removes it when the block fails.
-
-    The mark is a lock of a transaction on a connection of its own: it is gone when the process is, and it holds
-    behind a pooler that hands sessions on, too.
-    """
-    with connect() as own, connect() as marker, marker.transaction():
-        with own.transaction():  # nobody sees the run before it is marked
-            run_id = open_run(own)
-            marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])
-        try:
-            yield run_id
-        except BaseException:
-            if not own.closed and not own.broken:
-                own.execute("DELETE FROM cbir.search_run WHERE run_id = %s", [run_id])
-            raise
-
-
 @dataclass(frozen=True, slots=True)
 class _Resources:
     """What a search may use."""
@@ -278,11 +243,22 @@ class _Resources:
     memory_mb: int
 
 
-def _search_all(search: neighbours.Search, queries: Sequence[int], resources: _Resources, progress: Progress) -> None:
-    """Exact searches of many pairs by matrix products, all others by the server alone."""
+def _search_all(
+    search: neighbours.Search,
+    queries: Sequence[int],
+    stored: Collection[int],
+    resources: _Resources,
+    progress: Progress,
+) -> None:
+    """Exact searches of many pairs by matrix products, all others by the server alone; what is stored is left out."""
     name = search.task.encoder.name
-    if search.build is not None or len(queries) * search.indexed <= SCAN_UP_TO:
-        with progress.task(f"searching for {name}", total=len(queries), unit="queries") as bar:
+    by_matrix = search.build is None and len(queries) * search.indexed > SCAN_UP_TO
+    queries = [query for query in queries if query not in stored]
+    if not queries:
+        return
+    if not by_matrix:
+        with progress.task(f"searching for {name}", total=len(queries) + len(stored), unit="queries") as bar:
+            bar.advance(len(stored))
             for done in _in_parallel(resources, search, queries):
                 bar.advance(done)
         return
@@ -300,7 +276,7 @@ def _in_parallel(
     resources: _Resources, search: neighbours.Search, queries: Sequence[int], lists: Lists | None = None
 ) -> Iterator[int]:
     """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones."""
-    size = QUERIES_PER_BATCH if lists is None else LISTED_PER_BATCH
+    size = EXACT_PER_BATCH if lists is None and search.build is None else QUERIES_PER_BATCH
     batches = [queries[start : start + size] for start in range(0, len(queries), size)]
     workers = max(1, min(resources.workers, len(batches)))
     shares = [batches[start::workers] for start in range(workers)]
@@ -308,14 +284,20 @@ def _in_parallel(
     stop = threading.Event()
 
     def work(share: Sequence[Sequence[int]]) -> None:
-        # One transaction: the temporary tables live in it, wherever a pooler takes the next one.
-        with resources.connect() as connection, connection.transaction():
-            search.prepare(connection)
-            for batch in share:
-                if stop.is_set():
-                    return
-                search.store(connection, batch, lists)
-                finished.append(len(batch))
+        left = deque(share)
+        with resources.connect() as connection:
+            while left and not stop.is_set():
+                # The temporary tables live in the transaction, wherever a pooler takes the next one.
+                with connection.transaction():
+                    began = time.monotonic()
+                    search.prepare(connection)
+                    until = time.monotonic() + COMMIT_FACTOR * (time.monotonic() - began)
+                    while left and not stop.is_set():
+                        batch = left.popleft()
+                        search.store(connection, batch, lists)
+                        finished.append(len(batch))
+                        if time.monotonic() > until:
+                            break
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
@@ -334,13 +316,19 @@ def _in_parallel(
 
 
 def _measure_recall(
-    connection: psycopg.Connection, search: neighbours.Search, queries: Sequence[int], seed: int
+    connection: psycopg.Connection, search: neighbours.Search, queries: Sequence[int], seed: int, resources: _Resources
 ) -> _FoundByIndex:
     """Share of the true nearest neighbours that the index found, over a sample of the queries."""
     sample = sorted(random.Random(seed).sample(list(queries), min(len(queries), RECALL_QUERIES)))  # noqa: S311
     with connection.transaction():
         search.prepare(connection)
-        return _FoundByIndex(*search.recall(connection, sample, RECALL_AT), len(sample))
+        nearest = replace(search, k=min(RECALL_AT, search.k))
+        lists: dict[int, NDArray[np.int64]] = {}
+        for found in matrix_search(
+            connection, nearest, sample, device=resources.device, memory_mb=resources.memory_mb, progress=SILENT
+        ):
+            lists |= found
+        return _FoundByIndex(*search.recall(connection, lists, RECALL_AT), len(sample))
 
 
 def _close_run(

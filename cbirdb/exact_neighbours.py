@@ -1,12 +1,15 @@
 """The true nearest neighbours of many queries, by blocked matrix products: one pass over the vectors serves them all.
 
-On a GPU where PyTorch sees one, else on the CPU, by PyTorch or, where that is not installed, by NumPy.
+On a GPU where PyTorch sees one, else on the CPU: by PyTorch on many processors, by NumPy on few or without PyTorch.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +22,10 @@ PRODUCT_BYTES = 256 << 20
 """A block is compared in pieces whose products with all queries take about this much."""
 
 SMALLEST_PIECE = 256
+MANY_PROCESSORS = 8
+"""From so many on PyTorch, which also compares and selects in parallel, is worth its import."""
+GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
+"""What the drivers of NVIDIA, AMD and WSL show in /dev."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,8 @@ class _TorchComparer:
 
 
 def _comparer(queries: Floats, device: str) -> Comparer:
+    if not device.startswith("cuda") and not _torch_pays():
+        return _NumpyComparer(queries)
     try:
         import torch
     except ModuleNotFoundError:
@@ -150,6 +159,12 @@ def _comparer(queries: Floats, device: str) -> Comparer:
             f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Leave --device out, or give --device cpu."
         )
     return _TorchComparer(queries, torch, device if device != "auto" else "cuda" if gpus else "cpu")
+
+
+def _torch_pays() -> bool:
+    """To import it takes seconds, and on few processors NumPy multiplies as fast."""
+    may_be_gpu = any(any(Path("/dev").glob(name)) for name in GPU_FILES)
+    return "torch" in sys.modules or may_be_gpu or (os.cpu_count() or 1) >= MANY_PROCESSORS
 
 
 def _sort_key(rows: NDArray[np.int64], distances: Floats) -> NDArray[np.uint64]:

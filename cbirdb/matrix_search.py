@@ -39,7 +39,7 @@ def matrix_search(
     """The nearest images of all queries, those of one pass at a time.
 
     :param connection: in a transaction in which ``search`` is prepared.
-    :param queries: image ids in rising order.
+    :param queries: image ids.
     :param device: auto, cuda, cuda:N or cpu.
     :param memory_mb: what queries and their lists may take together; fewer passes with more.
     """
@@ -52,7 +52,7 @@ def matrix_search(
     passes = len(starts) - 1
     with progress.task(f"comparing for {encoder.name}", total=search.indexed * passes, unit="vectors") as task:
         for start, end in pairwise(starts):
-            asked = list(read_part(connection, encoder, "query", queries[start], queries[end - 1]))
+            asked = list(read_part(connection, encoder, "query", queries[start:end]))
             ids, vectors = (np.concatenate(parts) for parts in zip(*asked, strict=True))
 
             def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:

@@ -19,7 +19,8 @@ from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
-    from cbirdb.evaluate import Mode, Protocol
+    from cbirdb.evaluate import EvaluationSummary, Mode, Protocol
+    from cbirdb.progress import Progress
 
 SPLIT = click.Choice(["train", "val", "test"])
 
@@ -84,7 +85,7 @@ def evaluate(
 ) -> int:
     """Retrieve for every query of a split, by the paper's protocol or another, and store what was found.
 
-    Then: cbirdb metrics. Under the paper's protocol, images with no label or more than one take no part. Exit code 4: the
+    Then: cbirdb metrics. Interrupted, the same command goes on where it stopped. Under the paper's protocol, images with no label or more than one take no part. Exit code 4: the
     search was approximate and its index is below the floor; the run is stored, and metrics say that it is not final.
     """
     from cbirdb.evaluate import evaluate as run
@@ -100,19 +101,35 @@ def evaluate(
             same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), device=device,
             memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
+    _tell(progress, summary, protocol)
+    row = summary.row()
+    write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])
+    return int(ExitCode.PARTIAL if summary.not_final else ExitCode.OK)
+
+
+def _tell(progress: Progress, summary: EvaluationSummary, protocol: Protocol) -> None:
+    """What should be known about a run, one line each."""
+    if summary.resumed:
+        progress.note(
+            f"Run {summary.run_id} was resumed: {summary.resumed:,} of its {summary.queries:,} queries had been stored"
+            " before it was interrupted."
+        )
+    if summary.outdated:
+        progress.note(
+            "An interrupted run was started over: images, labels or embeddings of these splits have changed since."
+        )
     if summary.not_encoded:
-        progress.note(f"{summary.not_encoded:,} images take no part because they have no embedding of {encoder}.")
+        progress.note(
+            f"{summary.not_encoded:,} images take no part because they have no embedding of {summary.encoder}."
+        )
     if summary.left_out:
         several = ", several, or an uncertain one" if protocol == "paper" else ""
         progress.note(f"{summary.left_out:,} images take no part because of their labels: they have none{several}.")
     if summary.without_relevant:
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:
-        progress.note(f"{summary.short_queries:,} queries got fewer than {k} neighbours although more exist.")
+        progress.note(f"{summary.short_queries:,} queries got fewer than {summary.k} neighbours although more exist.")
     if summary.index_audit:
         progress.note(f"Audit of the index {summary.index_audit}.")
     if summary.not_final:
         progress.note(f"The result is NOT FINAL: {summary.not_final}")
-    row = summary.row()
-    write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])
-    return int(ExitCode.PARTIAL if summary.not_final else ExitCode.OK)

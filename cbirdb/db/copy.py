@@ -18,8 +18,9 @@ from cbirdb.records import Precision
 
 HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 TRAILER = b"\xff\xff"
-CHUNK_BYTES = 1 << 22
-"""Rows are encoded and sent in pieces of about this size, so that memory does not grow with the batch."""
+CHUNK_BYTES = 1 << 17
+"""Rows are encoded in pieces of about this size, what a socket holds: while one is encoded, the server works on those
+before it. Larger ones leave it waiting."""
 
 
 def row_type(dim: int, precision: Precision) -> np.dtype[np.void]:

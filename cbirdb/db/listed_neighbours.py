@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import LiteralString
 
 import numpy as np
@@ -54,16 +54,12 @@ def most_barred(connection: psycopg.Connection, *, same_patient: bool) -> int:
 
 
 def read_part(
-    connection: psycopg.Connection, encoder: StoredEncoder, part: LiteralString, first: int = 0, last: int = 2**63 - 1
+    connection: psycopg.Connection, encoder: StoredEncoder, part: LiteralString, only: Sequence[int] | None = None
 ) -> Iterator[Block]:
-    """Embeddings of the images in one of a prepared search's temporary tables, whose ids lie from first to last."""
+    """Embeddings of the images in one of a prepared search's temporary tables; of some of them, where ids are given."""
     query = sql.SQL(
-        "SELECT e.image_id, e.embedding FROM {table} AS e"
-        " WHERE e.image_id IN (SELECT image_id FROM {part}) AND e.image_id BETWEEN {first} AND {last}"
-    ).format(
-        table=sql.Identifier(SCHEMA, encoder.table),
-        part=sql.Identifier("pg_temp", part),
-        first=sql.Literal(first),
-        last=sql.Literal(last),
-    )
+        "SELECT e.image_id, e.embedding FROM {table} AS e WHERE e.image_id IN (SELECT image_id FROM {part})"
+    ).format(table=sql.Identifier(SCHEMA, encoder.table), part=sql.Identifier("pg_temp", part))
+    if only is not None:
+        query += sql.SQL(" AND e.image_id = ANY({})").format(sql.Literal(list(only)))
     return read_embeddings(connection, query, encoder.dim, encoder.precision)

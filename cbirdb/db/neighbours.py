@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, LiteralString
+from typing import LiteralString
 
 import numpy as np
 import psycopg
@@ -12,144 +12,32 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from cbirdb.db.connection import see_extension
-from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.listed_neighbours import AMONG_LISTED, list_images
-from cbirdb.db.tables import SCHEMA
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Whose neighbours are looked for, and among which images."""
-
-    encoder: StoredEncoder
-    datasets: tuple[str, ...]
-    query_split: str
-    index_split: str
-    protocol: Literal["paper", "any-label"] = "paper"
-    split_seed: int = 0
-    same_patient: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many images a selection has."""
-
-    queries: int
-    indexed: int
-    left_out: int
-    not_encoded: int
-
-
-def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
-    """Count the images that take part in an evaluation and those that do not, with the reason."""
-    query = sql.SQL(
-        """
-        WITH selected AS (
-            SELECT f.split, s.image_id IS NOT NULL AS labelled, e.image_id IS NOT NULL AS encoded
-            FROM (
-                SELECT i.image_id, cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s) AS split
-                FROM cbir.image AS i
-                INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-                LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
-                WHERE %(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)
-            ) AS f
-            LEFT JOIN (
-                SELECT image_id FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)
-                UNION
-                SELECT image_id FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s)
-            ) AS s ON s.image_id = f.image_id
-            LEFT JOIN {table} AS e ON e.image_id = f.image_id
-            WHERE f.split IN (%(query_split)s, %(index_split)s)
-        )
-        SELECT count(*) FILTER (WHERE labelled AND encoded AND split = %(query_split)s),
-               count(*) FILTER (WHERE labelled AND encoded AND split = %(index_split)s),
-               count(*) FILTER (WHERE NOT labelled),
-               count(*) FILTER (WHERE labelled AND NOT encoded)
-        FROM selected
-        """
-    ).format(table=_table(task))
-    row = connection.execute(query, _parameters(task)).fetchone()
-    return Counts(*row) if row else Counts(0, 0, 0, 0)
-
-
-def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
-    """The datasets that take part: those with images of the two splits that have an embedding."""
-    query = sql.SQL(
-        """
-        SELECT d.name FROM cbir.dataset AS d
-        WHERE (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)) AND EXISTS (
-            SELECT FROM cbir.image AS i
-            INNER JOIN {table} AS e ON e.image_id = i.image_id
-            LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
-            WHERE i.dataset_id = d.dataset_id
-              AND cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s)
-                  IN (%(query_split)s, %(index_split)s)
-        )
-        ORDER BY d.name
-        """
-    ).format(table=_table(task))
-    return [row[0] for row in connection.execute(query, _parameters(task))]
-
-
-def query_ids(connection: psycopg.Connection, task: Selection) -> list[int]:
-    """The ids of the images that are asked for, in order."""
-    query = sql.SQL(
-        "SELECT s.image_id FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s"
-        " INNER JOIN {table} AS e ON e.image_id = s.image_id ORDER BY s.image_id"
-    ).format(table=_table(task))
-    return [row[0] for row in connection.execute(query, _parameters(task))]
-
-
-def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k: int) -> int:
-    """Queries for which fewer neighbours were stored than they may have: all indexed images but the query itself and,
-    where that is the protocol, its patient's.
-    """
-    query = sql.SQL(
-        """
-        WITH indexed AS (
-            SELECT s.image_id, s.patient_id
-            FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
-            INNER JOIN {table} AS e ON e.image_id = s.image_id
-        ),
-        of_patient AS (SELECT patient_id, count(*) AS images FROM indexed WHERE patient_id IS NOT NULL GROUP BY patient_id)
-        SELECT count(*)
-        FROM cbir.search_result AS r
-        INNER JOIN cbir.image AS q ON q.image_id = r.query_image_id
-        LEFT JOIN of_patient AS own ON own.patient_id = q.patient_id AND NOT %(same_patient)s
-        WHERE r.run_id = %(run_id)s AND cardinality(r.neighbour_ids) < least(
-            %(k)s::bigint,
-            (SELECT count(*) FROM indexed) - coalesce(own.images, CASE WHEN %(among_itself)s THEN 1 ELSE 0 END)
-        )
-        """
-    ).format(table=_table(task))
-    among_itself = task.query_split == task.index_split
-    values = {"run_id": run_id, "k": k, "same_patient": task.same_patient, "among_itself": among_itself}
-    row = connection.execute(query, {**_parameters(task), **values}).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _table(task: Selection) -> sql.Identifier:
-    return sql.Identifier(SCHEMA, task.encoder.table)
-
-
-def _parameters(task: Selection) -> dict[str, Any]:
-    return {
-        "query_split": task.query_split,
-        "index_split": task.index_split,
-        "datasets": list(task.datasets) or None,
-        "protocol": task.protocol,
-        "split_seed": task.split_seed,
-    }
-
+from cbirdb.db.selection import CONTENT_HASH, Selection, parameters_of, table_of
+from cbirdb.errors import InputError
 
 # The images that may be retrieved, with the labels that count: once per transaction, for all its statements.
 _CANDIDATES: LiteralString = """
 CREATE TEMPORARY TABLE candidate ON COMMIT DROP AS
-SELECT s.image_id, s.patient_id, s.label_ids
+SELECT s.image_id, s.patient_id, s.label_ids, e.xmin AS version
 FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
 INNER JOIN {table} AS e ON e.image_id = s.image_id
+"""
+
+_QUERIES: LiteralString = """
+CREATE TEMPORARY TABLE query ON COMMIT DROP AS
+SELECT s.image_id, s.patient_id, s.label_ids, e.xmin AS version
+FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s
+INNER JOIN {table} AS e ON e.image_id = s.image_id
+"""
+
+# As count_selection does it.
+_FINGERPRINT: LiteralString = """
+SELECT concat_ws(
+    ' ', (SELECT coalesce(sum({hash}), 0) FROM pg_temp.query), (SELECT coalesce(sum({hash}), 0) FROM pg_temp.candidate)
+)
 """
 
 # "+ 0" keeps the sort off any vector index. Equal distances are ordered by image_id, so that a run can be repeated.
@@ -221,6 +109,8 @@ CROSS JOIN LATERAL (
         FROM ({nearest}) AS nearest
     ) AS ranked
 ) AS found
+-- What a process stored whose last commit arrived after it was dead.
+ON CONFLICT (run_id, query_image_id) DO NOTHING
 """
 
 # For each set of labels that queries have, how many candidates share one of them. Sets are few, images many.
@@ -260,26 +150,21 @@ CROSS JOIN LATERAL (
     ) AS ranked
 ) AS found
 WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s)
+ON CONFLICT (run_id, query_image_id, label_id) DO NOTHING
 """
 
 _RECALL: LiteralString = """
 SELECT coalesce(avg(share), 0), count(*) FILTER (WHERE share = 0)
 FROM (
-    SELECT (SELECT count(*) FROM unnest(r.distances[1:%(at)s]) AS d (distance) WHERE d.distance <= true_k.farthest + 1e-6)
+    SELECT (SELECT count(*) FROM unnest(r.distances[1:%(k)s]) AS d (distance) WHERE d.distance <= true_k.farthest + 1e-6)
            ::double precision / true_k.existing AS share
     FROM cbir.search_result AS r
-    INNER JOIN {table} AS q ON q.image_id = r.query_image_id
-    INNER JOIN query AS s ON s.image_id = r.query_image_id
+    INNER JOIN (
+        SELECT e.image_id, e.embedding, s.patient_id
+        FROM {table} AS e INNER JOIN query AS s ON s.image_id = e.image_id
+    ) AS q ON q.image_id = r.query_image_id
     CROSS JOIN LATERAL (
-        SELECT max(distance) AS farthest, count(*) AS existing
-        FROM (
-            SELECT (e.embedding <=> q.embedding) + 0 AS distance
-            FROM {table} AS e INNER JOIN candidate AS c ON c.image_id = e.image_id
-            WHERE e.image_id <> q.image_id
-              AND (%(same_patient)s OR c.patient_id IS DISTINCT FROM s.patient_id OR s.patient_id IS NULL)
-            ORDER BY distance
-            LIMIT %(at)s
-        ) AS nearest
+        SELECT max(distance) AS farthest, count(*) AS existing FROM ({nearest}) AS nearest
     ) AS true_k
     WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s)
 ) AS shares
@@ -296,19 +181,25 @@ class Search:
     indexed: int
     """Images that may be found."""
     build: IndexBuild | None
+    fingerprint: str
+    """Of what takes part, see ``Counts``."""
 
     def prepare(self, connection: psycopg.Connection) -> None:
-        """In an open transaction: make the temporary tables and settings that its statements use."""
-        parameters = _parameters(self.task)
+        """In an open transaction: make the temporary tables and settings that its statements use.
+
+        :raises InputError: when what takes part is not what the run began with.
+        """
+        parameters = parameters_of(self.task)
         self._apply_settings(connection)
-        connection.execute(sql.SQL(_CANDIDATES).format(table=_table(self.task)), parameters)
+        connection.execute(sql.SQL(_CANDIDATES).format(table=table_of(self.task)), parameters)
         connection.execute("CREATE UNIQUE INDEX ON pg_temp.candidate (image_id)")
-        connection.execute(
-            "CREATE TEMPORARY TABLE query ON COMMIT DROP AS"
-            " SELECT image_id, patient_id, label_ids"
-            " FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)",
-            parameters,
-        )
+        connection.execute(sql.SQL(_QUERIES).format(table=table_of(self.task)), parameters)
+        row = connection.execute(sql.SQL(_FINGERPRINT).format(hash=sql.SQL(CONTENT_HASH))).fetchone()
+        if row is None or row[0] != self.fingerprint:
+            raise InputError(
+                "Images, labels or embeddings of these splits came or went while the evaluation was running.",
+                hint="Wait until nothing changes them any more, then run the same command again: it starts over.",
+            )
         connection.execute("CREATE INDEX ON pg_temp.candidate (patient_id)")
         connection.execute("ANALYZE pg_temp.candidate")
         connection.execute("ANALYZE pg_temp.query")
@@ -337,7 +228,7 @@ class Search:
             nearest = self._nearest(connection)
         else:
             list_images(connection, {query: lists[query] for query in queries})
-            nearest = sql.SQL(AMONG_LISTED).format(table=_table(self.task))
+            nearest = sql.SQL(AMONG_LISTED).format(table=table_of(self.task))
         connection.execute(self._statement(nearest), parameters)
         if self.build is not None:
             short = [row[0] for row in connection.execute(_SHORT, parameters)]
@@ -350,32 +241,38 @@ class Search:
         if self.task.protocol != "paper":
             connection.execute(_STORE_LABELS, parameters)
 
-    def recall(self, connection: psycopg.Connection, queries: Sequence[int], at: int) -> tuple[float, int]:
+    def recall(
+        self, connection: psycopg.Connection, lists: Mapping[int, NDArray[np.int64]], at: int
+    ) -> tuple[float, int]:
         """Share of the true ``at`` nearest that are stored, a tie with the farthest of them counting as found, and
         the number of queries of which none is.
+
+        :param lists: the images of each query among which its true nearest are.
         """
-        statement = sql.SQL(_RECALL).format(table=_table(self.task))
+        list_images(connection, lists)
+        nearest = sql.SQL(AMONG_LISTED).format(table=table_of(self.task))
         parameters = {
             "run_id": self.run_id,
-            "queries": list(queries),
-            "at": min(at, self.k),
+            "queries": list(lists),
+            "k": min(at, self.k),
             "same_patient": self.task.same_patient,
         }
+        statement = sql.SQL(_RECALL).format(table=table_of(self.task), nearest=nearest)
         row = connection.execute(statement, parameters).fetchone()
         return (float(row[0]), int(row[1])) if row else (0.0, 0)
 
     def _statement(self, nearest: sql.Composed) -> sql.Composed:
-        return sql.SQL(_STORE).format(table=_table(self.task), nearest=nearest)
+        return sql.SQL(_STORE).format(table=table_of(self.task), nearest=nearest)
 
     def _exact(self) -> sql.Composed:
-        return sql.SQL(_EXACT).format(table=_table(self.task))
+        return sql.SQL(_EXACT).format(table=table_of(self.task))
 
     def _nearest(self, connection: psycopg.Connection) -> sql.Composed:
         if self.build is None:
             return self._exact()
         walk = self._walk(connection, self.build)
         return sql.SQL(_APPROXIMATE).format(
-            table=_table(self.task),
+            table=table_of(self.task),
             nearest_first=walk.nearest_first,
             candidates=sql.Literal(walk.candidates),
             kept=sql.Literal(walk.kept),

@@ -1,23 +1,154 @@
-"""Evaluation runs as rows: those that died, and what is counted when one ends."""
+"""Evaluation runs as rows: opened, resumed, held while they are worked on, removed when nobody will finish them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from cbirdb.db.index_builds import IndexBuild
+from cbirdb.db.selection import Counts, Selection
+from cbirdb.errors import InputError
 
 RUN_LOCK = 0x63626965
 """First key of the advisory lock that a process holds on a run while it works on it."""
 
 
-def remove_unfinished_runs(connection: psycopg.Connection) -> None:
-    """Remove what killed evaluations left behind; a run whose process lives holds its lock."""
-    unfinished = connection.execute("SELECT run_id FROM cbir.search_run WHERE finished_at IS NULL").fetchall()
-    for (run_id,) in unfinished:
-        with connection.transaction():
-            connection.execute(
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """Everything that decides what a run finds. A dead run with the same definition and contents is resumed."""
+
+    task: Selection
+    words: str
+    """The protocol's."""
+    datasets: list[str]
+    k: int
+    build: IndexBuild | None
+    """The index to go through; None: exact."""
+    seed: int
+    versions: Mapping[str, Any]
+
+    def columns(self) -> dict[str, Any]:
+        """As they stand in ``cbir.search_run``."""
+        settings = {} if self.build is None else {"search_settings": self.build.search_settings}
+        return {
+            "encoder_id": self.task.encoder.encoder_id,
+            "protocol": self.task.protocol,
+            "definition": self.words,
+            "split_seed": self.task.split_seed,
+            "same_patient": self.task.same_patient,
+            "datasets": self.datasets,
+            "query_split": self.task.query_split,
+            "index_split": self.task.index_split,
+            "k": self.k,
+            "mode": "exact" if self.build is None else "approximate",
+            "index_build_id": None if self.build is None else self.build.index_build_id,
+            "seed": self.seed,
+            "versions": Jsonb({**self.versions, **settings}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRun:
+    """A run that this process alone works on."""
+
+    run_id: int
+    stored: frozenset[int]
+    """Queries that an earlier process stored."""
+    outdated: bool
+    """A run of the same definition was removed because other images, labels or embeddings take part now."""
+
+
+@contextmanager
+def held_run(connect: Callable[[], psycopg.Connection], definition: Definition, counts: Counts) -> Iterator[HeldRun]:
+    """Resumes the run of a process that died, or opens one, and marks it as alive while the block runs.
+
+    The mark is a lock of a transaction on a connection of its own: it is gone when the process is, and it holds
+    behind a pooler that hands sessions on, too. Of two processes that want to resume a run, one gets its lock. What was
+    stored when the block fails is kept, for the next one; other dead runs of the encoder are removed.
+    """
+    with connect() as own, connect() as marker, marker.transaction():
+        run_id = _resume(own, marker, definition, counts)
+        outdated = _remove_dead(own, definition)
+        if run_id is None:
+            with own.transaction():  # nobody sees the run before it is marked
+                run_id = _open(own, definition, counts)
+                marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])
+        stored = own.execute("SELECT query_image_id FROM cbir.search_result WHERE run_id = %s", [run_id])
+        try:
+            yield HeldRun(run_id, frozenset(row[0] for row in stored), outdated)
+        except BaseException:
+            if not own.closed and not own.broken:
+                own.execute(
+                    "DELETE FROM cbir.search_run AS r WHERE r.run_id = %(run)s AND r.finished_at IS NULL"
+                    " AND NOT EXISTS (SELECT FROM cbir.search_result AS s WHERE s.run_id = %(run)s)",
+                    {"run": run_id},
+                )
+            raise
+
+
+def _resume(own: psycopg.Connection, marker: psycopg.Connection, definition: Definition, counts: Counts) -> int | None:
+    """The latest dead run of this definition and these contents, with its lock; None when there is none."""
+    query = sql.SQL(
+        "SELECT run_id FROM cbir.search_run WHERE finished_at IS NULL AND fingerprint = %(fingerprint)s AND {same}"
+        " ORDER BY run_id DESC"
+    ).format(same=_same(definition.columns()))
+    for (run_id,) in own.execute(query, definition.columns() | {"fingerprint": counts.fingerprint}).fetchall():
+        row = marker.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id]).fetchone()
+        if row is None or not row[0]:
+            continue  # its process is alive, or another has taken it over
+        # Between the two statements another may have finished or removed it.
+        still = own.execute("SELECT run_id FROM cbir.search_run WHERE run_id = %s AND finished_at IS NULL", [run_id])
+        if still.fetchone() is not None:
+            return int(run_id)
+    return None
+
+
+def _open(own: psycopg.Connection, definition: Definition, counts: Counts) -> int:
+    values = definition.columns() | {
+        "indexed_images": counts.indexed,
+        "query_images": counts.queries,
+        "fingerprint": counts.fingerprint,
+    }
+    query = sql.SQL("INSERT INTO cbir.search_run ({}) VALUES ({}) RETURNING run_id").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values))
+    )
+    row = own.execute(query, values).fetchone()
+    if row is None:
+        raise InputError("The run could not be recorded.")
+    return int(row[0])
+
+
+def _remove_dead(own: psycopg.Connection, definition: Definition) -> bool:
+    """Remove what killed evaluations of the encoder left behind; a run whose process lives holds its lock.
+
+    Returns whether one of them was of this definition.
+    """
+    query = sql.SQL(
+        "SELECT run_id, coalesce({same}, FALSE) FROM cbir.search_run"
+        " WHERE finished_at IS NULL AND encoder_id = %(encoder_id)s"
+    ).format(same=_same(definition.columns()))
+    outdated = False
+    for run_id, is_same in own.execute(query, definition.columns()).fetchall():
+        with own.transaction():
+            removed = own.execute(
                 "DELETE FROM cbir.search_run WHERE run_id = %s AND finished_at IS NULL"
                 " AND pg_try_advisory_xact_lock(%s, %s::int)",
                 [run_id, RUN_LOCK, run_id],
-            )
+            ).rowcount
+        outdated = outdated or (is_same and removed > 0)
+    return outdated
+
+
+def _same(columns: Mapping[str, Any]) -> sql.Composed:
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} IS NOT DISTINCT FROM {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in columns
+    )
 
 
 def count_without_relevant(connection: psycopg.Connection, run_id: int) -> int:

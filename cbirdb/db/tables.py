@@ -266,6 +266,11 @@ search_run = Table(
         comment="Entries taken out of the lists of other queries since.",
     ),
     Column("versions", JSONB, nullable=False),
+    Column(
+        "fingerprint",
+        Text,
+        comment="Of the images, patients, labels and embeddings that took part: a dead run is resumed while it is the same.",
+    ),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("finished_at", DateTime(timezone=True), comment="NULL: still running, or it did not finish."),
     CheckConstraint("k > 0", name="k"),

@@ -11,7 +11,8 @@ SELECT
     cbir.modified_precision(result.hits, cutoff.n, result.relevant_count) AS precision_at_n
 FROM cbir.search_run AS run
 INNER JOIN cbir.search_result AS result ON run.run_id = result.run_id
-CROSS JOIN LATERAL generate_series(1, run.k) AS cutoff (n)
+-- Not per run: a condition on n then leaves as few rows as it asks for before any query is looked at.
+INNER JOIN generate_series(1, (SELECT max(r.k) FROM cbir.search_run AS r)) AS cutoff (n) ON run.k >= cutoff.n
 WHERE run.finished_at IS NOT NULL AND result.relevant_count > 0;
 
 COMMENT ON VIEW cbir.query_precision IS

@@ -6,7 +6,9 @@
 --   Under the protocol any-label a query has several classes: micro counts it once, by sharing any of its labels, macro
 --   once for each class, by sharing that.
 -- Inputs: run, class, dataset, modality or anatomic_region (of the query image).
--- Note: plain SQL that the planner inlines, so that a condition on run_id or n reaches the stored results.
+-- Note: plain SQL that the planner inlines, so that a condition on run_id reaches the stored results. Queries are first
+--   added up in cells that agree in everything but their hits, all N at once; means and deviations come from these
+--   sums of whole numbers, which are exact (squares for k up to 4,096, to seven digits beyond).
 CREATE FUNCTION cbir.precision_by(grouped_by text)
 RETURNS TABLE (
     run_id bigint,
@@ -30,71 +32,97 @@ SELECT
     e.name AS encoder,
     of_class.group_name,
     of_class.n,
-    coalesce(max(whole.mean), max(of_class.micro)) AS micro_precision,
-    coalesce(max(whole.deviation), CASE
-        WHEN sum(of_class.queries) > 1 THEN sqrt(sum(
-            coalesce(of_class.deviation ^ 2, 0) * (of_class.queries - 1)
-            + of_class.queries * (of_class.mean - of_class.micro) ^ 2
-        ) / (sum(of_class.queries) - 1)::double precision)
+    -- Queries that may have several labels count once for the mean over queries, and once for each label beside it.
+    coalesce(max(of_class.mean) FILTER (WHERE of_class.label_id IS NULL), max(of_class.micro)) AS micro_precision,
+    coalesce(max(of_class.deviation) FILTER (WHERE of_class.label_id IS NULL), CASE
+        WHEN sum(of_class.queries) FILTER (WHERE of_class.label_id IS NOT NULL) > 1 THEN sqrt(sum(
+            of_class.squares + of_class.queries * (of_class.mean - of_class.micro) ^ 2
+        ) FILTER (WHERE of_class.label_id IS NOT NULL)
+        / (sum(of_class.queries) FILTER (WHERE of_class.label_id IS NOT NULL) - 1)::double precision)
     END) AS micro_std,
-    avg(of_class.mean) AS macro_precision,
-    avg(of_class.deviation) AS macro_std,
-    coalesce(max(whole.queries), sum(of_class.queries)::bigint) AS queries,
-    count(*) AS classes,
+    avg(of_class.mean) FILTER (WHERE of_class.label_id IS NOT NULL) AS macro_precision,
+    avg(of_class.deviation) FILTER (WHERE of_class.label_id IS NOT NULL) AS macro_std,
+    coalesce(
+        max(of_class.queries) FILTER (WHERE of_class.label_id IS NULL), sum(of_class.queries)
+    )::bigint AS queries,
+    count(of_class.label_id) AS classes,
     run.mode,
     run.ann_recall
 FROM (
-    -- The deviation over all queries comes from those within the classes and between them: a difference of two
-    -- large sums of squares would lose the digits that matter.
+    -- Deviations come from those within the parts and between them: a difference of two large sums of squares would
+    -- lose the digits that matter.
     SELECT
-        grouped.*,
-        sum(grouped.queries * grouped.mean) OVER of_group / sum(grouped.queries) OVER of_group AS micro
+        classes.*,
+        CASE WHEN classes.queries > 1 THEN sqrt(classes.squares / (classes.queries - 1)::double precision) END AS deviation,
+        sum(classes.queries * classes.mean) FILTER (WHERE classes.label_id IS NOT NULL) OVER of_group
+        / sum(classes.queries) FILTER (WHERE classes.label_id IS NOT NULL) OVER of_group AS micro
     FROM (
         SELECT
-            qp.run_id,
-            CASE $1
-                WHEN 'run' THEN 'all'
-                WHEN 'class' THEN l.name
-                WHEN 'dataset' THEN d.name
-                WHEN 'modality' THEN coalesce(i.modality, '(none)')
-                WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
-            END AS group_name,
-            qp.n,
-            qp.label_id,
-            count(*) AS queries,
-            avg(qp.precision_at_n) AS mean,
-            stddev_samp(qp.precision_at_n) AS deviation
-        FROM cbir.query_precision_by_label AS qp
-        INNER JOIN cbir.label AS l ON l.label_id = qp.label_id
-        INNER JOIN cbir.image AS i ON i.image_id = qp.query_image_id
-        INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-        GROUP BY qp.run_id, group_name, qp.n, qp.label_id
-    ) AS grouped
-    WINDOW of_group AS (PARTITION BY grouped.run_id, grouped.group_name, grouped.n)
+            cells.run_id,
+            cells.group_name,
+            cells.label_id,
+            cells.n,
+            cells.class_mean AS mean,
+            sum(cells.queries) AS queries,
+            sum(cells.squares + cells.queries * (cells.mean - cells.class_mean) ^ 2) AS squares
+        FROM (
+            SELECT
+                at_n.*,
+                sum(at_n.queries * at_n.mean) OVER of_label / sum(at_n.queries) OVER of_label AS class_mean
+            FROM (
+                SELECT
+                    cell.run_id,
+                    cell.group_name,
+                    cell.label_id,
+                    cutoff.n,
+                    cell.queries,
+                    cell.hits[place.position] / cell.queries / place.first AS mean,
+                    -- Of whole numbers, and 0 where all are the same.
+                    greatest(
+                        cell.queries * cell.hits_squared[place.position] - cell.hits[place.position] ^ 2, 0
+                    ) / cell.queries / place.first ^ 2 AS squares
+                FROM (
+                    SELECT
+                        q.run_id,
+                        CASE $1
+                            WHEN 'run' THEN 'all'
+                            WHEN 'class' THEN l.name
+                            WHEN 'dataset' THEN d.name
+                            WHEN 'modality' THEN coalesce(i.modality, '(none)')
+                            WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
+                        END AS group_name,
+                        q.label_id,
+                        q.k,
+                        q.reachable,
+                        q.known,
+                        count(*) AS queries,
+                        cbir.summed(q.hits) AS hits,
+                        cbir.summed(q.hits_squared) AS hits_squared
+                    FROM cbir.query_hits AS q
+                    INNER JOIN cbir.image AS i ON i.image_id = q.query_image_id
+                    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+                    LEFT JOIN cbir.label AS l ON l.label_id = q.label_id
+                    WHERE $1 <> 'class' OR q.label_id IS NOT NULL
+                    GROUP BY q.run_id, group_name, q.label_id, q.k, q.reachable, q.known
+                ) AS cell
+                CROSS JOIN LATERAL generate_series(1, cell.k) AS cutoff (n)
+                -- The sums begin at 2: before them stands how many vectors were added up.
+                CROSS JOIN LATERAL (
+                    SELECT
+                        least(cutoff.n, cell.reachable) AS first,
+                        1 + least(cutoff.n, cell.reachable, cell.known) AS position
+                ) AS place
+            ) AS at_n
+            WINDOW of_label AS (PARTITION BY at_n.run_id, at_n.group_name, at_n.label_id, at_n.n)
+        ) AS cells
+        GROUP BY cells.run_id, cells.group_name, cells.label_id, cells.n, cells.class_mean
+    ) AS classes
+    WINDOW of_group AS (PARTITION BY classes.run_id, classes.group_name, classes.n)
 ) AS of_class
--- Queries that may have several labels count once for the mean over queries, and once for each label above.
-LEFT JOIN (
-    SELECT
-        qp.run_id,
-        CASE $1
-            WHEN 'run' THEN 'all'
-            WHEN 'dataset' THEN d.name
-            WHEN 'modality' THEN coalesce(i.modality, '(none)')
-            WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
-        END AS group_name,
-        qp.n,
-        count(*) AS queries,
-        avg(qp.precision_at_n) AS mean,
-        stddev_samp(qp.precision_at_n) AS deviation
-    FROM cbir.query_precision AS qp
-    INNER JOIN cbir.image AS i ON i.image_id = qp.query_image_id
-    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-    WHERE qp.label_id IS NULL
-    GROUP BY qp.run_id, group_name, qp.n
-) AS whole ON whole.run_id = of_class.run_id AND whole.group_name = of_class.group_name AND whole.n = of_class.n
 INNER JOIN cbir.search_run AS run ON run.run_id = of_class.run_id
 INNER JOIN cbir.encoder AS e ON e.encoder_id = run.encoder_id
 GROUP BY of_class.run_id, e.name, of_class.group_name, of_class.n, run.mode, run.ann_recall
+HAVING count(of_class.label_id) > 0
 $$;
 
 COMMENT ON FUNCTION cbir.precision_by(text) IS

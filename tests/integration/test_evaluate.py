@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import psycopg
@@ -229,7 +230,7 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
     monkeypatch: pytest.MonkeyPatch,
     error: type[BaseException],
 ) -> None:
-    monkeypatch.setattr(module, "QUERIES_PER_BATCH", 1)
+    monkeypatch.setattr(module, "EXACT_PER_BATCH", 1)
     monkeypatch.setattr(module, "machine_cpus", lambda: 2)
     searched = []
     failed = threading.Event()
@@ -255,41 +256,181 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
 
 HANGING = """
 import sys, time
+from cbirdb import evaluate
 from cbirdb.db import neighbours
-def store(self, connection, queries, lists=None):
-    print("searching", flush=True)
-    time.sleep(600)
-neighbours.Search.store = store
+evaluate.COMMIT_FACTOR = 0
+evaluate.EXACT_PER_BATCH = evaluate.QUERIES_PER_BATCH = 1
+evaluate.machine_cpus = lambda: 1
+evaluate.SCAN_UP_TO = __pairs__
+store, stored = neighbours.Search.store, []
+def hanging(self, connection, queries, lists=None):
+    if len(stored) == __before__:
+        print("hanging", flush=True)
+        time.sleep(600)
+    store(self, connection, queries, lists)
+    stored.extend(queries)
+neighbours.Search.store = hanging
 from cbirdb.cli.main import main
 main(sys.argv[1:])
 """
 
 
-def test_a_killed_evaluation_stays_or_a_living_one_is_removed(
-    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection
-) -> None:
+@contextmanager
+def hanging_evaluate(dsn: str, *arguments: object, before: int, scan: int = 10**9) -> Iterator[None]:
+    """An evaluation that stores so many queries, then hangs; it is killed when the block ends."""
+    program = HANGING.replace("__before__", str(before)).replace("__pairs__", str(scan))
     process = subprocess.Popen(
-        [sys.executable, "-c", HANGING, "-q", "evaluate", "-e", "toy"],
+        [sys.executable, "-c", program, "-q", "evaluate", "-e", "toy", *map(str, arguments)],
         stdout=subprocess.PIPE, text=True, env=os.environ | {"CBIRDB_DSN": dsn}, start_new_session=True,
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "searching\n"
+        assert process.stdout.readline() == "hanging\n"
+        yield
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for _ in range(100):
+            held = connection.execute(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", [RUN_LOCK]
+            ).fetchone()
+            if held is None:
+                return
+            time.sleep(0.1)  # the server has yet to notice that the client is gone
+    pytest.fail("the server still holds the lock of a dead client")
+
+
+def results(connection: psycopg.Connection, run: object) -> list[tuple[object, ...]]:
+    return connection.execute(
+        "SELECT r.query_image_id, r.label_id, r.relevant_count, neighbour_ids, distances, r.hits, l.label_id,"
+        " l.relevant_count, l.hits FROM cbir.search_result AS r LEFT JOIN cbir.search_result_label AS l"
+        " USING (run_id, query_image_id) WHERE r.run_id = %s ORDER BY 1, 7",
+        [run],
+    ).fetchall()
+
+
+WAYS = {
+    "scans": ("--mode", "exact"),
+    "matrix": ("--mode", "exact"),
+    "index": ("--mode", "approximate"),
+    "any label": ("--protocol", "any-label", "--exclude-patient"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_killed_evaluation_starts_over_or_ends_up_with_other_results(
+    cli: Cli,
+    dsn: str,
+    catalogue: list[int],
+    connection: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    scan = 0 if way == "matrix" else 10**9
+    monkeypatch.setattr(module, "SCAN_UP_TO", scan)
+    if way == "index":
+        assert cli("-q", "index", "build", "-e", "toy", "--method", "hnsw").code == 0
+    with hanging_evaluate(dsn, "-k", 20, *WAYS[way], before=5, scan=scan):
+        pass
+    ((dead, finished),) = runs(connection)
+    assert not finished
+    kept = results(connection, dead)
+    assert len(kept) == 5
+    outcome = cli("evaluate", "-e", "toy", "-k", 20, *WAYS[way], "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert (outcome.rows[0]["run"], outcome.rows[0]["resumed"]) == (dead, 5)
+    assert f"Run {dead} was resumed: 5 of its {TEST} queries had been stored" in outcome.err
+    assert runs(connection) == [(dead, True)]
+    whole = evaluate(cli, "-k", 20, *WAYS[way])
+    assert whole["resumed"] == 0
+    assert results(connection, dead) == results(connection, whole["run"])
+    assert [row for row in results(connection, dead) if row in kept] == kept
+
+
+CHANGES = {
+    "a label": "UPDATE cbir.image_label SET label_id = (SELECT min(label_id) FROM cbir.label) WHERE image_id = %s",
+    "an embedding": "UPDATE cbir.embedding_toy SET embedding = embedding WHERE image_id = %s",
+    "an image": "DELETE FROM cbir.image WHERE image_id = %s",
+    "a split": "UPDATE cbir.image SET split = 'val' WHERE image_id = %s",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_is_resumed_although_what_takes_part_has_changed(
+    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection, change: str
+) -> None:
+    with hanging_evaluate(dsn, "-k", 20, before=5):
+        pass
+    ((dead, _),) = runs(connection)
+    connection.execute(CHANGES[change], [catalogue[1]])
+    outcome = cli("evaluate", "-e", "toy", "-k", 20, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    assert "An interrupted run was started over" in outcome.err
+    assert outcome.rows[0]["resumed"] == 0
+    assert runs(connection) == [(outcome.rows[0]["run"], True)]
+    assert outcome.rows[0]["run"] != dead
+
+
+@pytest.mark.parametrize("arguments", [("-k", 19), ("--seed", 1), ("--dataset", "two"), ("--exclude-patient",)])
+def test_a_run_of_other_options_is_resumed(
+    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection, arguments: Sequence[object]
+) -> None:
+    with hanging_evaluate(dsn, "-k", 20, before=3):
+        pass
+    outcome = cli("evaluate", "-e", "toy", "-k", 20, *arguments, "--format", "json")
+    assert outcome.rows[0]["resumed"] == 0
+    assert "started over" not in outcome.err
+    assert runs(connection) == [(outcome.rows[0]["run"], True)]
+
+
+def test_a_run_whose_images_change_while_it_runs_is_finished(
+    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "COMMIT_FACTOR", 0)
+    monkeypatch.setattr(module, "EXACT_PER_BATCH", 1)
+    monkeypatch.setattr(module, "machine_cpus", lambda: 1)
+    store = neighbours.Search.store
+
+    def changing(
+        self: neighbours.Search, own: psycopg.Connection, queries: Sequence[int], lists: object = None
+    ) -> None:
+        store(self, own, queries, lists)
+        connection.execute(CHANGES["an embedding"], [catalogue[1]])
+
+    monkeypatch.setattr(neighbours.Search, "store", changing)
+    outcome = cli("evaluate", "-e", "toy")
+    assert outcome.code == 1
+    assert "came or went while the evaluation was running" in outcome.err
+    assert [finished for _, finished in runs(connection)] == [False]
+
+
+def test_two_processes_take_over_one_dead_run(
+    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection
+) -> None:
+    with hanging_evaluate(dsn, "-k", 20, before=2):
+        pass
+    ((dead, _),) = runs(connection)
+    # The first takes it over and hangs again; the second finds it locked and makes a run of its own.
+    with hanging_evaluate(dsn, "-k", 20, before=3):
+        assert runs(connection) == [(dead, False)]
+        own = evaluate(cli, "-k", 20)
+        assert (own["resumed"], own["run"] != dead) == (0, True)
+        assert runs(connection) == [(dead, False), (own["run"], True)]
+    third = evaluate(cli, "-k", 20)
+    assert (third["run"], third["resumed"]) == (dead, 5)
+    assert results(connection, dead) == results(connection, own["run"])
+
+
+def test_a_living_evaluation_is_removed_or_a_dead_one_of_other_options_stays(
+    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection
+) -> None:
+    with hanging_evaluate(dsn, before=0):
         ((living, finished),) = runs(connection)
         assert not finished
         own = evaluate(cli, "-k", 5)["run"]
         assert runs(connection) == [(living, False), (own, True)]
         assert {row["run"] for row in cli("metrics", "-n", "1", "--format", "json").rows} == {own}
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    for _ in range(100):
-        held = connection.execute(
-            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", [RUN_LOCK]
-        ).fetchone()
-        if held is None:
-            break
-        time.sleep(0.1)  # the server has yet to notice that the client is gone
     assert runs(connection) == [(living, False), (own, True)]
     latest = evaluate(cli, "-k", 5)["run"]
     assert runs(connection) == [(own, True), (latest, True)]

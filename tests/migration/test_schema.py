@@ -31,11 +31,13 @@ from cbirdb.evaluate import evaluate
 from cbirdb.index import build_index
 
 SQL_FILES = list(migrate.sql_files())
-CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(FUNCTION|VIEW|TYPE) cbir\.(\w+)", re.MULTILINE)
+CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.(\w+)", re.MULTILINE)
 
 CATALOGUE = {
     "functions": "SELECT oid::regprocedure::text, pg_get_functiondef(oid) FROM pg_proc"
-    " WHERE pronamespace = 'cbir'::regnamespace",
+    " WHERE pronamespace = 'cbir'::regnamespace AND prokind <> 'a'",
+    "aggregates": "SELECT aggfnoid::regprocedure::text, to_jsonb(a)::text FROM pg_aggregate AS a"
+    " JOIN pg_proc ON pg_proc.oid = aggfnoid WHERE pronamespace = 'cbir'::regnamespace",
     "views": "SELECT oid::regclass::text, pg_get_viewdef(oid) FROM pg_class"
     " WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'v'",
     "columns": "SELECT attrelid::regclass::text, attnum, attname, format_type(atttypid, atttypmod), attnotnull,"
@@ -267,9 +269,9 @@ def test_a_sql_file_is_not_named_after_what_it_creates_or_lacks_its_header(path:
     assert len(re.findall(r"^CREATE ", text, re.MULTILINE)) == len(created)
     assert re.match(r"-- Title: \S", lines[0])
     assert re.match(r"-- Description: \S", lines[1])
-    assert len(re.findall(rf"^COMMENT ON (?:FUNCTION|VIEW|TYPE) cbir\.{path.stem}\b", text, re.MULTILINE)) == len(
-        created
-    )
+    assert len(
+        re.findall(rf"^COMMENT ON (?:FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.{path.stem}\b", text, re.MULTILINE)
+    ) == len(created)
 
 
 def test_every_view_and_function_of_the_database_comes_from_a_file(connection: psycopg.Connection) -> None:
