@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -124,7 +125,7 @@ def build(connection: psycopg.Connection, encoder: StoredEncoder, arguments: arg
     """Build and audit the index, as ``cbirdb index build`` does."""
 
     def connect() -> psycopg.Connection:
-        return open_database(Settings(dsn=arguments.dsn))
+        return open_database(Settings(dsn=arguments.dsn, home=arguments.home))
 
     method = METHODS[arguments.method]() if arguments.method != "auto" else choose_method(connection, encoder).method
     built = build_index(connection, encoder, method, connect=connect)
@@ -251,11 +252,12 @@ def main() -> None:
         "--method", choices=["auto", *METHODS], default="auto", help="of the index; see cbirdb index build"
     )
     parser.add_argument("--dsn", help="server; without it the embedded one")
+    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--keep", action="store_true", help="leave the data there")
     arguments = parser.parse_args()
     results: list[Result] = []
-    with open_database(Settings(dsn=arguments.dsn)) as connection:
+    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
         encoder, vectors, classes = prepare(connection, arguments)
         index = build(connection, encoder, arguments)
         for case in cases(connection):
@@ -287,7 +289,7 @@ def report(arguments: argparse.Namespace, index: dict[str, object], results: lis
         )
     if arguments.json:
         figures = {
-            "arguments": vars(arguments) | {"json": None, "dsn": None},
+            "arguments": vars(arguments) | {"json": None, "dsn": None, "home": None},
             "index": index,
             "results": [asdict(result) for result in results],
         }

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -354,7 +355,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--home", type=Path, help="folder of an embedded server")
+    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
     parser.add_argument("--dsn", help="a server on this machine in place of the embedded one")
     parser.add_argument("--keep", action="store_true", help="do not drop the database at the end")
     parser.add_argument("--json", type=Path, help="figures are written here after each step, and read to go on")

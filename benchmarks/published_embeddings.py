@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -241,9 +242,10 @@ def main() -> None:
         help="without the import that is killed and run again, and the table without constraints",
     )
     parser.add_argument("--dsn", help="server; without it the embedded one")
+    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    with open_database(Settings(dsn=arguments.dsn)) as connection:
+    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
         server = make_conninfo(connection.info.dsn, password=connection.info.password or None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)) / f"{arguments.rows}x{arguments.dim}-{arguments.seed}"
@@ -279,7 +281,7 @@ def report(arguments: argparse.Namespace, figures: dict[str, float]) -> None:
         )
     print(f"peak memory: import {figures['import_peak_mb']:,.0f} MB, ingest {figures['ingest_peak_mb']:,.0f} MB")
     if arguments.json:
-        shown = {key: value for key, value in vars(arguments).items() if key not in ("json", "folder", "dsn")}
+        shown = {key: value for key, value in vars(arguments).items() if key not in ("json", "folder", "dsn", "home")}
         arguments.json.write_text(json.dumps({"arguments": shown, "figures": figures}, indent=1) + "\n")
 
 

@@ -27,7 +27,10 @@ PATIENT = "1"
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    return tmp_path / "pseudonym.key"
+    """Always the same: pseudonyms decide who is drawn for val, and takes no part in these evaluations."""
+    path = tmp_path / "pseudonym.key"
+    path.write_text("07" * 32 + "\n")
+    return path
 
 
 @pytest.fixture
