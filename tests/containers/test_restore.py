@@ -61,7 +61,7 @@ def test_a_dump_restored_into_the_deployed_version_answers_the_same(
         ["db", "upgrade"],
         ["ingest", "folder", class_folder, "--split", "50/0/50"],
         ["encode", "-e", "tiny-image"],
-        ["index", "build", "-e", "tiny-image"],
+        ["index", "build", "-e", "tiny-image", "--method", "hnsw"],
         ["evaluate", "-e", "tiny-image"],
     ):
         outcome = cli("-q", "--dsn", old, *command)

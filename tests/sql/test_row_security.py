@@ -153,8 +153,8 @@ def relations(connection: psycopg.Connection, *kinds: str) -> list[str]:
     return [row[0] for row in found]
 
 
-# What tells when something was made, by whom it is owned, or is of no dataset and counts what was ever made.
-TIMES = "'{created_at,started_at,finished_at,first_at,last_at,changed_at,granted_at,versions,failure_id}'::text[]"
+# What tells when something was made (as the transactions in a fingerprint do), by whom it is owned, or counts what was ever made.
+TIMES = "'{created_at,started_at,finished_at,first_at,last_at,changed_at,granted_at,versions,fingerprint,failure_id}'::text[]"
 
 
 def test_every_table_and_view_looks_as_if_the_other_site_were_not_there(both: str, alone: str, logins: Logins) -> None:
