@@ -37,7 +37,7 @@ from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, regi
 from cbirdb.db.vector_index import METHODS
 from cbirdb.index import build_index
 from cbirdb.index_audit import audit_index
-from cbirdb.index_choice import choose_method
+from cbirdb.index_choice import choose_method, settle_search
 
 NAME = "benchmark-filtered"
 MODALITIES = (("MR", 0.1), ("CT", 0.01), ("US", 0.001), ("NM", 0.0001))
@@ -122,14 +122,15 @@ def prepare(
 
 
 def build(connection: psycopg.Connection, encoder: StoredEncoder, arguments: argparse.Namespace) -> dict[str, object]:
-    """Build and audit the index, as ``cbirdb index build`` does."""
+    """Build the index, settle how to search and audit it, as ``cbirdb index build`` with --method auto does."""
 
     def connect() -> psycopg.Connection:
         return open_database(Settings(dsn=arguments.dsn, home=arguments.home))
 
     method = METHODS[arguments.method]() if arguments.method != "auto" else choose_method(connection, encoder).method
     built = build_index(connection, encoder, method, connect=connect)
-    built, measured = audit_index(connection, encoder, widen=method.for_rows(built.rows_indexed))
+    settle_search(connection, encoder, built, method.for_rows(built.rows_indexed))
+    built, measured = audit_index(connection, encoder)
     return built.row() | {"built_at": None} | measured.row()
 
 

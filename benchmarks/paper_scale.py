@@ -302,6 +302,8 @@ def measure(arguments: argparse.Namespace, dsn: str, record: Record) -> None:
     for name, step in all_steps(arguments, dsn).items():
         if name not in record.document["steps"]:
             with psycopg.connect(dsn, autocommit=True) as connection, ServerMemory(dsn) as memory:
+                # An evaluation that was cut off would be resumed, and only its rest be timed.
+                connection.execute("DELETE FROM cbir.search_run WHERE finished_at IS NULL")
                 began = time.perf_counter()
                 figures = step(arguments, connection)
                 seconds = time.perf_counter() - began

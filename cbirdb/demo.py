@@ -83,7 +83,7 @@ def demo(
         stored = get_encoder(connection, name)
         method = METHODS[DEFAULT_METHOD]()
         build_index(connection, stored, method, connect=connect, progress=progress)
-        audit_index(connection, stored, widen=method, progress=progress)
+        audit_index(connection, stored, progress=progress)
         run = evaluate(connection, stored, connect=connect, datasets=[DATASET], k=K, progress=progress)
         result.overall += metrics(connection, cutoffs=CUTOFFS, run=run.run_id)
         result.by_class += metrics(connection, by="class", cutoffs=CUTOFFS, run=run.run_id)

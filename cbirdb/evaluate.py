@@ -28,7 +28,7 @@ from cbirdb.db import neighbours, selection
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
-from cbirdb.db.runs import Definition, count_without_relevant, held_run
+from cbirdb.db.runs import Definition, count_without_relevant, held_run, keep_transaction_open
 from cbirdb.db.selection import Counts, Selection
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
@@ -171,6 +171,9 @@ def evaluate(
             found = None if exact else _measure_recall(connection, search, queries, seed, resources)
             short = selection.count_short(connection, task, run.run_id, k)
             not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None
+            # Between two transactions of the search, and within one, others may have changed what takes part.
+            if selection.count_selection(connection, task).fingerprint != counts.fingerprint:
+                raise neighbours.ChangedError
             _close_run(connection, run.run_id, found, short, not_final)
     return EvaluationSummary(
         run.run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
@@ -263,6 +266,7 @@ def _search_all(
                 bar.advance(done)
         return
     with resources.connect() as connection, connection.transaction():
+        keep_transaction_open(connection)
         search.prepare(connection)
         for lists in matrix_search(
             connection, search, queries, device=resources.device, memory_mb=resources.memory_mb, progress=progress
@@ -335,7 +339,7 @@ def _close_run(
     connection: psycopg.Connection, run_id: int, found: _FoundByIndex | None, short: int, not_final: str | None
 ) -> None:
     with connection.transaction():
-        connection.execute(
+        closed = connection.execute(
             """
             UPDATE cbir.search_run AS r SET finished_at = now(), ann_recall = %s, ann_recall_at = %s,
                 ann_recall_queries = %s, ann_zeros = %s, short_queries = %s, not_final = %s,
@@ -347,4 +351,6 @@ def _close_run(
                 found.zeros if found else None, short, not_final, run_id,
             ],
         )  # fmt: skip
+    if closed.rowcount != 1:
+        raise InputError(f"Run {run_id} was removed by somebody else while it was computed.", hint="Run it again.")
     connection.execute(sql.SQL("ANALYZE cbir.search_result"))

@@ -27,6 +27,8 @@ BROKEN_HDF5 = (OSError, RuntimeError, KeyError, TypeError, AttributeError, Value
 NUMBERS = (h5t.FLOAT, h5t.INTEGER)
 SMALLEST_CACHE = 4 << 20
 """Bytes of HDF5's cache of a file's structure, by its own account; it takes some ten times as much of the machine."""
+LARGEST_CACHE = 128 << 20
+"""HDF5 takes no more."""
 BYTES_BEYOND_NAME = 24
 """What a group's list of names takes for each of them beyond its letters, at most."""
 
@@ -66,7 +68,7 @@ def _limit_cache(file: h5f.FileID, size: int) -> None:
 
 def _fit_cache(group: h5g.GroupID, names: Sequence[bytes]) -> None:
     """Make room for a group's list of names: where it does not fit, it is read anew for each array of the group."""
-    needed = SMALLEST_CACHE + sum(map(len, names)) + BYTES_BEYOND_NAME * len(names)
+    needed = min(LARGEST_CACHE, SMALLEST_CACHE + sum(map(len, names)) + BYTES_BEYOND_NAME * len(names))
     file = h5i.get_file_id(group)
     if file.get_mdc_config().max_size < needed:
         _limit_cache(file, needed)

@@ -93,7 +93,8 @@ def build_chosen(
     """
     floor = floor or Floor()
     for place, method in enumerate(choice.methods, start=1):
-        built = build_index(connection, encoder, method, connect=connect, choice=choice.json(), progress=progress)
+        recorded = choice.json(failed=choice.methods[: place - 1])
+        built = build_index(connection, encoder, method, connect=connect, choice=recorded, progress=progress)
         built, passed = _settle_and_audit(connection, encoder, built, method, seed, floor, progress)
         if passed or place == len(choice.methods):
             break

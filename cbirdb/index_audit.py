@@ -5,8 +5,8 @@ rare class fails. So an audit also says how low the worst queries are, how many 
 many stored vectors do not even find themselves.
 
 A vector's own place in the answer tells nothing about the others, so recall counts the others only. Even so stored
-vectors are easier than new ones, above all for graphs, which led to each of them when it was inserted; a search that is
-widened is therefore widened beyond the floor (:meth:`Floor.for_unseen`).
+vectors are easier than new ones, above all for graphs, which led to each of them when it was inserted; who settles how to
+search therefore aims beyond the floor (:meth:`Floor.for_unseen`).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Measured:
     far: Recall
     p50_ms: float
     p95_ms: float
-    """Of a search for ten, as the client sees it."""
+    """Of a search for ten others, as the client sees it."""
     answered_exactly: int
     """Searches that the index left short, so that they were answered exactly."""
 
@@ -245,13 +245,10 @@ def audit_index(
     sample: int = DEFAULT_SAMPLE,
     seed: int = 0,
     floor: Floor | None = None,
-    widen: IndexMethod | None = None,
     progress: Progress = SILENT,
 ) -> tuple[IndexBuild, Measured]:
     """Measure the index in use through ``cbir.nearest_image``, as everybody searches, and store the result with it.
 
-    :param widen: the method that was built; when its index does not pass, with what queries that are not stored need
-        above it, ever wider searches are tried and the first that passes (or the widest) is recorded for all searches.
     :raises NoIndexError: when there is no index.
     """
     floor = floor or Floor()
@@ -263,13 +260,6 @@ def audit_index(
             build = _build_to_audit(connection, encoder)
             truth = find_truth(connection, table, encoder, sample=sample, seed=seed)
             measured = measure(_product_search(connection, encoder), truth)
-            settings = build.search_settings
-            for wider in widen.wider() if widen is not None else ():
-                if measured.passes(floor.for_unseen()):
-                    break
-                if wider.search_settings != settings:
-                    settings = wider.search_settings
-                    measured = measure(walk_search(connection, table, encoder, wider, build.rows_indexed), truth)
         audit = measured.json() | {
             "seed": seed,
             "floor": {"recall": floor.recall, "zeros": floor.zeros},
@@ -277,12 +267,12 @@ def audit_index(
         }
         row = connection.execute(
             """
-            UPDATE cbir.index_build SET search_settings = %s, audit = %s || jsonb_build_object('audited_at', now())
+            UPDATE cbir.index_build SET audit = %s || jsonb_build_object('audited_at', now())
             WHERE index_build_id = %s RETURNING audit
             """,
-            [Jsonb(settings), Jsonb(audit), build.index_build_id],
+            [Jsonb(audit), build.index_build_id],
         ).fetchone()
-    return replace(build, search_settings=settings, audit=row[0] if row else audit), measured
+    return replace(build, audit=row[0] if row else audit), measured
 
 
 def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild:

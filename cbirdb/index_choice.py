@@ -8,7 +8,7 @@ What was measured is stored with the index that is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any
@@ -135,8 +135,11 @@ class Choice:
         """The one to build."""
         return self.methods[0]
 
-    def json(self) -> dict[str, Any]:
-        """What is stored with the build."""
+    def json(self, failed: Sequence[IndexMethod] = ()) -> dict[str, Any]:
+        """What is stored with the build.
+
+        :param failed: methods that were built before and did not reach on the whole table what they did on the sample.
+        """
         trials = [trial.row() | {"chosen": trial is self.chosen} for trial in self.trials]
         return {
             "rows": self.rows,
@@ -145,6 +148,7 @@ class Choice:
             "seed": self.seed,
             "aim": asdict(self.aim),
             "trials": trials,
+            "failed_on_all": [method.name for method in failed],
         }
 
 
@@ -301,8 +305,8 @@ def settle_search(
     """Find the narrowest search of the whole table that meets the aim above the floor, and record it.
 
     It begins where the sample left off; a larger table may need a wider search, or a narrower one. Where none meets the
-    aim, the narrowest whose mean recall does is recorded, or the widest. The queries are others than those of an audit with the
-    same seed, so that the audit does not measure what it was fitted to.
+    aim, the narrowest whose mean recall does is recorded, or the widest. The queries are others than those of an audit
+    with the same seed, so that the audit does not measure what it was fitted to.
 
     :param method: what was built, with the search to begin with.
     """
@@ -324,8 +328,10 @@ def settle_search(
             return measure(search, truth) if Aim.above(floor).met_by(few) else few
 
         settings = _narrowest_that_passes(method, look, floor).search_settings
+    # Not in that transaction: who drops the index meanwhile has this row, and waits for the table that it has read.
+    with translated_errors():
         connection.execute(
-            "UPDATE cbir.index_build SET search_settings = %s WHERE index_build_id = %s",
+            "UPDATE cbir.index_build SET search_settings = %s WHERE index_build_id = %s AND dropped_at IS NULL",
             [Jsonb(settings), build.index_build_id],
         )
     return replace(build, search_settings=settings)

@@ -85,8 +85,9 @@ def evaluate(
 ) -> int:
     """Retrieve for every query of a split, by the paper's protocol or another, and store what was found.
 
-    Then: cbirdb metrics. Interrupted, the same command goes on where it stopped. Under the paper's protocol, images with no label or more than one take no part. Exit code 4: the
-    search was approximate and its index is below the floor; the run is stored, and metrics say that it is not final.
+    Then: cbirdb metrics. Interrupted, the same command goes on where it stopped. Under the paper's protocol, images with
+    no label or more than one take no part. Exit code 4: the search was approximate and its index is below the floor; the
+    run is stored, and metrics say that it is not final.
     """
     from cbirdb.evaluate import evaluate as run
     from cbirdb.index_audit import Floor

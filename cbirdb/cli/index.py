@@ -72,7 +72,7 @@ def build(
 ) -> int:
     """Build the encoder's index on cosine distance, in place of the one it has, and audit it.
 
-    Options of HNSW alone mean --method hnsw. Exit code 4: under auto, no method passed; the best was built.
+    Options of HNSW alone mean --method hnsw. Exit code 4: under auto, the index that is in use is below the floor.
     """
     from cbirdb.index import build_chosen, build_index
     from cbirdb.index_audit import Floor, NoIndexError, audit_index

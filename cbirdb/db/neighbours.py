@@ -157,7 +157,7 @@ _RECALL: LiteralString = """
 SELECT coalesce(avg(share), 0), count(*) FILTER (WHERE share = 0)
 FROM (
     SELECT (SELECT count(*) FROM unnest(r.distances[1:%(k)s]) AS d (distance) WHERE d.distance <= true_k.farthest + 1e-6)
-           ::double precision / true_k.existing AS share
+           ::double precision / nullif(true_k.existing, 0) AS share
     FROM cbir.search_result AS r
     INNER JOIN (
         SELECT e.image_id, e.embedding, s.patient_id
@@ -169,6 +169,16 @@ FROM (
     WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s)
 ) AS shares
 """
+
+
+class ChangedError(InputError):
+    """What takes part in an evaluation is not what it began with."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Images, labels or embeddings of these splits came or went while the evaluation was running.",
+            hint="Wait until nothing changes them any more, then run the same command again: it starts over.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +197,7 @@ class Search:
     def prepare(self, connection: psycopg.Connection) -> None:
         """In an open transaction: make the temporary tables and settings that its statements use.
 
-        :raises InputError: when what takes part is not what the run began with.
+        :raises ChangedError: when what takes part is not what the run began with.
         """
         parameters = parameters_of(self.task)
         self._apply_settings(connection)
@@ -196,10 +206,7 @@ class Search:
         connection.execute(sql.SQL(_QUERIES).format(table=table_of(self.task)), parameters)
         row = connection.execute(sql.SQL(_FINGERPRINT).format(hash=sql.SQL(CONTENT_HASH))).fetchone()
         if row is None or row[0] != self.fingerprint:
-            raise InputError(
-                "Images, labels or embeddings of these splits came or went while the evaluation was running.",
-                hint="Wait until nothing changes them any more, then run the same command again: it starts over.",
-            )
+            raise ChangedError
         connection.execute("CREATE INDEX ON pg_temp.candidate (patient_id)")
         connection.execute("ANALYZE pg_temp.candidate")
         connection.execute("ANALYZE pg_temp.query")

@@ -17,6 +17,8 @@ from cbirdb.errors import InputError
 
 RUN_LOCK = 0x63626965
 """First key of the advisory lock that a process holds on a run while it works on it."""
+DAYS_KEPT = 7
+"""For so long a dead run waits for the command that resumes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,12 @@ def held_run(connect: Callable[[], psycopg.Connection], definition: Definition, 
 
     The mark is a lock of a transaction on a connection of its own: it is gone when the process is, and it holds
     behind a pooler that hands sessions on, too. Of two processes that want to resume a run, one gets its lock. What was
-    stored when the block fails is kept, for the next one; other dead runs of the encoder are removed.
+    stored when the block fails is kept, for the next one; dead runs of the encoder that nobody will resume are removed.
     """
     with connect() as own, connect() as marker, marker.transaction():
+        keep_transaction_open(marker)
         run_id = _resume(own, marker, definition, counts)
-        outdated = _remove_dead(own, definition)
+        outdated = _remove_dead(own, definition, counts)
         if run_id is None:
             with own.transaction():  # nobody sees the run before it is marked
                 run_id = _open(own, definition, counts)
@@ -93,10 +96,10 @@ def held_run(connect: Callable[[], psycopg.Connection], definition: Definition, 
 
 
 def _resume(own: psycopg.Connection, marker: psycopg.Connection, definition: Definition, counts: Counts) -> int | None:
-    """The latest dead run of this definition and these contents, with its lock; None when there is none."""
+    """The fullest dead run of this definition and these contents, with its lock; None when there is none."""
     query = sql.SQL(
-        "SELECT run_id FROM cbir.search_run WHERE finished_at IS NULL AND fingerprint = %(fingerprint)s AND {same}"
-        " ORDER BY run_id DESC"
+        "SELECT run_id FROM cbir.search_run AS r WHERE finished_at IS NULL AND fingerprint = %(fingerprint)s AND {same}"
+        " ORDER BY (SELECT count(*) FROM cbir.search_result AS s WHERE s.run_id = r.run_id) DESC, run_id DESC"
     ).format(same=_same(definition.columns()))
     for (run_id,) in own.execute(query, definition.columns() | {"fingerprint": counts.fingerprint}).fetchall():
         row = marker.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id]).fetchone()
@@ -124,25 +127,36 @@ def _open(own: psycopg.Connection, definition: Definition, counts: Counts) -> in
     return int(row[0])
 
 
-def _remove_dead(own: psycopg.Connection, definition: Definition) -> bool:
-    """Remove what killed evaluations of the encoder left behind; a run whose process lives holds its lock.
+def _remove_dead(own: psycopg.Connection, definition: Definition, counts: Counts) -> bool:
+    """Remove what killed evaluations of the encoder left behind and nobody will resume: of this definition, but with
+    other contents or resumed in another run, or too old. A run whose process lives holds its lock.
 
-    Returns whether one of them was of this definition.
+    Returns whether one of them was of this definition and had other contents.
     """
     query = sql.SQL(
-        "SELECT run_id, coalesce({same}, FALSE) FROM cbir.search_run"
+        "SELECT run_id, coalesce({same} AND fingerprint <> %(fingerprint)s, FALSE) FROM cbir.search_run"
         " WHERE finished_at IS NULL AND encoder_id = %(encoder_id)s"
+        " AND ({same} OR fingerprint IS NULL OR started_at < now() - make_interval(days => %(days)s))"
     ).format(same=_same(definition.columns()))
+    values = definition.columns() | {"fingerprint": counts.fingerprint, "days": DAYS_KEPT}
     outdated = False
-    for run_id, is_same in own.execute(query, definition.columns()).fetchall():
+    for run_id, is_outdated in own.execute(query, values).fetchall():
         with own.transaction():
             removed = own.execute(
                 "DELETE FROM cbir.search_run WHERE run_id = %s AND finished_at IS NULL"
                 " AND pg_try_advisory_xact_lock(%s, %s::int)",
                 [run_id, RUN_LOCK, run_id],
             ).rowcount
-        outdated = outdated or (is_same and removed > 0)
+        outdated = outdated or (is_outdated and removed > 0)
     return outdated
+
+
+def keep_transaction_open(connection: psycopg.Connection) -> None:
+    """For the transaction in hand: no timeout of the server ends it while the work that it guards goes on elsewhere."""
+    connection.execute(
+        "SELECT set_config(name, '0', TRUE) FROM pg_settings"
+        " WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
+    )
 
 
 def _same(columns: Mapping[str, Any]) -> sql.Composed:

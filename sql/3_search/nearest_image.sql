@@ -158,7 +158,9 @@ BEGIN
         previous := cbir.swap_settings(walk.settings);
         EXECUTE walk_query INTO ids, gaps, met
             -- What is left out lies near the query.
-            USING query, k, others, left_out, walk.candidates + cardinality(left_out), walk.kept, filter.image_ids;
+            USING query, k, others, left_out,
+                walk.candidates + CASE WHEN filtered THEN cardinality(left_out) ELSE 0 END,
+                walk.kept, filter.image_ids;
         PERFORM cbir.swap_settings(previous);
         IF filtered THEN
             -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.

@@ -378,16 +378,25 @@ def test_a_run_of_other_options_is_resumed(
 ) -> None:
     with hanging_evaluate(dsn, "-k", 20, before=3):
         pass
+    ((dead, _),) = runs(connection)
     outcome = cli("evaluate", "-e", "toy", "-k", 20, *arguments, "--format", "json")
     assert outcome.rows[0]["resumed"] == 0
     assert "started over" not in outcome.err
-    assert runs(connection) == [(outcome.rows[0]["run"], True)]
+    assert runs(connection) == [(dead, False), (outcome.rows[0]["run"], True)]
+    resumed = evaluate(cli, "-k", 20)
+    assert (resumed["run"], resumed["resumed"]) == (dead, 3), "the interrupted run was lost to one of other options"
 
 
+@pytest.mark.parametrize("factor", [0, 10**6], ids=["between transactions", "within the only one"])
 def test_a_run_whose_images_change_while_it_runs_is_finished(
-    cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    cli: Cli,
+    dsn: str,
+    catalogue: list[int],
+    connection: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    factor: int,
 ) -> None:
-    monkeypatch.setattr(module, "COMMIT_FACTOR", 0)
+    monkeypatch.setattr(module, "COMMIT_FACTOR", factor)
     monkeypatch.setattr(module, "EXACT_PER_BATCH", 1)
     monkeypatch.setattr(module, "machine_cpus", lambda: 1)
     store = neighbours.Search.store
@@ -422,7 +431,7 @@ def test_two_processes_take_over_one_dead_run(
     assert results(connection, dead) == results(connection, own["run"])
 
 
-def test_a_living_evaluation_is_removed_or_a_dead_one_of_other_options_stays(
+def test_a_living_evaluation_is_removed_or_an_old_dead_one_stays(
     cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection
 ) -> None:
     with hanging_evaluate(dsn, before=0):
@@ -431,9 +440,13 @@ def test_a_living_evaluation_is_removed_or_a_dead_one_of_other_options_stays(
         own = evaluate(cli, "-k", 5)["run"]
         assert runs(connection) == [(living, False), (own, True)]
         assert {row["run"] for row in cli("metrics", "-n", "1", "--format", "json").rows} == {own}
-    assert runs(connection) == [(living, False), (own, True)]
+    second = evaluate(cli, "-k", 5)["run"]
+    assert runs(connection) == [(living, False), (own, True), (second, True)], "it may still be resumed"
+    connection.execute(
+        "UPDATE cbir.search_run SET started_at = started_at - interval '8 days' WHERE run_id = %s", [living]
+    )
     latest = evaluate(cli, "-k", 5)["run"]
-    assert runs(connection) == [(own, True), (latest, True)]
+    assert runs(connection) == [(own, True), (second, True), (latest, True)]
 
 
 def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(

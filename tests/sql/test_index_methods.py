@@ -468,20 +468,29 @@ def test_too_narrow_a_search_is_not_widened_or_not_recorded(connection: psycopg.
     stored = make(connection)
     narrow = IvfFlat(lists=40, probes=1)
     stored.build(narrow)
-    build, measured = audit_index(connection, stored.encoder, sample=200, widen=narrow)
+    build = settle(connection, stored, narrow)
     assert build.search_settings["ivfflat.probes"] > 1
-    # Vectors that are not stored are harder to find, so what passes only just is widened as well.
-    assert min(measured.near.mean, measured.far.mean) >= 0.995
+    assert current_build(connection, stored.encoder) == build
+    build, measured = audit_index(connection, stored.encoder, sample=200)
+    assert measured.passes(Floor())
     assert current_build(connection, stored.encoder) == build
     _, again = audit_index(connection, stored.encoder, sample=200)
     assert (again.near, again.far, again.self_retrieval) == (measured.near, measured.far, measured.self_retrieval)
+
+
+def settle(connection: psycopg.Connection, stored: Stored, method: IndexMethod) -> IndexBuild:
+    """Find out how to search through the index that is there."""
+    build = current_build(connection, stored.encoder)
+    assert build is not None
+    return settle_search(connection, stored.encoder, build, method)
 
 
 def test_after_widening_queries_that_are_not_stored_find_less_than_the_floor(connection: psycopg.Connection) -> None:
     stored = make(connection)
     narrow = Hnsw(4, 16, 10)
     stored.build(narrow)
-    _, measured = audit_index(connection, stored.encoder, sample=300, widen=narrow)
+    settle(connection, stored, narrow)
+    _, measured = audit_index(connection, stored.encoder, sample=300)
     assert measured.passes(Floor())
     for k in (10, 100):
         shares = [
@@ -540,7 +549,7 @@ def test_auto_takes_a_method_that_fails_or_does_not_say_what_it_tried(connection
     assert chosen["cost_s"] == min(trial["cost_s"] for trial in trials if trial["passed"])
     for trial in trials:
         good = trial["recall_10"] >= 0.995 and trial["p1_10"] >= 0.9 and trial["zeros_10"] == 0
-        assert trial["passed"] == (good and trial["recall_100"] >= 0.99)
+        assert trial["passed"] == (good and trial["recall_100"] >= 0.995)
         assert trial["settings"] in outcome.err
         assert f"cost_s {trial['cost_s']:.4g}" in outcome.err
         # The table has twice the rows of the sample: everything takes longer there.
