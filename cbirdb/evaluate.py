@@ -171,15 +171,19 @@ def evaluate(
             found = None if exact else _measure_recall(connection, search, queries, seed, resources)
             short = selection.count_short(connection, task, run.run_id, k)
             not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None
-            # Between two transactions of the search, and within one, others may have changed what takes part.
-            if selection.count_selection(connection, task).fingerprint != counts.fingerprint:
-                raise neighbours.ChangedError
+            _check_unchanged(connection, task, counts)
             _close_run(connection, run.run_id, found, short, not_final)
     return EvaluationSummary(
         run.run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
         found.mean if found else 1.0, short, counts.left_out, counts.not_encoded,
         count_without_relevant(connection, run.run_id),
         audit_words(build.audit) if found and build else None, not_final, len(run.stored), run.outdated)  # fmt: skip
+
+
+def _check_unchanged(connection: psycopg.Connection, task: Selection, before: Counts) -> None:
+    """Between two transactions of the search, and within one, others may have changed what takes part."""
+    if selection.count_selection(connection, task).fingerprint != before.fingerprint:
+        raise neighbours.ChangedError
 
 
 def _versions(connection: psycopg.Connection, encoder: StoredEncoder) -> dict[str, str | None]:

@@ -27,9 +27,9 @@ PATIENT = "1"
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """Always the same: pseudonyms decide who is drawn for val, and takes no part in these evaluations."""
+    """Always the same, and one with which nobody is drawn for val: pseudonyms decide who takes part in an evaluation."""
     path = tmp_path / "pseudonym.key"
-    path.write_text("07" * 32 + "\n")
+    path.write_text("03" * 32 + "\n")
     return path
 
 
