@@ -151,8 +151,7 @@ def evaluate(
     :param memory_mb: what such a search keeps in memory for its queries.
     :raises InputError: when there is nothing to evaluate, or no index for an approximate search.
     """
-    if not 1 <= k <= LARGEST_K:
-        raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
+    _check_depth(k)
     with translated_errors():
         check_datasets(connection, datasets)
         task = Selection(encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient)
@@ -178,6 +177,11 @@ def evaluate(
         found.mean if found else 1.0, short, counts.left_out, counts.not_encoded,
         count_without_relevant(connection, run.run_id),
         audit_words(build.audit) if found and build else None, not_final, len(run.stored), run.outdated)  # fmt: skip
+
+
+def _check_depth(k: int) -> None:
+    if not 1 <= k <= LARGEST_K:
+        raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
 
 
 def _check_unchanged(connection: psycopg.Connection, task: Selection, before: Counts) -> None:
