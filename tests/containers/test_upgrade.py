@@ -26,6 +26,7 @@ LANDED = {
     "0001": "b1cf76ba843ad14c73974ecc8c83c41c1edb78ef",
     "0002": "b4f2d2d55318caccfb790d0f71189e8a1fcc40e6",
     "0003": "85c4d4acdbb3713d8e7fdb9923c95d71607e7ae4",
+    "0005": "a12eb3ffc8fd7cd2e3139f546074fab24190992d",
 }
 """By the migration that they end with: commits of main."""
 Cli = Callable[..., Outcome]
