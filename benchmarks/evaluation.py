@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,8 +30,8 @@ import numpy as np
 from clustered import CLASSES, clustered_vectors
 from psycopg.conninfo import make_conninfo
 from published_embeddings import command, drop_database, fresh_database
+from server import add_server_options, server_settings
 
-from cbirdb.config import Settings
 from cbirdb.db.connection import open_database
 
 ENCODER = "benchmark"
@@ -112,11 +111,10 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--dsn", help="server; without it the embedded one")
-    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
+    with open_database(server_settings(arguments)) as connection:
         server = make_conninfo(connection.info.dsn, password=connection.info.password or None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

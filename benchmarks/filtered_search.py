@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -29,8 +28,8 @@ import psycopg
 from clustered import clustered_vectors
 from pgvector import Vector
 from psycopg import sql
+from server import add_server_options, server_settings
 
-from cbirdb.config import Settings
 from cbirdb.db.connection import open_database
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, register_encoder
@@ -125,7 +124,7 @@ def build(connection: psycopg.Connection, encoder: StoredEncoder, arguments: arg
     """Build the index, settle how to search and audit it, as ``cbirdb index build`` with --method auto does."""
 
     def connect() -> psycopg.Connection:
-        return open_database(Settings(dsn=arguments.dsn, home=arguments.home))
+        return open_database(server_settings(arguments))
 
     method = METHODS[arguments.method]() if arguments.method != "auto" else choose_method(connection, encoder).method
     built = build_index(connection, encoder, method, connect=connect)
@@ -252,13 +251,12 @@ def main() -> None:
     parser.add_argument(
         "--method", choices=["auto", *METHODS], default="auto", help="of the index; see cbirdb index build"
     )
-    parser.add_argument("--dsn", help="server; without it the embedded one")
-    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--keep", action="store_true", help="leave the data there")
     arguments = parser.parse_args()
     results: list[Result] = []
-    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
+    with open_database(server_settings(arguments)) as connection:
         encoder, vectors, classes = prepare(connection, arguments)
         index = build(connection, encoder, arguments)
         for case in cases(connection):

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -28,8 +27,8 @@ import numpy as np
 import psycopg
 from clustered import clustered_vectors
 from psycopg import sql
+from server import add_server_options, server_settings
 
-from cbirdb.config import Settings
 from cbirdb.db.connection import open_database
 from cbirdb.db.copy import HEADER, TRAILER, copy_embeddings, encode_rows
 from cbirdb.db.embeddings import drop_encoder, find_encoder, register_encoder
@@ -100,7 +99,7 @@ def peak_memory(arguments: argparse.Namespace, rows: int) -> float:
 
 def child(arguments: argparse.Namespace) -> None:
     """Generate and load as a stream; print this process's own peak memory."""
-    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
+    with open_database(server_settings(arguments)) as connection:
         table, first = prepare(connection, arguments.rows, arguments.dim, arguments.precision)
         start = first
         for _, vectors in clustered_vectors(arguments.rows, arguments.dim, batch=BATCH):
@@ -116,7 +115,7 @@ def child(arguments: argparse.Namespace) -> None:
 def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Rows per second of each way, one value per turn."""
     rates: dict[str, list[float]] = {"cbirdb": [], "bare COPY": [], "no constraints": []}
-    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
+    with open_database(server_settings(arguments)) as connection:
         table, first = prepare(connection, arguments.rows, arguments.dim, arguments.precision)
         batches, start = [], first
         for _, vectors in clustered_vectors(arguments.rows, arguments.dim, batch=BATCH):
@@ -147,8 +146,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--precision", choices=["half", "single"], default="half")
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--dsn", help="server; without it the embedded one")
-    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -26,9 +25,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from published_embeddings import drop_database, fresh_database
+from server import add_server_options, server_settings
 
 from cbirdb.confidence import add_intervals
-from cbirdb.config import Settings
 from cbirdb.db.connection import open_database
 from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.embeddings import register_encoder
@@ -198,11 +197,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=150_000)
     parser.add_argument("--indexed", type=int, default=200_000)
-    parser.add_argument("--dsn", help="server; without it the embedded one")
-    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    settings = Settings(dsn=arguments.dsn, home=arguments.home)
+    settings = server_settings(arguments)
     with open_database(settings) as connection:
         server = make_conninfo(connection.info.dsn, password=connection.info.password or None)
     dsn = fresh_database(server)

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -42,8 +41,8 @@ from clustered import CLASSES, clustered_vectors
 from paper_scale_projection import project
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from published_embeddings import MODALITIES, PROGRAM, REGIONS, drop_database, fresh_database
+from server import add_server_options, server_settings
 
-from cbirdb.config import Settings
 from cbirdb.db.connection import open_database
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import get_encoder, register_encoder
@@ -357,12 +356,11 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
-    parser.add_argument("--dsn", help="a server on this machine in place of the embedded one")
+    add_server_options(parser)
     parser.add_argument("--keep", action="store_true", help="do not drop the database at the end")
     parser.add_argument("--json", type=Path, help="figures are written here after each step, and read to go on")
     arguments = parser.parse_args()
-    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
+    with open_database(server_settings(arguments)) as connection:
         server = make_conninfo(connection.info.dsn, password=connection.info.password or None)
     record = Record(arguments)
     if record.document["database"] is None:

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import sys
 import tempfile
 import time
@@ -41,8 +40,8 @@ from typing import Any
 import numpy as np
 from clustered import clustered_vectors
 from search_peers import PEERS, Built, Options, Peer
+from server import add_server_options, server_settings
 
-from cbirdb.config import Settings
 from cbirdb.db.vector_index import METHODS
 from cbirdb.exact_neighbours import exact_neighbours
 
@@ -130,10 +129,7 @@ def parsed() -> argparse.Namespace:
         help=f"which, in place of all: {', '.join(PEERS)}",
     )
     parser.add_argument("--method", choices=["auto", *METHODS], default="hnsw", help="of the index of 'cbirdb'")
-    parser.add_argument("--dsn", help="PostgreSQL server; without it the embedded one")
-    parser.add_argument(
-        "--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="folder of the embedded server [CBIRDB_HOME]"
-    )
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.peers if name not in PEERS]
@@ -173,7 +169,7 @@ def new_peer(name: str, folder: Path, arguments: argparse.Namespace) -> Peer:
         threads=arguments.threads,
         m=arguments.m,
         ef_construction=arguments.ef_construction,
-        server=Settings(dsn=arguments.dsn, home=arguments.home),
+        server=server_settings(arguments),
         method=arguments.method,
     )
     return PEERS[name](options)

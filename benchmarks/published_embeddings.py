@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import signal
 import subprocess
@@ -39,8 +38,8 @@ import psycopg
 from clustered import clustered_vectors
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from server import add_server_options, server_settings
 
-from cbirdb.config import Settings
 from cbirdb.db.connection import open_database
 from cbirdb.db.copy import HEADER, TRAILER, encode_rows
 from cbirdb.hdf5_vectors import leaves, open_file, read_vectors
@@ -241,11 +240,10 @@ def main() -> None:
         action="store_true",
         help="without the import that is killed and run again, and the table without constraints",
     )
-    parser.add_argument("--dsn", help="server; without it the embedded one")
-    parser.add_argument("--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="of the embedded server")
+    add_server_options(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    with open_database(Settings(dsn=arguments.dsn, home=arguments.home)) as connection:
+    with open_database(server_settings(arguments)) as connection:
         server = make_conninfo(connection.info.dsn, password=connection.info.password or None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)) / f"{arguments.rows}x{arguments.dim}-{arguments.seed}"

@@ -84,13 +84,7 @@ FROM (
                 FROM (
                     SELECT
                         q.run_id,
-                        CASE $1
-                            WHEN 'run' THEN 'all'
-                            WHEN 'class' THEN l.name
-                            WHEN 'dataset' THEN d.name
-                            WHEN 'modality' THEN coalesce(i.modality, '(none)')
-                            WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
-                        END AS group_name,
+                        cbir.query_group($1, l.name, d.name, i.modality, i.anatomic_region) AS group_name,
                         q.label_id,
                         q.k,
                         q.reachable,

@@ -14,13 +14,7 @@ STABLE
 AS $$
 SELECT
     qp.run_id,
-    CASE $1
-        WHEN 'run' THEN 'all'
-        WHEN 'class' THEN l.name
-        WHEN 'dataset' THEN d.name
-        WHEN 'modality' THEN coalesce(i.modality, '(none)')
-        WHEN 'anatomic_region' THEN coalesce(i.anatomic_region, '(none)')
-    END AS group_name,
+    cbir.query_group($1, l.name, d.name, i.modality, i.anatomic_region) AS group_name,
     qp.n,
     coalesce(i.patient_id, -i.image_id) AS cluster,
     qp.label_id,
