@@ -12,7 +12,7 @@ from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.read_embeddings import Block, read_embeddings
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 
 AMONG_LISTED: LiteralString = """
 SELECT c.image_id, c.label_ids, (e.embedding <=> q.embedding) + 0 AS distance
