@@ -21,7 +21,6 @@ from typing import Literal
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg import sql
 
 import cbirdb
 from cbirdb.db import neighbours, selection
@@ -58,6 +57,8 @@ SCAN_UP_TO = 5_000_000
 QUERIES_PER_BATCH = 256
 EXACT_PER_BATCH = 32
 """Where each query is a scan."""
+PAIRS_PER_BATCH = 300_000
+"""Where the pairs to measure are known: one large join is several times as fast as many small ones."""
 COMMIT_FACTOR = 20
 """A transaction lasts this many times as long as its preparation took: little is lost when a process is killed, and
 little is done twice."""
@@ -288,7 +289,10 @@ def _in_parallel(
     resources: _Resources, search: neighbours.Search, queries: Sequence[int], lists: Lists | None = None
 ) -> Iterator[int]:
     """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones."""
-    size = EXACT_PER_BATCH if lists is None and search.build is None else QUERIES_PER_BATCH
+    size = EXACT_PER_BATCH if search.build is None else QUERIES_PER_BATCH
+    if lists is not None:
+        longest = max(len(listed) for listed in lists.values())
+        size = max(1, min(PAIRS_PER_BATCH // max(1, longest), -(-len(queries) // resources.workers)))
     batches = [queries[start : start + size] for start in range(0, len(queries), size)]
     workers = max(1, min(resources.workers, len(batches)))
     shares = [batches[start::workers] for start in range(workers)]
@@ -361,4 +365,8 @@ def _close_run(
         )  # fmt: skip
     if closed.rowcount != 1:
         raise InputError(f"Run {run_id} was removed by somebody else while it was computed.", hint="Run it again.")
-    connection.execute(sql.SQL("ANALYZE cbir.search_result"))
+    connection.execute("ANALYZE cbir.search_result (run_id, query_image_id, label_id, relevant_count)")
+    with connection.transaction():
+        # Of the arrays only their length is planned by: for that a tenth of the usual sample will do.
+        connection.execute("SET LOCAL default_statistics_target = 10")
+        connection.execute("ANALYZE cbir.search_result (neighbour_ids)")

@@ -8,6 +8,7 @@ are kept, and the server measures those again and orders them as its own exact s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from cbirdb.db.listed_neighbours import most_barred, read_part
 from cbirdb.db.neighbours import Search
+from cbirdb.db.read_embeddings import Block
 from cbirdb.exact_neighbours import exact_neighbours
 from cbirdb.progress import Progress
 
@@ -55,10 +57,19 @@ def matrix_search(
             asked = list(read_part(connection, encoder, "query", queries[start:end]))
             ids, vectors = (np.concatenate(parts) for parts in zip(*asked, strict=True))
 
-            def blocks() -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-                for block in read_part(connection, encoder, "candidate"):
+            def blocks() -> Iterator[Block]:
+                for block in _one_ahead(read_part(connection, encoder, "candidate")):
                     yield block
                     task.advance(len(block[0]))
 
             nearest = exact_neighbours(vectors, blocks(), wanted, device=device)
             yield dict(zip(ids.tolist(), nearest.ids, strict=True))
+
+
+def _one_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same blocks; while one is worked on, the next is received."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block

@@ -113,6 +113,12 @@ def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k:
     """Queries for which fewer neighbours were stored than they may have: all indexed images but the query itself and,
     where that is the protocol, its patient's.
     """
+    suspects = connection.execute(
+        "SELECT EXISTS (SELECT FROM cbir.search_result WHERE run_id = %s AND cardinality(neighbour_ids) < %s)",
+        [run_id, k],
+    ).fetchone()
+    if suspects == (False,):
+        return 0
     query = sql.SQL(
         """
         WITH indexed AS (
