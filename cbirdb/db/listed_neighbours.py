@@ -70,8 +70,9 @@ def list_images(connection: psycopg.Connection, lists: Mapping[int, NDArray[np.i
     connection.execute("TRUNCATE pg_temp.listed")
     rows = np.empty(sum(map(len, lists.values())), _PAIR)
     rows["fields"], rows["query_bytes"], rows["image_bytes"] = 2, 8, 8
-    rows["query"] = np.repeat(list(lists), [len(images) for images in lists.values()])
-    rows["image"] = np.concatenate(list(lists.values()))
+    if lists:
+        rows["query"] = np.repeat(list(lists), [len(images) for images in lists.values()])
+        rows["image"] = np.concatenate(list(lists.values()))
     with connection.cursor() as cursor, cursor.copy("COPY pg_temp.listed FROM STDIN (FORMAT binary)") as copy:
         copy.write(HEADER + rows.tobytes() + TRAILER)
     # Joins are planned by its size, and by how many pairs a query and an image have.

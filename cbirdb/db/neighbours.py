@@ -239,7 +239,7 @@ class Search:
         if lists is None:
             found = self._for_each(self._nearest(connection))
         else:
-            list_images(connection, {query: lists[query] for query in queries})
+            list_images(connection, {query: lists[query] for query in queries if query in lists})
             found = sql.SQL(FOUND_AMONG_LISTED).format(table=table_of(self.task))
         connection.execute(self._statement(found), parameters)
         if self.build is not None:
