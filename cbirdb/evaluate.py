@@ -13,15 +13,15 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg import sql
 
 import cbirdb
 from cbirdb.db import neighbours, selection
@@ -33,7 +33,7 @@ from cbirdb.db.selection import Counts, Selection
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
 from cbirdb.index_audit import Floor
-from cbirdb.matrix_search import MEMORY_MB, Lists, matrix_search
+from cbirdb.matrix_search import MEMORY_MB, Lists, Pass, matrix_search
 from cbirdb.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ SCAN_UP_TO = 5_000_000
 QUERIES_PER_BATCH = 256
 EXACT_PER_BATCH = 32
 """Where each query is a scan."""
+PAIRS_PER_BATCH = 300_000
+"""Where the pairs to measure are known: one large join is several times as fast as many small ones."""
 COMMIT_FACTOR = 20
 """A transaction lasts this many times as long as its preparation took: little is lost when a process is killed, and
 little is done twice."""
@@ -270,25 +272,46 @@ def _search_all(
     if not by_matrix:
         with progress.task(f"searching for {name}", total=len(queries) + len(stored), unit="queries") as bar:
             bar.advance(len(stored))
-            for done in _in_parallel(resources, search, queries):
+            size = EXACT_PER_BATCH if search.build is None else QUERIES_PER_BATCH
+            for done in _in_parallel(resources, search, queries, size):
                 bar.advance(done)
         return
     with resources.connect() as connection, connection.transaction():
         keep_transaction_open(connection)
         search.prepare(connection)
-        for lists in matrix_search(
+        for part in matrix_search(
             connection, search, queries, device=resources.device, memory_mb=resources.memory_mb, progress=progress
         ):
-            with progress.task(f"storing for {name}", total=len(lists), unit="queries") as bar:
-                for done in _in_parallel(resources, search, sorted(lists), lists):
-                    bar.advance(done)
+            _search_and_store(resources, search, part, progress)
+
+
+def _search_and_store(resources: _Resources, search: neighbours.Search, part: Pass, progress: Progress) -> None:
+    """One pass; the connections that store what it finds make their temporary tables meanwhile."""
+    lists: Future[Lists] = Future()
+    size = max(1, min(PAIRS_PER_BATCH // part.longest, -(-len(part.queries) // resources.workers)))
+    with closing(_in_parallel(resources, search, part.queries, size, lists)) as storing:
+        next(storing)
+        try:
+            lists.set_result(part.search())
+        finally:
+            lists.cancel()  # where there is no result, nobody waits for one
+        with progress.task(f"storing for {search.task.encoder.name}", total=len(part.queries), unit="queries") as bar:
+            for done in storing:
+                bar.advance(done)
 
 
 def _in_parallel(
-    resources: _Resources, search: neighbours.Search, queries: Sequence[int], lists: Lists | None = None
-) -> Iterator[int]:
-    """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones."""
-    size = EXACT_PER_BATCH if lists is None and search.build is None else QUERIES_PER_BATCH
+    resources: _Resources,
+    search: neighbours.Search,
+    queries: Sequence[int],
+    size: int,
+    lists: Future[Lists] | None = None,
+) -> Generator[int]:
+    """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones.
+
+    :param size: queries per batch.
+    :param lists: the images of each query among which its neighbours are, once that is known.
+    """
     batches = [queries[start : start + size] for start in range(0, len(queries), size)]
     workers = max(1, min(resources.workers, len(batches)))
     shares = [batches[start::workers] for start in range(workers)]
@@ -303,10 +326,14 @@ def _in_parallel(
                 with connection.transaction():
                     began = time.monotonic()
                     search.prepare(connection)
-                    until = time.monotonic() + COMMIT_FACTOR * (time.monotonic() - began)
+                    preparing = time.monotonic() - began
+                    if lists is not None:
+                        keep_transaction_open(connection)
+                    known = None if lists is None else lists.result()
+                    until = time.monotonic() + COMMIT_FACTOR * preparing
                     while left and not stop.is_set():
                         batch = left.popleft()
-                        search.store(connection, batch, lists)
+                        search.store(connection, batch, known)
                         finished.append(len(batch))
                         if time.monotonic() > until:
                             break
@@ -314,6 +341,7 @@ def _in_parallel(
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
             pending = {pool.submit(work, share) for share in shares}
+            yield 0
             reported = 0
             while pending:
                 done, pending = wait(pending, timeout=0.3, return_when=FIRST_COMPLETED)
@@ -336,10 +364,10 @@ def _measure_recall(
         search.prepare(connection)
         nearest = replace(search, k=min(RECALL_AT, search.k))
         lists: dict[int, NDArray[np.int64]] = {}
-        for found in matrix_search(
+        for part in matrix_search(
             connection, nearest, sample, device=resources.device, memory_mb=resources.memory_mb, progress=SILENT
         ):
-            lists |= found
+            lists |= part.search()
         return _FoundByIndex(*search.recall(connection, lists, RECALL_AT), len(sample))
 
 
@@ -361,4 +389,8 @@ def _close_run(
         )  # fmt: skip
     if closed.rowcount != 1:
         raise InputError(f"Run {run_id} was removed by somebody else while it was computed.", hint="Run it again.")
-    connection.execute(sql.SQL("ANALYZE cbir.search_result"))
+    connection.execute("ANALYZE cbir.search_result (run_id, query_image_id, label_id, relevant_count)")
+    with connection.transaction():
+        # Of the arrays only their length is planned by: for that a tenth of the usual sample will do.
+        connection.execute("SET LOCAL default_statistics_target = 10")
+        connection.execute("ANALYZE cbir.search_result (neighbour_ids)")

@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 from cbirdb.errors import InputError
 
 Floats = NDArray[np.float32]
-PRODUCT_BYTES = 256 << 20
-"""A block is compared in pieces whose products with all queries take about this much."""
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
+"""Row of the query, row (or id) of the vector, distance; each of shape (found,)."""
+PRODUCT_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+"""A block is compared in pieces whose products with all queries take about this much. On a CPU what is compared should
+still be in its caches, and new memory costs as much as the comparison."""
 
-SMALLEST_PIECE = 256
+FIRST_PIECE = 2048
+"""Vectors after which every query has its first limit, at least; the larger, the fewer pairs later pieces find."""
 MANY_PROCESSORS = 8
 """From so many on PyTorch, which also compares and selects in parallel, is worth its import."""
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
@@ -41,11 +45,13 @@ class Neighbours:
 class Comparer(Protocol):
     """Compares all queries with some vectors."""
 
-    def nearer(self, vectors: Floats, limit: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-        """Pairs whose cosine distance is below the query's limit: query's row, vector's row, distance; each (found,).
+    product_bytes: int
+
+    def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
+        """Pairs whose cosine distance is below the query's limit; without limits, at least the ``k`` nearest of each query.
 
         :param vectors: unit vectors, shape (n, dim).
-        :param limit: shape (queries,).
+        :param limit: shape (queries,); infinite for all queries, or for none unless there are fewer than k vectors.
         """
 
 
@@ -62,14 +68,14 @@ def exact_neighbours(
     """
     compare = _comparer(_normalized(queries), device)
     kept = _Nearest(len(queries), k)
-    largest = max(1, PRODUCT_BYTES // (4 * max(1, len(queries))))
-    # The first vectors are all among the nearest so far. Pieces that double find about k new pairs per query each.
-    piece = min(largest, max(k, SMALLEST_PIECE))
+    largest = max(1, compare.product_bytes // (4 * max(1, len(queries))))
+    # Pieces that double find about k new pairs per query each.
+    piece = min(largest, max(4 * k, FIRST_PIECE))
     for block_ids, vectors in blocks:
         start = 0
         while start < len(block_ids):
             part = slice(start, start + piece)
-            rows, columns, distances = compare.nearer(_normalized(vectors[part]), kept.limit)
+            rows, columns, distances = compare.nearer(_normalized(vectors[part]), kept.limit, k)
             kept.add(rows, block_ids[part][columns], distances)
             start += piece
             piece = min(largest, 2 * piece)
@@ -89,7 +95,7 @@ class _Nearest:
         self._rows = np.empty(0, np.int64)
         self._ids = np.empty(0, np.int64)
         self._distances = np.empty(0, np.float32)
-        self._pool: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []
+        self._pool: list[Pairs] = []
         self._pooled = 0
 
     def add(self, rows: NDArray[np.int64], ids: NDArray[np.int64], distances: Floats) -> None:
@@ -100,9 +106,16 @@ class _Nearest:
 
     def finish(self) -> Neighbours:
         self._merge()
+        self._order_ties()
         shape = (len(self.limit), len(self._rows) // max(1, len(self.limit)))
-        order = np.lexsort((self._ids, self._distances, self._rows))
-        return Neighbours(self._ids[order].reshape(shape), self._distances[order].reshape(shape))
+        return Neighbours(self._ids.reshape(shape), self._distances.reshape(shape))
+
+    def _order_ties(self) -> None:
+        """By id, in the lists that have any; merging has ordered the rest."""
+        tied = (self._rows[1:] == self._rows[:-1]) & (self._distances[1:] == self._distances[:-1])
+        some = np.flatnonzero(np.isin(self._rows, self._rows[1:][tied]))
+        order = np.lexsort((self._ids[some], self._distances[some], self._rows[some]))
+        self._ids[some] = self._ids[some][order]
 
     def _merge(self) -> None:
         rows, ids, distances = (
@@ -121,24 +134,43 @@ class _Nearest:
 
 class _NumpyComparer:
     def __init__(self, queries: Floats) -> None:
+        self.product_bytes = PRODUCT_BYTES["cpu"]
         self._queries = queries
+        self._products = np.empty(0, np.float32)
 
-    def nearer(self, vectors: Floats, limit: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-        products = self._queries @ vectors.T
-        rows, columns = np.nonzero(products > (1 - limit)[:, None])
-        return rows, columns, 1 - products[rows, columns]
+    def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
+        size = len(self._queries) * len(vectors)
+        if len(self._products) < size:
+            self._products = np.empty(size, np.float32)
+        products = self._products[:size].reshape(len(self._queries), len(vectors))
+        np.matmul(self._queries, vectors.T, out=products)
+        # A flat search for what is True is several times as fast as one by rows and columns.
+        found = np.flatnonzero(products > self._least(products, limit, k)[:, None])
+        rows, columns = np.divmod(found, len(vectors))
+        return rows, columns, 1 - products.ravel()[found]
+
+    @staticmethod
+    def _least(products: Floats, limit: Floats, k: int) -> Floats:
+        count = products.shape[1]
+        if count <= k or not np.isinf(limit).all():
+            return (1 - limit).astype(np.float32)
+        return np.nextafter(np.partition(products, count - k, axis=1)[:, count - k], np.float32(-np.inf))
 
 
 class _TorchComparer:
     def __init__(self, queries: Floats, torch: Any, device: str) -> None:
         self._torch = torch
         self._device = device
+        self.product_bytes = PRODUCT_BYTES[device.partition(":")[0]]
         self._queries = torch.from_numpy(queries).to(device)
 
-    def nearer(self, vectors: Floats, limit: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
         products = self._queries @ self._torch.from_numpy(vectors).to(self._device).T
-        least = self._torch.from_numpy(1 - limit).to(self._device)
-        rows, columns = (products > least[:, None]).nonzero(as_tuple=True)
+        if len(vectors) > k and np.isinf(limit).all():
+            found = products >= products.topk(k, dim=1).values[:, -1:]
+        else:
+            found = products > self._torch.from_numpy(1 - limit).to(self._device)[:, None]
+        rows, columns = found.nonzero(as_tuple=True)
         return rows.cpu().numpy(), columns.cpu().numpy(), (1 - products[rows, columns]).cpu().numpy()
 
 

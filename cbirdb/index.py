@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
 from cbirdb.index_audit import Floor, NoIndexError, audit_index

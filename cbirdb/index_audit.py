@@ -28,7 +28,7 @@ from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.index_builds import IndexBuild, current_build
 from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
 from cbirdb.exact_neighbours import exact_neighbours

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError
 from cbirdb.index_audit import NEAR, Floor, Measured, Truth, find_truth, measure, walk_search

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.index_builds import audit_words
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.known_encoders import stored_encoder
 

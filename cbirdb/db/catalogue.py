@@ -9,7 +9,7 @@ from datetime import date
 import psycopg
 from psycopg import sql
 
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.records import WHOLE, FileFacts, Shard
 

@@ -15,10 +15,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cbirdb.db import access_tables  # noqa: F401 (adds its tables to the metadata)
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.roles import acting_as_owner
-from cbirdb.db.tables import SCHEMA, metadata
+from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import DatabaseError, SchemaError
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,10 @@ def repository_folder(name: str) -> Path:
 
 def alembic_arguments() -> dict[str, Any]:
     """What both the migrations and the comparison in the tests tell Alembic."""
+    # SQLAlchemy takes a quarter of a second to import and is needed nowhere else.
+    from cbirdb.db import access_tables  # noqa: F401 (adds its tables to the metadata)
+    from cbirdb.db.tables import metadata
+
     return {
         "target_metadata": metadata,
         "version_table_schema": SCHEMA,
@@ -140,7 +143,7 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def _run_alembic(connection: psycopg.Connection) -> None:
-    # Alembic and SQLAlchemy take a quarter of a second to import and are needed nowhere else.
+    # Alembic takes long to import, too.
     from alembic import command
     from alembic.util.exc import CommandError
 

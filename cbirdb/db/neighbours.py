@@ -14,7 +14,7 @@ from psycopg import sql
 from cbirdb.db.connection import see_extension
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_walks import Walk, apply_settings, index_walk
-from cbirdb.db.listed_neighbours import AMONG_LISTED, list_images
+from cbirdb.db.listed_neighbours import AMONG_LISTED, FOUND_AMONG_LISTED, list_images
 from cbirdb.db.selection import CONTENT_HASH, Selection, parameters_of, table_of
 from cbirdb.errors import InputError
 
@@ -91,7 +91,7 @@ SELECT %(run_id)s, q.image_id, CASE WHEN %(single)s THEN q.label_ids[1] END,
            WHERE (own.image_id = q.image_id OR (NOT %(same_patient)s AND own.patient_id = q.patient_id))
              AND own.label_ids && q.label_ids
        ),
-       found.ids, found.distances, found.hits
+       coalesce(found.ids, '{{}}'), coalesce(found.distances, '{{}}'), coalesce(found.hits, '{{}}')
 FROM (
     SELECT e.image_id, e.embedding, s.label_ids, s.patient_id
     FROM {table} AS e
@@ -99,18 +99,22 @@ FROM (
     WHERE e.image_id = ANY(%(queries)s)
 ) AS q
 INNER JOIN relevant AS r ON r.label_ids = q.label_ids
+{found}
+-- What a process stored whose last commit arrived after it was dead.
+ON CONFLICT (run_id, query_image_id) DO NOTHING
+"""
+
+_FOUND_FOR_EACH: LiteralString = """
 CROSS JOIN LATERAL (
-    SELECT coalesce(array_agg(image_id ORDER BY distance, image_id), '{{}}') AS ids,
-           coalesce(array_agg(distance::real ORDER BY distance, image_id), '{{}}') AS distances,
-           coalesce(array_agg(hits ORDER BY distance, image_id), '{{}}') AS hits
+    SELECT array_agg(image_id ORDER BY distance, image_id) AS ids,
+           array_agg(distance::real ORDER BY distance, image_id) AS distances,
+           array_agg(hits ORDER BY distance, image_id) AS hits
     FROM (
         SELECT image_id, distance,
                (count(*) FILTER (WHERE label_ids && q.label_ids) OVER (ORDER BY distance, image_id))::smallint AS hits
         FROM ({nearest}) AS nearest
     ) AS ranked
 ) AS found
--- What a process stored whose last commit arrived after it was dead.
-ON CONFLICT (run_id, query_image_id) DO NOTHING
 """
 
 # For each set of labels that queries have, how many candidates share one of them. Sets are few, images many.
@@ -211,7 +215,8 @@ class Search:
         connection.execute("ANALYZE pg_temp.candidate")
         connection.execute("ANALYZE pg_temp.query")
         connection.execute(_RELEVANT)
-        connection.execute(_CARRIED)
+        if self.task.protocol != "paper":
+            connection.execute(_CARRIED)
         connection.execute("ANALYZE pg_temp.relevant")
 
     def store(
@@ -232,11 +237,11 @@ class Search:
             "single": self.task.protocol == "paper",
         }
         if lists is None:
-            nearest = self._nearest(connection)
+            found = self._for_each(self._nearest(connection))
         else:
-            list_images(connection, {query: lists[query] for query in queries})
-            nearest = sql.SQL(AMONG_LISTED).format(table=table_of(self.task))
-        connection.execute(self._statement(nearest), parameters)
+            list_images(connection, {query: lists[query] for query in queries if query in lists})
+            found = sql.SQL(FOUND_AMONG_LISTED).format(table=table_of(self.task))
+        connection.execute(self._statement(found), parameters)
         if self.build is not None:
             short = [row[0] for row in connection.execute(_SHORT, parameters)]
             if short:
@@ -244,7 +249,7 @@ class Search:
                     "DELETE FROM cbir.search_result WHERE run_id = %s AND query_image_id = ANY(%s)",
                     [self.run_id, short],
                 )
-                connection.execute(self._statement(self._exact()), parameters | {"queries": short})
+                connection.execute(self._statement(self._for_each(self._exact())), parameters | {"queries": short})
         if self.task.protocol != "paper":
             connection.execute(_STORE_LABELS, parameters)
 
@@ -268,8 +273,11 @@ class Search:
         row = connection.execute(statement, parameters).fetchone()
         return (float(row[0]), int(row[1])) if row else (0.0, 0)
 
-    def _statement(self, nearest: sql.Composed) -> sql.Composed:
-        return sql.SQL(_STORE).format(table=table_of(self.task), nearest=nearest)
+    def _statement(self, found: sql.Composed) -> sql.Composed:
+        return sql.SQL(_STORE).format(table=table_of(self.task), found=found)
+
+    def _for_each(self, nearest: sql.Composed) -> sql.Composed:
+        return sql.SQL(_FOUND_FOR_EACH).format(nearest=nearest)
 
     def _exact(self) -> sql.Composed:
         return sql.SQL(_EXACT).format(table=table_of(self.task))

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import DatabaseError
 
 log = logging.getLogger(__name__)

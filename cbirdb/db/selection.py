@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 
 # Summed up, for a fingerprint of all that is searched with and searched through. An embedding's version is the id of the
 # transaction that wrote it: it changes whenever the vector does.
@@ -45,36 +45,37 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
     """Count the images that take part in an evaluation and those that do not, with the reason."""
     query = sql.SQL(
         """
-        WITH selected AS (
-            SELECT f.split, f.image_id, s.patient_id, s.label_ids, e.xmin AS version,
-                   s.image_id IS NOT NULL AS labelled, e.image_id IS NOT NULL AS encoded
-            FROM (
-                SELECT i.image_id, cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s) AS split
-                FROM cbir.image AS i
-                INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-                LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
-                WHERE %(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)
-            ) AS f
-            LEFT JOIN (
-                SELECT image_id, patient_id, label_ids
-                FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)
-                UNION
-                SELECT image_id, patient_id, label_ids
-                FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s)
-            ) AS s ON s.image_id = f.image_id
-            LEFT JOIN {table} AS e ON e.image_id = f.image_id
-            WHERE f.split IN (%(query_split)s, %(index_split)s)
-        )
-        SELECT count(*) FILTER (WHERE labelled AND encoded AND split = %(query_split)s),
-               count(*) FILTER (WHERE labelled AND encoded AND split = %(index_split)s),
-               count(*) FILTER (WHERE NOT labelled),
-               count(*) FILTER (WHERE labelled AND NOT encoded),
+        SELECT count(*) FILTER (WHERE encoded AND is_query),
+               count(*) FILTER (WHERE encoded AND is_indexed),
+               (
+                   SELECT count(*)
+                   FROM cbir.image AS i
+                   INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+                   LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
+                   WHERE (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s))
+                     AND cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s)
+                         IN (%(query_split)s, %(index_split)s)
+               ) - count(*),
+               count(*) FILTER (WHERE NOT encoded),
                concat_ws(
                    ' ',
-                   coalesce(sum({hash}) FILTER (WHERE labelled AND encoded AND split = %(query_split)s), 0),
-                   coalesce(sum({hash}) FILTER (WHERE labelled AND encoded AND split = %(index_split)s), 0)
+                   coalesce(sum({hash}) FILTER (WHERE encoded AND is_query), 0),
+                   coalesce(sum({hash}) FILTER (WHERE encoded AND is_indexed), 0)
                )
-        FROM selected
+        FROM (
+            SELECT s.image_id, s.patient_id, s.label_ids, s.is_query, s.is_indexed, e.xmin AS version,
+                   e.image_id IS NOT NULL AS encoded
+            FROM (
+                SELECT image_id, patient_id, label_ids, TRUE AS is_query,
+                       %(query_split)s::text = %(index_split)s::text AS is_indexed
+                FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)
+                UNION ALL
+                SELECT image_id, patient_id, label_ids, FALSE, TRUE
+                FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s)
+                WHERE %(query_split)s::text <> %(index_split)s::text
+            ) AS s
+            LEFT JOIN {table} AS e ON e.image_id = s.image_id
+        ) AS labelled
         """
     ).format(table=table_of(task), hash=sql.SQL(CONTENT_HASH))
     row = connection.execute(query, parameters_of(task)).fetchone()
@@ -113,6 +114,12 @@ def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k:
     """Queries for which fewer neighbours were stored than they may have: all indexed images but the query itself and,
     where that is the protocol, its patient's.
     """
+    suspects = connection.execute(
+        "SELECT EXISTS (SELECT FROM cbir.search_result WHERE run_id = %s AND cardinality(neighbour_ids) < %s)",
+        [run_id, k],
+    ).fetchone()
+    if suspects == (False,):
+        return 0
     query = sql.SQL(
         """
         WITH indexed AS (

@@ -6,7 +6,7 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.tables import SCHEMA
+from cbirdb.db.schema import SCHEMA
 
 _ROWS = """
 SELECT 'dataset', d.name,

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-SCHEMA = "cbir"
+from cbirdb.db.schema import SCHEMA
 
 metadata = MetaData(
     schema=SCHEMA,

@@ -11,13 +11,15 @@ LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
 AS $$
+-- The seed is cast, since number || text is not IMMUTABLE, and a body that is not is called for every image instead of
+-- becoming part of the statement.
 SELECT CASE
     WHEN $1 = 'chexpert' AND $2 = 'val' THEN 'test'
     WHEN $1 = 'chexpert' AND $2 = 'test' THEN NULL
     WHEN
         $1 IN ('chexpert', 'nih14') AND $2 = 'train'
         -- The first 32 bits of an MD5 digest, as a number from 0 to 1.
-        AND ('x' || left(md5($3 || '/' || $4), 8))::bit(32)::bigint / 4294967296.0 < 0.1
+        AND ('x' || left(md5($3 || '/' || $4::text), 8))::bit(32)::bigint / 4294967296.0 < 0.1
         THEN 'val'
     ELSE $2
 END

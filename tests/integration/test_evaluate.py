@@ -259,7 +259,7 @@ import sys, time
 from cbirdb import evaluate
 from cbirdb.db import neighbours
 evaluate.COMMIT_FACTOR = 0
-evaluate.EXACT_PER_BATCH = evaluate.QUERIES_PER_BATCH = 1
+evaluate.EXACT_PER_BATCH = evaluate.QUERIES_PER_BATCH = evaluate.PAIRS_PER_BATCH = 1
 evaluate.machine_cpus = lambda: 1
 evaluate.SCAN_UP_TO = __pairs__
 store, stored = neighbours.Search.store, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,3 +92,10 @@ def test_everything_that_the_package_asks_for_is_pinned(extra: str, lock: str) -
     pinned = {re.split(r"[\[=]", line)[0].lower().replace("_", "-") for line in (ROOT / lock).read_text().splitlines()}
     names = {re.split(r"[\[<>=!~; ]", name)[0].lower().replace("_", "-") for name in wanted}
     assert names - pinned == set()
+
+
+@pytest.mark.parametrize("module", ["cbirdb.cli.metrics", "cbirdb.evaluate", "cbirdb.search", "cbirdb.db.migrate"])
+def test_a_command_waits_for_libraries_that_only_migrations_and_encoders_use(module: str) -> None:
+    program = f"import sys, {module}; print(sorted({{'sqlalchemy', 'alembic', 'torch'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

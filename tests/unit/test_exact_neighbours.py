@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbirdb.exact_neighbours import exact_neighbours
+from cbirdb import exact_neighbours as module
+from cbirdb.exact_neighbours import Neighbours, exact_neighbours
+from cbirdb.matrix_search import _to_measure
 
 
 @settings(max_examples=60, deadline=None)
@@ -44,3 +46,34 @@ def test_equal_distances_are_not_in_the_order_of_their_ids() -> None:
     found = exact_neighbours(vectors[:1], [(np.array([9, 4, 7, 1, 8, 2]), vectors)], 6)
     assert found.ids.tolist() == [[1, 2, 4, 7, 8, 9]]
     assert found.distances[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_many_images_at_the_limit_fill_the_lists_or_make_them_grow() -> None:
+    vectors = np.repeat(np.eye(3, dtype=np.float32), 400, axis=0)
+    found = exact_neighbours(np.eye(3, dtype=np.float32), [(np.arange(1200), vectors)], 7)
+    assert (found.ids // 400 == np.arange(3)[:, None]).all()
+    assert found.distances == pytest.approx(np.zeros((3, 7)), abs=1e-6)
+
+
+def test_numpy_and_torch_find_different_pairs() -> None:
+    import torch
+
+    rng = np.random.default_rng(5)
+    queries, *pieces = (
+        part / np.linalg.norm(part, axis=1, keepdims=True)
+        for part in (rng.normal(size=(n, 16)).astype(np.float32) for n in (30, 5, 200, 300))
+    )
+    comparers = module._NumpyComparer(queries), module._TorchComparer(queries, torch, "cpu")
+    for piece, limit in zip(pieces, (np.inf, np.inf, 0.6), strict=True):
+        (rows, columns, distances), other = (
+            comparer.nearer(piece, np.full(30, limit, np.float32), 10) for comparer in comparers
+        )
+        np.testing.assert_array_equal((rows, columns), other[:2])
+        np.testing.assert_allclose(distances, other[2], atol=1e-6)
+
+
+def test_images_that_rounding_may_move_into_a_list_are_not_measured() -> None:
+    distances = np.array([[0.1, 0.2, 0.2 + 2e-6, 0.3, 0.3], [0.1, 0.2, 0.3, 0.4, 0.5]], np.float32)
+    nearest = Neighbours(np.arange(10).reshape(2, 5), distances)
+    assert [images.tolist() for images in _to_measure(nearest, 2)] == [[0, 1, 2], [5, 6]]
+    assert [len(images) for images in _to_measure(nearest, 9)] == [5, 5]
