@@ -120,12 +120,10 @@ def _tell(progress: Progress, summary: EvaluationSummary, protocol: Protocol) ->
             "An interrupted run was started over: images, labels or embeddings of these splits have changed since."
         )
     if summary.not_encoded:
-        progress.note(
-            f"{summary.not_encoded:,} images take no part because they have no embedding of {summary.encoder}."
-        )
+        progress.note(f"{_no_part(summary.not_encoded)} because there is no embedding of {summary.encoder}.")
     if summary.left_out:
         several = ", several, or an uncertain one" if protocol == "paper" else ""
-        progress.note(f"{summary.left_out:,} images take no part because of their labels: they have none{several}.")
+        progress.note(f"{_no_part(summary.left_out)} because of the labels: none{several}.")
     if summary.without_relevant:
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:
@@ -134,3 +132,7 @@ def _tell(progress: Progress, summary: EvaluationSummary, protocol: Protocol) ->
         progress.note(f"Audit of the index {summary.index_audit}.")
     if summary.not_final:
         progress.note(f"The result is NOT FINAL: {summary.not_final}")
+
+
+def _no_part(images: int) -> str:
+    return "1 image takes no part" if images == 1 else f"{images:,} images take no part"
