@@ -8,6 +8,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql
 STABLE
+PARALLEL SAFE
 AS $$
 WITH scored AS (
     SELECT p.run_id, p.query_image_id, p.label_id, p.n, p.precision_at_n

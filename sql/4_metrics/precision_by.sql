@@ -26,6 +26,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql
 STABLE
+PARALLEL SAFE
 AS $$
 SELECT
     of_class.run_id,
@@ -88,23 +89,22 @@ FROM (
                         q.label_id,
                         q.k,
                         q.reachable,
-                        q.known,
                         count(*) AS queries,
                         cbir.summed(q.hits) AS hits,
-                        cbir.summed(q.hits_squared) AS hits_squared
+                        cbir.summed(q.hits * q.hits) AS hits_squared
                     FROM cbir.query_hits AS q
                     INNER JOIN cbir.image AS i ON i.image_id = q.query_image_id
                     INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
                     LEFT JOIN cbir.label AS l ON l.label_id = q.label_id
                     WHERE $1 <> 'class' OR q.label_id IS NOT NULL
-                    GROUP BY q.run_id, group_name, q.label_id, q.k, q.reachable, q.known
+                    GROUP BY q.run_id, group_name, q.label_id, q.k, q.reachable
                 ) AS cell
                 CROSS JOIN LATERAL generate_series(1, cell.k) AS cutoff (n)
                 -- The sums begin at 2: before them stands how many vectors were added up.
                 CROSS JOIN LATERAL (
                     SELECT
                         least(cutoff.n, cell.reachable) AS first,
-                        1 + least(cutoff.n, cell.reachable, cell.known) AS position
+                        1 + least(cutoff.n, cell.reachable) AS position
                 ) AS place
             ) AS at_n
             WINDOW of_label AS (PARTITION BY at_n.run_id, at_n.group_name, at_n.label_id, at_n.n)

@@ -11,6 +11,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql
 STABLE
+PARALLEL SAFE
 AS $$
 SELECT
     qp.run_id,
