@@ -1,11 +1,12 @@
 -- Title: Relevance of every list of a run, as vectors
 -- Description: What sums over queries are made of (cbir.precision_by). For each scored query and each of its labels:
 --   hits, whose n-th component is the number of relevant images among the first n, for n up to the run's k (a shorter
---   list has no more beyond its end); "reachable", the number of relevant indexed images, at most k. Where an image may
---   have several labels there is a row per label, which counts carriers of that label, and one without label, which
---   counts images that share any.
--- Note: each part joins its run before they are put together: the planner knows nothing of the columns of a union, and
---   would take all lists for a two-hundredth of them. There the vector is also made once, however often it is used.
+--   list has no more beyond its end); "reachable", the number of relevant indexed images, at most k; and what queries
+--   are grouped by. Where an image may have several labels there is a row per label, which counts carriers of that
+--   label, and one without label, which counts images that share any.
+-- Note: each part joins run and image before both are put together. The planner knows nothing of a union's columns: it
+--   would take all lists for a two-hundredth of them, and go without parallel workers. There the vector is also made
+--   once, however often it is used.
 CREATE VIEW cbir.query_hits WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
@@ -13,9 +14,13 @@ SELECT
     r.label_id,
     run.k,
     least(r.relevant_count, run.k) AS reachable,
+    i.dataset_id,
+    i.modality,
+    i.anatomic_region,
     cbir.padded(r.hits, run.k)::integer[]::vector AS hits
 FROM cbir.search_run AS run
 INNER JOIN cbir.search_result AS r ON run.run_id = r.run_id
+INNER JOIN cbir.image AS i ON r.query_image_id = i.image_id
 WHERE run.finished_at IS NOT NULL AND r.relevant_count > 0
 UNION ALL
 SELECT
@@ -24,9 +29,13 @@ SELECT
     l.label_id,
     run.k,
     least(l.relevant_count, run.k) AS reachable,
+    i.dataset_id,
+    i.modality,
+    i.anatomic_region,
     cbir.padded(l.hits, run.k)::integer[]::vector AS hits
 FROM cbir.search_run AS run
 INNER JOIN cbir.search_result_label AS l ON run.run_id = l.run_id
+INNER JOIN cbir.image AS i ON l.query_image_id = i.image_id
 WHERE run.finished_at IS NOT NULL AND l.relevant_count > 0;
 
 COMMENT ON VIEW cbir.query_hits IS
