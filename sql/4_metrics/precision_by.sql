@@ -90,13 +90,13 @@ FROM (
                         CASE $1 WHEN 'anatomic_region' THEN q.anatomic_region END AS anatomic_region,
                         q.label_id,
                         q.k,
-                        q.reachable,
+                        least(q.relevant_count, q.k) AS reachable,
                         count(*) AS queries,
-                        cbir.summed(q.hits) AS hits,
-                        cbir.summed(q.hits * q.hits) AS hits_squared
+                        cbir.summed(q.hits_vector) AS hits,
+                        cbir.summed(q.hits_vector * q.hits_vector) AS hits_squared
                     FROM cbir.query_hits AS q
                     WHERE $1 <> 'class' OR q.label_id IS NOT NULL
-                    GROUP BY 1, 2, 3, 4, q.label_id, q.k, q.reachable
+                    GROUP BY 1, 2, 3, 4, q.label_id, q.k, reachable
                 ) AS cell
                 LEFT JOIN cbir.dataset AS d ON d.dataset_id = cell.dataset_id
                 LEFT JOIN cbir.label AS l ON l.label_id = cell.label_id

@@ -335,7 +335,9 @@ def test_cells_add_up_to_other_means_than_the_views(
 def check_cells(connection: psycopg.Connection, by: str) -> None:
     sums: dict[tuple[str, int], list[tuple[Any, float, int]]] = defaultdict(list)
     for name, n, label, total, number in connection.execute(
-        "SELECT group_name, n, label_id, total, number FROM cbir.precision_cell(%s)", [by]
+        "SELECT group_name, n, label_id, cbir.modified_precision(hits, n, relevant_count), 1"
+        " FROM cbir.scored_list(%s), generate_series(1, 3) AS n",
+        [by],
     ):
         sums[name, n].append((label, total, number))
     views = rows(connection, f"SELECT * FROM cbir.precision_by_{by}")
