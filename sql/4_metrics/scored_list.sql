@@ -1,8 +1,8 @@
 -- Title: What a run's precision is made of, list by list, with the groups that it is summarised by
 -- Description: What confidence intervals are resampled from (cbirdb/resampling.py). A list's precision at N is
---   cbir.modified_precision(hits, N, relevant_count). A cluster is a patient, or, where patients are not known, a single
---   query image (then its number is negative). Rows with a label are those of class-wise means; the mean over queries is
---   that of the rows without a label where there are any (protocol any-label), and else of all rows.
+--   cbir.modified_precision(hits, N, relevant_count). A cluster is a patient, or, where patients are not known, a
+--   single query image (then its number is negative). Rows with a label are those of class-wise means; the mean over
+--   queries is that of the rows without a label where there are any (protocol any-label), and else of all rows.
 -- Inputs: run, class, dataset, modality or anatomic_region (of the query image).
 -- Note: plain SQL that the planner inlines, so that a condition on run_id reaches the stored results.
 CREATE FUNCTION cbir.scored_list(grouped_by text)
