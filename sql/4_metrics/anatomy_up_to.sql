@@ -48,38 +48,40 @@ FROM (
         sum(by_rank.finding_in_region) OVER up_to_n::double precision AS finding_in_region
     FROM (
         SELECT
-            alike.run_id,
-            alike.rank,
+            counts.run_id,
+            counts.rank,
             of_query.group_name,
-            sum(alike.neighbours) AS neighbours,
-            coalesce(sum(alike.neighbours) FILTER (WHERE alike.shared > 0), 0) AS same_modality,
-            coalesce(sum(alike.neighbours) FILTER (WHERE alike.shared = 2), 0) AS same_region,
-            coalesce(sum(alike.neighbours) FILTER (WHERE alike.relevant), 0) AS relevant,
-            coalesce(sum(alike.neighbours) FILTER (WHERE alike.shared = 2 AND alike.relevant), 0) AS finding_in_region
+            sum(counts.neighbours) AS neighbours,
+            sum(counts.same_modality) AS same_modality,
+            sum(counts.same_region) AS same_region,
+            sum(counts.relevant) AS relevant,
+            sum(counts.finding_in_region) AS finding_in_region
         FROM (
-            -- Counted once: the neighbours of a rank that agree in everything that is asked of them.
             SELECT
                 r.run_id,
                 found.rank,
                 q.modality,
                 q.anatomic_region,
-                CASE
-                    WHEN f.modality = q.modality THEN CASE WHEN f.anatomic_region = q.anatomic_region THEN 2 ELSE 1 END
-                    ELSE 0
-                END AS shared,
-                r.hits[found.rank] > coalesce(r.hits[found.rank - 1], 0) AS relevant,
-                count(*) AS neighbours
+                count(*) AS neighbours,
+                count(*) FILTER (WHERE f.modality = q.modality) AS same_modality,
+                count(*) FILTER (WHERE f.modality = q.modality AND f.anatomic_region = q.anatomic_region) AS same_region,
+                count(*) FILTER (WHERE r.hits[found.rank] > coalesce(r.hits[found.rank - 1], 0)) AS relevant,
+                count(*) FILTER (
+                    WHERE f.modality = q.modality AND f.anatomic_region = q.anatomic_region
+                    AND r.hits[found.rank] > coalesce(r.hits[found.rank - 1], 0)
+                ) AS finding_in_region
             FROM cbir.search_result AS r
             CROSS JOIN LATERAL unnest(r.neighbour_ids[:$1]) WITH ORDINALITY AS found (image_id, rank)
             INNER JOIN cbir.image AS q ON q.image_id = r.query_image_id
             INNER JOIN cbir.image AS f ON f.image_id = found.image_id
-            GROUP BY r.run_id, found.rank, q.modality, q.anatomic_region, shared, relevant
-        ) AS alike
+            GROUP BY r.run_id, found.rank, q.modality, q.anatomic_region
+        ) AS counts
+        -- A query counts for the whole run and for its region.
         CROSS JOIN LATERAL (
             VALUES
-            ('all'), (coalesce(alike.modality, '(none)') || '/' || coalesce(alike.anatomic_region, '(none)'))
+            ('all'), (coalesce(counts.modality, '(none)') || '/' || coalesce(counts.anatomic_region, '(none)'))
         ) AS of_query (group_name)
-        GROUP BY alike.run_id, alike.rank, of_query.group_name
+        GROUP BY counts.run_id, counts.rank, of_query.group_name
     ) AS by_rank
     WINDOW up_to_n AS (PARTITION BY by_rank.run_id, by_rank.group_name ORDER BY by_rank.rank)
 ) AS counted
