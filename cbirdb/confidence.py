@@ -46,12 +46,14 @@ def add_intervals(
     bounds: dict[tuple[Any, ...], dict[str, float | None]] = {}
     with progress.task("resampling", total=len(rows), unit="figures") as task:
         for run, name, values in _read_values(connection, by, {row["run"] for row in rows}, cutoffs):
-            intervals = {mean: _intervals(values, mean, resamples, seed) for mean in MEANS}
+            # Over one class both means are the same.
+            means = MEANS[:1] if by == "class" else MEANS
+            found = {mean: _intervals(values, mean, resamples, seed) for mean in means}
             for figure, n in enumerate(cutoffs):
                 bounds[run, name, n] = {
                     f"{mean}_{end}": value
-                    for mean, found in intervals.items()
-                    for end, value in zip(("low", "high"), found[figure], strict=True)
+                    for mean in MEANS
+                    for end, value in zip(("low", "high"), found.get(mean, found[means[0]])[figure], strict=True)
                 }
                 task.advance(1)
     group = by.replace("-", "_")
