@@ -93,7 +93,7 @@ FROM (
                         least(q.relevant_count, q.k) AS reachable,
                         count(*) AS queries,
                         cbir.summed(q.hits_vector) AS hits,
-                        cbir.summed(q.hits_vector * q.hits_vector) AS hits_squared
+                        cbir.summed(q.hits_squared) AS hits_squared
                     FROM cbir.query_hits AS q
                     WHERE $1 <> 'class' OR q.label_id IS NOT NULL
                     GROUP BY 1, 2, 3, 4, q.label_id, q.k, reachable
