@@ -9,10 +9,7 @@
 --   it would take all lists for a two-hundredth of them, and go without parallel workers. There the vector is also
 --   made once, however often it is used.
 CREATE VIEW cbir.query_hits WITH (security_invoker = TRUE) AS
-SELECT
-    list.*,
-    list.hits_vector * list.hits_vector AS hits_squared
-FROM (
+WITH scored AS (
     SELECT
         r.run_id,
         r.query_image_id,
@@ -44,9 +41,14 @@ FROM (
         cbir.padded(l.hits, run.k)::integer[]::vector AS hits_vector
     FROM cbir.search_run AS run
     INNER JOIN cbir.search_result_label AS l ON run.run_id = l.run_id
-    INNER JOIN cbir.image AS i ON i.image_id = l.query_image_id
+    INNER JOIN cbir.image AS i ON l.query_image_id = i.image_id
     WHERE run.finished_at IS NOT NULL AND l.relevant_count > 0
-) AS list;
+)
+
+SELECT
+    scored.*,
+    scored.hits_vector * scored.hits_vector AS hits_squared
+FROM scored;
 
 COMMENT ON VIEW cbir.query_hits IS
 'For every scored query of a run and each of its labels, the number of relevant images among the first n.';
