@@ -27,6 +27,7 @@ from psycopg.conninfo import make_conninfo
 from published_embeddings import drop_database, fresh_database
 from server import add_server_options, server_settings
 
+from cbirdb.analysis import analyse
 from cbirdb.confidence import add_intervals
 from cbirdb.db.connection import open_database
 from cbirdb.db.embedded import EmbeddedServer
@@ -136,8 +137,12 @@ def asked(connection: psycopg.Connection, run: int) -> dict[str, Callable[[], ob
     }
     questions["metrics"] = lambda: metrics(connection, run=run)
     questions["metrics --by class"] = lambda: metrics(connection, by="class", run=run)
-    anatomy = "SELECT * FROM cbir.pathology_against_anatomy WHERE run_id = %s AND n = ANY(%s)"
-    questions["metrics --by anatomy"] = lambda: connection.execute(anatomy, [run, [1, 3, 5, 10]]).fetchall()
+    questions["metrics --by anatomy"] = lambda: analyse(
+        connection, "anatomy", cutoffs=(1, 3, 5, 10), encoder=None, run=run
+    )
+    questions[f"metrics --by anatomy -n 1-{K}"] = lambda: analyse(
+        connection, "anatomy", cutoffs=every_n, encoder=None, run=run
+    )
     questions["metrics --confidence --resamples 100"] = lambda: add_intervals(
         connection, metrics(connection, run=run), by="run", resamples=100
     )

@@ -27,13 +27,13 @@ def by_index_size(connection: psycopg.Connection, run: Run, cutoffs: Sequence[in
 
 
 def by_anatomy(connection: psycopg.Connection, run: Run, cutoffs: Sequence[int]) -> Rows:
-    """Whether neighbours share the region or the finding: rows of ``cbir.pathology_against_anatomy``."""
+    """Whether neighbours share the region or the finding: rows of ``cbir.anatomy_up_to``."""
     return _read(
         connection,
         "SELECT group_name AS region, n, same_modality, same_region, same_finding, other_finding, finding_in_region,"
-        " queries FROM cbir.pathology_against_anatomy WHERE run_id = %s AND n = ANY(%s)"
+        " queries FROM cbir.anatomy_up_to(%s) WHERE run_id = %s AND n = ANY(%s)"
         " ORDER BY group_name <> 'all', group_name, n",
-        [run.run_id, list(cutoffs)],
+        [max(cutoffs), run.run_id, list(cutoffs)],
     )
 
 

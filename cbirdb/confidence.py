@@ -5,14 +5,15 @@ Methods and sources: ``resampling.py`` and docs/metrics.md.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
 from cbirdb.errors import InputError
@@ -39,28 +40,81 @@ def add_intervals(
 
     :param by: what the rows are grouped by, as ``metrics`` was asked.
     """
-    group = by.replace("-", "_")
-    cells: dict[tuple[Any, ...], list[CellRow]] = defaultdict(list)
-    with translated_errors():
-        found = connection.execute(
-            "SELECT run_id, group_name, n, cluster, label_id, number, total FROM cbir.precision_cell(%s)"
-            " WHERE run_id = ANY(%s) AND n = ANY(%s)",
-            [group, list({row["run"] for row in rows}), list({row["n"] for row in rows})],
-        )
-        for run, name, n, *cell in found:
-            cells[run, name, n].append(tuple(cell))
-    complete = []
+    if not rows:
+        return []
+    cutoffs = sorted({row["n"] for row in rows})
+    bounds: dict[tuple[Any, ...], dict[str, float | None]] = {}
     with progress.task("resampling", total=len(rows), unit="figures") as task:
-        for row in rows:
-            of_row = cells[row["run"], "all" if by == "run" else row[group], row["n"]]
-            bounds: dict[str, float | None] = {}
-            for mean in MEANS:
-                (table,) = _cells(of_row, mean)
-                low, high = _interval(table, mean, resamples, seed)
-                bounds |= {f"{mean}_low": low, f"{mean}_high": high}
-            complete.append(row | bounds)
-            task.advance(1)
-    return complete
+        for run, name, values in _read_values(connection, by, {row["run"] for row in rows}, cutoffs):
+            # Over one class both means are the same.
+            means = MEANS[:1] if by == "class" else MEANS
+            found = {mean: _intervals(values, mean, resamples, seed) for mean in means}
+            for figure, n in enumerate(cutoffs):
+                bounds[run, name, n] = {
+                    f"{mean}_{end}": value
+                    for mean in MEANS
+                    for end, value in zip(("low", "high"), found.get(mean, found[means[0]])[figure], strict=True)
+                }
+                task.advance(1)
+    group = by.replace("-", "_")
+    return [row | bounds[row["run"], "all" if by == "run" else row[group], row["n"]] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """Precision of a group's lists: ``cluster`` and ``label`` (0: any) of shape (lists,), ``precision`` (lists, N)."""
+
+    cluster: NDArray[np.int64]
+    label: NDArray[np.int64]
+    precision: NDArray[np.float64]
+
+
+def _read_values(
+    connection: psycopg.Connection, by: str, runs: Collection[int], cutoffs: Sequence[int]
+) -> Iterator[tuple[int, str, _Values]]:
+    """Run, name and values of each group of the runs' queries.
+
+    Each column of a group comes as the bytes of its numbers, which NumPy takes as they are; rows would be a Python object
+    for every number.
+    """
+    query = sql.SQL(
+        """
+        SELECT
+            run_id, group_name, string_agg(int8send(query_image_id), ''), string_agg(int8send(cluster), ''),
+            string_agg(int8send(coalesce(label_id, 0)), ''), {}
+        FROM cbir.scored_list(%s) WHERE run_id = ANY(%s) GROUP BY run_id, group_name
+        """
+    ).format(
+        sql.SQL(", ").join(
+            [sql.SQL("string_agg(float8send(cbir.modified_precision(hits, %s, relevant_count)), '')")] * len(cutoffs)
+        )
+    )
+    with translated_errors(), connection.cursor(binary=True) as cursor:
+        cursor.execute(query, [*cutoffs, by.replace("-", "_"), list(runs)])
+        for run, name, *numbers, precision in ((*row[:5], row[5:]) for row in cursor):
+            image, cluster, label = (np.frombuffer(column, ">i8").astype(np.int64) for column in numbers)
+            columns = [np.frombuffer(column, ">f8").astype(np.float64) for column in precision]
+            # Parallel workers deliver in any order, and sums of another order differ in their last digits.
+            order = np.lexsort((label, image))
+            yield run, name, _Values(cluster[order], label[order], np.column_stack(columns)[order])
+
+
+def _intervals(
+    values: _Values, mean: str, resamples: int, seed: int
+) -> list[tuple[float, float]] | list[tuple[None, None]]:
+    """For each N; None where there is only one cluster, which says nothing about others."""
+    # The mean over queries rests on the lists without a label where there are any.
+    used = (values.label == 0) == (mean == "micro" and not values.label.all())
+    cells = Cells(
+        np.unique(values.cluster[used], return_inverse=True)[1],
+        np.unique(values.label[used], return_inverse=True)[1],
+        values.precision[used],
+        np.ones(np.count_nonzero(used)),
+    )
+    if cells.clusters < 2:
+        return [(None, None)] * values.precision.shape[1]
+    means = bootstrap(cells, macro=mean == "macro", resamples=resamples, seed=seed)
+    return [interval(of_figure) for of_figure in means.T]
 
 
 def compare(

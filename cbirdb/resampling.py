@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Values of queries, summed per cluster and class.
+    """Values of queries, summed per cluster and class, or one by one: cells of the same cluster and class add up.
 
     All of shape (cells,): ``cluster`` and ``group`` count from 0 without gaps, ``total`` is a sum of values, ``number``
-    how many.
+    how many. For ``bootstrap``, ``total`` may be of shape (cells, figures): several values of the same queries.
     """
 
     cluster: NDArray[np.int64]
@@ -54,21 +54,28 @@ class Cells:
 
 
 def bootstrap(cells: Cells, *, macro: bool, resamples: int, seed: int) -> Floats:
-    """Means of resamples that draw as many clusters as there are, with replacement.
+    """Means of resamples that draw as many clusters as there are, with replacement; all figures of the same draws.
 
     Cluster bootstrap: Field and Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69(3), 2007.
 
-    :returns: shape (resamples,).
+    :returns: shape (resamples,), or (resamples, figures) as ``cells.total`` is.
     """
     rng = np.random.default_rng(seed)
-    mean = cells.macro if macro else cells.micro
     clusters = cells.clusters
-    return np.array(
-        [
-            mean(np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64))
-            for _ in range(resamples)
-        ]
-    )
+    # The mean over queries is that over the classes where there is only one.
+    group = cells.group if macro else np.zeros_like(cells.group)
+    cell, place = np.unique(group * clusters + cells.cluster, return_inverse=True)
+    group, cluster = np.divmod(cell, clusters)
+    values = [np.bincount(place, column) for column in (*np.atleast_2d(cells.total.T), cells.number)]
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    means = np.empty((resamples, len(values) - 1))
+    for resample in range(resamples):
+        drawn = np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64)
+        weights = drawn[cluster]
+        *totals, numbers = (np.add.reduceat(column * weights, starts) for column in values)
+        there = numbers > 0
+        means[resample] = [np.mean(total[there] / numbers[there]) for total in totals]
+    return means.reshape(resamples, *cells.total.shape[1:])
 
 
 def interval(means: Floats, confidence: float = 0.95) -> tuple[float, float]:

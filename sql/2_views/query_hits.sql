@@ -1,45 +1,54 @@
--- Title: Relevance of every list of a run, as vectors
--- Description: What sums over queries are made of (cbir.precision_by). For each scored query and each of its labels:
---   hits, whose n-th component is the number of relevant images among the first n, and their squares; "known", how many
---   there are (a list may be shorter than k); "reachable", the number of relevant indexed images, at most k. Where an
---   image may have several labels there is a row per label, which counts carriers of that label, and one without label,
---   which counts images that share any.
+-- Title: Relevance of every list of a run
+-- Description: What summaries over queries are made of. For each scored query and each of its labels: hits, as stored,
+--   and hits_vector, whose n-th component is the number of relevant images among the first n, for n up to the run's k
+--   (a shorter list has no more beyond its end), with its squares; the number of relevant indexed images; what queries
+--   are grouped by; and the cluster: the patient, or, where patients are not known, the query image (then its number is
+--   negative). Where an image may have several labels there is a row per label, which counts carriers of that label,
+--   and one without label, which counts images that share any.
+-- Note: each part joins run and image before both are put together. The planner knows nothing of a union's columns:
+--   it would take all lists for a two-hundredth of them, and go without parallel workers. There the vector is also
+--   made once, however often it is used.
 CREATE VIEW cbir.query_hits WITH (security_invoker = TRUE) AS
-WITH list AS (
+WITH scored AS (
     SELECT
         r.run_id,
         r.query_image_id,
         r.label_id,
+        run.k,
+        i.dataset_id,
+        i.modality,
+        i.anatomic_region,
+        coalesce(i.patient_id, -i.image_id) AS cluster_id,
         r.relevant_count,
-        r.hits
-    FROM cbir.search_result AS r
+        r.hits,
+        cbir.padded(r.hits, run.k)::integer[]::vector AS hits_vector
+    FROM cbir.search_run AS run
+    INNER JOIN cbir.search_result AS r ON run.run_id = r.run_id
+    INNER JOIN cbir.image AS i ON r.query_image_id = i.image_id
+    WHERE run.finished_at IS NOT NULL AND r.relevant_count > 0
     UNION ALL
     SELECT
         l.run_id,
         l.query_image_id,
         l.label_id,
+        run.k,
+        i.dataset_id,
+        i.modality,
+        i.anatomic_region,
+        coalesce(i.patient_id, -i.image_id) AS cluster_id,
         l.relevant_count,
-        l.hits
-    FROM cbir.search_result_label AS l
+        l.hits,
+        cbir.padded(l.hits, run.k)::integer[]::vector AS hits_vector
+    FROM cbir.search_run AS run
+    INNER JOIN cbir.search_result_label AS l ON run.run_id = l.run_id
+    INNER JOIN cbir.image AS i ON l.query_image_id = i.image_id
+    WHERE run.finished_at IS NOT NULL AND l.relevant_count > 0
 )
 
 SELECT
-    list.run_id,
-    list.query_image_id,
-    list.label_id,
-    run.k,
-    least(list.relevant_count, run.k) AS reachable,
-    greatest(cardinality(list.hits), 1) AS known,
-    converted.hits,
-    converted.hits * converted.hits AS hits_squared
-FROM cbir.search_run AS run
-INNER JOIN list ON run.run_id = list.run_id
--- As a table, so that it is converted once, however often it is used. A vector has one component at least.
-CROSS JOIN
-    LATERAL unnest(
-        ARRAY[(CASE WHEN list.hits = '{}' THEN '{0}' ELSE list.hits END)::integer[]::vector]
-    ) AS converted (hits)
-WHERE run.finished_at IS NOT NULL AND list.relevant_count > 0;
+    scored.*,
+    scored.hits_vector * scored.hits_vector AS hits_squared
+FROM scored;
 
 COMMENT ON VIEW cbir.query_hits IS
-'For every scored query of a run and each of its labels, the number of relevant images among the first n, as a vector.';
+'For every scored query of a run and each of its labels, the number of relevant images among the first n.';

@@ -1,6 +1,6 @@
 -- Title: Sums of two runs' precision at N over the same queries, per patient and class
--- Description: As cbir.precision_cell, for the queries that both runs score, with the labels that they share: what a
---   paired comparison of two encoders is resampled from.
+-- Description: What a paired comparison of two encoders is resampled from: over the queries that both runs score, with
+--   the labels that they share. Clusters and rows without a label are those of cbir.scored_list.
 -- Inputs: two runs.
 CREATE FUNCTION cbir.paired_precision_cell(run_a bigint, run_b bigint, cutoffs integer[])
 RETURNS TABLE (
@@ -8,6 +8,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql
 STABLE
+PARALLEL SAFE
 AS $$
 WITH scored AS (
     SELECT p.run_id, p.query_image_id, p.label_id, p.n, p.precision_at_n

@@ -26,6 +26,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql
 STABLE
+PARALLEL SAFE
 AS $$
 SELECT
     of_class.run_id,
@@ -72,7 +73,7 @@ FROM (
             FROM (
                 SELECT
                     cell.run_id,
-                    cell.group_name,
+                    cbir.query_group($1, l.name, d.name, cell.modality, cell.anatomic_region) AS group_name,
                     cell.label_id,
                     cutoff.n,
                     cell.queries,
@@ -84,27 +85,27 @@ FROM (
                 FROM (
                     SELECT
                         q.run_id,
-                        cbir.query_group($1, l.name, d.name, i.modality, i.anatomic_region) AS group_name,
+                        CASE $1 WHEN 'dataset' THEN q.dataset_id END AS dataset_id,
+                        CASE $1 WHEN 'modality' THEN q.modality END AS modality,
+                        CASE $1 WHEN 'anatomic_region' THEN q.anatomic_region END AS anatomic_region,
                         q.label_id,
                         q.k,
-                        q.reachable,
-                        q.known,
+                        least(q.relevant_count, q.k) AS reachable,
                         count(*) AS queries,
-                        cbir.summed(q.hits) AS hits,
+                        cbir.summed(q.hits_vector) AS hits,
                         cbir.summed(q.hits_squared) AS hits_squared
                     FROM cbir.query_hits AS q
-                    INNER JOIN cbir.image AS i ON i.image_id = q.query_image_id
-                    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-                    LEFT JOIN cbir.label AS l ON l.label_id = q.label_id
                     WHERE $1 <> 'class' OR q.label_id IS NOT NULL
-                    GROUP BY q.run_id, group_name, q.label_id, q.k, q.reachable, q.known
+                    GROUP BY 1, 2, 3, 4, q.label_id, q.k, reachable
                 ) AS cell
+                LEFT JOIN cbir.dataset AS d ON d.dataset_id = cell.dataset_id
+                LEFT JOIN cbir.label AS l ON l.label_id = cell.label_id
                 CROSS JOIN LATERAL generate_series(1, cell.k) AS cutoff (n)
                 -- The sums begin at 2: before them stands how many vectors were added up.
                 CROSS JOIN LATERAL (
                     SELECT
                         least(cutoff.n, cell.reachable) AS first,
-                        1 + least(cutoff.n, cell.reachable, cell.known) AS position
+                        1 + least(cutoff.n, cell.reachable) AS position
                 ) AS place
             ) AS at_n
             WINDOW of_label AS (PARTITION BY at_n.run_id, at_n.group_name, at_n.label_id, at_n.n)

@@ -196,6 +196,9 @@ def test_pathology_against_anatomy_worked_by_hand_differs(connection: psycopg.Co
     got = rows(
         connection, "SELECT * FROM cbir.pathology_against_anatomy WHERE n IN (1, 2, 4) ORDER BY group_name, n"
     )  # fmt: skip
+    assert rows(connection, "SELECT * FROM cbir.anatomy_up_to(2) ORDER BY group_name, n") == [
+        row for row in got if row["n"] <= 2
+    ]
     names = ("same_modality", "same_region", "same_finding", "other_finding", "finding_in_region", "queries")
     figures = {(row["group_name"], row["n"]): tuple(row[name] for name in names) for row in got}
     assert figures["XR/chest", 1] == pytest.approx((1, 1, 1, 0, 1, 1))
@@ -335,7 +338,9 @@ def test_cells_add_up_to_other_means_than_the_views(
 def check_cells(connection: psycopg.Connection, by: str) -> None:
     sums: dict[tuple[str, int], list[tuple[Any, float, int]]] = defaultdict(list)
     for name, n, label, total, number in connection.execute(
-        "SELECT group_name, n, label_id, total, number FROM cbir.precision_cell(%s)", [by]
+        "SELECT group_name, n, label_id, cbir.modified_precision(hits, n, relevant_count), 1"
+        " FROM cbir.scored_list(%s), generate_series(1, 3) AS n",
+        [by],
     ):
         sums[name, n].append((label, total, number))
     views = rows(connection, f"SELECT * FROM cbir.precision_by_{by}")

@@ -27,6 +27,26 @@ def test_means_of_a_table_worked_by_hand_differ() -> None:
     assert cells.macro(np.array([2.0, 0.0])) == pytest.approx((1 / 2 + 1) / 2)
 
 
+@pytest.mark.parametrize("macro", [False, True])
+def test_resamples_are_not_the_means_of_their_draws(macro: bool) -> None:
+    # Some 4 of 5 clusters hold several classes, and some cells come in two parts.
+    rng = np.random.default_rng(13)
+    cluster, group = rng.integers(0, 50, 400), rng.integers(0, 7, 400)
+    number = rng.integers(1, 4, 400).astype(float)
+    figures = rng.random((400, 3)) * number[:, None]
+    got = bootstrap(Cells(cluster, group, figures, number), macro=macro, resamples=20, seed=14)
+    assert got.shape == (20, 3)
+    for figure in range(3):
+        cells = Cells(cluster, group, figures[:, figure], number)
+        draws = np.random.default_rng(14)
+        wanted = []
+        for _ in range(20):
+            weights = np.bincount(draws.integers(0, 50, 50), minlength=50).astype(float)
+            wanted.append(cells.macro(weights) if macro else cells.micro(weights))
+        assert got[:, figure] == pytest.approx(wanted, rel=1e-12)
+        assert (got[:, figure] == bootstrap(cells, macro=macro, resamples=20, seed=14)).all()
+
+
 def test_interval_without_clusters_is_not_scipys() -> None:
     values = np.random.default_rng(1).beta(2, 1, 300)
     low, high = interval(bootstrap(one_each(values), macro=False, resamples=20_000, seed=2))
