@@ -32,6 +32,8 @@ DECLARE
     candidate_cost constant integer := 7;
     -- Matches among the first candidates, were they spread evenly: then 98 of 100 queries meet one (1 - exp(-4)).
     expected_near constant integer := 4;
+    -- So many times as frequent near the query as everywhere, matches are so by chance for one query in 100,000.
+    dense constant integer := 4;
     tab text := cbir.embedding_table(encoder);
     build cbir.index_build;
     spec cbir.encoder;
@@ -50,11 +52,14 @@ DECLARE
     walk record;
     walk_query text;
     near integer;
+    -- Shares of matches to walk for, one after the other until a walk meets enough.
+    shares double precision [];
     previous jsonb;
     met integer;
     existing integer;
-    -- The filter without its list of images, which is looked up in memory.
+    -- The filter without its list of images, which is looked up in memory, and its label, whose ids are known.
     others cbir.image_filter := filter;
+    label_ids bigint [];
     ids bigint [];
     gaps double precision [];
 BEGIN
@@ -113,7 +118,10 @@ BEGIN
     END LOOP;
 
     IF use_index THEN
+        shares := ARRAY[share];
         others.image_ids := NULL;
+        others.label := NULL;
+        label_ids := cbir.label_and_below(filter.label);
         walk_query := format(
             'WITH nearest AS MATERIALIZED (
                 SELECT c.image_id, c.embedding <=> c.asked AS distance
@@ -123,7 +131,7 @@ BEGIN
                     ORDER BY %4$s
                     LIMIT $5
                 ) AS c
-                WHERE c.image_id <> ALL($4) AND %6$s AND %5$s
+                WHERE c.image_id <> ALL($4) AND %7$s AND %6$s AND %5$s
                 LIMIT $6
             ),
             first AS (
@@ -140,39 +148,57 @@ BEGIN
                     THEN '(SELECT TRUE FROM cbir.matching_image($3) AS m WHERE m.image_id = c.image_id)'
                 ELSE 'TRUE'
             END,
+            -- A third of what it takes by image, label of the image and name of the label.
+            CASE
+                WHEN filter.label IS NOT NULL
+                    THEN '(SELECT TRUE FROM cbir.image_label AS il WHERE il.image_id = c.image_id'
+                        ' AND il.label_id = ANY((SELECT $8)::bigint []) AND il.value = 1 LIMIT 1)'
+                ELSE 'TRUE'
+            END,
             CASE WHEN filter.image_ids IS NOT NULL THEN 'c.image_id = ANY($7)' ELSE 'TRUE' END
         );
         -- Where comparing exactly would take very long, the walk that it might save does not matter.
         IF filtered AND mode = 'auto' AND matches <= 8 * few THEN
-            near := ceil(expected_near / share) + cardinality(left_out);
+            near := ceil(expected_near / share);
             previous := cbir.swap_settings(walk.settings || jsonb_build_object(
-                'hnsw.ef_search', least(greatest(near, 10), 1000)::text, 'ivfflat.probes', '1'
+                'hnsw.ef_search', least(greatest(near + cardinality(left_out), 10), 1000)::text, 'ivfflat.probes', '1'
             ));
             EXECUTE walk_query INTO ids, gaps, met
-                USING query, 1, others, left_out, near, 1, filter.image_ids;
+                USING query, 1, others, left_out, near + cardinality(left_out), near, filter.image_ids, label_ids;
             PERFORM cbir.swap_settings(previous);
             use_index := met > 0;
+            -- So many matches so near are no accident; half of that, as they may get rarer with the distance.
+            IF met >= dense * share * near THEN
+                shares := ARRAY[0.5 * met / near, share];
+            END IF;
         END IF;
     END IF;
-    IF use_index THEN
+    WHILE use_index LOOP
+        IF filtered THEN
+            SELECT w.* INTO walk
+            FROM cbir.index_walk(
+                build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim, k, shares[1]
+            ) AS w;
+        END IF;
         previous := cbir.swap_settings(walk.settings);
         EXECUTE walk_query INTO ids, gaps, met
             -- What is left out lies near the query.
             USING query, k, others, left_out,
                 walk.candidates + CASE WHEN filtered THEN cardinality(left_out) ELSE 0 END,
-                walk.kept, filter.image_ids;
+                walk.kept, filter.image_ids, label_ids;
         PERFORM cbir.swap_settings(previous);
-        IF filtered THEN
-            -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.
-            use_index := met = walk.kept;
-        ELSIF coalesce(cardinality(ids), 0) < k THEN
-            EXECUTE format(
-                'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', tab
-            )
-                INTO existing
-                USING left_out, k;
-            use_index := coalesce(cardinality(ids), 0) = existing;
-        END IF;
+        EXIT WHEN NOT filtered OR met = walk.kept;
+        -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.
+        shares := shares[2:];
+        use_index := cardinality(shares) > 0;
+    END LOOP;
+    IF use_index AND NOT filtered AND coalesce(cardinality(ids), 0) < k THEN
+        EXECUTE format(
+            'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', tab
+        )
+            INTO existing
+            USING left_out, k;
+        use_index := coalesce(cardinality(ids), 0) = existing;
     END IF;
 
     IF NOT use_index THEN
