@@ -24,7 +24,8 @@ from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
 from cbirdb.index_audit import Floor, NoIndexError, audit_index
-from cbirdb.index_choice import Choice, settle_search
+from cbirdb.index_choice import Choice
+from cbirdb.index_settling import settle_search
 from cbirdb.progress import SILENT, Progress, Task
 
 log = logging.getLogger(__name__)

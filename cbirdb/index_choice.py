@@ -8,18 +8,16 @@ What was measured is stored with the index that is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
-from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError
@@ -29,7 +27,6 @@ from cbirdb.progress import SILENT, Progress
 DEFAULT_ROWS = 50_000
 DEFAULT_SEARCHES = 100_000
 QUERIES = 300
-SETTLING_QUERIES = 1000
 CANDIDATES: tuple[IndexMethod, ...] = (
     IvfFlat(probes=2),
     IvfFlat(probes=2, lists_per_root=2.0),
@@ -60,13 +57,16 @@ class Aim:
         return cls(recall, max(0.0, 1 - 10 * (1 - floor.recall)), recall, floor.zeros / 2)
 
     def met_by(self, measured: Measured) -> bool:
+        return self.near_met_by(measured) and self.far_met_by(measured)
+
+    def near_met_by(self, measured: Measured) -> bool:
+        """Whether searches for ten find enough."""
         near = measured.near
-        return (
-            near.mean >= self.near
-            and near.p1 >= self.near_p1
-            and near.zeros <= self.zeros * measured.sample
-            and measured.far.mean >= self.far
-        )
+        return near.mean >= self.near and near.p1 >= self.near_p1 and near.zeros <= self.zeros * measured.sample
+
+    def far_met_by(self, measured: Measured) -> bool:
+        """Whether searches for a hundred find enough."""
+        return measured.far.mean >= self.far
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +237,17 @@ def _may_be_taken(trial: Trial) -> bool:
 
 def _with_search(candidate: IndexMethod, method: IndexMethod) -> IndexMethod:
     """With the search setting of the one, and open again what the other leaves to the number of rows."""
-    if isinstance(method, IvfFlat) and isinstance(candidate, IvfFlat):
-        return replace(candidate, probes=method.probes)
-    return method
+    return candidate.with_widths(*method.widths)
+
+
+def wider_where_short(method: IndexMethod, aim: Aim, measured: Measured) -> IndexMethod | None:
+    """The next wider search for ten, for a hundred, or for both, as what was found falls short; None: none is wider."""
+    met = aim.near_met_by(measured), aim.far_met_by(measured)
+    widths = [
+        width if enough else next((step for step in steps if step > width), width)
+        for enough, width, steps in zip(met, method.widths, method.steps(), strict=True)
+    ]
+    return None if tuple(widths) == method.widths else method.with_widths(*widths)
 
 
 def _build_memory(connection: psycopg.Connection) -> int:
@@ -279,7 +287,8 @@ def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, li
     seconds = monotonic() - started
     index = sql.Identifier("pg_temp", name)
     size = connection.execute("SELECT pg_relation_size(%s::regclass)", [index.as_string(connection)]).fetchone()
-    for method in fitted.wider():
+    method: IndexMethod | None = fitted.with_widths(*fitted.widths)
+    while method is not None:
         measured = measure(walk_search(connection, table, task.encoder, method, task.rows), task.truth)
         whole = task.whole(candidate, method, seconds, measured.p50_ms)
         trial = Trial(
@@ -289,79 +298,7 @@ def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, li
         yield trial
         if trial.passed or (limit is not None and trial.cost > limit):
             break
+        method = wider_where_short(method, task.aim, measured)
     connection.execute(sql.SQL("DROP INDEX {}").format(index))
 
 
-def settle_search(
-    connection: psycopg.Connection,
-    encoder: StoredEncoder,
-    build: IndexBuild,
-    method: IndexMethod,
-    *,
-    seed: int = 0,
-    floor: Floor | None = None,
-    progress: Progress = SILENT,
-) -> IndexBuild:
-    """Find the narrowest search of the whole table that meets the aim above the floor, and record it.
-
-    It begins where the sample left off; a larger table may need a wider search, or a narrower one. Where none meets the
-    aim, the narrowest whose mean recall does is recorded, or the widest. The queries are others than those of an audit
-    with the same seed, so that the audit does not measure what it was fitted to.
-
-    :param method: what was built, with the search to begin with.
-    """
-    floor = floor or Floor()
-    table = sql.Identifier(SCHEMA, encoder.table)
-    with (
-        translated_errors(),
-        progress.task(f"settling how to search {encoder.name}", total=None, unit="settings") as task,
-        connection.transaction(),
-    ):
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        truth = find_truth(connection, table, encoder, sample=SETTLING_QUERIES, seed=(seed + 1) % 2**63)
-
-        def look(tried: IndexMethod) -> Measured:
-            task.advance(1)
-            search = walk_search(connection, table, encoder, tried, build.rows_indexed)
-            few = measure(search, _first(truth, QUERIES))
-            # What fails for some of them need not be tried on all.
-            return measure(search, truth) if Aim.above(floor).met_by(few) else few
-
-        settings = _narrowest_that_passes(method, look, floor).search_settings
-    # Not in that transaction: who drops the index meanwhile has this row, and waits for the table that it has read.
-    with translated_errors():
-        connection.execute(
-            "UPDATE cbir.index_build SET search_settings = %s WHERE index_build_id = %s AND dropped_at IS NULL",
-            [Jsonb(settings), build.index_build_id],
-        )
-    return replace(build, search_settings=settings)
-
-
-def _first(truth: Truth, queries: int) -> Truth:
-    return Truth(truth.ids[:queries], truth.vectors[:queries], truth.nearest[:queries], truth.distances[:queries])
-
-
-def _narrowest_that_passes(method: IndexMethod, look: Callable[[IndexMethod], Measured], floor: Floor) -> IndexMethod:
-    aim = Aim.above(floor)
-    below = [m for m in method.narrowest().wider() if _width(m) < _width(method)]
-    best, enough_on_average = method, None
-    measured = look(method)
-    if aim.met_by(measured):
-        for narrower in reversed(below):
-            if not aim.met_by(look(narrower)):
-                break
-            best = narrower
-        return best
-    for best in method.wider():
-        if best != method:
-            measured = look(best)
-        if aim.met_by(measured):
-            return best
-        if enough_on_average is None and measured.passes(floor.for_unseen()):
-            enough_on_average = best
-    return enough_on_average or best
-
-
-def _width(method: IndexMethod) -> int:
-    """How wide a search of this method is, among others of the same method."""
-    return max(method.search_settings.values())

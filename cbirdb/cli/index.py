@@ -46,6 +46,10 @@ SEED = click.IntRange(0, 2**63 - 1)
 @click.option("--rerank", type=int, help="bit-hnsw: candidates compared exactly; recorded.  [default: 200]")
 @click.option("--lists", type=int, help="ivfflat: number of lists.  [default: square root of the rows]")
 @click.option("--probes", type=int, help="ivfflat: lists read in a search for ten; recorded.  [default: 10]")
+@click.option(
+    "--at-100", type=int,
+    help="What --ef-search, --rerank or --probes is for ten, for a hundred; recorded.  [default: wider by a rule]",
+)  # fmt: skip
 @click.option("--sample", type=int, default=50_000, help="auto: vectors that methods are tried on.")
 @click.option(
     "--searches", type=int, default=100_000,

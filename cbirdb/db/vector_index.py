@@ -6,7 +6,6 @@ How to search through one, ``sql/1_functions/index_walk.sql`` says.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -41,11 +40,15 @@ class IndexMethod(Protocol):
     def for_rows(self, rows: int) -> IndexMethod:
         """The same with what was left open decided for so many rows."""
 
-    def wider(self) -> Iterator[IndexMethod]:
-        """The same with ever wider, slower and better searches, beginning with its own."""
+    @property
+    def widths(self) -> tuple[int, int]:
+        """How wide it searches for ten and for a hundred neighbours: wider is slower and finds more."""
 
-    def narrowest(self) -> IndexMethod:
-        """The same with the narrowest search worth trying, no wider than its own."""
+    def with_widths(self, ten: int, hundred: int) -> IndexMethod:
+        """The same with other ones, or wider; a search for a hundred is no narrower than one for ten."""
+
+    def steps(self) -> tuple[list[int], list[int]]:
+        """Widths worth trying for ten and for a hundred, its own among them, narrowest first."""
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes that the build needs to be fast."""
@@ -77,6 +80,8 @@ class Hnsw:
     """Candidates kept while an element is inserted."""
     ef_search: int = 100
     """Candidates kept during a search for ten; pgvector returns at most this many rows per step."""
+    at_100: int = 0
+    """The same for a hundred; 0: as ``cbir.index_walk`` widens it."""
 
     name = "hnsw"
 
@@ -85,6 +90,7 @@ class Hnsw:
             (self.m, 2, 100, "m"),
             (self.ef_construction, 4, 1000, "ef-construction"),
             (self.ef_search, 1, 1000, "ef-search"),
+            (self.at_100, 0, 1000, "at-100"),
         )
         if self.ef_construction < 2 * self.m:
             raise InputError(f"--ef-construction must be at least twice --m, that is {2 * self.m}.")
@@ -95,17 +101,23 @@ class Hnsw:
 
     @property
     def search_settings(self) -> dict[str, int]:
-        return {"hnsw.ef_search": self.ef_search}
+        return _settings("hnsw.ef_search", self.ef_search, self.at_100)
 
     def for_rows(self, rows: int) -> Hnsw:
         return self
 
-    def wider(self) -> Iterator[Hnsw]:
-        for ef_search in _steps(self.ef_search, 1000):
-            yield replace(self, ef_search=ef_search)
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.ef_search, self.at_100 or max(100, self.ef_search)
 
-    def narrowest(self) -> Hnsw:
-        return replace(self, ef_search=min(40, self.ef_search))
+    def with_widths(self, ten: int, hundred: int) -> Hnsw:
+        # A graph has corners that it hardly reaches, too few for a sample of searches for ten to show them; what a
+        # hundred need does. So the two lie no further apart than cbir.index_walk sets them.
+        return replace(self, ef_search=max(ten, hundred - 180), at_100=max(ten, hundred))
+
+    def steps(self) -> tuple[list[int], list[int]]:
+        ten, hundred = self.widths
+        return _steps(40, 1000, ten), _steps(100, 1000, hundred)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes of the graph while it is built.
@@ -140,12 +152,14 @@ class BitHnsw:
     ef_construction: int = 128
     rerank: int = 200
     """Candidates whose cosine distance is computed in a search for ten."""
+    at_100: int = 0
+    """The same for a hundred; 0: as ``cbir.index_walk`` widens it."""
 
     name = "bit-hnsw"
 
     def __post_init__(self) -> None:
         Hnsw(self.m, self.ef_construction)  # the same bounds
-        _check((self.rerank, 10, 10_000, "rerank"))
+        _check((self.rerank, 10, 10_000, "rerank"), (self.at_100, 0, 10_000, "at-100"))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -153,17 +167,22 @@ class BitHnsw:
 
     @property
     def search_settings(self) -> dict[str, int]:
-        return {"rerank": self.rerank}
+        return _settings("rerank", self.rerank, self.at_100)
 
     def for_rows(self, rows: int) -> BitHnsw:
         return self
 
-    def wider(self) -> Iterator[BitHnsw]:
-        for rerank in _steps(self.rerank, 2000):
-            yield replace(self, rerank=rerank)
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.rerank, self.at_100 or min(10_000, 4 * self.rerank)
 
-    def narrowest(self) -> BitHnsw:
-        return replace(self, rerank=min(100, self.rerank))
+    def with_widths(self, ten: int, hundred: int) -> BitHnsw:
+        # As for HNSW.
+        return replace(self, rerank=max(ten, round(hundred / 10**0.75)), at_100=max(ten, hundred))
+
+    def steps(self) -> tuple[list[int], list[int]]:
+        ten, hundred = self.widths
+        return _steps(100, 2000, ten), _steps(400, 10_000, hundred)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes of the graph, as of HNSW, with one bit per component."""
@@ -193,13 +212,15 @@ class IvfFlat:
     """0: as many as the square root of the rows, or a multiple of it."""
     probes: int = 10
     """Lists read in a search for ten."""
+    at_100: int = 0
+    """The same for a hundred; 0: as ``cbir.index_walk`` widens it."""
     lists_per_root: float = 1.0
     """That multiple."""
 
     name = "ivfflat"
 
     def __post_init__(self) -> None:
-        _check((self.lists, 0, 32768, "lists"), (self.probes, 1, 32768, "probes"))
+        _check((self.lists, 0, 32768, "lists"), (self.probes, 1, 32768, "probes"), (self.at_100, 0, 32768, "at-100"))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -207,30 +228,37 @@ class IvfFlat:
 
     @property
     def search_settings(self) -> dict[str, int]:
-        return {"ivfflat.probes": self.probes}
+        return _settings("ivfflat.probes", self.probes, self.at_100)
 
     def for_rows(self, rows: int) -> IvfFlat:
         return replace(self, lists=self.lists or min(32768, max(1, round(self.lists_per_root * math.sqrt(rows)))))
 
-    def wider(self) -> Iterator[IvfFlat]:
-        for probes in _steps(self.probes, max(self.probes, min(self.lists, max(64, 32 * self.probes)))):
-            yield replace(self, probes=probes)
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.probes, self.at_100 or self.probes
 
-    def narrowest(self) -> IvfFlat:
-        return replace(self, probes=1)
+    def with_widths(self, ten: int, hundred: int) -> IvfFlat:
+        return replace(self, probes=ten, at_100=max(ten, hundred))
+
+    def steps(self) -> tuple[list[int], list[int]]:
+        ten, hundred = self.widths
+        # To read an eighth of all lists takes about as long as to compare exactly.
+        most = min(self.lists, max(64, self.lists // 8))
+        return _steps(1, most, ten), _steps(1, most, hundred)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
         """Bytes of k-means: 50 sampled vectors for each list, in single precision, with its bounds per list."""
-        sampled = min(rows, max(10_000, 50 * self.lists))
+        sampled = _ivfflat_sample(rows, self.lists)
         return sampled * (8 + 4 * dim) + 4 * self.lists * (self.lists + sampled + 2 * dim)
 
     def growth(self, rows: int, more: int) -> Growth:
-        """Every row is compared with every list's centre in a build; with the centres, then the lists probed, in a search.
+        """Every row is compared with every list's centre in a build, and those of k-means' sample in each of its rounds; with
+        the centres, then the lists probed, in a search.
 
         As many lists must be probed as before: what was measured, where there are as many per root of the rows.
         """
         few, many = self.for_rows(rows).lists, self.for_rows(more).lists
-        build = (more * many) / (rows * few)
+        build = _ivfflat_comparisons(more, many) / _ivfflat_comparisons(rows, few)
         search = (many + self.probes * more / many) / (few + self.probes * rows / few)
         return Growth(build, search)
 
@@ -240,13 +268,33 @@ class IvfFlat:
         )
 
 
-def _steps(first: int, last: int) -> Iterator[int]:
-    """``first``, then ever half as much again, until ``last``."""
+def _settings(name: str, ten: int, hundred: int) -> dict[str, int]:
+    return {name: ten} | ({"at_100": hundred} if hundred else {})
+
+
+def _steps(first: int, last: int, own: int) -> list[int]:
+    """``first``, then ever half as much again, until ``last``; and ``own``."""
+    steps = {own, last}
     value = first
     while value < last:
-        yield value
+        steps.add(value)
         value = max(value + 1, value * 3 // 2)
-    yield max(first, last)
+    return sorted(steps)
+
+
+def _ivfflat_sample(rows: int, lists: int) -> int:
+    """Rows that pgvector's k-means looks at."""
+    return min(rows, max(10_000, 50 * lists))
+
+
+def _ivfflat_comparisons(rows: int, lists: int) -> float:
+    """With centres, while lists are built."""
+    return lists * (KMEANS_ROUNDS * _ivfflat_sample(rows, lists) + rows)
+
+
+KMEANS_ROUNDS = 10
+"""Over its sample, in comparisons of the later assignment of all rows, which several processes share. Fitted: 8.5 s for 50,000
+x 768 with 447 lists, 494 s for 1.6 million with 2,530; it foresees the times of 12,500 to 50,000 rows, too."""
 
 
 def _graph_growth(rows: int, more: int) -> Growth:

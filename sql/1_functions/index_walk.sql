@@ -1,8 +1,9 @@
 -- Title: How to search through a vector index
--- Description: The one place that turns what an index was built with, and the search setting that its audit passed
---   with, into a walk for so many neighbours under such a filter. A setting holds for the ten nearest of all rows;
---   deeper answers, and filters that let a share of the rows pass, need a wider walk: the k-th match is then the
---   (k / share)-th row.
+-- Description: The one place that turns what an index was built with, and the search settings that its audit passed
+--   with, into a walk for so many neighbours under such a filter. The k-th match under a filter that lets a share of the
+--   rows pass is the (k / share)-th of all: that is how deep the walk must be good. Settings hold for the ten nearest, and,
+--   as "at_100", for the hundred nearest; between the two a width grows by a power of the depth. Without "at_100", and
+--   beyond a hundred:
 --     hnsw      hnsw.ef_search candidates, widened by two for every further row. pgvector allows 1,000; what a filter
 --               needs beyond that, more matches than asked for make up: three candidates for each that is lacking.
 --     bit-hnsw  nearest by Hamming distance over the signs of the components, of which so many ("rerank") are
@@ -28,17 +29,24 @@ AS $$
 DECLARE
     largest_ef_search constant integer := 1000;
     deep constant double precision := k / share;
-    beyond_ten constant double precision := greatest(deep - 10, 0);
+    beyond_hundred constant double precision := greatest(deep - 100, 0);
+    -- From 0 at ten to 1 at a hundred and beyond.
+    way constant double precision := log(least(greatest(deep, 10), 100) / 10);
+    at_hundred constant double precision := (search_settings ->> 'at_100')::integer;
+    at_ten double precision;
+    width double precision;
     ef_search double precision;
     lists integer;
-    probes integer;
+    lists_per_row double precision;
 BEGIN
     nearest_first := 'e.embedding <=> q.embedding';
     kept := CASE WHEN share < 1 THEN k + k / 4 ELSE k END;
     settings := '{"enable_seqscan": "off", "enable_sort": "off", "jit": "off"}';
     CASE method
         WHEN 'hnsw' THEN
-            ef_search := greatest((search_settings ->> 'hnsw.ef_search')::integer + 2 * beyond_ten, deep);
+            at_ten := (search_settings ->> 'hnsw.ef_search')::integer;
+            width := at_ten * (coalesce(at_hundred, at_ten + 180) / at_ten) ^ way + 2 * beyond_hundred;
+            ef_search := greatest(width, deep);
             IF share < 1 THEN
                 kept := greatest(kept, ceil(3 * (ef_search - largest_ef_search) * share));
             END IF;
@@ -46,17 +54,19 @@ BEGIN
             nearest_first := format(
                 'binary_quantize(e.embedding)::bit(%1$s) <~> binary_quantize(q.embedding)::bit(%1$s)', dim
             );
+            at_ten := (search_settings ->> 'rerank')::integer;
             -- Ranks by sign scatter over a number of rows that grows more slowly than the rank.
-            kept := ceil(greatest((search_settings ->> 'rerank')::integer * (deep / 10) ^ 0.75 * share, k + k / 4));
+            width := at_ten * (coalesce(at_hundred / at_ten, 10 ^ 0.75)) ^ way * greatest(deep / 100, 1) ^ 0.75;
+            kept := ceil(greatest(width * share, k + k / 4));
             ef_search := greatest(40, kept / share);
         WHEN 'ivfflat' THEN
             lists := (parameters ->> 'lists')::integer;
-            probes := ceil(
-                (search_settings ->> 'ivfflat.probes')::integer
-                * (1 + CASE WHEN share < 1 THEN 3 ELSE 1 END * beyond_ten * lists / greatest(indexed, 1))
-            );
+            lists_per_row := CASE WHEN share < 1 THEN 3 ELSE 1 END * lists::double precision / greatest(indexed, 1);
+            at_ten := (search_settings ->> 'ivfflat.probes')::integer;
+            width := at_ten * (coalesce(at_hundred / at_ten, 1 + 90 * lists_per_row)) ^ way
+            + coalesce(at_hundred, at_ten) * beyond_hundred * lists_per_row;
             settings := settings || jsonb_build_object(
-                'ivfflat.probes', least(probes, lists)::text,
+                'ivfflat.probes', least(greatest(round(width), 1), lists)::integer::text,
                 'ivfflat.iterative_scan', 'relaxed_order',
                 'ivfflat.max_probes', lists::text
             );

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pgvector import Vector
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension
 from cbirdb.db.embeddings import StoredEncoder, find_encoder
@@ -31,7 +32,8 @@ from cbirdb.index_audit import (
     measure,
     walk_search,
 )
-from cbirdb.index_choice import Aim, Choice, Trial, Whole, ranked, settle_search
+from cbirdb.index_choice import Aim, Choice, Trial, Whole, ranked
+from cbirdb.index_settling import settle_search
 from cbirdb.records import Precision
 from tests.conftest import Outcome
 from tests.sql.test_similar_images import FILTERS, PICTURES, Picture, fill, scans, unit
@@ -222,6 +224,32 @@ def test_what_a_filter_needs_beyond_the_largest_ef_search_is_not_walked_for(conn
         assert row is not None
         assert row[:2] == (kept, True)
         assert int(row[2]) == min(1000, 267 + 2 * (k / share - 10))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "widths"),
+    [
+        # From 4 lists at ten to 9 at a hundred by a power of the depth, 6 halfway; then as many as further rows fill.
+        ("ivfflat", {"ivfflat.probes": 4, "at_100": 9}, {1: 4, 10: 4, 32: 6, 100: 9, 600: 9 + 9 * 500 * 200 / 100_000}),
+        ("ivfflat", {"ivfflat.probes": 10}, {10: 10, 100: round(10 * (1 + 90 * 200 / 100_000))}),
+        ("hnsw", {"hnsw.ef_search": 50, "at_100": 200}, {10: 50, 32: 101, 100: 200, 150: 300}),
+        ("hnsw", {"hnsw.ef_search": 50}, {10: 50, 100: 230, 400: 830, 1000: 1000}),
+        ("bit-hnsw", {"rerank": 100, "at_100": 400}, {10: 100, 32: 202, 100: 400, 1000: 2250}),
+        ("bit-hnsw", {"rerank": 100}, {10: 100, 100: 563, 1000: 3163}),
+    ],
+)
+def test_a_deeper_search_is_not_as_wide_as_settled(
+    connection: psycopg.Connection, method: str, settings: dict[str, int], widths: dict[int, float]
+) -> None:
+    found = {}
+    for k in widths:
+        row = connection.execute(
+            "SELECT w.settings ->> %s, w.kept FROM cbir.index_walk(%s, '{\"lists\": 200}', %s, 100000, 512, %s, 1) AS w",
+            ["ivfflat.probes" if method == "ivfflat" else "hnsw.ef_search", method, Jsonb(settings), k],
+        ).fetchone()
+        assert row is not None
+        found[k] = row[1] if method == "bit-hnsw" else int(row[0])
+    assert found == widths
 
 
 @pytest.mark.parametrize("method", GOOD, ids=lambda method: method.name)
@@ -469,7 +497,8 @@ def test_too_narrow_a_search_is_not_widened_or_not_recorded(connection: psycopg.
     narrow = IvfFlat(lists=40, probes=1)
     stored.build(narrow)
     build = settle(connection, stored, narrow)
-    assert build.search_settings["ivfflat.probes"] > 1
+    settings = build.search_settings
+    assert 1 < settings["ivfflat.probes"] < settings["at_100"], "both depths are searched as wide as the deeper needs"
     assert current_build(connection, stored.encoder) == build
     build, measured = audit_index(connection, stored.encoder, sample=200)
     assert measured.passes(Floor())
@@ -487,7 +516,7 @@ def settle(connection: psycopg.Connection, stored: Stored, method: IndexMethod) 
 
 def test_after_widening_queries_that_are_not_stored_find_less_than_the_floor(connection: psycopg.Connection) -> None:
     stored = make(connection)
-    narrow = Hnsw(4, 16, 10)
+    narrow = Hnsw(8, 32, 10)
     stored.build(narrow)
     settle(connection, stored, narrow)
     _, measured = audit_index(connection, stored.encoder, sample=300)
@@ -620,9 +649,14 @@ def test_the_cheapest_does_not_follow_from_searches_and_memory(searches: int, me
 
 
 def test_growth_differs_from_what_a_method_does_with_more_rows() -> None:
-    """From 10,000 rows to 1,000,000: 100 and 1,000 lists; 5 probes read 5 x 100 and 5 x 1,000 rows."""
-    assert IvfFlat(probes=5).growth(10_000, 1_000_000) == Growth(1000, (1000 + 5000) / (100 + 500))
-    assert IvfFlat(lists=50, probes=5).growth(10_000, 1_000_000) == Growth(100, (50 + 100_000) / (50 + 1000))
+    """From 10,000 rows to 1,000,000: 100 and 1,000 lists; 5 probes read 5 x 100 and 5 x 1,000 rows.
+
+    K-means looks at 10,000 and 50,000 of them, ten times.
+    """
+    build = (1000 * (10 * 50_000 + 1_000_000)) / (100 * (10 * 10_000 + 10_000))
+    assert IvfFlat(probes=5).growth(10_000, 1_000_000) == Growth(build, (1000 + 5000) / (100 + 500))
+    build = (10 * 10_000 + 1_000_000) / (10 * 10_000 + 10_000)
+    assert IvfFlat(lists=50, probes=5).growth(10_000, 1_000_000) == Growth(build, (50 + 100_000) / (50 + 1000))
     graph = Hnsw().growth(10_000, 1_000_000)
     assert (graph.build, graph.search) == pytest.approx((150, 100 ** (2 / 3)))
     for method in (*GOOD, *POOR):
@@ -634,6 +668,7 @@ def test_growth_differs_from_what_a_method_does_with_more_rows() -> None:
     [
         (("--method", "ivfflat", "--m", 8), 2, "--m is not an option of ivfflat"),
         (("--method", "hnsw", "--rerank", 50), 2, "--rerank is not an option of hnsw"),
+        (("--method", "hnsw", "--at-100", 1001), 1, "--at-100 must lie between 0 and 1000, not 1001."),
         (("--probes", 3), 2, "--probes is not an option of hnsw"),
         (("--method", "ivfflat", "--probes", 0), 1, "--probes must lie between 1 and 32768, not 0."),
         (("--method", "ivfflat", "--lists", 40_000), 1, "--lists must lie between 0 and 32768, not 40000."),
