@@ -34,7 +34,7 @@ DECLARE
     expected_near constant integer := 4;
     -- Matches from which on comparing with them takes several times as long as a short walk.
     worth_a_look constant integer := 5000;
-    -- So many times as frequent near the query as everywhere, matches are so by chance for one query in 100,000.
+    -- So many times as frequent near the query as everywhere matches are by chance for one query in 100,000.
     dense constant integer := 4;
     tab text := cbir.embedding_table(encoder);
     build cbir.index_build;

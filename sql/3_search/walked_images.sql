@@ -11,14 +11,14 @@ CREATE FUNCTION cbir.walked_images(
     query vector,
     k integer,
     filter cbir.image_filter,
-    label_ids bigint [],
-    left_out bigint [],
+    label_ids bigint[],
+    left_out bigint[],
     nearest_first text,
     candidates integer,
     kept integer,
     settings jsonb,
-    OUT ids bigint [],
-    OUT gaps double precision [],
+    OUT ids bigint[],
+    OUT gaps double precision[],
     OUT met integer
 )
 LANGUAGE plpgsql
@@ -58,7 +58,7 @@ BEGIN
         -- ids that takes a third of what it takes by image, the image's labels and their names.
         CASE WHEN filter.label IS NULL THEN 'TRUE' ELSE
             '(SELECT TRUE FROM cbir.image_label AS il WHERE il.image_id = c.image_id'
-            ' AND il.label_id = ANY((SELECT $8)::bigint []) AND il.value = 1 LIMIT 1)'
+            ' AND il.label_id = ANY((SELECT $8)::bigint[]) AND il.value = 1 LIMIT 1)'
         END,
         CASE WHEN (others IS NULL) IS FALSE
             THEN '(SELECT TRUE FROM cbir.matching_image($3) AS m WHERE m.image_id = c.image_id)'
@@ -72,6 +72,6 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.walked_images(
-    cbir.encoder, vector, integer, cbir.image_filter, bigint [], bigint [], text, integer, integer, jsonb
+    cbir.encoder, vector, integer, cbir.image_filter, bigint[], bigint[], text, integer, integer, jsonb
 ) IS
 'The k nearest images that pass a filter among the candidates of a walk through the vector index, and how many passed.';
