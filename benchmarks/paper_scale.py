@@ -2,9 +2,11 @@
 
     python benchmarks/paper_scale.py --home scale --json benchmarks/paper_scale.json
     python benchmarks/paper_scale.py --home scale --rows 100000 --dim 256 --queries 2000
+    python benchmarks/paper_scale.py --home scale --latent 0 --json benchmarks/paper_scale_hardest.json
 
 Seeded vectors of a long tail of classes are generated in a stream, never all in memory, and loaded by cbirdb's own
-binary COPY; images of four datasets with patient, split and one label each by COPY. The rest is done by the commands
+binary COPY; images of four datasets with patient, split and one label each by COPY. Within a sub-cluster they vary in
+--latent directions, or in all alike, which is the hardest there is for an index (see clustered.py). The rest is done by the commands
 themselves, as a user would call them. For each step:
 
     seconds       wall time
@@ -148,7 +150,7 @@ def disk(connection: psycopg.Connection) -> dict[str, float]:
 
 def stream(arguments: argparse.Namespace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches of (classes, vectors), always the same."""
-    return clustered_vectors(arguments.rows, arguments.dim, seed=arguments.seed, batch=BATCH)
+    return clustered_vectors(arguments.rows, arguments.dim, seed=arguments.seed, batch=BATCH, latent=arguments.latent)
 
 
 def make_catalogue(arguments: argparse.Namespace, connection: psycopg.Connection) -> dict[str, Any]:
@@ -284,7 +286,7 @@ class Record:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.path: Path | None = arguments.json
-        shown = {key: getattr(arguments, key) for key in ("rows", "dim", "queries", "k", "seed")}
+        shown = {key: getattr(arguments, key) for key in ("rows", "dim", "latent", "queries", "k", "seed")}
         self.document: dict[str, Any] = {"arguments": shown, "database": None, "steps": {}}
         if self.path is not None and self.path.exists():
             before = json.loads(self.path.read_text())
@@ -353,6 +355,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_600_000)
     parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--latent", type=int, default=64, help="directions in which a class varies; 0: in all alike")
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

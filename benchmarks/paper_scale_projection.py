@@ -56,7 +56,7 @@ def _nine(steps: dict[str, Any], sizes: dict[str, Any], asked: dict[str, Any]) -
 
 def _more(steps: dict[str, Any], sizes: dict[str, Any], asked: dict[str, Any]) -> list[dict[str, Any]]:
     build, rows = sizes["build"], asked["rows"]
-    names = {"hnsw.ef_search": "ef_search", "ivfflat.probes": "probes", "rerank": "rerank"}
+    names = {"hnsw.ef_search": "ef_search", "ivfflat.probes": "probes", "rerank": "rerank", "at_100": "at_100"}
     settings = {names[name]: value for name, value in build["search_settings"].items()}
     method = METHODS[build["method"]](**build["parameters"], **settings)
     if isinstance(method, IvfFlat):

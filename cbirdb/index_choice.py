@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import psycopg
+from pgvector import Vector
 from psycopg import sql
 
 from cbirdb.db.connection import see_extension, translated_errors
@@ -21,7 +24,7 @@ from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.tables import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError
-from cbirdb.index_audit import Floor, Measured, Truth, find_truth, measure, walk_search
+from cbirdb.index_audit import NEAR, Floor, Measured, Truth, find_truth, measure, walk_search
 from cbirdb.progress import SILENT, Progress
 
 DEFAULT_ROWS = 50_000
@@ -35,6 +38,7 @@ CANDIDATES: tuple[IndexMethod, ...] = (
 )
 """Each with the narrowest search that is tried. The quickest to build come first: what they cost, others need not exceed."""
 SAMPLE = "index_sample"
+IDLE_SEARCHES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,8 @@ class _Task:
     memory: int
     """Bytes that the server may use for a build."""
     searches: int
+    idle_ms: float
+    """What a search takes where there is nothing to search; it does not grow."""
 
     def whole(self, candidate: IndexMethod, method: IndexMethod, build_seconds: float, p50_ms: float) -> Whole:
         """Carry over what was measured on the sample.
@@ -174,7 +180,8 @@ class _Task:
         growth = _with_search(candidate, method).growth(self.rows, self.whole_rows)
         fitted = candidate.for_rows(self.whole_rows)
         memory = fitted.memory_estimate(self.whole_rows, self.encoder.dim, self.encoder.precision)
-        return Whole(build_seconds * growth.build, memory, p50_ms * growth.search, memory <= self.memory)
+        grown_ms = self.idle_ms + max(0.0, p50_ms - self.idle_ms) * growth.search
+        return Whole(build_seconds * growth.build, memory, grown_ms, memory <= self.memory)
 
 
 def choose_method(
@@ -210,7 +217,8 @@ def choose_method(
         whole_rows = count_embeddings(connection, encoder)
         taken = _draw(connection, encoder, rows, seed)
         truth = find_truth(connection, sql.Identifier(SAMPLE), encoder, sample=QUERIES, seed=seed)
-        task = _Task(encoder, truth, aim, taken, max(taken, whole_rows), _build_memory(connection), searches)
+        idle_ms = _idle_ms(connection, encoder)
+        task = _Task(encoder, truth, aim, taken, max(taken, whole_rows), _build_memory(connection), searches, idle_ms)
         for number, candidate in enumerate(CANDIDATES, start=1):
             # Nothing is gained by searching wider where that already costs more than what has passed.
             limit = min((trial.cost for _, trial in tried if _may_be_taken(trial)), default=None)
@@ -238,6 +246,24 @@ def _may_be_taken(trial: Trial) -> bool:
 def _with_search(candidate: IndexMethod, method: IndexMethod) -> IndexMethod:
     """With the search setting of the one, and open again what the other leaves to the number of rows."""
     return candidate.with_widths(*method.widths)
+
+
+def _idle_ms(connection: psycopg.Connection, encoder: StoredEncoder) -> float:
+    """The median time of a search of an empty table, as the client sees it."""
+    name = f"{SAMPLE}_empty"
+    connection.execute(
+        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(
+            sql.Identifier(name), sql.Identifier("pg_temp", SAMPLE)
+        )
+    )
+    search = walk_search(connection, sql.Identifier("pg_temp", name), encoder, Hnsw(), 1)
+    query = Vector(np.ones(encoder.dim, np.float32)).to_text()
+    times = []
+    for _ in range(IDLE_SEARCHES):
+        started = monotonic()
+        search(query, NEAR)
+        times.append(1000 * (monotonic() - started))
+    return median(times)
 
 
 def wider_where_short(method: IndexMethod, aim: Aim, measured: Measured) -> IndexMethod | None:
@@ -300,5 +326,3 @@ def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, li
             break
         method = wider_where_short(method, task.aim, measured)
     connection.execute(sql.SQL("DROP INDEX {}").format(index))
-
-

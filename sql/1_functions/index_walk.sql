@@ -1,9 +1,9 @@
 -- Title: How to search through a vector index
 -- Description: The one place that turns what an index was built with, and the search settings that its audit passed
---   with, into a walk for so many neighbours under such a filter. The k-th match under a filter that lets a share of the
---   rows pass is the (k / share)-th of all: that is how deep the walk must be good. Settings hold for the ten nearest, and,
---   as "at_100", for the hundred nearest; between the two a width grows by a power of the depth. Without "at_100", and
---   beyond a hundred:
+--   with, into a walk for so many neighbours under such a filter. The k-th match under a filter that lets a share of
+--   the rows pass is the (k / share)-th of all: that is how deep the walk must be good. Settings hold for the ten
+--   nearest and, as "at_100", for the hundred nearest; between the two a width grows by a power of the depth. Without
+--   "at_100", and beyond a hundred:
 --     hnsw      hnsw.ef_search candidates, widened by two for every further row. pgvector allows 1,000; what a filter
 --               needs beyond that, more matches than asked for make up: three candidates for each that is lacking.
 --     bit-hnsw  nearest by Hamming distance over the signs of the components, of which so many ("rerank") are
