@@ -31,7 +31,7 @@ DECLARE
     -- In units of what a match costs that is compared exactly, some 1.6 microseconds; measured. A candidate of a walk
     -- through a graph; a row of a list of IVFFlat, and a candidate from it.
     candidate_cost constant double precision := 7;
-    list_row_cost constant double precision := 0.27;
+    list_row_cost constant double precision := 0.45;
     list_candidate_cost constant double precision := 2.5;
     -- Matches among the first candidates, were they spread evenly: then 98 of 100 queries meet one (1 - exp(-4)).
     expected_near constant integer := 4;
