@@ -33,10 +33,7 @@ BEGIN
     IF filter.label IS NOT NULL THEN
         EXECUTE 'EXPLAIN (FORMAT json) SELECT FROM cbir.image_label AS il WHERE il.label_id = ANY($1) AND il.value = 1'
             INTO plan
-            USING ARRAY(
-                SELECT l.label_id FROM cbir.label AS l
-                WHERE l.name = filter.label OR starts_with(l.name, filter.label || '/')
-            );
+            USING cbir.label_and_below(filter.label);
         estimate := estimate * least((plan -> 0 -> 'Plan' ->> 'Plan Rows')::double precision / images, 1);
     END IF;
     IF filter.image_ids IS NOT NULL THEN

@@ -19,10 +19,7 @@ BEGIN
     IF filter.label IS NOT NULL THEN
         part.label := filter.label;
         IF cbir.estimated_matches(part) <= at_most THEN
-            label_ids := ARRAY(
-                SELECT l.label_id FROM cbir.label AS l
-                WHERE l.name = filter.label OR starts_with(l.name, filter.label || '/')
-            );
+            label_ids := cbir.label_and_below(filter.label);
             -- An image has a label once; taking out what is there once would take longer than collecting it.
             narrowed := CASE
                 WHEN cardinality(label_ids) = 1 THEN ARRAY(

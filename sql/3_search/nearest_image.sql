@@ -7,10 +7,10 @@
 --                computed exactly instead.
 --   auto         approximate when there is an index, but exact when the filter leaves so few images that comparing
 --                with them all is faster than walking until enough of them were met, or when a short, narrow walk
---                meets none of them: they lie elsewhere.
+--                meets none of them: they lie elsewhere. When nearly all that it meets pass, as those of the query's
+--                own kind do, the next walk goes no deeper than that asks for.
 --   Where row-level security hides images from the caller every search is exact, whatever the mode.
---   The nearest rows are found in a step of their own and filtered afterwards: a join, a condition or a second sort
---   key beside the distance would make the planner leave the index. "+ 0" keeps an exact search off it.
+--   "+ 0" keeps an exact search off the index.
 -- Inputs: an encoder, a vector of its dimension, k, what to leave out (an image, a patient's, a study's), a filter
 --   (see cbir.image_filter), a mode.
 CREATE FUNCTION cbir.nearest_image(
@@ -28,10 +28,17 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    -- A candidate of a walk costs about this many times what a match costs that is compared exactly; measured.
-    candidate_cost constant integer := 7;
+    -- In units of what a match costs that is compared exactly, some 1.6 microseconds; measured. A candidate of a walk
+    -- through a graph; a row of a list of IVFFlat, and a candidate from it.
+    candidate_cost constant double precision := 7;
+    list_row_cost constant double precision := 0.45;
+    list_candidate_cost constant double precision := 2.5;
     -- Matches among the first candidates, were they spread evenly: then 98 of 100 queries meet one (1 - exp(-4)).
     expected_near constant integer := 4;
+    -- Matches from which on comparing with them takes several times as long as a short walk.
+    worth_a_look constant integer := 5000;
+    -- So many times as frequent near the query as everywhere matches are by chance for one query in 100,000.
+    dense constant integer := 4;
     tab text := cbir.embedding_table(encoder);
     build cbir.index_build;
     spec cbir.encoder;
@@ -43,18 +50,20 @@ DECLARE
     images double precision;
     matches double precision;
     share double precision := 1;
+    walk_cost double precision;
     few bigint;
     -- Ids of the images that pass the filter, where they are few.
     passing bigint [];
     left_out bigint [];
     walk record;
-    walk_query text;
+    -- Candidates of a short walk that says whether matches lie near the query; how many of them are matches.
     near integer;
-    previous jsonb;
+    met_near integer;
+    -- Shares of matches to walk for, one after the other until a walk meets enough.
+    shares double precision [] := '{}';
     met integer;
     existing integer;
-    -- The filter without its list of images, which is looked up in memory.
-    others cbir.image_filter := filter;
+    label_ids bigint [];
     ids bigint [];
     gaps double precision [];
 BEGIN
@@ -92,87 +101,76 @@ BEGIN
     IF filtered THEN
         SELECT greatest(c.reltuples, 1) INTO images FROM pg_class AS c WHERE c.oid = 'cbir.image'::regclass;
         matches := cbir.estimated_matches(filter);
+        label_ids := cbir.label_and_below(filter.label);
+        share := least(matches / greatest(build.rows_indexed, 1), 0.9999);
     END IF;
-    WHILE use_index LOOP
-        IF filtered THEN
-            share := least(matches / greatest(build.rows_indexed, 1), 0.9999);
-        END IF;
+    WHILE use_index AND filtered AND mode = 'auto' LOOP
         SELECT w.* INTO walk
         FROM cbir.index_walk(
-            build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim,
-            k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END, share
+            build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim, k, share
         ) AS w;
-        EXIT WHEN mode <> 'auto' OR NOT filtered;
-        -- Up to here a scan costs no more than a walk: n matches against candidate_cost * kept * rows / n candidates.
-        few := ceil(sqrt(candidate_cost::double precision * walk.kept * build.rows_indexed));
-        EXIT WHEN matches > few;
+        walk_cost := walk.kept / share * CASE build.method WHEN 'ivfflat' THEN list_candidate_cost ELSE candidate_cost END;
+        IF build.method = 'ivfflat' THEN
+            walk_cost := walk_cost + list_row_cost * build.rows_indexed
+            * (walk.settings ->> 'ivfflat.probes')::integer / (build.parameters ->> 'lists')::integer;
+        END IF;
+        -- The more match, the less a walk costs, and the more a scan: up to here the scan costs no more.
+        few := ceil(sqrt(matches * walk_cost));
+        -- Where comparing exactly would take very long, the walk that it might save does not matter.
+        IF near IS NULL AND matches > least(few, worth_a_look) AND matches <= 8 * few THEN
+            near := ceil(expected_near / share);
+            met_near := (
+                SELECT w.met
+                FROM cbir.walked_images(
+                    spec, query, 1, filter, label_ids, left_out, walk.nearest_first, near + cardinality(left_out), near,
+                    walk.settings || jsonb_build_object(
+                        'hnsw.ef_search', least(greatest(near + cardinality(left_out), 10), 1000)::text,
+                        'ivfflat.probes', '1'
+                    )
+                ) AS w
+            );
+            IF met_near >= dense * share * near THEN
+                -- Half, as they may get rarer with the distance.
+                shares := ARRAY[0.5 * met_near / near];
+            END IF;
+        END IF;
+        EXIT WHEN matches > few OR shares <> '{}';
         passing := cbir.few_matching_images(filter, 4 * few);
         use_index := passing IS NULL;
         -- Where there are more, the estimate was far too low.
         matches := 4 * few;
+        share := least(matches / greatest(build.rows_indexed, 1), 0.9999);
     END LOOP;
 
     IF use_index THEN
-        others.image_ids := NULL;
-        walk_query := format(
-            'WITH nearest AS MATERIALIZED (
-                SELECT c.image_id, c.embedding <=> c.asked AS distance
-                FROM (
-                    SELECT e.image_id, e.embedding, q.embedding AS asked
-                    FROM cbir.%1$I AS e, (SELECT $1::%2$s(%3$s) AS embedding) AS q
-                    ORDER BY %4$s
-                    LIMIT $5
-                ) AS c
-                WHERE c.image_id <> ALL($4) AND %6$s AND %5$s
-                LIMIT $6
-            ),
-            first AS (
-                SELECT n.image_id, n.distance FROM nearest AS n ORDER BY n.distance, n.image_id LIMIT $2
-            )
-            SELECT
-                array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id),
-                (SELECT count(*) FROM nearest)
-            FROM first',
-            tab, kind, spec.dim, walk.nearest_first,
-            -- A scalar sub-query is looked up for each candidate; any other would read all matches first.
-            CASE
-                WHEN (others IS NULL) IS FALSE
-                    THEN '(SELECT TRUE FROM cbir.matching_image($3) AS m WHERE m.image_id = c.image_id)'
-                ELSE 'TRUE'
-            END,
-            CASE WHEN filter.image_ids IS NOT NULL THEN 'c.image_id = ANY($7)' ELSE 'TRUE' END
-        );
-        -- Where comparing exactly would take very long, the walk that it might save does not matter.
-        IF filtered AND mode = 'auto' AND matches <= 8 * few THEN
-            near := ceil(expected_near / share) + cardinality(left_out);
-            previous := cbir.swap_settings(walk.settings || jsonb_build_object(
-                'hnsw.ef_search', least(greatest(near, 10), 1000)::text, 'ivfflat.probes', '1'
-            ));
-            EXECUTE walk_query INTO ids, gaps, met
-                USING query, 1, others, left_out, near, 1, filter.image_ids;
-            PERFORM cbir.swap_settings(previous);
-            use_index := met > 0;
+        IF few IS NULL OR (matches > few AND met_near IS DISTINCT FROM 0) THEN
+            shares := shares || share;
         END IF;
-    END IF;
-    IF use_index THEN
-        previous := cbir.swap_settings(walk.settings);
-        EXECUTE walk_query INTO ids, gaps, met
-            -- What is left out lies near the query.
-            USING query, k, others, left_out,
-                walk.candidates + CASE WHEN filtered THEN cardinality(left_out) ELSE 0 END,
-                walk.kept, filter.image_ids;
-        PERFORM cbir.swap_settings(previous);
-        IF filtered THEN
+        use_index := FALSE;
+        FOREACH share IN ARRAY shares LOOP
+            SELECT w.* INTO walk
+            FROM cbir.index_walk(
+                build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim,
+                k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END, share
+            ) AS w;
+            SELECT w.* INTO ids, gaps, met
+            FROM cbir.walked_images(
+                spec, query, k, filter, label_ids, left_out, walk.nearest_first,
+                -- What is left out lies near the query.
+                walk.candidates + CASE WHEN filtered THEN cardinality(left_out) ELSE 0 END, walk.kept, walk.settings
+            ) AS w;
             -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.
-            use_index := met = walk.kept;
-        ELSIF coalesce(cardinality(ids), 0) < k THEN
-            EXECUTE format(
-                'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', tab
-            )
-                INTO existing
-                USING left_out, k;
-            use_index := coalesce(cardinality(ids), 0) = existing;
-        END IF;
+            use_index := NOT filtered OR met = walk.kept;
+            EXIT WHEN use_index;
+        END LOOP;
+    END IF;
+    IF use_index AND NOT filtered AND coalesce(cardinality(ids), 0) < k THEN
+        EXECUTE format(
+            'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', tab
+        )
+            INTO existing
+            USING left_out, k;
+        use_index := coalesce(cardinality(ids), 0) = existing;
     END IF;
 
     IF NOT use_index THEN

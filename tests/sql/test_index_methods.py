@@ -214,6 +214,49 @@ def test_a_walk_is_taken_although_what_may_be_found_lies_elsewhere(connection: p
         assert found[0][1] == stored.nearest(stored.vectors[0], k, image_ids=far, mode="exact")[0][1]
 
 
+def blocks(connection: psycopg.Connection, index_name: str) -> int:
+    """How many pages of the index were read, by the server's own count."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    row = connection.execute(
+        "SELECT idx_blks_hit + idx_blks_read FROM pg_statio_user_indexes WHERE indexrelname = %s", [index_name]
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_where_all_that_is_near_passes_a_walk_goes_as_deep_as_if_matches_were_spread_evenly(
+    connection: psycopg.Connection,
+) -> None:
+    stored = make(connection, rows=6000)
+    build = stored.build(IvfFlat(lists=100, probes=2))
+    own_kind = [i for n, i in enumerate(stored.ids) if n % CLUSTERS < 4]
+    read = {}
+    for mode in ("approximate", "auto"):
+        scanned, before = scans(connection, build.index_name), blocks(connection, build.index_name)
+        found = stored.nearest(stored.vectors[0], 30, mode=mode, image_ids=own_kind)
+        read[mode] = blocks(connection, build.index_name) - before
+        assert {row[2] for row in found} == {"approximate"}
+        assert scans(connection, build.index_name) - scanned == {"approximate": 1, "auto": 2}[mode]
+        assert recall(found, stored.nearest(stored.vectors[0], 30, mode="exact", image_ids=own_kind)) >= 0.9
+    assert read["auto"] < read["approximate"]
+
+
+@pytest.mark.parametrize("method", [Hnsw(16, 64, 80), IvfFlat(lists=20, probes=2)], ids=lambda method: method.name)
+def test_matches_that_are_dense_near_the_query_only_are_all_that_is_found(
+    connection: psycopg.Connection, method: IndexMethod
+) -> None:
+    stored = make(connection, rows=6000)
+    build = stored.build(method)
+    query = stored.vectors[0]
+    near = [row[0] for row in stored.nearest(query, 25, mode="exact")]
+    far = [i for n, i in enumerate(stored.ids) if n % CLUSTERS in range(10, 15)][:1455]
+    before = scans(connection, build.index_name)
+    found = stored.nearest(query, 40, image_ids=near + far)
+    assert scans(connection, build.index_name) == before + 3, "a short walk, one for dense matches, the deep one"
+    assert len(found) == 40
+    assert [row[0] for row in found[:25]] == near
+
+
 def test_what_a_filter_needs_beyond_the_largest_ef_search_is_not_walked_for(connection: psycopg.Connection) -> None:
     for k, share, kept in ((10, 0.1, 12), (100, 0.5, 125), (100, 0.1, 375), (100, 0.02, 555)):
         row = connection.execute(
