@@ -36,7 +36,8 @@ from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, regi
 from cbirdb.db.vector_index import METHODS
 from cbirdb.index import build_index
 from cbirdb.index_audit import audit_index
-from cbirdb.index_choice import choose_method, settle_search
+from cbirdb.index_choice import choose_method
+from cbirdb.index_settling import settle_search
 
 NAME = "benchmark-filtered"
 MODALITIES = (("MR", 0.1), ("CT", 0.01), ("US", 0.001), ("NM", 0.0001))
