@@ -1,0 +1,157 @@
+"""``index build --method auto``: what is tried, taken, built, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from cbirdb.db.index_builds import current_build
+from cbirdb.db.vector_index import BitHnsw, Growth, Hnsw, IndexMethod, IvfFlat
+from cbirdb.index import build_chosen
+from cbirdb.index_audit import Floor, Measured, Recall
+from cbirdb.index_choice import Aim, Choice, Trial, Whole, ranked
+from cbirdb.index_settling import settle_search
+from tests.conftest import Outcome
+from tests.indexed_vectors import GOOD, POOR, make
+
+Cli = Callable[..., Outcome]
+
+
+def test_auto_takes_a_method_that_fails_or_does_not_say_what_it_tried(connection: psycopg.Connection, cli: Cli) -> None:
+    make(connection)
+    outcome = cli("index", "build", "-e", "toy", "--sample", 1000, "--seed", 3, "--format", "json")
+    assert outcome.code == 0, outcome.err
+    [built] = outcome.rows
+    row = connection.execute("SELECT method, choice, audit FROM cbir.index_build").fetchone()
+    assert row is not None
+    method, choice, audit = row
+    assert (choice["rows"], choice["seed"]) == (1000, 3)
+    trials = choice["trials"]
+    assert {trial["method"] for trial in trials} == {"hnsw", "bit-hnsw", "ivfflat"}
+    [chosen] = [trial for trial in trials if trial["chosen"]]
+    assert chosen["method"] == method == built["method"]
+    assert chosen["passed"]
+    assert chosen["cost_s"] == min(trial["cost_s"] for trial in trials if trial["passed"])
+    for trial in trials:
+        good = trial["recall_10"] >= 0.995 and trial["p1_10"] >= 0.9 and trial["zeros_10"] == 0
+        assert trial["passed"] == (good and trial["recall_100"] >= 0.995)
+        assert trial["settings"] in outcome.err
+        assert f"cost_s {trial['cost_s']:.4g}" in outcome.err
+        # The table has twice the rows of the sample: everything takes longer there.
+        assert trial["whole_p50_ms"] > trial["p50_ms"]
+        assert trial["whole_build_s"] >= round(2 * trial["build_s"], 1)
+    assert audit["passed"]
+    assert connection.execute("SELECT to_regclass('pg_temp.index_sample')").fetchone() == (None,)
+
+
+def test_auto_hides_that_nothing_passed(
+    connection: psycopg.Connection, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(connection)
+    # A graph of two neighbours per element falls apart: no search setting reaches everything.
+    monkeypatch.setattr("cbirdb.index_choice.CANDIDATES", (Hnsw(2, 4, 1), BitHnsw(2, 4, 10)))
+    outcome = cli("index", "build", "-e", "toy", "--floor-recall", 1, "--format", "json")
+    assert outcome.code == 4
+    assert "approximate results will not count as final" in outcome.err
+    assert "not good enough" in outcome.err
+    [built] = outcome.rows
+    assert built["audit"].startswith("FAILED")
+    row = connection.execute("SELECT choice FROM cbir.index_build WHERE dropped_at IS NULL").fetchone()
+    assert row is not None
+    trials = row[0]["trials"]
+    assert not any(trial["passed"] for trial in trials)
+    best = max(trials, key=lambda trial: trial["recall_10"] + trial["recall_100"])
+    assert [trial["settings"] for trial in trials if trial["chosen"]] == [best["settings"]]
+
+
+def test_auto_stops_at_a_method_that_fails_on_the_whole_table(connection: psycopg.Connection) -> None:
+    stored = make(connection, rows=500)
+    floor = Floor(recall=0.999, zeros=0)
+    # The first falls apart and never finds all; lists do when enough are probed; the last need not be built.
+    methods: list[IndexMethod] = [Hnsw(2, 4, 1000), IvfFlat(probes=2), Hnsw()]
+    chosen = trial(1, 2**20, 1)
+    built, passed = build_chosen(
+        connection, stored.encoder, Choice(methods, [chosen], chosen, 500, 500, 1000, 0, Aim.above(floor)), floor=floor,
+        connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True),
+    )  # fmt: skip
+    assert (built.method, passed) == ("ivfflat", True)
+    # A hundred of 500 rows lie in more than two of 22 lists.
+    assert built.search_settings["at_100"] > 2
+    used = connection.execute("SELECT method, dropped_at IS NULL FROM cbir.index_build ORDER BY index_build_id")
+    assert used.fetchall() == [("hnsw", False), ("ivfflat", True)]
+
+    again = settle_search(connection, stored.encoder, built, IvfFlat(built.parameters["lists"], probes=20))
+    assert 1 <= again.search_settings["ivfflat.probes"] < 20, "too wide a search was not narrowed"
+    assert current_build(connection, stored.encoder) == again
+
+
+def trial(build_seconds: float, memory: int, p50_ms: float, *, allowed: int = 2**40, searches: int = 1) -> Trial:
+    """A perfect one, with what the whole is expected to take."""
+    recall = Recall(1, 1, 0)
+    whole = Whole(build_seconds, memory, p50_ms, memory <= allowed)
+    return Trial(Hnsw(), 1, 1, Measured(300, 1, recall, recall, 1, 1, 0), True, whole, whole.cost(searches))
+
+
+@pytest.mark.parametrize(
+    ("searches", "memory", "taken"),
+    [(1_000, 2**40, "quick to build"), (10_000_000, 2**40, "quick to search"), (10_000_000, 10**9, "quick to build")],
+)
+def test_the_cheapest_does_not_follow_from_searches_and_memory(searches: int, memory: int, taken: str) -> None:
+    """A build of 100 s with searches of 4 ms in 0.1 GB, one of 1000 s with searches of 1 ms in 4 GB."""
+    wholes = {"quick to build": (100.0, 10**8, 4.0), "quick to search": (1000.0, 4 * 10**9, 1.0)}
+    tried = [(Hnsw(), trial(*whole, allowed=memory, searches=searches)) for whole in wholes.values()]
+    best = ranked(tried)[0][1].whole
+    assert (best.build_seconds, best.memory_bytes, best.p50_ms) == wholes[taken]
+
+
+def test_growth_differs_from_what_a_method_does_with_more_rows() -> None:
+    """From 10,000 rows to 1,000,000: 100 and 1,000 lists; 5 probes read 5 x 100 and 5 x 1,000 rows.
+
+    K-means looks at 10,000 and 50,000 of them, ten times.
+    """
+    build = (1000 * (10 * 50_000 + 1_000_000)) / (100 * (10 * 10_000 + 10_000))
+    assert IvfFlat(probes=5).growth(10_000, 1_000_000) == Growth(build, (1000 + 5000) / (100 + 500))
+    build = (10 * 10_000 + 1_000_000) / (10 * 10_000 + 10_000)
+    assert IvfFlat(lists=50, probes=5).growth(10_000, 1_000_000) == Growth(build, (50 + 100_000) / (50 + 1000))
+    graph = Hnsw().growth(10_000, 1_000_000)
+    assert (graph.build, graph.search) == pytest.approx((150, 100 ** (2 / 3)))
+    for method in (*GOOD, *POOR):
+        assert method.growth(5000, 5000) == Growth(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--method", "ivfflat", "--m", 8), 2, "--m is not an option of ivfflat"),
+        (("--method", "hnsw", "--rerank", 50), 2, "--rerank is not an option of hnsw"),
+        (("--method", "hnsw", "--at-100", 1001), 1, "--at-100 must lie between 0 and 1000, not 1001."),
+        (("--probes", 3), 2, "--probes is not an option of hnsw"),
+        (("--method", "ivfflat", "--probes", 0), 1, "--probes must lie between 1 and 32768, not 0."),
+        (("--method", "ivfflat", "--lists", 40_000), 1, "--lists must lie between 0 and 32768, not 40000."),
+        (("--method", "bit-hnsw", "--rerank", 9), 1, "--rerank must lie between 10 and 10000, not 9."),
+        (("--sample", 0), 1, "--sample must be at least 1, not 0."),
+        (("--searches", 0), 1, "--searches must be at least 1, not 0."),
+    ],
+)
+def test_options_that_do_not_fit_build_something(
+    connection: psycopg.Connection, cli: Cli, arguments: Sequence[object], code: int, said: str
+) -> None:
+    make(connection, rows=30)
+    outcome = cli("index", "build", "-e", "toy", *arguments)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert said in outcome.err
+    assert connection.execute("SELECT count(*) FROM cbir.index_build").fetchone() == (0,)
+
+
+def test_lists_that_need_more_memory_than_allowed_are_a_damaged_name(connection: psycopg.Connection, cli: Cli) -> None:
+    make(connection)
+    connection.execute(
+        sql.SQL("ALTER DATABASE {} SET maintenance_work_mem = '1MB'").format(sql.Identifier(connection.info.dbname))
+    )
+    outcome = cli("index", "build", "-e", "toy", "--method", "ivfflat", "--lists", 1500)
+    assert outcome.code == 1
+    assert "SET maintenance_work_mem" in outcome.err
+    assert "memory" in outcome.err
