@@ -7,6 +7,7 @@ CREATE FUNCTION cbir.indexed_image(run_id bigint)
 RETURNS TABLE (image_id bigint, patient_id bigint, label_ids bigint[])
 LANGUAGE plpgsql
 STABLE
+ROWS 1000000
 SET search_path FROM CURRENT
 AS $$
 DECLARE

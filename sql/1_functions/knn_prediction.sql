@@ -9,6 +9,8 @@ RETURNS TABLE (k integer, query_image_id bigint, label_id bigint, predicted_labe
 LANGUAGE plpgsql
 STABLE
 SET search_path FROM CURRENT
+-- The planner knows nothing of what functions return, and would go through it once for every query.
+SET enable_nestloop = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -27,6 +27,8 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 STABLE
 SET search_path FROM CURRENT
+-- The planner knows nothing of what functions return, and would go through it once for every query.
+SET enable_nestloop = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -19,6 +19,8 @@ RETURNS TABLE (
 )
 LANGUAGE sql
 STABLE
+-- The planner knows nothing of how many images leak, and would go through all of them once for every query.
+SET enable_nestloop = off
 AS $$
 WITH run AS (SELECT r.* FROM cbir.search_run AS r WHERE r.run_id = $1),
 leaking AS MATERIALIZED (
@@ -28,7 +30,7 @@ leaking AS MATERIALIZED (
 ),
 -- One list per query for the mean over queries, and one per query and label for the mean over classes: under a protocol
 -- with one label both are the same. The labels that count as relevant stand with it.
-list AS (
+each_list AS (
     SELECT
         r.query_image_id, r.label_id, r.relevant_count, r.neighbour_ids, r.hits, TRUE AS is_micro,
         r.label_id IS NOT NULL AS is_macro,
@@ -47,14 +49,17 @@ list AS (
     INNER JOIN cbir.search_result AS r ON r.run_id = s.run_id AND r.query_image_id = s.query_image_id
     WHERE s.run_id = $1
 ),
+list AS MATERIALIZED (SELECT row_number() OVER () AS list_id, e.* FROM each_list AS e),
+leak AS (
+    SELECT l.list_id, array_agg(k.image_id) AS ids, count(*) FILTER (WHERE k.label_ids && l.wanted) AS relevant
+    FROM list AS l
+    INNER JOIN leaking AS k ON k.query_image_id = l.query_image_id
+    GROUP BY l.list_id
+),
 touched AS (
     SELECT l.*, coalesce(leak.ids, '{}') AS leaking_ids, coalesce(leak.relevant, 0) AS leaking_relevant
     FROM list AS l
-    LEFT JOIN LATERAL (
-        SELECT array_agg(k.image_id) AS ids, count(*) FILTER (WHERE k.label_ids && l.wanted) AS relevant
-        FROM leaking AS k
-        WHERE k.query_image_id = l.query_image_id
-    ) AS leak ON TRUE
+    LEFT JOIN leak ON leak.list_id = l.list_id
 ),
 variant AS (
     SELECT 1 AS place, 'all' AS name, t.relevant_count, t.hits, t.is_micro, t.is_macro, t.label_id, t.neighbour_ids
