@@ -157,7 +157,7 @@ def long_search(dsn: str) -> Iterator[int]:
 def test_running_work_shows_a_long_search_and_not_itself(connection: psycopg.Connection, long_search: int) -> None:
     deadline = time.monotonic() + 20
     # It is listed from its start, a moment before it sleeps.
-    while not [row for row in (found := rows(connection, "running_work")) if row["wait_event"] == "PgSleep"]:
+    while not (found := rows(connection, "running_work")) or found[0]["wait_event"] != "PgSleep":
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
     (row,) = found
