@@ -7,6 +7,7 @@ one that hangs.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
@@ -123,6 +124,7 @@ class WorkerPool(Generic[Item, Result]):
             if not self._workers:
                 self._workers = [self._start() for _ in range(self._size)]
                 self._thread.start()
+                atexit.register(self._stop_replacing)
             idle = not self._queue
             self._queue.append(_Job(item, future))
         if idle:
@@ -145,6 +147,7 @@ class WorkerPool(Generic[Item, Result]):
                 job.future.cancel()
             self._queue.clear()
         if self._workers:
+            atexit.unregister(self._stop_replacing)
             self._wake_sender.send_bytes(b"!")
             self._thread.join()
         for worker in self._workers:
@@ -159,6 +162,13 @@ class WorkerPool(Generic[Item, Result]):
                 job.future.cancel()
         self._wake_sender.close()
         self._wake_receiver.close()
+
+    def _stop_replacing(self) -> None:
+        """At the end of a program that did not close the pool: ``multiprocessing`` ends the processes, for good."""
+        with self._lock:
+            self._closed = True
+        self._wake_sender.send_bytes(b"!")
+        self._thread.join()
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
