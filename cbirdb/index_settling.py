@@ -38,8 +38,8 @@ def settle_search(
 ) -> IndexBuild:
     """Find the narrowest searches of the whole table that meet the aim above the floor, and record them.
 
-    It begins where the sample left off. Where no width meets the aim, the narrowest whose mean recall does is recorded, or
-    the widest. The queries are others than those of an audit with the same seed, so that the audit does not measure what
+    It begins where the sample left off. Where no width meets the aim with the first queries, the narrowest whose mean recall
+    does is recorded, or the widest; where only all queries together miss it, the widest. The queries are others than those of an audit with the same seed, so that the audit does not measure what
     it was fitted to.
 
     :param method: what was built, with the widths to begin with.
@@ -119,9 +119,13 @@ def _settled(method: IndexMethod, look: Callable[[IndexMethod, int], Measured], 
         return recall.mean >= unseen.recall and recall.zeros <= zeros
 
     while not (near.settled and far.settled):
-        measured = look(method.with_widths(near.width, far.width), FIRST_QUERIES)
-        near.turn(aim.near_met_by(measured), enough(measured.near, unseen.zeros * measured.sample))
-        far.turn(aim.far_met_by(measured), aim.far_met_by(measured))
+        tried = method.with_widths(near.width, far.width)
+        measured = look(tried, FIRST_QUERIES)
+        # A method may hold one width to the other; what passes with a wider search than asked for says nothing.
+        own = tried.widths[0] == near.width, tried.widths[1] == far.width
+        near_enough = enough(measured.near, unseen.zeros * measured.sample)
+        near.turn(own[0] and aim.near_met_by(measured), own[0] and near_enough)
+        far.turn(own[1] and aim.far_met_by(measured), own[1] and aim.far_met_by(measured))
     method = method.with_widths(near.width, far.width)
     while near.passed and far.passed:
         # What passes with some of the queries may fail with all of them, narrowly.

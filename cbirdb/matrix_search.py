@@ -7,8 +7,9 @@ are kept, and the server measures those again and orders them as its own exact s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -80,12 +81,14 @@ def _search(
     asked = list(read_part(connection, encoder, "query", queries))
     ids, vectors = (np.concatenate(parts) for parts in zip(*asked, strict=True))
 
-    def blocks() -> Iterator[Block]:
-        for block in _one_ahead(read_part(connection, encoder, "candidate")):
+    def counted(blocks: Iterator[Block]) -> Iterator[Block]:
+        for block in blocks:
             yield block
             task.advance(len(block[0]))
 
-    nearest = exact_neighbours(vectors, blocks(), search.k + MARGIN + barred, device=device)
+    # Closed whatever happens: its thread must not read on while the transaction is rolled back.
+    with closing(_one_ahead(read_part(connection, encoder, "candidate"))) as blocks:
+        nearest = exact_neighbours(vectors, counted(blocks), search.k + MARGIN + barred, device=device)
     return dict(zip(ids.tolist(), _to_measure(nearest, search.k + barred), strict=True))
 
 
@@ -96,7 +99,7 @@ def _to_measure(nearest: Neighbours, needed: int) -> list[NDArray[np.int64]]:
     return [images[:count] for images, count in zip(nearest.ids, counts.tolist(), strict=True)]
 
 
-def _one_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+def _one_ahead(blocks: Iterator[Block]) -> Generator[Block]:
     """The same blocks; while one is worked on, the next is received."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming = pool.submit(next, blocks, None)

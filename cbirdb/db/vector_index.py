@@ -42,7 +42,7 @@ class IndexMethod(Protocol):
 
     @property
     def widths(self) -> tuple[int, int]:
-        """How wide it searches for ten and for a hundred neighbours: wider is slower and finds more."""
+        """How wide to search for ten and for a hundred neighbours, or to begin with where the latter is left to the rule."""
 
     def with_widths(self, ten: int, hundred: int) -> IndexMethod:
         """The same with other ones, or wider; a search for a hundred is no narrower than one for ten."""
@@ -243,7 +243,7 @@ class IvfFlat:
     def steps(self) -> tuple[list[int], list[int]]:
         ten, hundred = self.widths
         # To read an eighth of all lists takes about as long as to compare exactly.
-        most = min(self.lists, max(64, self.lists // 8))
+        most = max(1, min(self.lists, max(64, self.lists // 8)))
         return _steps(1, most, ten), _steps(1, most, hundred)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
