@@ -7,8 +7,8 @@
 --                computed exactly instead.
 --   auto         approximate when there is an index, but exact when the filter leaves so few images that comparing
 --                with them all is faster than walking until enough of them were met, or when a short, narrow walk
---                meets none of them: they lie elsewhere. When nearly all that it meets pass, as those of the query's
---                own kind do, the next walk goes no deeper than that asks for.
+--                meets none of them: they lie elsewhere. When it meets four times as many as an
+--                even spread would, the next walk goes only as deep as half that density asks for.
 --   Where row-level security hides images from the caller every search is exact, whatever the mode.
 --   "+ 0" keeps an exact search off the index.
 -- Inputs: an encoder, a vector of its dimension, k, what to leave out (an image, a patient's, a study's), a filter
