@@ -66,6 +66,11 @@ def _check(*bounds: tuple[int, int, int, str]) -> None:
             raise InputError(f"--{what} must lie between {low} and {high}, not {value}.")
 
 
+def _check_deeper(ten: int, hundred: int) -> None:
+    if 0 < hundred < ten:
+        raise InputError(f"--at-100 must be at least what is set for ten, that is {ten}, or 0, not {hundred}.")
+
+
 def _cosine_operators(precision: Precision) -> sql.SQL:
     return sql.SQL("halfvec_cosine_ops" if precision == "half" else "vector_cosine_ops")
 
@@ -92,6 +97,7 @@ class Hnsw:
             (self.ef_search, 1, 1000, "ef-search"),
             (self.at_100, 0, 1000, "at-100"),
         )
+        _check_deeper(self.ef_search, self.at_100)
         if self.ef_construction < 2 * self.m:
             raise InputError(f"--ef-construction must be at least twice --m, that is {2 * self.m}.")
 
@@ -160,6 +166,7 @@ class BitHnsw:
     def __post_init__(self) -> None:
         Hnsw(self.m, self.ef_construction)  # the same bounds
         _check((self.rerank, 10, 10_000, "rerank"), (self.at_100, 0, 10_000, "at-100"))
+        _check_deeper(self.rerank, self.at_100)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -221,6 +228,7 @@ class IvfFlat:
 
     def __post_init__(self) -> None:
         _check((self.lists, 0, 32768, "lists"), (self.probes, 1, 32768, "probes"), (self.at_100, 0, 32768, "at-100"))
+        _check_deeper(self.probes, self.at_100)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -8,8 +8,8 @@
 --               needs beyond that, more matches than asked for make up: three candidates for each that is lacking.
 --     bit-hnsw  nearest by Hamming distance over the signs of the components, of which so many ("rerank") are
 --               compared exactly afterwards; more by the power 0.75 of the depth.
---     ivfflat   ivfflat.probes lists, times one and the number of lists that the further rows fill; under a filter times
---               three of them (with "at_100" beyond a hundred only), as rows so deep lie in any list.
+--     ivfflat   ivfflat.probes lists, times one and the number of lists that the further rows fill; under a filter
+--               times three of them (with "at_100" beyond a hundred only), as rows so deep lie in any list.
 --   The walk ends after half as many candidates again as are expected to hold the matches wanted, and five standard
 --   deviations: a filter that matches evenly is met by then, and where it matches far from the query, comparing
 --   exactly is faster.

@@ -128,6 +128,11 @@ def test_growth_differs_from_what_a_method_does_with_more_rows() -> None:
         (("--method", "ivfflat", "--m", 8), 2, "--m is not an option of ivfflat"),
         (("--method", "hnsw", "--rerank", 50), 2, "--rerank is not an option of hnsw"),
         (("--method", "hnsw", "--at-100", 1001), 1, "--at-100 must lie between 0 and 1000, not 1001."),
+        (
+            ("--method", "ivfflat", "--probes", 9, "--at-100", 8),
+            1,
+            "at least what is set for ten, that is 9, or 0, not 8.",
+        ),
         (("--probes", 3), 2, "--probes is not an option of hnsw"),
         (("--method", "ivfflat", "--probes", 0), 1, "--probes must lie between 1 and 32768, not 0."),
         (("--method", "ivfflat", "--lists", 40_000), 1, "--lists must lie between 0 and 32768, not 40000."),
