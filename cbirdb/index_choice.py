@@ -313,6 +313,7 @@ def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, li
     seconds = monotonic() - started
     index = sql.Identifier("pg_temp", name)
     size = connection.execute("SELECT pg_relation_size(%s::regclass)", [index.as_string(connection)]).fetchone()
+    # Both widths are named, so that the search for a hundred begins narrow, too, and not as wide as the rule makes it.
     method: IndexMethod | None = fitted.with_widths(*fitted.widths)
     while method is not None:
         measured = measure(walk_search(connection, table, task.encoder, method, task.rows), task.truth)

@@ -38,9 +38,9 @@ def settle_search(
 ) -> IndexBuild:
     """Find the narrowest searches of the whole table that meet the aim above the floor, and record them.
 
-    It begins where the sample left off. Where no width meets the aim with the first queries, the narrowest whose mean recall
-    does is recorded, or the widest; where only all queries together miss it, the widest. The queries are others than those of an audit with the same seed, so that the audit does not measure what
-    it was fitted to.
+    It begins where the sample left off. Where no width meets the aim with the first queries, the narrowest whose mean
+    recall does is recorded, or the widest; where only all queries together miss it, the widest. The queries are others
+    than those of an audit with the same seed, so that the audit does not measure what it was fitted to.
 
     :param method: what was built, with the widths to begin with.
     """
