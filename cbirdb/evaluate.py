@@ -7,36 +7,27 @@ exactly or through the encoder's vector index.
 
 from __future__ import annotations
 
-import logging
 import platform
-import random
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import psycopg
-from numpy.typing import NDArray
 
 import cbirdb
 from cbirdb.db import neighbours, selection
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
-from cbirdb.db.runs import Definition, count_without_relevant, held_run, keep_transaction_open
+from cbirdb.db.runs import Definition, count_without_relevant, held_run
 from cbirdb.db.selection import Counts, Selection
 from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
+from cbirdb.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
 from cbirdb.index_audit import Floor
-from cbirdb.matrix_search import MEMORY_MB, Lists, Pass, matrix_search
+from cbirdb.matrix_search import MEMORY_MB
 from cbirdb.progress import SILENT, Progress
-
-log = logging.getLogger(__name__)
 
 Protocol = Literal["paper", "any-label"]
 PROTOCOLS: Mapping[Protocol, str] = {
@@ -53,21 +44,8 @@ PROTOCOLS: Mapping[Protocol, str] = {
 """What each protocol counts, in words; stored with each run, defined by cbir.protocol_image."""
 EXACT_UP_TO = 50_000
 """``auto`` compares with every image up to here; beyond it, a scan per query takes too long."""
-SCAN_UP_TO = 5_000_000
-"""Pairs of query and image that an exact search compares by scans on the server; beyond it, by matrix products."""
-QUERIES_PER_BATCH = 256
-EXACT_PER_BATCH = 32
-"""Where each query is a scan."""
-PAIRS_PER_BATCH = 300_000
-"""Where the pairs to measure are known: one large join is several times as fast as many small ones."""
-COMMIT_FACTOR = 20
-"""A transaction lasts this many times as long as its preparation took: little is lost when a process is killed, and
-little is done twice."""
-RECALL_QUERIES = 200
-RECALL_AT = 10
 LARGEST_K = 10_000
 
-Connect = Callable[[], psycopg.Connection]
 Mode = Literal["auto", "exact", "approximate"]
 
 
@@ -161,15 +139,15 @@ def evaluate(
         _check_counts(counts, encoder, query_split, index_split)
         build = current_build(connection, encoder)
         exact = _is_exact(mode, counts.indexed, build, encoder)
-        resources = _Resources(connect, workers or machine_cpus(), device, memory_mb)
+        resources = Resources(connect, workers or machine_cpus(), device, memory_mb)
         definition = Definition(
             task, PROTOCOLS[protocol], selection.dataset_names(connection, task), k, None if exact else build, seed,
             _versions(connection, encoder))  # fmt: skip
         with held_run(connect, definition, counts) as run:
             queries = selection.query_ids(connection, task)
             search = neighbours.Search(task, run.run_id, k, counts.indexed, definition.build, counts.fingerprint)
-            _search_all(search, queries, run.stored, resources, progress)
-            found = None if exact else _measure_recall(connection, search, queries, seed, resources)
+            find_neighbours(search, queries, run.stored, resources, progress)
+            found = None if exact else measure_recall(connection, search, queries, seed, resources)
             short = selection.count_short(connection, task, run.run_id, k)
             not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None
             _check_unchanged(connection, task, counts)
@@ -189,7 +167,7 @@ def _check_depth(k: int) -> None:
 def _check_unchanged(connection: psycopg.Connection, task: Selection, before: Counts) -> None:
     """Between two transactions of the search, and within one, others may have changed what takes part."""
     if selection.count_selection(connection, task).fingerprint != before.fingerprint:
-        raise neighbours.ChangedError
+        raise selection.ChangedError
 
 
 def _versions(connection: psycopg.Connection, encoder: StoredEncoder) -> dict[str, str | None]:
@@ -203,16 +181,7 @@ def _versions(connection: psycopg.Connection, encoder: StoredEncoder) -> dict[st
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _FoundByIndex:
-    """What an approximate run found of the true nearest, over a sample of its queries."""
-
-    mean: float
-    zeros: int
-    queries: int
-
-
-def _why_not_final(build: IndexBuild, found: _FoundByIndex, floor: Floor, encoder: StoredEncoder) -> str | None:
+def _why_not_final(build: IndexBuild, found: FoundByIndex, floor: Floor, encoder: StoredEncoder) -> str | None:
     """What keeps an approximate run from being relied on, and what to do; None: nothing."""
     rebuild = f"Run: cbirdb index build -e {encoder.name}"
     if build.audit is None:
@@ -246,133 +215,8 @@ def _is_exact(mode: Mode, indexed: int, build: IndexBuild | None, encoder: Store
     return mode == "exact" or build is None or (mode == "auto" and indexed <= EXACT_UP_TO)
 
 
-@dataclass(frozen=True, slots=True)
-class _Resources:
-    """What a search may use."""
-
-    connect: Connect
-    workers: int
-    device: str
-    memory_mb: int
-
-
-def _search_all(
-    search: neighbours.Search,
-    queries: Sequence[int],
-    stored: Collection[int],
-    resources: _Resources,
-    progress: Progress,
-) -> None:
-    """Exact searches of many pairs by matrix products, all others by the server alone; what is stored is left out."""
-    name = search.task.encoder.name
-    by_matrix = search.build is None and len(queries) * search.indexed > SCAN_UP_TO
-    queries = [query for query in queries if query not in stored]
-    if not queries:
-        return
-    if not by_matrix:
-        with progress.task(f"searching for {name}", total=len(queries) + len(stored), unit="queries") as bar:
-            bar.advance(len(stored))
-            size = EXACT_PER_BATCH if search.build is None else QUERIES_PER_BATCH
-            for done in _in_parallel(resources, search, queries, size):
-                bar.advance(done)
-        return
-    with resources.connect() as connection, connection.transaction():
-        keep_transaction_open(connection)
-        search.prepare(connection)
-        for part in matrix_search(
-            connection, search, queries, device=resources.device, memory_mb=resources.memory_mb, progress=progress
-        ):
-            _search_and_store(resources, search, part, progress)
-
-
-def _search_and_store(resources: _Resources, search: neighbours.Search, part: Pass, progress: Progress) -> None:
-    """One pass; the connections that store what it finds make their temporary tables meanwhile."""
-    lists: Future[Lists] = Future()
-    size = max(1, min(PAIRS_PER_BATCH // part.longest, -(-len(part.queries) // resources.workers)))
-    with closing(_in_parallel(resources, search, part.queries, size, lists)) as storing:
-        next(storing)
-        try:
-            lists.set_result(part.search())
-        finally:
-            lists.cancel()  # where there is no result, nobody waits for one
-        with progress.task(f"storing for {search.task.encoder.name}", total=len(part.queries), unit="queries") as bar:
-            for done in storing:
-                bar.advance(done)
-
-
-def _in_parallel(
-    resources: _Resources,
-    search: neighbours.Search,
-    queries: Sequence[int],
-    size: int,
-    lists: Future[Lists] | None = None,
-) -> Generator[int]:
-    """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones.
-
-    :param size: queries per batch.
-    :param lists: the images of each query among which its neighbours are, once that is known.
-    """
-    batches = [queries[start : start + size] for start in range(0, len(queries), size)]
-    workers = max(1, min(resources.workers, len(batches)))
-    shares = [batches[start::workers] for start in range(workers)]
-    finished: list[int] = []
-    stop = threading.Event()
-
-    def work(share: Sequence[Sequence[int]]) -> None:
-        left = deque(share)
-        with resources.connect() as connection:
-            while left and not stop.is_set():
-                # The temporary tables live in the transaction, wherever a pooler takes the next one.
-                with connection.transaction():
-                    began = time.monotonic()
-                    search.prepare(connection)
-                    preparing = time.monotonic() - began
-                    if lists is not None:
-                        keep_transaction_open(connection)
-                    known = None if lists is None else lists.result()
-                    until = time.monotonic() + COMMIT_FACTOR * preparing
-                    while left and not stop.is_set():
-                        batch = left.popleft()
-                        search.store(connection, batch, known)
-                        finished.append(len(batch))
-                        if time.monotonic() > until:
-                            break
-
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        try:
-            pending = {pool.submit(work, share) for share in shares}
-            yield 0
-            reported = 0
-            while pending:
-                done, pending = wait(pending, timeout=0.3, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                now = len(finished)
-                yield sum(finished[reported:now])
-                reported = now
-        finally:
-            # When one has failed, or the user has had enough, the others end after the batch in hand.
-            stop.set()
-
-
-def _measure_recall(
-    connection: psycopg.Connection, search: neighbours.Search, queries: Sequence[int], seed: int, resources: _Resources
-) -> _FoundByIndex:
-    """Share of the true nearest neighbours that the index found, over a sample of the queries."""
-    sample = sorted(random.Random(seed).sample(list(queries), min(len(queries), RECALL_QUERIES)))  # noqa: S311
-    with connection.transaction():
-        search.prepare(connection)
-        nearest = replace(search, k=min(RECALL_AT, search.k))
-        lists: dict[int, NDArray[np.int64]] = {}
-        for part in matrix_search(
-            connection, nearest, sample, device=resources.device, memory_mb=resources.memory_mb, progress=SILENT
-        ):
-            lists |= part.search()
-        return _FoundByIndex(*search.recall(connection, lists, RECALL_AT), len(sample))
-
-
 def _close_run(
-    connection: psycopg.Connection, run_id: int, found: _FoundByIndex | None, short: int, not_final: str | None
+    connection: psycopg.Connection, run_id: int, found: FoundByIndex | None, short: int, not_final: str | None
 ) -> None:
     with connection.transaction():
         closed = connection.execute(

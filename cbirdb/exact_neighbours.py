@@ -1,13 +1,17 @@
 """The true nearest neighbours of many queries, by blocked matrix products: one pass over the vectors serves them all.
 
 On a GPU where PyTorch sees one, else on the CPU: by PyTorch on many processors, by NumPy on few or without PyTorch.
+NumPy multiplies with all processors but compares and chooses with one; so the queries are shared out, and each processor
+does all three for its share.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +30,8 @@ still be in its caches, and new memory costs as much as the comparison."""
 
 FIRST_PIECE = 2048
 """Vectors after which every query has its first limit, at least; the larger, the fewer pairs later pieces find."""
+QUERIES_PER_SHARE = 128
+"""At least: for fewer, going through the vectors costs more than comparing them."""
 MANY_PROCESSORS = 8
 """From so many on PyTorch, which also compares and selects in parallel, is worth its import."""
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
@@ -43,9 +49,11 @@ class Neighbours:
 
 
 class Comparer(Protocol):
-    """Compares all queries with some vectors."""
+    """Compares its queries with some vectors."""
 
+    queries: int
     product_bytes: int
+    """What the products with a piece may take."""
 
     def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
         """Pairs whose cosine distance is below the query's limit; without limits, at least the ``k`` nearest of each query.
@@ -66,20 +74,57 @@ def exact_neighbours(
     :param device: auto, cuda, cuda:N or cpu.
     :raises InputError: when the device is not there.
     """
-    compare = _comparer(_normalized(queries), device)
-    kept = _Nearest(len(queries), k)
-    largest = max(1, compare.product_bytes // (4 * max(1, len(queries))))
-    # Pieces that double find about k new pairs per query each.
-    piece = min(largest, max(4 * k, FIRST_PIECE))
-    for block_ids, vectors in blocks:
+    shares = [_Share(comparer, k) for comparer in _comparers(_normalized(queries), device)]
+    working: Sequence[Future[None]] = ()
+    with _one_blas_thread_each(shares), ThreadPoolExecutor(max_workers=len(shares)) as pool:
+        for ids, vectors in blocks:
+            unit = _normalized(vectors)
+            _wait_for(working)
+            # While the shares compare this block, the next one is received.
+            working = [pool.submit(share.compare, ids, unit) for share in shares]
+        _wait_for(working)
+        parts = list(pool.map(_Share.finish, shares))
+    return Neighbours(np.concatenate([part.ids for part in parts]), np.concatenate([part.distances for part in parts]))
+
+
+def _wait_for(working: Sequence[Future[None]]) -> None:
+    for future in working:
+        future.result()
+
+
+class _Share:
+    """Some of the queries: those of one comparer."""
+
+    def __init__(self, comparer: Comparer, k: int) -> None:
+        self._comparer = comparer
+        self._kept = _Nearest(comparer.queries, k)
+        self._k = k
+        self._largest = max(1, comparer.product_bytes // (4 * max(1, comparer.queries)))
+        # Pieces that double find about k new pairs per query each.
+        self._piece = min(self._largest, max(4 * k, FIRST_PIECE))
+
+    def compare(self, ids: NDArray[np.int64], vectors: Floats) -> None:
+        """Keep what is near of some unit vectors, in pieces."""
         start = 0
-        while start < len(block_ids):
-            part = slice(start, start + piece)
-            rows, columns, distances = compare.nearer(_normalized(vectors[part]), kept.limit, k)
-            kept.add(rows, block_ids[part][columns], distances)
-            start += piece
-            piece = min(largest, 2 * piece)
-    return kept.finish()
+        while start < len(ids):
+            part = slice(start, start + self._piece)
+            rows, columns, distances = self._comparer.nearer(vectors[part], self._kept.limit, self._k)
+            self._kept.add(rows, ids[part][columns], distances)
+            start += self._piece
+            self._piece = min(self._largest, 2 * self._piece)
+
+    def finish(self) -> Neighbours:
+        return self._kept.finish()
+
+
+def _one_blas_thread_each(shares: Sequence[_Share]) -> AbstractContextManager[object]:
+    """Keeps NumPy's matrix products from taking all processors each, where several are computed at a time."""
+    if len(shares) == 1:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits
 
 
 class _Nearest:
@@ -133,8 +178,9 @@ class _Nearest:
 
 
 class _NumpyComparer:
-    def __init__(self, queries: Floats) -> None:
-        self.product_bytes = PRODUCT_BYTES["cpu"]
+    def __init__(self, queries: Floats, shares: int = 1) -> None:
+        self.queries = len(queries)
+        self.product_bytes = PRODUCT_BYTES["cpu"] // shares
         self._queries = queries
         self._products = np.empty(0, np.float32)
 
@@ -161,6 +207,7 @@ class _TorchComparer:
     def __init__(self, queries: Floats, torch: Any, device: str) -> None:
         self._torch = torch
         self._device = device
+        self.queries = len(queries)
         self.product_bytes = PRODUCT_BYTES[device.partition(":")[0]]
         self._queries = torch.from_numpy(queries).to(device)
 
@@ -174,9 +221,10 @@ class _TorchComparer:
         return rows.cpu().numpy(), columns.cpu().numpy(), (1 - products[rows, columns]).cpu().numpy()
 
 
-def _comparer(queries: Floats, device: str) -> Comparer:
+def _comparers(queries: Floats, device: str) -> Sequence[Comparer]:
+    """One for all queries, or one for each processor's share of them."""
     if not device.startswith("cuda") and not _torch_pays():
-        return _NumpyComparer(queries)
+        return _numpy_comparers(queries)
     try:
         import torch
     except ModuleNotFoundError:
@@ -184,19 +232,29 @@ def _comparer(queries: Floats, device: str) -> Comparer:
             raise InputError(
                 "A GPU needs PyTorch, which is not installed.", hint="pip install 'cbirdb[encoders]', or --device cpu"
             ) from None
-        return _NumpyComparer(queries)
+        return _numpy_comparers(queries)
     gpus = torch.cuda.device_count()
     if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= gpus:
         raise InputError(
             f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Leave --device out, or give --device cpu."
         )
-    return _TorchComparer(queries, torch, device if device != "auto" else "cuda" if gpus else "cpu")
+    return [_TorchComparer(queries, torch, device if device != "auto" else "cuda" if gpus else "cpu")]
+
+
+def _numpy_comparers(queries: Floats) -> Sequence[Comparer]:
+    shares = max(1, min(_processors(), len(queries) // QUERIES_PER_SHARE))
+    return [_NumpyComparer(share, shares) for share in np.array_split(queries, shares)]
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _torch_pays() -> bool:
     """To import it takes seconds, and on few processors NumPy multiplies as fast."""
     may_be_gpu = any(any(Path("/dev").glob(name)) for name in GPU_FILES)
-    return "torch" in sys.modules or may_be_gpu or (os.cpu_count() or 1) >= MANY_PROCESSORS
+    return "torch" in sys.modules or may_be_gpu or _processors() >= MANY_PROCESSORS
 
 
 def _sort_key(rows: NDArray[np.int64], distances: Floats) -> NDArray[np.uint64]:

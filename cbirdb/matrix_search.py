@@ -1,108 +1,180 @@
-"""Exact search for many queries at once: a blocked matrix product finds candidates, SQL measures and stores them.
+"""Exact search for many queries at once: a blocked matrix product finds what is near, the server settles near ties.
 
 A scan on the server compares one query at a time; here a pass over the vectors, streamed by binary COPY, serves as many
-queries as memory allows. Products in single precision may turn round what lies within rounding: so somewhat more than k
-are kept, and the server measures those again and orders them as its own exact search does.
+queries as memory allows. Products and the server both sum in single precision, and where their sums could order two images
+differently, the server measures those again: the lists are those of its own exact search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from cbirdb.db.listed_neighbours import most_barred, read_part
+from cbirdb.db.found_neighbours import Described, Found, describe, number_label_sets
+from cbirdb.db.listed_neighbours import measure_pairs, most_barred, read_part
 from cbirdb.db.neighbours import Search
 from cbirdb.db.read_embeddings import Block
-from cbirdb.exact_neighbours import Neighbours, exact_neighbours
-from cbirdb.progress import Progress, Task
+from cbirdb.db.selection import ChangedError
+from cbirdb.exact_neighbours import exact_neighbours
 
 MARGIN = 16
 """Neighbours kept beyond k."""
+DEEPER = 16
+"""By so much more are kept for queries that have too many images within rounding of the k-th, such as copies."""
 ROUNDING = 1e-5
-"""Images whose distances differ by less may turn round when the server measures them; sums of 500 products in single
-precision differ by 3e-7."""
+"""Images whose distances differ by less may turn round when the server measures them. That is thirty times what sums of
+512 products in single precision differ by, 3e-7; still only one pair in a hundred lies so close."""
 MEMORY_MB = 1024
 BYTES_PER_MB = 1_000_000
-Lists = dict[int, NDArray[np.int64]]
-"""For each query the ids of its nearest images, by single-precision products."""
+QUERIES_PER_BATCH = 2048
+"""So many lists are put in order and stored at a time: what that needs beside them does not count for the memory."""
+
+Count = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """Some of the queries, whose nearest images one pass over the vectors finds."""
+class _Lists:
+    """What products say is near some queries, with all that is needed to rank it."""
 
-    queries: Sequence[int]
-    longest: int
-    """Images in the list of a query, at most."""
-    search: Callable[[], Lists]
-
-
-def matrix_search(
-    connection: psycopg.Connection,
-    search: Search,
-    queries: Sequence[int],
-    *,
-    device: str,
-    memory_mb: int = MEMORY_MB,
-    progress: Progress,
-) -> Iterator[Pass]:
-    """The passes that find the nearest images of all queries; each is made when its ``search`` is called.
-
-    :param connection: in a transaction in which ``search`` is prepared.
-    :param queries: image ids.
-    :param device: auto, cuda, cuda:N or cpu.
-    :param memory_mb: what queries and their lists may take together; fewer passes with more.
-    """
-    barred = most_barred(connection, same_patient=search.task.same_patient)
-    wanted = search.k + MARGIN + barred
-    # Vectors in single precision and their unit vectors; lists are held three times while they are merged.
-    per_query = 8 * search.task.encoder.dim + 3 * 20 * wanted
-    size = max(1, memory_mb * BYTES_PER_MB // per_query)
-    starts = [*range(0, len(queries), size), len(queries)]
-    total = search.indexed * (len(starts) - 1)
-    with progress.task(f"comparing for {search.task.encoder.name}", total=total, unit="vectors") as task:
-        for start, end in pairwise(starts):
-            asked = queries[start:end]
-            yield Pass(asked, wanted, partial(_search, connection, search, asked, barred, device, task))
+    queries: Described
+    images: Described
+    ids: NDArray[np.int64]
+    """Shape (queries, wanted)."""
+    distances: NDArray[np.float32]
 
 
-def _search(
-    connection: psycopg.Connection, search: Search, queries: Sequence[int], barred: int, device: str, task: Task
-) -> Lists:
-    encoder = search.task.encoder
-    asked = list(read_part(connection, encoder, "query", queries))
-    ids, vectors = (np.concatenate(parts) for parts in zip(*asked, strict=True))
+class MatrixSearch:
+    """The exact search of one transaction, in which ``search`` is prepared."""
 
-    def counted(blocks: Iterator[Block]) -> Iterator[Block]:
-        for block in blocks:
-            yield block
-            task.advance(len(block[0]))
+    def __init__(
+        self, connection: psycopg.Connection, search: Search, *, device: str, memory_mb: int = MEMORY_MB
+    ) -> None:
+        """Ask the server for what does not depend on the queries.
 
-    # Closed whatever happens: its thread must not read on while the transaction is rolled back.
-    with closing(_one_ahead(read_part(connection, encoder, "candidate"))) as blocks:
-        nearest = exact_neighbours(vectors, counted(blocks), search.k + MARGIN + barred, device=device)
-    return dict(zip(ids.tolist(), _to_measure(nearest, search.k + barred), strict=True))
+        :param device: auto, cuda, cuda:N or cpu.
+        :param memory_mb: what queries and their lists may take together; fewer passes with more.
+        """
+        self._connection = connection
+        self._search = search
+        self._device = device
+        self._memory = memory_mb * BYTES_PER_MB
+        self._barred = most_barred(connection, same_patient=search.task.same_patient)
+        self._overlaps = number_label_sets(connection)
 
+    def queries_per_pass(self, margin: int | None = None) -> int:
+        """How many queries one pass over the vectors serves."""
+        # Vectors in single precision and their unit vectors; lists are held three times while they are merged.
+        per_query = 8 * self._search.task.encoder.dim + 3 * 20 * self._wanted(margin)
+        return max(1, self._memory // per_query)
 
-def _to_measure(nearest: Neighbours, needed: int) -> list[NDArray[np.int64]]:
-    """Of each list the images that may be among the ``needed`` nearest when they are measured again."""
-    last = nearest.distances[:, :needed][:, -1:]
-    counts = (nearest.distances <= last + ROUNDING).sum(axis=1)
-    return [images[:count] for images, count in zip(nearest.ids, counts.tolist(), strict=True)]
+    def find(self, queries: Sequence[int], count: Count, margin: int | None = None) -> Iterator[Found]:
+        """The nearest images of all queries, some queries at a time, in no particular order.
 
+        :param queries: image ids.
+        :param count: told how many vectors have been compared since the last time.
+        :param margin: neighbours kept beyond k; None: the usual.
+        """
+        unsure: list[int] = []
+        size = self.queries_per_pass(margin)
+        for start in range(0, len(queries), size):
+            lists = self._lists(queries[start : start + size], self._wanted(margin), count)
+            for first in range(0, len(lists.ids), QUERIES_PER_BATCH):
+                found, left = self._rank(lists, slice(first, first + QUERIES_PER_BATCH))
+                unsure += left
+                yield found
+        if unsure:
+            yield from self.find(unsure, count, DEEPER * (MARGIN if margin is None else margin))
 
-def _one_ahead(blocks: Iterator[Block]) -> Generator[Block]:
-    """The same blocks; while one is worked on, the next is received."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
-            yield block
+    def _wanted(self, margin: int | None) -> int:
+        """Images in the list of a query."""
+        return self._search.k + self._barred + (MARGIN if margin is None else margin)
+
+    def _lists(self, queries: Sequence[int], wanted: int, count: Count) -> _Lists:
+        connection, encoder = self._connection, self._search.task.encoder
+        asked = list(read_part(connection, encoder, "query", queries))
+        if sum(len(block[0]) for block in asked) != len(queries):
+            raise ChangedError
+        ids, vectors = (np.concatenate(parts) for parts in zip(*asked, strict=True))
+        order = np.argsort(ids)
+        compared = 0
+
+        def counted(blocks: Iterator[Block]) -> Iterator[Block]:
+            nonlocal compared
+            for block in blocks:
+                yield block
+                compared += len(block[0])
+                count(len(block[0]))
+
+        # Closed whatever happens: a transaction cannot be rolled back while its server sends.
+        with closing(read_part(connection, encoder, "candidate")) as blocks:
+            nearest = exact_neighbours(vectors[order], counted(blocks), wanted, device=self._device)
+        if compared != self._search.indexed:
+            raise ChangedError
+        return _Lists(
+            describe(connection, "query", ids[order]),
+            describe(connection, "candidate", np.unique(nearest.ids)),
+            nearest.ids,
+            nearest.distances,
+        )
+
+    def _rank(self, lists: _Lists, which: slice) -> tuple[Found, list[int]]:
+        """Some of the lists as the server would order them, and the queries whose lists do not reach far enough."""
+        queries, ids = lists.queries.ids[which], lists.ids[which]
+        barred = self._is_barred(lists, which)
+        distances = np.where(barred, np.inf, lists.distances[which].astype(np.float64))
+        # What may be found, in order, before what may not.
+        order = np.argsort(barred, axis=1, kind="stable")
+        ids, distances = np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1)
+        last = distances[:, : self._search.k][:, -1:] + ROUNDING
+        # Beyond the end of a list that does not hold everything there may be more at the distance of its last image.
+        sure = (last[:, 0] < lists.distances[which, -1]) | (ids.shape[1] >= self._search.indexed)
+        ids, distances, last = ids[sure], distances[sure], last[sure]
+        self._settle_ties(queries[sure], ids, distances, last)
+        k = self._search.k
+        ids, distances = ids[:, :k], distances[:, :k]
+        there = np.isfinite(distances)
+        label_sets = lists.images.label_sets[lists.images.of(ids)]
+        is_relevant = self._overlaps[lists.queries.label_sets[which][sure][:, None], label_sets] & there
+        found = Found(
+            queries[sure],
+            ids,
+            distances.astype(np.float32),
+            np.cumsum(is_relevant, axis=1, dtype=np.int16),
+            there.sum(axis=1),
+        )
+        return found, queries[~sure].tolist()
+
+    def _is_barred(self, lists: _Lists, which: slice) -> NDArray[np.bool_]:
+        """The query itself and, where that is the protocol, its patient's images."""
+        ids = lists.ids[which]
+        barred: NDArray[np.bool_] = ids == lists.queries.ids[which, None]
+        if not self._search.task.same_patient:
+            own = lists.queries.patients[which, None]
+            barred |= (lists.images.patients[lists.images.of(ids)] == own) & (own >= 0)
+        return barred
+
+    def _settle_ties(
+        self,
+        queries: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        distances: NDArray[np.float64],
+        last: NDArray[np.float64],
+    ) -> None:
+        """Measure again what lies within rounding of its neighbour in the list, and order it as the server does: by
+        distance, then by id. So are images within rounding of the query, that copies have the distance 0 of copies.
+        """
+        with np.errstate(invalid="ignore"):  # between images that are infinitely far
+            close = np.diff(distances, axis=1, prepend=0) < ROUNDING
+        close[:, :-1] |= close[:, 1:]
+        rows, columns = np.nonzero(close & (distances <= last) & np.isfinite(distances))
+        pairs = queries[rows], ids[rows, columns]
+        distances[rows, columns] = measure_pairs(self._connection, self._search.task.encoder, *pairs)
+        changed = np.unique(rows)
+        order = np.lexsort((ids[changed], distances[changed]), axis=1)
+        ids[changed] = np.take_along_axis(ids[changed], order, axis=1)
+        distances[changed] = np.take_along_axis(distances[changed], order, axis=1)

@@ -1,8 +1,8 @@
-"""Neighbours that were found outside the server: they are measured again and stored by its own statements."""
+"""Pairs of a query and an image that are listed outside the server, and measured by it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import LiteralString
 
 import numpy as np
@@ -14,6 +14,10 @@ from cbirdb.db.copy import HEADER, TRAILER
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.read_embeddings import Block, read_embeddings
 from cbirdb.db.schema import SCHEMA
+from cbirdb.db.selection import ChangedError
+
+PAIRS_PER_BATCH = 300_000
+"""One large join is several times as fast as many small ones."""
 
 AMONG_LISTED: LiteralString = """
 SELECT c.image_id, c.label_ids, (e.embedding <=> q.embedding) + 0 AS distance
@@ -26,33 +30,14 @@ ORDER BY distance, c.image_id
 LIMIT %(k)s
 """
 
-# The same of all queries at once, which the planner can join by hashing: a few large joins instead of three look-ups per
-# pair. Hits are cast after the rank is tested, since a whole list may be longer than smallint counts.
-FOUND_AMONG_LISTED: LiteralString = """
-LEFT JOIN (
-    SELECT query_image_id,
-           array_agg(image_id ORDER BY distance, image_id) AS ids,
-           array_agg(distance::real ORDER BY distance, image_id) AS distances,
-           array_agg(hits::smallint ORDER BY distance, image_id) AS hits
-    FROM (
-        SELECT query_image_id, image_id, distance, row_number() OVER nearest AS rank,
-               count(*) FILTER (WHERE is_relevant) OVER nearest AS hits
-        FROM (
-            SELECT l.query_image_id, l.image_id, c.label_ids && s.label_ids AS is_relevant,
-                   (e.embedding <=> v.embedding) + 0 AS distance
-            FROM pg_temp.listed AS l
-            INNER JOIN {table} AS e ON e.image_id = l.image_id
-            INNER JOIN candidate AS c ON c.image_id = l.image_id
-            INNER JOIN query AS s ON s.image_id = l.query_image_id
-            INNER JOIN {table} AS v ON v.image_id = l.query_image_id
-            WHERE l.image_id <> l.query_image_id
-              AND (%(same_patient)s OR c.patient_id IS DISTINCT FROM s.patient_id OR s.patient_id IS NULL)
-        ) AS measured
-        WINDOW nearest AS (PARTITION BY query_image_id ORDER BY distance, image_id ROWS UNBOUNDED PRECEDING)
-    ) AS ranked
-    WHERE rank <= %(k)s
-    GROUP BY query_image_id
-) AS found ON found.query_image_id = q.image_id
+_MEASURE: LiteralString = """
+SELECT coalesce(array_agg(distance ORDER BY query_image_id, image_id), '{{}}')
+FROM (
+    SELECT l.query_image_id, l.image_id, e.embedding <=> q.embedding AS distance
+    FROM pg_temp.listed AS l
+    INNER JOIN {table} AS e ON e.image_id = l.image_id
+    INNER JOIN {table} AS q ON q.image_id = l.query_image_id
+) AS measured
 """
 
 _PAIR = np.dtype(
@@ -61,22 +46,46 @@ _PAIR = np.dtype(
 """A row of binary COPY."""
 
 
-def list_images(connection: psycopg.Connection, lists: Mapping[int, NDArray[np.int64]]) -> None:
-    """Replace the temporary table that the statements above look into: for each query the images to measure."""
+def list_images(connection: psycopg.Connection, queries: NDArray[np.int64], images: NDArray[np.int64]) -> None:
+    """Replace the temporary table that the statements above look into.
+
+    :param queries: ids of shape (n,), one for each of ``images``.
+    """
     connection.execute(
         "CREATE TEMPORARY TABLE IF NOT EXISTS listed"
         " (query_image_id bigint NOT NULL, image_id bigint NOT NULL) ON COMMIT DROP"
     )
     connection.execute("TRUNCATE pg_temp.listed")
-    rows = np.empty(sum(map(len, lists.values())), _PAIR)
+    rows = np.empty(len(images), _PAIR)
     rows["fields"], rows["query_bytes"], rows["image_bytes"] = 2, 8, 8
-    if lists:
-        rows["query"] = np.repeat(list(lists), [len(images) for images in lists.values()])
-        rows["image"] = np.concatenate(list(lists.values()))
+    rows["query"], rows["image"] = queries, images
     with connection.cursor() as cursor, cursor.copy("COPY pg_temp.listed FROM STDIN (FORMAT binary)") as copy:
         copy.write(HEADER + rows.tobytes() + TRAILER)
     # Joins are planned by its size, and by how many pairs a query and an image have.
     connection.execute("ANALYZE pg_temp.listed")
+
+
+def measure_pairs(
+    connection: psycopg.Connection, encoder: StoredEncoder, queries: NDArray[np.int64], images: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The cosine distances that the server computes, of shape (n,).
+
+    :param queries: ids of shape (n,), one for each of ``images``; no pair twice.
+    :raises ChangedError: when one of them has no embedding any more.
+    """
+    statement = sql.SQL(_MEASURE).format(table=sql.Identifier(SCHEMA, encoder.table))
+    order = np.lexsort((images, queries))
+    measured: list[float] = []
+    for start in range(0, len(order), PAIRS_PER_BATCH):
+        some = order[start : start + PAIRS_PER_BATCH]
+        list_images(connection, queries[some], images[some])
+        row = connection.execute(statement, binary=True).fetchone()
+        measured += row[0] if row else []
+    if len(measured) != len(order):
+        raise ChangedError
+    distances = np.empty(len(order))
+    distances[order] = measured
+    return distances
 
 
 def most_barred(connection: psycopg.Connection, *, same_patient: bool) -> int:
@@ -95,7 +104,7 @@ def most_barred(connection: psycopg.Connection, *, same_patient: bool) -> int:
 
 def read_part(
     connection: psycopg.Connection, encoder: StoredEncoder, part: LiteralString, only: Sequence[int] | None = None
-) -> Iterator[Block]:
+) -> Generator[Block]:
     """Embeddings of the images in one of a prepared search's temporary tables; of some of them, where ids are given."""
     query = sql.SQL(
         "SELECT e.image_id, e.embedding FROM {table} AS e WHERE e.image_id IN (SELECT image_id FROM {part})"

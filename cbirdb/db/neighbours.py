@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg import sql
 
 from cbirdb.db.connection import see_extension
+from cbirdb.db.found_neighbours import BROUGHT, Found, bring_found
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_walks import Walk, apply_settings, index_walk
-from cbirdb.db.listed_neighbours import AMONG_LISTED, FOUND_AMONG_LISTED, list_images
-from cbirdb.db.selection import CONTENT_HASH, Selection, parameters_of, table_of
-from cbirdb.errors import InputError
+from cbirdb.db.listed_neighbours import AMONG_LISTED, list_images
+from cbirdb.db.selection import CONTENT_HASH, ChangedError, Selection, parameters_of, table_of
 
 # The images that may be retrieved, with the labels that count: once per transaction, for all its statements.
 _CANDIDATES: LiteralString = """
@@ -175,16 +174,6 @@ FROM (
 """
 
 
-class ChangedError(InputError):
-    """What takes part in an evaluation is not what it began with."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Images, labels or embeddings of these splits came or went while the evaluation was running.",
-            hint="Wait until nothing changes them any more, then run the same command again: it starts over.",
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Search:
     """One run's search. ``build`` is the index build to go through, or None to compare with every image."""
@@ -219,29 +208,10 @@ class Search:
             connection.execute(_CARRIED)
         connection.execute("ANALYZE pg_temp.relevant")
 
-    def store(
-        self,
-        connection: psycopg.Connection,
-        queries: Sequence[int],
-        lists: Mapping[int, NDArray[np.int64]] | None = None,
-    ) -> None:
-        """Find and store the neighbours of some queries; those that an index leaves short are compared exactly.
-
-        :param lists: the images of each query among which its neighbours are, where that is known.
-        """
-        parameters = {
-            "run_id": self.run_id,
-            "queries": list(queries),
-            "k": self.k,
-            "same_patient": self.task.same_patient,
-            "single": self.task.protocol == "paper",
-        }
-        if lists is None:
-            found = self._for_each(self._nearest(connection))
-        else:
-            list_images(connection, {query: lists[query] for query in queries if query in lists})
-            found = sql.SQL(FOUND_AMONG_LISTED).format(table=table_of(self.task))
-        connection.execute(self._statement(found), parameters)
+    def store(self, connection: psycopg.Connection, queries: Sequence[int]) -> None:
+        """Find and store the neighbours of some queries; those that an index leaves short are compared exactly."""
+        parameters = self._parameters(queries)
+        connection.execute(self._statement(self._for_each(self._nearest(connection))), parameters)
         if self.build is not None:
             short = [row[0] for row in connection.execute(_SHORT, parameters)]
             if short:
@@ -250,28 +220,41 @@ class Search:
                     [self.run_id, short],
                 )
                 connection.execute(self._statement(self._for_each(self._exact())), parameters | {"queries": short})
+        self._store_labels(connection, parameters)
+
+    def store_found(self, connection: psycopg.Connection, found: Found) -> None:
+        """Store neighbours that were found outside the server."""
+        bring_found(connection, found)
+        parameters = self._parameters(found.queries.tolist())
+        connection.execute(self._statement(sql.SQL(BROUGHT).format()), parameters)
+        self._store_labels(connection, parameters)
+
+    def recall(self, connection: psycopg.Connection, nearest: Found) -> tuple[float, int]:
+        """Share of the true nearest that are stored, a tie with the farthest of them counting as found, and the number
+        of queries of which none is.
+
+        :param nearest: the true nearest.
+        """
+        there = np.arange(nearest.ids.shape[1]) < nearest.counts[:, None]
+        list_images(connection, np.repeat(nearest.queries, nearest.counts), nearest.ids[there])
+        statement = sql.SQL(_RECALL).format(
+            table=table_of(self.task), nearest=sql.SQL(AMONG_LISTED).format(table=table_of(self.task))
+        )
+        row = connection.execute(statement, self._parameters(nearest.queries.tolist())).fetchone()
+        return (float(row[0]), int(row[1])) if row else (0.0, 0)
+
+    def _parameters(self, queries: Sequence[int]) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "queries": list(queries),
+            "k": self.k,
+            "same_patient": self.task.same_patient,
+            "single": self.task.protocol == "paper",
+        }
+
+    def _store_labels(self, connection: psycopg.Connection, parameters: Mapping[str, Any]) -> None:
         if self.task.protocol != "paper":
             connection.execute(_STORE_LABELS, parameters)
-
-    def recall(
-        self, connection: psycopg.Connection, lists: Mapping[int, NDArray[np.int64]], at: int
-    ) -> tuple[float, int]:
-        """Share of the true ``at`` nearest that are stored, a tie with the farthest of them counting as found, and
-        the number of queries of which none is.
-
-        :param lists: the images of each query among which its true nearest are.
-        """
-        list_images(connection, lists)
-        nearest = sql.SQL(AMONG_LISTED).format(table=table_of(self.task))
-        parameters = {
-            "run_id": self.run_id,
-            "queries": list(lists),
-            "k": min(at, self.k),
-            "same_patient": self.task.same_patient,
-        }
-        statement = sql.SQL(_RECALL).format(table=table_of(self.task), nearest=nearest)
-        row = connection.execute(statement, parameters).fetchone()
-        return (float(row[0]), int(row[1])) if row else (0.0, 0)
 
     def _statement(self, found: sql.Composed) -> sql.Composed:
         return sql.SQL(_STORE).format(table=table_of(self.task), found=found)

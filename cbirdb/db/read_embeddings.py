@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 import psycopg
@@ -20,31 +20,30 @@ BLOCK_BYTES = 16 << 20
 
 def read_embeddings(
     connection: psycopg.Connection, query: sql.Composable, dim: int, precision: Precision
-) -> Iterator[Block]:
+) -> Generator[Block]:
     """The rows of a query with two columns, an image id and a vector of the encoder's type, none of them NULL.
 
     Rows are of one size then, so a block of them is an array without looking at each.
     """
     row = row_type(dim, precision)
-    block = max(1, BLOCK_BYTES // row.itemsize) * row.itemsize
-    pending = bytearray()
+    block = max(1, BLOCK_BYTES // row.itemsize)
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
+    pieces: list[bytes | bytearray | memoryview] = []
+    start, size = len(HEADER), 0
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        header = len(HEADER)
         for piece in copy:
-            pending += piece
-            if header and len(pending) >= header:
-                del pending[:header]
-                header = 0
+            pieces.append(piece)
+            size += len(piece)
             # What follows the last row is shorter than a row, so a whole block can only be rows.
-            if len(pending) >= block:
-                yield _arrays(bytes(pending[:block]), row)
-                del pending[:block]
-    rest = len(pending) // row.itemsize * row.itemsize
-    if rest:
-        yield _arrays(bytes(pending[:rest]), row)
+            if size >= start + block * row.itemsize:
+                data = b"".join(pieces)
+                yield _arrays(data, row, start, block)
+                pieces = [data[start + block * row.itemsize :]]
+                start, size = 0, len(pieces[0])
+    if rest := max(0, size - start) // row.itemsize:
+        yield _arrays(b"".join(pieces), row, start, rest)
 
 
-def _arrays(data: bytes, row: np.dtype[np.void]) -> Block:
-    rows = np.frombuffer(data, dtype=row)
+def _arrays(data: bytes, row: np.dtype[np.void], start: int, count: int) -> Block:
+    rows = np.frombuffer(data, dtype=row, count=count, offset=start)
     return rows["image_id"].astype(np.int64), rows["embedding"].astype(np.float32)

@@ -10,10 +10,21 @@ from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.schema import SCHEMA
+from cbirdb.errors import InputError
 
 # Summed up, for a fingerprint of all that is searched with and searched through. An embedding's version is the id of the
 # transaction that wrote it: it changes whenever the vector does.
 CONTENT_HASH: LiteralString = "hashtextextended(concat_ws('/', image_id, patient_id, label_ids, version), 0)"
+
+
+class ChangedError(InputError):
+    """What takes part in an evaluation is not what it began with."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Images, labels or embeddings of these splits came or went while the evaluation was running.",
+            hint="Wait until nothing changes them any more, then run the same command again: it starts over.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

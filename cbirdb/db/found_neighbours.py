@@ -1,0 +1,142 @@
+"""Neighbours that were found outside the server: what the server knows of them, and how they are brought to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import sql
+
+from cbirdb.db.copy import HEADER, TRAILER
+
+Ids = NDArray[np.int64]
+
+IMAGES_PER_STATEMENT = 50_000
+_NO_PATIENT = -1
+# Element types of arrays, as pg_type numbers them, with the layout of an element in binary COPY.
+_BIGINT, _REAL, _SMALLINT = (20, ">i8"), (700, ">f4"), (21, ">i2")
+
+# Sets of labels are few, images many: which sets share a label is asked of the server once for each pair of sets.
+_LABEL_SETS: LiteralString = """
+CREATE TEMPORARY TABLE label_set ON COMMIT DROP AS
+SELECT row_number() OVER () - 1 AS number, label_ids, bool_or(is_asked) AS is_asked, bool_or(NOT is_asked) AS is_held
+FROM (SELECT label_ids, TRUE AS is_asked FROM query UNION ALL SELECT label_ids, FALSE FROM candidate) AS held
+GROUP BY label_ids
+"""
+
+_OVERLAPS: LiteralString = """
+SELECT (SELECT count(*) FROM label_set),
+       coalesce(array_agg(asked.number), '{}'), coalesce(array_agg(held.number), '{}')
+FROM label_set AS asked INNER JOIN label_set AS held ON held.label_ids && asked.label_ids
+WHERE asked.is_asked AND held.is_held
+"""
+
+_DESCRIBE: LiteralString = """
+SELECT array_agg(coalesce(p.patient_id, {nobody}) ORDER BY p.image_id), array_agg(s.number ORDER BY p.image_id)
+FROM {part} AS p INNER JOIN label_set AS s ON s.label_ids = p.label_ids
+WHERE p.image_id = ANY(%s)
+"""
+
+# Joined to a query's other columns by the statement that stores results.
+BROUGHT: LiteralString = "LEFT JOIN pg_temp.found ON found.query_image_id = q.image_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The nearest images of some queries, nearest first."""
+
+    queries: Ids
+    """Shape (m,)."""
+    ids: Ids
+    """Shape (m, k)."""
+    distances: NDArray[np.float32]
+    """Cosine distances, shape (m, k)."""
+    hits: NDArray[np.int16]
+    """Relevant images among the first n, shape (m, k)."""
+    counts: NDArray[np.int64]
+    """How many of the k there are, shape (m,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Images in the order of their ids, each once; all of shape (n,)."""
+
+    ids: Ids
+    patients: Ids
+    """Negative: not known."""
+    label_sets: Ids
+    """Which set of labels each has, as ``number_label_sets`` numbered them."""
+
+    def of(self, ids: Ids) -> Ids:
+        """The places of some of these images, of any shape."""
+        return np.searchsorted(self.ids, ids)
+
+
+def number_label_sets(connection: psycopg.Connection) -> NDArray[np.bool_]:
+    """Give a number to each set of labels that an image has, and say which sets share a label.
+
+    The temporary tables of a prepared search must be there.
+
+    :returns: of shape (sets, sets): a query with the first set finds images with the second relevant.
+    """
+    connection.execute(_LABEL_SETS)
+    connection.execute("ANALYZE pg_temp.label_set")
+    row = connection.execute(_OVERLAPS, binary=True).fetchone()
+    count, asked, held = row or (0, [], [])
+    overlaps = np.zeros((count, count), np.bool_)
+    overlaps[asked, held] = True
+    return overlaps
+
+
+def describe(connection: psycopg.Connection, part: LiteralString, ids: Ids) -> Described:
+    """Patients and sets of labels of images in one of a prepared search's temporary tables.
+
+    :param ids: shape (n,), in order, each once.
+    """
+    statement = sql.SQL(_DESCRIBE).format(part=sql.Identifier("pg_temp", part), nobody=sql.Literal(_NO_PATIENT))
+    patients, label_sets = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+    for start in range(0, len(ids), IMAGES_PER_STATEMENT):
+        some = slice(start, start + IMAGES_PER_STATEMENT)
+        row = connection.execute(statement, [ids[some].tolist()], binary=True).fetchone()
+        patients[some], label_sets[some] = row or ((), ())
+    return Described(ids, patients, label_sets)
+
+
+def bring_found(connection: psycopg.Connection, found: Found) -> None:
+    """Replace the temporary table that ``BROUGHT`` joins."""
+    connection.execute(
+        "CREATE TEMPORARY TABLE IF NOT EXISTS found"
+        " (query_image_id bigint NOT NULL, ids bigint[], distances real[], hits smallint[]) ON COMMIT DROP"
+    )
+    connection.execute("TRUNCATE pg_temp.found")
+    with connection.cursor() as cursor, cursor.copy("COPY pg_temp.found FROM STDIN (FORMAT binary)") as copy:
+        copy.write(HEADER)
+        for count in np.unique(found.counts).tolist():
+            copy.write(_encode(found, found.counts == count, count))
+        copy.write(TRAILER)
+    connection.execute("ANALYZE pg_temp.found (query_image_id)")
+
+
+def _encode(found: Found, which: NDArray[np.bool_], count: int) -> bytes:
+    """Rows of binary COPY; those whose lists are of one length are of one size, and so an array."""
+    arrays: Sequence[tuple[str, NDArray[Any], int, str]] = (
+        ("ids", found.ids, *_BIGINT), ("distances", found.distances, *_REAL), ("hits", found.hits, *_SMALLINT)
+    )  # fmt: skip
+    layout: list[tuple[str, Any]] = [("fields", ">i2"), ("query_bytes", ">i4"), ("query", ">i8")]
+    for name, _, _, element in arrays:
+        elements = np.dtype([("bytes", ">i4"), ("value", element)])
+        head = [(part, ">i4") for part in ("dimensions", "nulls", "type", "count", "first")]
+        layout += [(f"{name}_bytes", ">i4"), (name, np.dtype([*head, ("elements", elements, (count,))]))]
+    rows = np.zeros(int(which.sum()), np.dtype(layout))
+    rows["fields"], rows["query_bytes"], rows["query"] = 1 + len(arrays), 8, found.queries[which]
+    for name, values, type_number, _ in arrays:
+        array = rows[name]
+        rows[f"{name}_bytes"] = array.dtype.itemsize
+        array["dimensions"], array["type"], array["count"], array["first"] = 1, type_number, count, 1
+        array["elements"]["bytes"] = array["elements"]["value"].dtype.itemsize
+        array["elements"]["value"] = values[which, :count]
+    return rows.tobytes()
