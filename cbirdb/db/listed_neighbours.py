@@ -37,6 +37,7 @@ FROM (
     FROM pg_temp.listed AS l
     INNER JOIN {table} AS e ON e.image_id = l.image_id
     INNER JOIN {table} AS q ON q.image_id = l.query_image_id
+    OFFSET 0 -- or the vectors are sorted, not the distances
 ) AS measured
 """
 

@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
 import psycopg
 import pytest
+from numpy.typing import NDArray
 
 from cbirdb import evaluate as module
-from cbirdb import matrix_search
+from cbirdb import find_neighbours, matrix_search
 from cbirdb.db import neighbours
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
@@ -230,12 +232,12 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
     monkeypatch: pytest.MonkeyPatch,
     error: type[BaseException],
 ) -> None:
-    monkeypatch.setattr(module, "EXACT_PER_BATCH", 1)
+    monkeypatch.setattr(find_neighbours, "EXACT_PER_BATCH", 1)
     monkeypatch.setattr(module, "machine_cpus", lambda: 2)
     searched = []
     failed = threading.Event()
 
-    def store(_self: object, _connection: object, queries: Sequence[int], _lists: object = None) -> None:
+    def store(_self: object, _connection: object, queries: Sequence[int]) -> None:
         searched.append(list(queries))
         if len(searched) == 1:
             failed.set()
@@ -256,20 +258,24 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
 
 HANGING = """
 import sys, time
-from cbirdb import evaluate
+from cbirdb import evaluate, find_neighbours, matrix_search
 from cbirdb.db import neighbours
-evaluate.COMMIT_FACTOR = 0
-evaluate.EXACT_PER_BATCH = evaluate.QUERIES_PER_BATCH = evaluate.PAIRS_PER_BATCH = 1
+find_neighbours.COMMIT_FACTOR = 0
+find_neighbours.EXACT_PER_BATCH = find_neighbours.QUERIES_PER_BATCH = 1
+matrix_search.BYTES_PER_MB = 1  # a query per pass
 evaluate.machine_cpus = lambda: 1
-evaluate.SCAN_UP_TO = __pairs__
-store, stored = neighbours.Search.store, []
-def hanging(self, connection, queries, lists=None):
-    if len(stored) == __before__:
-        print("hanging", flush=True)
-        time.sleep(600)
-    store(self, connection, queries, lists)
-    stored.extend(queries)
-neighbours.Search.store = hanging
+find_neighbours.SCAN_UP_TO = __pairs__
+stored = []
+def hanging(store):
+    def hang_or_store(self, connection, query):
+        if len(stored) == __before__:
+            print("hanging", flush=True)
+            time.sleep(600)
+        store(self, connection, query)
+        stored.append(query)
+    return hang_or_store
+neighbours.Search.store = hanging(neighbours.Search.store)
+neighbours.Search.store_found = hanging(neighbours.Search.store_found)
 from cbirdb.cli.main import main
 main(sys.argv[1:])
 """
@@ -310,6 +316,17 @@ def results(connection: psycopg.Connection, run: object) -> list[tuple[object, .
     ).fetchall()
 
 
+def assert_same(found: Sequence[Sequence[object]], expected: Sequence[Sequence[object]]) -> None:
+    """The same rows; distances within what sums in single precision round to."""
+    assert len(found) == len(expected)
+    for row, other in zip(found, expected, strict=True):
+        for value, wanted in zip(row, other, strict=True):
+            if isinstance(wanted, list) and wanted and isinstance(wanted[0], float):
+                assert value == pytest.approx(wanted, abs=1e-6)
+            else:
+                assert value == wanted
+
+
 WAYS = {
     "scans": ("--mode", "exact"),
     "matrix": ("--mode", "exact"),
@@ -328,7 +345,7 @@ def test_a_killed_evaluation_starts_over_or_ends_up_with_other_results(
     way: str,
 ) -> None:
     scan = 0 if way == "matrix" else 10**9
-    monkeypatch.setattr(module, "SCAN_UP_TO", scan)
+    monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", scan)
     if way == "index":
         assert cli("-q", "index", "build", "-e", "toy", "--method", "hnsw").code == 0
     with hanging_evaluate(dsn, "-k", 20, *WAYS[way], before=5, scan=scan):
@@ -344,7 +361,7 @@ def test_a_killed_evaluation_starts_over_or_ends_up_with_other_results(
     assert runs(connection) == [(dead, True)]
     whole = evaluate(cli, "-k", 20, *WAYS[way])
     assert whole["resumed"] == 0
-    assert results(connection, dead) == results(connection, whole["run"])
+    assert_same(results(connection, dead), results(connection, whole["run"]))
     assert [row for row in results(connection, dead) if row in kept] == kept
 
 
@@ -396,15 +413,13 @@ def test_a_run_whose_images_change_while_it_runs_is_finished(
     monkeypatch: pytest.MonkeyPatch,
     factor: int,
 ) -> None:
-    monkeypatch.setattr(module, "COMMIT_FACTOR", factor)
-    monkeypatch.setattr(module, "EXACT_PER_BATCH", 1)
+    monkeypatch.setattr(find_neighbours, "COMMIT_FACTOR", factor)
+    monkeypatch.setattr(find_neighbours, "EXACT_PER_BATCH", 1)
     monkeypatch.setattr(module, "machine_cpus", lambda: 1)
     store = neighbours.Search.store
 
-    def changing(
-        self: neighbours.Search, own: psycopg.Connection, queries: Sequence[int], lists: object = None
-    ) -> None:
-        store(self, own, queries, lists)
+    def changing(self: neighbours.Search, own: psycopg.Connection, queries: Sequence[int]) -> None:
+        store(self, own, queries)
         connection.execute(CHANGES["an embedding"], [catalogue[1]])
 
     monkeypatch.setattr(neighbours.Search, "store", changing)
@@ -568,10 +583,10 @@ def test_a_query_that_the_index_leaves_short_is_not_completed(
     assert found == truth
 
 
-@pytest.fixture
-def many(connection: psycopg.Connection) -> None:
-    """Six hundred images of some forty patients in clusters, with one label or two, and pairs with the same vector."""
-    rng = np.random.default_rng(6)
+def write_images(
+    connection: psycopg.Connection, vectors: NDArray[np.float64], precision: Literal["half", "single"]
+) -> None:
+    """Images of some forty patients, a third of them queries, with one label or two."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('one', 'test')")
     connection.execute("INSERT INTO cbir.label (name) SELECT 'L' || n FROM generate_series(0, 8) AS n")
     connection.execute(
@@ -588,46 +603,120 @@ def many(connection: psycopg.Connection) -> None:
         " ON name = 'L' || (source::int / 7 % 9) OR (source::int % 5 = 0 AND name = 'L' || (source::int % 4))"
     )
     ids = [row[0] for row in connection.execute("SELECT image_id FROM cbir.image ORDER BY source::int")]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    stored = register_encoder(connection, "toy", dim=vectors.shape[1], precision=precision, spec={}, provenance={})
+    copy_embeddings(connection, stored.table, np.array(ids), unit.astype(np.float32), precision)
+
+
+@pytest.fixture
+def many(connection: psycopg.Connection) -> None:
+    """Six hundred images in clusters, and pairs with the same vector."""
+    rng = np.random.default_rng(6)
     vectors = rng.normal(size=(9, 16))[np.arange(600) // 7 % 9] + 0.5 * rng.normal(size=(600, 16))
     vectors[100:140] = vectors[200:240]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    stored = register_encoder(connection, "toy", dim=16, precision="half", spec={}, provenance={})
-    copy_embeddings(connection, stored.table, np.array(ids), vectors.astype(np.float32), "half")
+    write_images(connection, vectors, "half")
 
 
-@pytest.mark.parametrize("memory", [64, 1024])
-@pytest.mark.parametrize(
+@pytest.fixture
+def alike(connection: psycopg.Connection) -> None:
+    """Six hundred images of five pictures: copies, copies but for rounding, and others that are ever less alike."""
+    rng = np.random.default_rng(7)
+    pictures = rng.normal(size=(5, 96))[np.arange(600) % 5]
+    noise = np.where(np.arange(600) % 4 == 0, 0, 10.0 ** -(np.arange(600) % 8))
+    write_images(connection, pictures + noise[:, None] * rng.normal(size=(600, 96)), "single")
+
+
+OPTIONS = pytest.mark.parametrize(
     "options",
     [(), ("--protocol", "any-label"), ("--exclude-patient",), ("--query-split", "train"), ("-k", 399)],
     ids=lambda options: " ".join(map(str, options)) or "plain",
 )
+
+
+def by_scans_and_products(
+    cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, *options: object
+) -> Iterator[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
+    """What an exact run stores, table by table, in either way."""
+    monkeypatch.setattr(matrix_search, "MARGIN", 8)
+    runs = []
+    for scan_up_to in (10**9, 0):
+        monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", scan_up_to)
+        runs.append(evaluate(cli, "--mode", "exact", *options)["run"])
+    for table in ("search_result", "search_result_label"):
+        scanned, multiplied = (
+            [
+                row[1:]
+                for row in connection.execute(f"SELECT * FROM cbir.{table} WHERE run_id = %s ORDER BY 2, 3", [run])
+            ]
+            for run in runs
+        )
+        yield scanned, multiplied
+
+
+@pytest.mark.parametrize("memory", [64, 1024])
+@OPTIONS
 def test_products_find_other_neighbours_than_scans(
     cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object],
     memory: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(matrix_search, "MARGIN", 8)
     if memory == 64:  # several passes
         monkeypatch.setattr(matrix_search, "BYTES_PER_MB", 1000)
-    found = []
-    for scan_up_to in (10**9, 0):
-        monkeypatch.setattr(module, "SCAN_UP_TO", scan_up_to)
-        run = evaluate(cli, "--mode", "exact", "--memory", memory, *options)["run"]
-        found.append(
-            [
-                connection.execute(f"SELECT * FROM cbir.{table} WHERE run_id = %s ORDER BY 2, 3", [run]).fetchall()
-                for table in ("search_result", "search_result_label")
-            ]
+    results, labels = by_scans_and_products(cli, connection, monkeypatch, "--memory", memory, *options)
+    assert len(results[0]) > 100
+    assert_same(results[1], results[0])
+    assert_same(labels[1], labels[0])
+
+
+@OPTIONS
+def test_copies_and_near_copies_are_in_another_order_than_the_servers(
+    cli: Cli, connection: psycopg.Connection, alike: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object]
+) -> None:
+    monkeypatch.setattr(matrix_search, "DEEPER", 2)
+    monkeypatch.setattr(matrix_search, "QUERIES_PER_BATCH", 50)
+    margins = []
+    wanted = matrix_search.MatrixSearch._wanted
+
+    def noting(self: matrix_search.MatrixSearch, margin: int | None) -> int:
+        margins.append(margin)
+        return wanted(self, margin)
+
+    monkeypatch.setattr(matrix_search.MatrixSearch, "_wanted", noting)
+    arguments = options or ("-k", 20)
+    results, labels = by_scans_and_products(cli, connection, monkeypatch, *arguments)
+    assert_same(results[1], results[0])
+    assert_same(labels[1], labels[0])
+    # Of eighty images of a picture, twenty and a margin of eight do not tell which are the first.
+    assert options or 32 in margins
+    copies = connection.execute(
+        "SELECT count(*) FROM cbir.neighbour WHERE distance = 0 AND run_id = (SELECT max(run_id) FROM cbir.search_run)"
+    ).fetchone()
+    assert copies is not None
+    assert copies[0] > 100, "copies are no longer at the distance 0 that the server says"
+
+
+def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
+    cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
+    compare = matrix_search.exact_neighbours
+
+    def changing(*arguments: Any, **options: Any) -> object:
+        connection.execute(
+            "DELETE FROM cbir.image WHERE image_id = (SELECT min(image_id) FROM cbir.image WHERE split = 'train')"
         )
-    by_scans, by_products = found
-    assert len(by_scans[0]) > 100
-    for scanned, multiplied in zip(by_scans, by_products, strict=True):
-        assert [row[1:] for row in multiplied] == [row[1:] for row in scanned]
+        return compare(*arguments, **options)
+
+    monkeypatch.setattr(matrix_search, "exact_neighbours", changing)
+    outcome = cli("evaluate", "-e", "toy", "--mode", "exact")
+    assert outcome.code == 1
+    assert "came or went while the evaluation was running" in outcome.err
+    assert not any(finished for _, finished in runs(connection))
 
 
 def test_a_gpu_that_is_not_there_is_not_one_sentence(
     cli: Cli, many: None, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SCAN_UP_TO", 0)
+    monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
     outcome = cli("evaluate", "-e", "toy", "--mode", "exact", "--device", "cuda:7")
     assert outcome.code == 1
     assert "GPU" in outcome.err

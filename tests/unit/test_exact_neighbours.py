@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cbirdb import exact_neighbours as module
-from cbirdb.exact_neighbours import Neighbours, exact_neighbours
-from cbirdb.matrix_search import _to_measure
+from cbirdb.exact_neighbours import exact_neighbours
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,8 +71,22 @@ def test_numpy_and_torch_find_different_pairs() -> None:
         np.testing.assert_allclose(distances, other[2], atol=1e-6)
 
 
-def test_images_that_rounding_may_move_into_a_list_are_not_measured() -> None:
-    distances = np.array([[0.1, 0.2, 0.2 + 2e-6, 0.3, 0.3], [0.1, 0.2, 0.3, 0.4, 0.5]], np.float32)
-    nearest = Neighbours(np.arange(10).reshape(2, 5), distances)
-    assert [images.tolist() for images in _to_measure(nearest, 2)] == [[0, 1, 2], [5, 6]]
-    assert [len(images) for images in _to_measure(nearest, 9)] == [5, 5]
+def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    vectors, queries = (rng.normal(size=(n, 12)).astype(np.float32) for n in (5000, 301))
+    found = []
+    monkeypatch.setattr(module, "_torch_pays", lambda: False)
+    for processors in (1, 3):
+        monkeypatch.setattr(module, "_processors", lambda processors=processors: processors)
+        monkeypatch.setattr(module, "QUERIES_PER_SHARE", 100)
+        blocks = ((np.arange(at, at + 1000), vectors[at : at + 1000]) for at in range(0, 5000, 1000))
+        found.append(exact_neighbours(queries, blocks, 30, device="cpu"))
+    np.testing.assert_array_equal(found[0].ids, found[1].ids)
+    np.testing.assert_allclose(found[0].distances, found[1].distances, atol=1e-6)
+
+
+def test_an_error_in_a_share_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_torch_pays", lambda: False)
+    vectors = np.eye(4, dtype=np.float32)
+    with pytest.raises(ValueError, match="mismatch"):
+        exact_neighbours(vectors, [(np.arange(4), np.ones((4, 3), np.float32))], 2, device="cpu")
