@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -150,7 +151,10 @@ def evaluate(
             found = None if exact else measure_recall(connection, search, queries, seed, resources)
             short = selection.count_short(connection, task, run.run_id, k)
             not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None
-            _check_unchanged(connection, task, counts)
+            with ThreadPoolExecutor(max_workers=1) as meanwhile:
+                counted = meanwhile.submit(_count_for_the_planner, connect)
+                _check_unchanged(connection, task, counts)
+                counted.result()
             _close_run(connection, run.run_id, found, short, not_final)
     return EvaluationSummary(
         run.run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
@@ -233,8 +237,13 @@ def _close_run(
         )  # fmt: skip
     if closed.rowcount != 1:
         raise InputError(f"Run {run_id} was removed by somebody else while it was computed.", hint="Run it again.")
-    connection.execute("ANALYZE cbir.search_result (run_id, query_image_id, label_id, relevant_count)")
-    with connection.transaction():
-        # Of the arrays only their length is planned by: for that a tenth of the usual sample will do.
-        connection.execute("SET LOCAL default_statistics_target = 10")
-        connection.execute("ANALYZE cbir.search_result (neighbour_ids)")
+
+
+def _count_for_the_planner(connect: Connect) -> None:
+    """ANALYZE the results, so that the metric views are planned well at once."""
+    with connect() as connection:
+        connection.execute("ANALYZE cbir.search_result (run_id, query_image_id, label_id, relevant_count)")
+        with connection.transaction():
+            # Of the arrays only their length is planned by: for that a tenth of the usual sample will do.
+            connection.execute("SET LOCAL default_statistics_target = 10")
+            connection.execute("ANALYZE cbir.search_result (neighbour_ids)")

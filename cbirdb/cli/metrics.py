@@ -47,7 +47,6 @@ def metrics(
         _compare(context, encoder, output_format)
         return
     from cbirdb.analysis import analyse
-    from cbirdb.confidence import add_intervals
     from cbirdb.metrics import describe_runs
     from cbirdb.metrics import metrics as read
 
@@ -61,6 +60,8 @@ def metrics(
         else:
             rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
         if confidence:
+            from cbirdb.confidence import add_intervals
+
             rows = add_intervals(connection, rows, by=by, resamples=resamples, seed=seed, progress=progress)
             progress.note(f"Intervals of 95 %: {resamples:,} resamples of whole patients, seed {seed}.")
         runs = {row["run"] for row in rows}
