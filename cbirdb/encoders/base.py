@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.errors import EncoderError
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 TrainingScheme: TypeAlias = Literal["none", "self-supervised", "weakly-supervised", "fully-supervised", "unknown"]
 TRAINING_SCHEMES: tuple[TrainingScheme, ...] = get_args(TrainingScheme)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image
 
 WIDTH, HEIGHT = 352, 288
 SMALLEST_COSINE: dict[str, float] = {"float32": 0.9999, "bfloat16": 0.998, "float16": 0.9995}
@@ -19,8 +15,6 @@ pooling or resampling moves the cosine by a hundred times that."""
 
 def golden_picture() -> Image.Image:
     """Disc, bars, gradient and fine texture in RGB: something at every scale, from integers alone."""
-    from PIL import Image
-
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     gradient = (x * 160) // WIDTH + (y * 60) // HEIGHT
     disc = np.where((x - 140) ** 2 + (y - 130) ** 2 < 90**2, 70, 0)
