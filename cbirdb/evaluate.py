@@ -1,8 +1,7 @@
 """Stores the nearest neighbours of every query once; every metric is then a view over them.
 
 Queries are of one split, neighbours from another; which images take part and which neighbours are relevant, the
-protocol says. Neighbours are found by SQL over cosine distance, several connections at a time,
-exactly or through the encoder's vector index.
+protocol says. Neighbours are found exactly or through the encoder's vector index: ``find_neighbours.py``.
 """
 
 from __future__ import annotations
