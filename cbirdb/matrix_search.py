@@ -92,7 +92,7 @@ class MatrixSearch:
 
     def _wanted(self, margin: int | None) -> int:
         """Images in the list of a query."""
-        return self._search.k + self._barred + (MARGIN if margin is None else margin)
+        return min(self._search.k + self._barred + (MARGIN if margin is None else margin), self._search.indexed)
 
     def _lists(self, queries: Sequence[int], wanted: int, count: Count) -> _Lists:
         connection, encoder = self._connection, self._search.task.encoder
