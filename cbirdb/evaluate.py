@@ -150,10 +150,7 @@ def evaluate(
             found = None if exact else measure_recall(connection, search, queries, seed, resources)
             short = selection.count_short(connection, task, run.run_id, k)
             not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None
-            with ThreadPoolExecutor(max_workers=1) as meanwhile:
-                counted = meanwhile.submit(_count_for_the_planner, connect)
-                _check_unchanged(connection, task, counts)
-                counted.result()
+            _check_unchanged(connection, connect, task, counts)
             _close_run(connection, run.run_id, found, short, not_final)
     return EvaluationSummary(
         run.run_id, encoder.name, "exact" if exact else "approximate", k, len(queries), counts.indexed,
@@ -167,10 +164,16 @@ def _check_depth(k: int) -> None:
         raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
 
 
-def _check_unchanged(connection: psycopg.Connection, task: Selection, before: Counts) -> None:
-    """Between two transactions of the search, and within one, others may have changed what takes part."""
-    if selection.count_selection(connection, task).fingerprint != before.fingerprint:
-        raise selection.ChangedError
+def _check_unchanged(connection: psycopg.Connection, connect: Connect, task: Selection, before: Counts) -> None:
+    """Between two transactions of the search, and within one, others may have changed what takes part.
+
+    Counting that takes about as long as the statistics of what was found, which are taken meanwhile.
+    """
+    with ThreadPoolExecutor(max_workers=1) as meanwhile:
+        analysed = meanwhile.submit(_analyse, connect)
+        if selection.count_selection(connection, task).fingerprint != before.fingerprint:
+            raise selection.ChangedError
+        analysed.result()
 
 
 def _versions(connection: psycopg.Connection, encoder: StoredEncoder) -> dict[str, str | None]:
@@ -238,7 +241,7 @@ def _close_run(
         raise InputError(f"Run {run_id} was removed by somebody else while it was computed.", hint="Run it again.")
 
 
-def _count_for_the_planner(connect: Connect) -> None:
+def _analyse(connect: Connect) -> None:
     """ANALYZE the results, so that the metric views are planned well at once."""
     with connect() as connection:
         connection.execute("ANALYZE cbir.search_result (run_id, query_image_id, label_id, relevant_count)")
