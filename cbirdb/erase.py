@@ -50,13 +50,10 @@ def people_of_id(
     return [(pseudonym, name) for pseudonym, name in known]
 
 
-def erase_patients(
-    connection: psycopg.Connection, people: Sequence[tuple[str, str | None]], *, repair: bool = True
-) -> list[Certificate]:
-    """Erase patients in one transaction, then rebuild the vector indexes that held their vectors, and VACUUM.
+def erase_patients(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> list[Certificate]:
+    """Erase patients in one transaction; their vectors stay in indexes and files until ``repair`` has run.
 
     :param people: pseudonyms, each with its dataset (None: every dataset that knows it).
-    :param repair: False: leave that to the administrator; ``to_run`` of the certificates says what.
     :raises InputError: when there is no such patient.
     """
     with translated_errors():
@@ -64,24 +61,22 @@ def erase_patients(
             if dataset is not None:
                 check_datasets(connection, [dataset])
         try:
-            certificates = erasure.erase_patients(connection, people)
+            return erasure.erase_patients(connection, people)
         except psycopg.errors.NoDataFound as error:
             message = error.diag.message_primary or "there is no such patient"
             raise InputError(f"{message[0].upper()}{message[1:]}.", hint=error.diag.message_hint) from error
-        if repair:
-            erasure.run_afterwards(connection, certificates)
-    return certificates
 
 
-def reapply_erasures(
-    connection: psycopg.Connection, certificates: Sequence[Certificate] = (), *, repair: bool = True
-) -> list[Certificate]:
-    """Erase everybody again who has a certificate, here or among those given, and is back."""
+def reapply_erasures(connection: psycopg.Connection, certificates: Sequence[Certificate] = ()) -> list[Certificate]:
+    """Erase everybody again who has a certificate, here or among those given, and is back; as ``erase_patients`` does."""
     with translated_errors():
-        new = erasure.reapply(connection, certificates)
-        if repair:
-            erasure.run_afterwards(connection, new)
-    return new
+        return erasure.reapply(connection, certificates)
+
+
+def repair(connection: psycopg.Connection, certificates: Sequence[Certificate]) -> list[str]:
+    """Rebuild the vector indexes that held erased vectors, and VACUUM; returns the statements that this role may not run."""
+    with translated_errors():
+        return erasure.run_afterwards(connection, certificates)
 
 
 def read_certificates(path: Path) -> list[Certificate]:

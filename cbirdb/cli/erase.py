@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cbirdb.cli.options import Context, format_option, pass_context
 from cbirdb.cli.output import write_rows
+from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
     import psycopg
@@ -54,7 +55,7 @@ def erase(
     no_repair: bool,
     yes: bool,
     output_format: str,
-) -> None:
+) -> int:
     """Erase a patient from every table, embedding and stored result, with a certificate.
 
     The patient cannot be ingested again. Keep the certificate's file apart from the backups: one that is older than
@@ -78,17 +79,21 @@ def erase(
         if list_all:
             rows = all_certificates(connection)
         elif given or reapply:
-            rows = verb.reapply_erasures(connection, kept, repair=not no_repair)
+            rows = verb.reapply_erasures(connection, kept)
         else:
             people = _people(context, connection, patient, patient_id, pseudonym_key, dataset)
             if not yes:
                 click.confirm("Erase this patient for good?", abort=True, err=True)
-            rows = verb.erase_patients(connection, people, repair=not no_repair)
-    if certificate is not None:
-        verb.write_certificates(certificate, rows)
-    write_rows(rows, output_format, columns=TABLE)
-    for line in _remarks(rows, list_all=list_all, no_repair=no_repair, certificate=certificate):
+            rows = verb.erase_patients(connection, people)
+        # Before anything else can fail: the erasure is committed.
+        if certificate is not None:
+            verb.write_certificates(certificate, rows)
+        write_rows(rows, output_format, columns=TABLE)
+        left = [] if no_repair or list_all else verb.repair(connection, rows)
+    wanted = [statement for row in rows for statement in list(row["to_run"])] if no_repair else left
+    for line in _remarks(rows, wanted, list_all=list_all, certificate=certificate):
         context.progress().note(line)
+    return int(ExitCode.PARTIAL if left else ExitCode.OK)
 
 
 def _people(
@@ -109,14 +114,15 @@ def _people(
     return people_of_id(connection, patient_id, pseudonyms, dataset)
 
 
-def _remarks(rows: list[dict[str, object]], *, list_all: bool, no_repair: bool, certificate: Path | None) -> list[str]:
+def _remarks(rows: list[dict[str, Any]], wanted: list[str], *, list_all: bool, certificate: Path | None) -> list[str]:
+    """:param wanted: statements that have not been run."""
     if list_all:
         return []
     if not rows:
         return ["Nobody who has a certificate was in the catalogue."]
     lines = [f"The certificates are in {certificate}."] if certificate is not None else []
-    if no_repair:
-        lines.append("Vectors stay in indexes and files until these have run:")
-        lines += [f"  {statement};" for row in rows for statement in list(row["to_run"])]  # type: ignore[call-overload]
+    if wanted:
+        lines.append("Vectors stay in indexes and files until their owner has run these:")
+        lines += [f"  {statement};" for statement in wanted]
     lines.append("Backups and the image files themselves are not touched.")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from cbirdb.analysis import ANALYSES
 from cbirdb.cli.options import Context, cutoffs_option, format_option, pass_context, resamples_option
@@ -44,6 +45,7 @@ def metrics(
 ) -> None:
     """Show precision at N: micro is the mean over queries, macro the mean over classes."""
     if compare_paper:
+        _check_alone("compare_paper", beside=("encoder", "output_format"))
         _compare(context, encoder, output_format)
         return
     from cbirdb.analysis import analyse
@@ -76,6 +78,15 @@ def metrics(
     said = {"mode", "ann_recall"} | ({"micro_std", "macro_std"} if confidence or by in ANALYSES else set())
     said |= {"run", "encoder"} if len(runs) == 1 else set()
     write_rows(rows, output_format, columns=[name for name in rows[0] if name not in said] if rows else None)
+
+
+def _check_alone(option: str, *, beside: tuple[str, ...]) -> None:
+    """Refuse other options on the command line, which would be ignored without a word."""
+    here = click.get_current_context()
+    for parameter in here.command.params:
+        name = parameter.name or ""
+        if name not in (option, *beside) and here.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{option.replace('_', '-')} and {parameter.opts[-1]} do not go together.")
 
 
 def _compare(context: Context, encoder: str | None, output_format: str) -> None:

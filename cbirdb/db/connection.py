@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psycopg
 
 from cbirdb.config import Settings
-from cbirdb.errors import CbirdbError, DatabaseError, SchemaError, UnreachableError
+from cbirdb.errors import CbirdbError, DatabaseError, InputError, SchemaError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,12 @@ def translated_errors() -> Iterator[None]:
             f"The server stopped a statement: {_first_line(error)}.",
             hint="Run the same command again; what was committed is kept.",
         ) from error
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        message = _first_line(error)
+        raise InputError(f"{message[0].upper()}{message[1:]}.", hint=_hint(error)) from error
     except psycopg.OperationalError as error:
+        if not _is_lost(error):
+            raise DatabaseError(f"The database refused: {_first_line(error)}.", hint=_hint(error)) from error
         raise DatabaseError(
             f"The connection to the server was lost: {_first_line(error)}.",
             hint="Run the same command again; what was committed is kept. If it is lost again, the server's log says why"
@@ -132,6 +137,11 @@ def translated_errors() -> Iterator[None]:
         ) from error
     except psycopg.Error as error:
         raise DatabaseError(f"The database refused: {_first_line(error)}.", hint=_hint(error)) from error
+
+
+def _is_lost(error: psycopg.OperationalError) -> bool:
+    """The driver says so without a code; the server by those of connections (08) and of its shutting down (57P)."""
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
 def _hint(error: psycopg.Error) -> str | None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+
+log = logging.getLogger(__name__)
+
+# The only statements that are run because a certificate says so: its text is a table's, which an administrator of the
+# schema may write into.
+_AFTERWARDS = re.compile(
+    r'(?:REINDEX INDEX CONCURRENTLY|VACUUM(?: \(ANALYZE\))?) (cbir\.(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")+"))'
+)
 
 
 def erased_sources(
@@ -27,7 +37,7 @@ def erased_sources(
 
 _CERTIFICATE = """
 SELECT c.certificate_id::text, c.dataset, encode(c.pseudonym_sha256, 'hex') AS pseudonym_sha256,
-       c.erased_at::text, c.login, c.role, c.removed, c.to_run,
+       to_json(c.erased_at) #>> '{}' AS erased_at, c.login, c.role, c.removed, c.to_run,
        ARRAY(
            SELECT encode(i.source_sha256, 'hex') FROM cbir.erased_image AS i
            WHERE i.certificate_id = c.certificate_id ORDER BY 1
@@ -82,15 +92,42 @@ def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str,
 
 
 def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Run what takes the deleted vectors out of indexes and files, each statement once; returns the statements.
+    """Run what takes the deleted vectors out of indexes and files, each statement once; returns those that did not run.
 
-    On a connection in autocommit mode: none of them can run in a transaction.
+    On a connection in autocommit mode: none of them can run in a transaction. What is gone since needs nothing.
     """
     wanted = list(dict.fromkeys(statement for certificate in certificates for statement in certificate["to_run"]))
-    # All indexes first: VACUUM is quicker on one that has just been built.
-    for statement in sorted(wanted, key=lambda text: text.startswith("VACUUM")):
-        connection.execute(statement.encode())
-    return wanted
+    warnings: list[str] = []
+
+    def note(diagnostic: psycopg.errors.Diagnostic) -> None:
+        # To VACUUM another's table is refused by a warning.
+        if diagnostic.severity_nonlocalized == "WARNING":
+            warnings.append(diagnostic.message_primary or "")
+
+    left: list[str] = []
+    connection.add_notice_handler(note)
+    try:
+        # All indexes first: VACUUM is quicker on one that has just been built.
+        for statement in sorted(wanted, key=lambda text: text.startswith("VACUUM")):
+            warnings.clear()
+            known = _AFTERWARDS.fullmatch(statement)
+            if known and not _is_there(connection, known[1]):
+                continue
+            try:
+                if known:
+                    connection.execute(statement.encode())
+            except psycopg.errors.InsufficientPrivilege as error:
+                warnings.append(str(error))
+            if warnings or not known:
+                log.info("not run: %s %s", statement, "; ".join(warnings))
+                left.append(statement)
+    finally:
+        connection.remove_notice_handler(note)
+    return left
+
+
+def _is_there(connection: psycopg.Connection, relation: str) -> bool:
+    return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [relation]).fetchone() == (True,)
 
 
 def _read(connection: psycopg.Connection, ids: Sequence[Any] | None) -> list[dict[str, Any]]:

@@ -262,7 +262,10 @@ def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
         return []
     grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA}).fetchall()
     try:
-        for (statement,) in connection.execute(_TRIGGERS).fetchall() + connection.execute(_DROPS).fetchall():
+        for (statement,) in connection.execute(_TRIGGERS).fetchall():
+            connection.execute(statement)
+        _check_strangers(connection)
+        for (statement,) in connection.execute(_DROPS, {"schema": SCHEMA}).fetchall():
             connection.execute(statement)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise SchemaError(
@@ -271,6 +274,19 @@ def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
         ) from error
     connection.execute("DELETE FROM cbir.sql_object")
     return grants
+
+
+def _check_strangers(connection: psycopg.Connection) -> None:
+    """Refuse to go on as a superuser where the schema's owner, who is none, has put code of his own into the way.
+
+    It would run with a superuser's rights, whatever role is set. cbirdb's own triggers are gone by now.
+    """
+    found = [row[0] for row in connection.execute(_STRANGERS, {"schema": SCHEMA})]
+    if found:
+        raise SchemaError(
+            f"An upgrade by a superuser would run what cbirdb did not make: {', '.join(found)}.",
+            hint="Upgrade as a member of the schema's owner, who is no superuser.",
+        )
 
 
 def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> None:
@@ -334,13 +350,43 @@ ORDER BY 1
 """
 
 # One DROP names all views, so that they may depend on each other but nothing else may depend on them. Routines come
-# after the views that use them, and before the types that they return.
+# after the views that use them, and before the types that they return. Names are the server's own spelling of what is
+# there, not the text of a table that the owner may write into.
 _DROPS = """
-SELECT format('DROP %s %s', upper(kind), string_agg(name, ', '))
-FROM cbir.sql_object
-WHERE CASE kind WHEN 'routine' THEN to_regprocedure(name) IS NOT NULL ELSE to_regclass(name) IS NOT NULL END
-GROUP BY kind
-ORDER BY CASE kind WHEN 'view' THEN 1 WHEN 'routine' THEN 2 ELSE 3 END
+SELECT format('DROP %%s %%s', there.kind, string_agg(there.name, ', '))
+FROM (
+    SELECT 'VIEW' AS kind, c.oid::regclass::text AS name, 1 AS place
+    FROM cbir.sql_object AS o INNER JOIN pg_class AS c ON c.oid = to_regclass(o.name)
+    WHERE o.kind = 'view' AND c.relkind = 'v' AND c.relnamespace = %(schema)s::regnamespace
+    UNION
+    SELECT 'ROUTINE', p.oid::regprocedure::text, 2
+    FROM cbir.sql_object AS o INNER JOIN pg_proc AS p ON p.oid = to_regprocedure(o.name)
+    WHERE o.kind = 'routine' AND p.pronamespace = %(schema)s::regnamespace
+    UNION
+    SELECT 'TYPE', c.oid::regclass::text, 3
+    FROM cbir.sql_object AS o INNER JOIN pg_class AS c ON c.oid = to_regclass(o.name)
+    WHERE o.kind = 'type' AND c.relkind = 'c' AND c.relnamespace = %(schema)s::regnamespace
+) AS there
+GROUP BY there.kind, there.place
+ORDER BY there.place
+"""
+
+_STRANGERS = """
+SELECT format('%%s %%I on %%s', found.kind, found.name, found.oid::regclass)
+FROM (
+    SELECT 'trigger' AS kind, t.tgname AS name, c.oid, c.relnamespace
+    FROM pg_trigger AS t INNER JOIN pg_class AS c ON c.oid = t.tgrelid
+    WHERE NOT t.tgisinternal
+    UNION ALL
+    SELECT 'rule', r.rulename, c.oid, c.relnamespace
+    FROM pg_rewrite AS r INNER JOIN pg_class AS c ON c.oid = r.ev_class
+    WHERE c.relkind = 'r'
+) AS found
+INNER JOIN pg_namespace AS n ON n.oid = found.relnamespace
+INNER JOIN pg_roles AS o ON o.oid = n.nspowner
+WHERE n.nspname = %(schema)s AND NOT o.rolsuper
+  AND (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user)
+ORDER BY found.kind, found.name
 """
 
 _GRANTS = """

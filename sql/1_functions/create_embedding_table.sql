@@ -18,7 +18,8 @@ DECLARE
 BEGIN
     SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = create_embedding_table.encoder;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no encoder "%"', encoder USING ERRCODE = 'undefined_object';
+        RAISE EXCEPTION 'there is no encoder "%"', encoder USING
+            ERRCODE = 'undefined_object', HINT = 'Insert its row into cbir.encoder first.';
     END IF;
     IF spec.table_name !~ '^embedding_[a-z0-9_]{1,40}$' THEN
         RAISE EXCEPTION 'encoder "%" names a table that is no embedding table', encoder

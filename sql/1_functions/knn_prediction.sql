@@ -15,18 +15,13 @@ AS $$
 #variable_conflict use_column
 DECLARE
     run cbir.search_run;
-    unknown integer;
 BEGIN
     SELECT r.* INTO run FROM cbir.search_run AS r WHERE r.run_id = knn_prediction.run_id;
     IF run.protocol <> 'paper' THEN
         RAISE EXCEPTION 'run % is of protocol "%", under which an image may have several labels', run.run_id, run.protocol
             USING ERRCODE = 'feature_not_supported', HINT = 'Use a run of protocol "paper".';
     END IF;
-    SELECT coalesce(u.k, 0) INTO unknown FROM unnest(ks) AS u (k) WHERE u.k IS NULL OR u.k < 1 OR u.k > run.k LIMIT 1;
-    IF unknown IS NOT NULL THEN
-        RAISE EXCEPTION 'k must lie between 1 and %, the neighbours that run % kept, not %', run.k, run.run_id, unknown
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    ks := cbir.checked_cutoffs('k', ks, run.run_id);
     RETURN QUERY
     WITH wanted AS (SELECT DISTINCT u.k FROM unnest(knn_prediction.ks) AS u (k)),
     member AS MATERIALIZED (

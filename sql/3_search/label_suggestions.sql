@@ -1,6 +1,6 @@
 -- Title: Label suggestions
 -- Description: "What might this be?" The labels of the k nearest images, each with its share of the votes, and beside
---   it how precise this encoder was at this k on queries of that class, in its latest finished evaluation: a class
+--   it how precise this encoder was at this k on queries of that class, in its latest final evaluation: a class
 --   whose neighbours are seldom right deserves doubt however many vote for it. The run says on which images that was
 --   measured.
 --     SELECT * FROM cbir.label_suggestions('tiny-image', image_id => 42, k => 10);
@@ -56,7 +56,8 @@ BEGIN
     FROM cbir.search_run AS r
     INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
     WHERE e.name = label_suggestions.encoder AND r.finished_at IS NOT NULL
-    ORDER BY r.run_id DESC LIMIT 1;
+    -- The latest that may be relied on; where there is none, the latest, and the remark says so.
+    ORDER BY r.not_final IS NULL DESC, r.run_id DESC LIMIT 1;
     RETURN QUERY
     SELECT
         (row_number() OVER (ORDER BY v.votes DESC, v.nearest_distance, v.name))::integer,
@@ -64,7 +65,11 @@ BEGIN
         v.nearest_image_id, v.nearest_distance,
         p.micro_precision, p.queries, run.run_id,
         CASE
-            WHEN p.micro_precision IS NOT NULL THEN NULL
+            WHEN p.micro_precision IS NOT NULL THEN nullif(concat_ws(
+                '; ',
+                'run ' || run.run_id || ' is not final: ' || run.not_final,
+                CASE WHEN run.erased_images > 0 THEN format('%s of its images were erased since', run.erased_images) END
+            ), '')
             WHEN run.run_id IS NULL THEN format('no finished evaluation; run: cbirdb evaluate -e %s', label_suggestions.encoder)
             WHEN run.k < number THEN format('run %s kept %s neighbours', run.run_id, run.k)
             ELSE format('run %s has no query of this class, or no indexed image', run.run_id)

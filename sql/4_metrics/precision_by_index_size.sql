@@ -5,11 +5,12 @@
 --   part; where that is fewer than the first min(N, relevant images of the part), the query's precision is not known:
 --   such queries are counted as undetermined and left out of the means. Evaluate with a larger k to have fewer.
 -- Reference: as cbir.precision_by; precision against index size is in the paper's longer version.
--- Inputs: a finished run of a protocol with one label per image; fractions above 0 up to 1; N; a seed.
+-- Inputs: a finished run of a protocol with one label per image; fractions above 0 up to 1; N, up to the
+--   run's k (NULL: 1, 3, 5, 10); a seed.
 CREATE FUNCTION cbir.precision_by_index_size(
     run_id bigint,
     fractions double precision[] DEFAULT '{0.1, 0.2, 0.4, 0.6, 0.8, 1}',
-    cutoffs integer[] DEFAULT '{1, 3, 5, 10}',
+    cutoffs integer[] DEFAULT NULL,
     seed bigint DEFAULT 0
 )
 RETURNS TABLE (
@@ -40,8 +41,10 @@ BEGIN
             USING ERRCODE = 'feature_not_supported', HINT = 'Use a run of protocol "paper".';
     END IF;
     IF EXISTS (SELECT FROM unnest(fractions) AS f (part) WHERE f.part IS NULL OR f.part <= 0 OR f.part > 1) THEN
-        RAISE EXCEPTION 'fractions must lie above 0 and not above 1' USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'fractions must lie above 0 and not above 1' USING
+            ERRCODE = 'invalid_parameter_value', HINT = 'As in fractions => ''{0.1, 0.5, 1}''.';
     END IF;
+    cutoffs := cbir.checked_cutoffs('N', cutoffs, run.run_id);
     RETURN QUERY
     WITH part AS (SELECT DISTINCT f.part FROM unnest(precision_by_index_size.fractions) AS f (part)),
     member AS MATERIALIZED (

@@ -4,9 +4,10 @@
 --   images that give one away were not indexed for it: they are taken out of its list and of the count of relevant
 --   images. A list that is too short then is undetermined, counted and left out.
 -- Reference: as cbir.precision_by; what leaks, cbir.leaking_image says.
--- Inputs: a finished run; the largest cosine distance that counts as nearly identical; N.
+-- Inputs: a finished run; the largest cosine distance that counts as nearly identical; N, up to the
+--   run's k (NULL: 1, 3, 5, 10).
 CREATE FUNCTION cbir.precision_without_leakage(
-    run_id bigint, near_distance double precision DEFAULT 0.001, cutoffs integer[] DEFAULT '{1, 3, 5, 10}'
+    run_id bigint, near_distance double precision DEFAULT 0.001, cutoffs integer[] DEFAULT NULL
 )
 RETURNS TABLE (
     variant text,
@@ -98,7 +99,7 @@ scored AS (
         END AS precision_at_n
     FROM variant AS v
     CROSS JOIN run
-    CROSS JOIN unnest($3) AS cutoff (n)
+    CROSS JOIN unnest(cbir.checked_cutoffs('N', $3, $1)) AS cutoff (n)
     WHERE v.relevant_count > 0
 ),
 of_class AS (

@@ -16,8 +16,10 @@ BEGIN
     FOR EACH STATEMENT EXECUTE FUNCTION cbir.refuse_erased();
     CREATE TRIGGER refuse_erased AFTER INSERT ON cbir.image REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION cbir.refuse_erased();
+    CREATE TRIGGER check_role BEFORE INSERT OR UPDATE ON cbir.dataset_access
+    FOR EACH ROW EXECUTE FUNCTION cbir.check_role();
 END
 $$;
 
 COMMENT ON FUNCTION cbir.create_triggers() IS
-'Creates the triggers of the audit, the settings and erasure.';
+'Creates the triggers of the audit, the settings, erasure and row-level security.';

@@ -95,6 +95,8 @@ def test_leakage_is_counted_and_taken_out(cli: Cli, evaluated: int) -> None:
         (("metrics", "--by", "index-size", "--confidence"), 1, "--confidence is not known for --by index-size"),
         (("metrics", "--by", "anatomy", "-n", "101"), 1, "P@101 is not known"),
         (("metrics", "--resamples", "1"), 2, "100<=x<=1000000"),
+        (("metrics", "--compare-paper", "--run", "1"), 2, "--compare-paper and --run do not go together"),
+        (("metrics", "--compare-paper", "-n", "1"), 2, "--compare-paper and -n do not go together"),
         (("compare",), 1, "A comparison needs two encoders or more"),
         (("compare", "-e", "tiny-image", "-e", "tiny-imago"), 1, "Did you mean 'tiny-image'"),
         (("compare", "-e", "tiny-image", "-e", "resnet50"), 1, "no embeddings of 'resnet50'"),

@@ -100,6 +100,10 @@ def test_a_query_among_its_own_index_counts_itself_as_relevant(connection: psyco
         ("SELECT * FROM cbir.precision_by_index_size(%s, '{0}')", "fractions must lie above 0"),
         ("SELECT * FROM cbir.precision_by_index_size(%s, '{1.1}')", "fractions must lie above 0"),
         ("SELECT * FROM cbir.precision_by_index_size(%s, '{NULL}')", "fractions must lie above 0"),
+        ("SELECT * FROM cbir.precision_by_index_size(%s, '{1}', '{5}')", "N must lie between 1 and 4"),
+        ("SELECT * FROM cbir.precision_without_leakage(%s, 0, '{1, 5}')", "N must lie between 1 and 4, .* not 5"),
+        ("SELECT * FROM cbir.precision_without_leakage(%s, 0, '{-1}')", "N must lie between 1 and 4"),
+        ("SELECT * FROM cbir.precision_without_leakage(%s, 0, '{0}')", "N must lie between 1 and 4"),
         ("SELECT * FROM cbir.knn_prediction(%s, '{0}')", "k must lie between 1 and 4"),
         ("SELECT * FROM cbir.knn_prediction(%s, '{5}')", "k must lie between 1 and 4"),
         ("SELECT * FROM cbir.knn_prediction(%s, '{NULL}')", "k must lie between 1 and 4"),
@@ -110,8 +114,9 @@ def test_a_query_among_its_own_index_counts_itself_as_relevant(connection: psyco
 def test_bad_arguments_are_answered(connection: psycopg.Connection, query: str, message: str) -> None:
     store(connection, HAND)
     summary = run(connection, 4)
-    with pytest.raises(psycopg.Error, match=message):
+    with pytest.raises(psycopg.Error, match=message) as caught:
         rows(connection, query, summary.run_id)
+    assert caught.value.diag.message_hint
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM cbir.embedding_toy", "UPDATE cbir.image SET split = 'val'"])

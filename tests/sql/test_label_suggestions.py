@@ -114,6 +114,32 @@ def test_the_precision_beside_a_label_is_not_what_the_latest_run_measured(
         assert (row["class_precision"], row["class_queries"]) == (measured or (None, None)), label
 
 
+def test_a_run_that_is_not_final_or_has_lost_images_is_not_said_to_be_so(
+    connection: psycopg.Connection, dsn: str
+) -> None:
+    angles = (*ANGLES, 5)
+    known = fill(connection, on_a_circle(*angles), [*PICTURES, Picture(labels=("a",), split="test")])
+    stored = find_encoder(connection, "toy")
+    assert stored is not None
+    first, second = (
+        evaluate(connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), k=k, mode="exact").run_id
+        for k in (3, 4)
+    )
+
+    def beside_a() -> tuple[int, str | None]:
+        (row,) = (row for row in suggest(connection, known[0], k=3) if row["label"] == "a")
+        assert row["class_precision"] is not None
+        return row["run_id"], row["remark"]
+
+    assert beside_a() == (second, None)
+    spoil = "UPDATE cbir.search_run SET not_final = 'the index found 61 %%' WHERE run_id = %s"
+    connection.execute(spoil, [second])
+    assert beside_a() == (first, None), "the latest that may be relied on"
+    connection.execute(spoil, [first])
+    connection.execute("UPDATE cbir.search_run SET erased_images = 2")
+    assert beside_a() == (second, f"run {second} is not final: the index found 61 %; 2 of its images were erased since")
+
+
 def test_an_index_or_a_vector_or_a_uid_leads_to_other_suggestions(connection: psycopg.Connection) -> None:
     vectors = on_a_circle(*ANGLES)
     known = fill(connection, vectors, PICTURES)
