@@ -29,10 +29,10 @@ GROUP BY label_ids
 """
 
 _OVERLAPS: LiteralString = """
-SELECT (SELECT count(*) FROM label_set),
-       coalesce(array_agg(asked.number), '{}'), coalesce(array_agg(held.number), '{}')
+SELECT asked.number, array_agg(held.number)
 FROM label_set AS asked INNER JOIN label_set AS held ON held.label_ids && asked.label_ids
 WHERE asked.is_asked AND held.is_held
+GROUP BY asked.number
 """
 
 _DESCRIBE: LiteralString = """
@@ -85,10 +85,13 @@ def number_label_sets(connection: psycopg.Connection) -> NDArray[np.bool_]:
     """
     connection.execute(_LABEL_SETS)
     connection.execute("ANALYZE pg_temp.label_set")
-    row = connection.execute(_OVERLAPS, binary=True).fetchone()
-    count, asked, held = row or (0, [], [])
+    row = connection.execute("SELECT count(*) FROM label_set").fetchone()
+    count = int(row[0]) if row else 0
     overlaps = np.zeros((count, count), np.bool_)
-    overlaps[asked, held] = True
+    # Row by row: where images have several labels, pairs may be millions.
+    with connection.cursor(binary=True) as cursor:
+        for asked, held in cursor.stream(_OVERLAPS):
+            overlaps[asked, held] = True
     return overlaps
 
 
