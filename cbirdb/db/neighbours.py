@@ -15,7 +15,7 @@ from cbirdb.db.found_neighbours import BROUGHT, Found, bring_found
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.listed_neighbours import AMONG_LISTED, list_images
-from cbirdb.db.selection import CONTENT_HASH, ChangedError, Selection, parameters_of, table_of
+from cbirdb.db.selection import CATALOGUE_HASH, CONTENT_HASH, ChangedError, Selection, parameters_of, table_of
 
 # The images that may be retrieved, with the labels that count: once per transaction, for all its statements.
 _CANDIDATES: LiteralString = """
@@ -34,9 +34,10 @@ INNER JOIN {table} AS e ON e.image_id = s.image_id
 
 # As count_selection does it.
 _FINGERPRINT: LiteralString = """
-SELECT concat_ws(
-    ' ', (SELECT coalesce(sum({hash}), 0) FROM pg_temp.query), (SELECT coalesce(sum({hash}), 0) FROM pg_temp.candidate)
-)
+SELECT concat_ws(' ', (SELECT coalesce(sum({hash}), 0) FROM pg_temp.query), indexed.content, indexed.catalogue)
+FROM (
+    SELECT coalesce(sum({hash}), 0) AS content, coalesce(sum({catalogue_hash}), 0) AS catalogue FROM pg_temp.candidate
+) AS indexed
 """
 
 # "+ 0" keeps the sort off any vector index. Equal distances are ordered by image_id, so that a run can be repeated.
@@ -174,6 +175,10 @@ FROM (
 """
 
 
+def _fingerprint() -> sql.Composed:
+    return sql.SQL(_FINGERPRINT).format(hash=sql.SQL(CONTENT_HASH), catalogue_hash=sql.SQL(CATALOGUE_HASH))
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """One run's search. ``build`` is the index build to go through, or None to compare with every image."""
@@ -197,7 +202,7 @@ class Search:
         connection.execute(sql.SQL(_CANDIDATES).format(table=table_of(self.task)), parameters)
         connection.execute("CREATE UNIQUE INDEX ON pg_temp.candidate (image_id)")
         connection.execute(sql.SQL(_QUERIES).format(table=table_of(self.task)), parameters)
-        row = connection.execute(sql.SQL(_FINGERPRINT).format(hash=sql.SQL(CONTENT_HASH))).fetchone()
+        row = connection.execute(_fingerprint()).fetchone()
         if row is None or row[0] != self.fingerprint:
             raise ChangedError
         connection.execute("CREATE INDEX ON pg_temp.candidate (patient_id)")

@@ -15,6 +15,8 @@ from cbirdb.errors import InputError
 # Summed up, for a fingerprint of all that is searched with and searched through. An embedding's version is the id of the
 # transaction that wrote it: it changes whenever the vector does.
 CONTENT_HASH: LiteralString = "hashtextextended(concat_ws('/', image_id, patient_id, label_ids, version), 0)"
+# The same without what a restored dump changes; cbir.indexed_image compares it, long after the run.
+CATALOGUE_HASH: LiteralString = "hashtextextended(concat_ws('/', image_id, patient_id, label_ids), 0)"
 
 
 class ChangedError(InputError):
@@ -49,7 +51,8 @@ class Counts:
     left_out: int
     not_encoded: int
     fingerprint: str
-    """The same as long as the same images with the same patients, labels and embeddings take part."""
+    """The same as long as the same images with the same patients, labels and embeddings take part: of the queries, of the
+    indexed images, and of these without their embeddings."""
 
 
 def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
@@ -71,7 +74,8 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
                concat_ws(
                    ' ',
                    coalesce(sum({hash}) FILTER (WHERE encoded AND is_query), 0),
-                   coalesce(sum({hash}) FILTER (WHERE encoded AND is_indexed), 0)
+                   coalesce(sum({hash}) FILTER (WHERE encoded AND is_indexed), 0),
+                   coalesce(sum({catalogue_hash}) FILTER (WHERE encoded AND is_indexed), 0)
                )
         FROM (
             SELECT s.image_id, s.patient_id, s.label_ids, s.is_query, s.is_indexed, e.xmin AS version,
@@ -88,7 +92,7 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
             LEFT JOIN {table} AS e ON e.image_id = s.image_id
         ) AS labelled
         """
-    ).format(table=table_of(task), hash=sql.SQL(CONTENT_HASH))
+    ).format(table=table_of(task), hash=sql.SQL(CONTENT_HASH), catalogue_hash=sql.SQL(CATALOGUE_HASH))
     row = connection.execute(query, parameters_of(task)).fetchone()
     return Counts(*row) if row else Counts(0, 0, 0, 0, "")
 

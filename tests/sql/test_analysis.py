@@ -132,6 +132,27 @@ def test_figures_are_derived_from_a_run_whose_images_are_others_now(
         assert "Run cbirdb evaluate again" in (caught.value.diag.message_hint or "")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE cbir.image_label SET label_id = (SELECT max(label_id) FROM cbir.label WHERE label_id <> image_label.label_id)",
+        "UPDATE cbir.image SET patient_id = (SELECT max(patient_id) FROM cbir.patient)",
+    ],
+)
+def test_figures_are_derived_from_a_run_whose_images_are_as_many_but_labelled_otherwise(
+    connection: psycopg.Connection, change: str
+) -> None:
+    store(connection, HAND)
+    connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT min(dataset_id), 'new' FROM cbir.image")
+    summary = run(connection, 4)
+    connection.execute(
+        f"{change} WHERE image_id = (SELECT min(image_id) FROM cbir.indexed_image(%s))".encode(), [summary.run_id]
+    )
+    with pytest.raises(psycopg.Error, match="have other labels or patients now") as caught:
+        rows(connection, "SELECT * FROM cbir.knn_accuracy(%s, '{1}')", summary.run_id)
+    assert caught.value.diag.message_hint
+
+
 def test_several_labels_per_image_are_voted_on(connection: psycopg.Connection) -> None:
     store(connection, HAND)
     summary = run(connection, 4, protocol="any-label")
