@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = tempfile.mkdtemp(prefix="cbirdb-tests-")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of one file run on one worker, since they share what its fixtures make, unless they name a group."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """The folder made for root is kept only when there is something to look into."""
     base = Path(str(session.config.option.basetemp))
@@ -79,15 +88,28 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
     if kind == "container":
         require_engine()
         with trusting_container() as container:
+            _forgo_durability(container.dsn())
             yield container.dsn()
         return
     # Not below pytest's own folder: as root the server runs as another user, whom pytest locks out of it again.
     home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
     embedded = EmbeddedServer(home)
     embedded.start()
+    _forgo_durability(embedded.uri("postgres"))
     yield embedded.uri("postgres")
     embedded.stop()
     shutil.rmtree(home)
+
+
+HASTY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+"""Settings of a server of which nothing has to be left after the machine fails."""
+
+
+def _forgo_durability(server: str) -> None:
+    with psycopg.connect(server, autocommit=True) as admin:
+        for name, value in HASTY.items():
+            admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        admin.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +137,13 @@ def dsn(server: str, template: str) -> Iterator[str]:
 
 
 def _database(server: str, template: str | None) -> Iterator[str]:
+    with new_database(server, template) as dsn:
+        yield dsn
+
+
+@contextmanager
+def new_database(server: str, template: str | None) -> Iterator[str]:
+    """DSN of a database that is there for the block, empty or a copy of another."""
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True) as admin:
         statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
@@ -158,6 +187,7 @@ def role_server(request: pytest.FixtureRequest) -> Iterator[str]:
     embedded = EmbeddedServer(home)
     if not given:
         embedded.start()
+        _forgo_durability(embedded.uri("postgres"))
     uri = given or embedded.uri("postgres")
     with psycopg.connect(uri, autocommit=True) as admin:
         admin.execute((repository_folder("sql") / "dba" / "create_roles.sql").read_bytes())

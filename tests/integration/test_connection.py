@@ -15,7 +15,6 @@ from cbirdb.cli.main import run
 from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.migrate import upgrade
 
-pytestmark = pytest.mark.xdist_group("embedded")
 PASSWORD = "kein-Geheimnis-7"
 Call = Callable[..., tuple[int, str, str]]
 
