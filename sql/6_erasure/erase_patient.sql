@@ -84,7 +84,7 @@ BEGIN
     IF NOT FOUND THEN
         -- The pseudonym is not repeated: servers log errors.
         RAISE EXCEPTION 'there is no patient with this pseudonym%',
-            coalesce(format(' in dataset "%s"', erase_patient.dataset), '') USING
+            CASE WHEN erase_patient.dataset IS NULL THEN '' ELSE format(' in dataset "%s"', erase_patient.dataset) END USING
             ERRCODE = 'no_data_found',
             HINT = 'Pseudonyms are in cbir.patient; from the patient''s own number:'
             ' cbirdb erase --patient-id ID --pseudonym-key FILE';
