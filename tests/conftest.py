@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,28 +88,31 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
     if kind == "container":
         require_engine()
         with trusting_container() as container:
-            _forgo_durability(container.dsn())
             yield container.dsn()
         return
+    with _hasty_server() as dsn:
+        yield dsn
+
+
+@contextmanager
+def _hasty_server() -> Iterator[str]:
+    """Superuser's DSN of an embedded server of which nothing has to be left after the machine fails.
+
+    Each database that is dropped is looked for in every shared buffer, so there are few.
+    """
     # Not below pytest's own folder: as root the server runs as another user, whom pytest locks out of it again.
     home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
     embedded = EmbeddedServer(home)
     embedded.start()
-    _forgo_durability(embedded.uri("postgres"))
+    settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "256MB"}
+    with psycopg.connect(embedded.uri("postgres"), autocommit=True) as admin:
+        for name, value in settings.items():
+            admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+    embedded.stop()
+    embedded.start()
     yield embedded.uri("postgres")
     embedded.stop()
     shutil.rmtree(home)
-
-
-HASTY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
-"""Settings of a server of which nothing has to be left after the machine fails."""
-
-
-def _forgo_durability(server: str) -> None:
-    with psycopg.connect(server, autocommit=True) as admin:
-        for name, value in HASTY.items():
-            admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
-        admin.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture(scope="session")
@@ -183,18 +186,10 @@ class Outcome:
 def role_server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Superuser's DSN of a server that has cbirdb's roles: they belong to a whole server, and other tests do without."""
     given = request.config.getoption("--pg-dsn")
-    home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
-    embedded = EmbeddedServer(home)
-    if not given:
-        embedded.start()
-        _forgo_durability(embedded.uri("postgres"))
-    uri = given or embedded.uri("postgres")
-    with psycopg.connect(uri, autocommit=True) as admin:
-        admin.execute((repository_folder("sql") / "dba" / "create_roles.sql").read_bytes())
-    yield uri
-    if not given:
-        embedded.stop()
-    shutil.rmtree(home)
+    with nullcontext(given) if given else _hasty_server() as uri:
+        with psycopg.connect(uri, autocommit=True) as admin:
+            admin.execute((repository_folder("sql") / "dba" / "create_roles.sql").read_bytes())
+        yield uri
 
 
 @dataclass(frozen=True)
