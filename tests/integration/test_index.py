@@ -194,18 +194,18 @@ def server_notices(dsn: str, encoder: StoredEncoder, method: Hnsw) -> list[str]:
 def test_too_little_memory_is_said_before_and_the_advice_mends_it(
     cli: Cli, connection: psycopg.Connection, dsn: str
 ) -> None:
-    encoder = fill(connection, rows=3000, dim=512)
+    encoder = fill(connection, rows=1500, dim=512)
     method = Hnsw(4, 8)
     set_memory(connection, "1MB")
     outcome = cli("index", "build", "-e", "toy", "--m", 4, "--ef-construction", 8)
     assert outcome.code == 0
-    assert "needs about 4 MB; maintenance_work_mem is 1 MB." in outcome.err
+    assert "needs about 2 MB; maintenance_work_mem is 1 MB." in outcome.err
     advice = re.search(r"SET maintenance_work_mem = '([0-9]+MB)'", outcome.err)
     assert advice, outcome.err
     assert any(NO_LONGER_FITS in notice for notice in server_notices(dsn, encoder, method))
     set_memory(connection, advice[1])
     outcome = cli("index", "build", "-e", "toy", "--m", 4, "--ef-construction", 8)
     assert outcome.code == 0
-    assert "The graph of 3,000 vectors needs about 4 MB" in outcome.err
+    assert "The graph of 1,500 vectors needs about 2 MB" in outcome.err
     assert "SET maintenance_work_mem" not in outcome.err
     assert not any(NO_LONGER_FITS in notice for notice in server_notices(dsn, encoder, method))
