@@ -23,7 +23,7 @@ test-slow: $(VENV)/.installed-test
 
 # Against servers in containers of the deployed image; needs an engine.
 test-containers: $(VENV)/.installed-test
-	$(pytest) -m container $(ARGS)
+	$(pytest) -m container $(or $(ARGS),tests/containers)
 
 # The suite that otherwise runs on the embedded server, on a container of the deployed image per worker.
 test-in-container: $(VENV)/.installed-test
