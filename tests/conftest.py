@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
-    """A pytest that makes pytest-xdist forget groups says nothing of it: the tests pass, and take half as long again."""
+    """A pytest that makes pytest-xdist forget groups says nothing of it: the tests pass, and take longer."""
     if node.config.option.dist == "loadgroup" and not all("@" in nodeid for nodeid in ids):
         reason = "pytest-xdist does not keep groups of tests together with this pytest; pyproject.toml says which does."
         pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
