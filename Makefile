@@ -11,19 +11,23 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
+# There is a worker per core, so libraries that compute get one thread each: two halve the speed of both. The tests of
+# one file stay on one worker (tests/conftest.py); files go out in their order, the long ones of tests/acceptance first.
+pytest = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow and not container" $(ARGS)
+	$(pytest) -m "not slow and not container" $(ARGS)
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "slow and not container" $(ARGS)
+	$(pytest) -m "slow and not container" $(ARGS)
 
 # Against servers in containers of the deployed image; needs an engine.
 test-containers: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m container $(ARGS)
+	$(pytest) -m container $(or $(ARGS),tests/containers)
 
 # The suite that otherwise runs on the embedded server, on a container of the deployed image per worker.
 test-in-container: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup --server=container -m "not slow and not container" \
+	$(pytest) --server=container -m "not slow and not container" \
 	  $(or $(ARGS),tests/sql tests/migration tests/integration)
 
 lint: $(VENV)/.installed-test

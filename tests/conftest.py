@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--server=dsn needs --pg-dsn, the superuser's DSN of that server.")
     if os.geteuid() == 0 and config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="cbirdb-tests-")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of one file run on one worker, since they share what its fixtures make, unless they name a group."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    """A pytest that makes pytest-xdist forget groups says nothing of it: the tests pass, and take longer."""
+    if node.config.option.dist == "loadgroup" and not all("@" in nodeid for nodeid in ids):
+        reason = "pytest-xdist does not keep groups of tests together with this pytest; pyproject.toml says which does."
+        pytest.exit(reason, returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -81,9 +98,25 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
         with trusting_container() as container:
             yield container.dsn()
         return
+    with _hasty_server() as dsn:
+        yield dsn
+
+
+@contextmanager
+def _hasty_server() -> Iterator[str]:
+    """Superuser's DSN of an embedded server of which nothing has to be left after the machine fails.
+
+    Each database that is dropped is looked for in every shared buffer, so there are few.
+    """
     # Not below pytest's own folder: as root the server runs as another user, whom pytest locks out of it again.
     home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
     embedded = EmbeddedServer(home)
+    embedded.start()
+    settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "256MB"}
+    with psycopg.connect(embedded.uri("postgres"), autocommit=True) as admin:
+        for name, value in settings.items():
+            admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+    embedded.stop()
     embedded.start()
     yield embedded.uri("postgres")
     embedded.stop()
@@ -115,6 +148,13 @@ def dsn(server: str, template: str) -> Iterator[str]:
 
 
 def _database(server: str, template: str | None) -> Iterator[str]:
+    with new_database(server, template) as dsn:
+        yield dsn
+
+
+@contextmanager
+def new_database(server: str, template: str | None) -> Iterator[str]:
+    """DSN of a database that is there for the block, empty or a copy of another."""
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server, autocommit=True) as admin:
         statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
@@ -154,17 +194,10 @@ class Outcome:
 def role_server(request: pytest.FixtureRequest) -> Iterator[str]:
     """Superuser's DSN of a server that has cbirdb's roles: they belong to a whole server, and other tests do without."""
     given = request.config.getoption("--pg-dsn")
-    home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))
-    embedded = EmbeddedServer(home)
-    if not given:
-        embedded.start()
-    uri = given or embedded.uri("postgres")
-    with psycopg.connect(uri, autocommit=True) as admin:
-        admin.execute((repository_folder("sql") / "dba" / "create_roles.sql").read_bytes())
-    yield uri
-    if not given:
-        embedded.stop()
-    shutil.rmtree(home)
+    with nullcontext(given) if given else _hasty_server() as uri:
+        with psycopg.connect(uri, autocommit=True) as admin:
+            admin.execute((repository_folder("sql") / "dba" / "create_roles.sql").read_bytes())
+        yield uri
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,10 @@ def trusting_container(*rules_before: str) -> Iterator[DatabaseContainer]:
         rules.write_text("\n".join([*rules_before, "local all all trust", "host all all all trust", ""]))
         rules.chmod(0o644)
         inside = "/etc/cbirdb-tests/pg_hba.conf"
+        # fsync is off: nothing of it has to be left after the machine fails.
         with database_container(
-            "-c", f"hba_file={inside}", volumes=[(rules, inside, "ro")], shm_size="512m"
-        ) as server:  # fmt: skip
+            "-c", f"hba_file={inside}", "-c", "fsync=off", volumes=[(rules, inside, "ro")], shm_size="512m"
+        ) as server:
             yield server
 
 

@@ -32,12 +32,14 @@ def leakage(
     """
     from cbirdb.analysis import leakage as what_leaks
     from cbirdb.analysis import precision_without_leakage
-    from cbirdb.metrics import describe_runs, latest_runs
+    from cbirdb.metrics import check_cutoffs, describe_runs, latest_runs
 
     wanted = parse_cutoffs(cutoffs)
     progress = context.progress()
     with context.open_database() as connection:
         run = latest_runs(connection, encoder=encoder, run=run_id)[0]
+        if not causes:
+            check_cutoffs(wanted, run)  # before anything is said
         for line in describe_runs(connection, {run.run_id}):
             progress.note(line)
         rows = what_leaks(connection, run, near=near)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
 
-USER, USAGE = 1, 2
+USER, USAGE, DATABASE = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ def _write_files(folder: Path) -> None:
     for name in ("empty", "hollow/inner", "no_weights"):
         (folder / name).mkdir(parents=True)
     (folder / "note.txt").write_text("not a picture")
+    for name, stored in (("vectors.h5", {"train/nodule/0.png": np.full(4, 0.5, np.float32)}), ("nothing.h5", {})):
+        with h5py.File(folder / name, "w") as file:
+            for source, vector in stored.items():
+                file[source] = vector
     (folder / "zero.png").write_bytes(b"")
     Image.new("L", (40, 40), 128).save(folder / "grey.png")
     whole = (folder / "good" / "train" / "normal" / "0.png").read_bytes()
@@ -167,7 +172,106 @@ BAD = [
     ("shard of none", "encode -e tiny-image --shard 0/0", USER, "'0/0' is not a shard"),
     ("shard before the first", "encode -e tiny-image --shard -1/2", USER, "'-1/2' is not a shard"),
     ("shard that is a word", "encode -e tiny-image --shard x", USER, "'x' is not a shard"),
+    # the database and what is in it
+    ("starting a named server", "db start", DATABASE, "not the embedded one"),
+    ("stopping a named server", "db stop", DATABASE, "not the embedded one"),
+    ("unknown option of upgrade", "db upgrade --if-neded", USAGE, "Did you mean '--if-needed'?"),
+    ("row security neither on nor off", "db row-security maybe", USAGE, "'maybe' is not one of"),
+    ("format of roles", "db roles --format xml", USAGE, "'xml' is not one of"),
+    ("format of status", "db status --format xml", USAGE, "'xml' is not one of"),
+    ("format of doctor", "db doctor --format xml", USAGE, "'xml' is not one of"),
+    ("mending doctor", "db doctor --fix", USAGE, "No such option '--fix'"),
+    ("format of readers", "datasets list --format xml", USAGE, "'xml' is not one of"),
+    ("drop of an unknown dataset", "datasets drop god --yes", USER, "Did you mean 'good'?"),
+    ("drop of a dataset in other letters", "datasets drop GOOD --yes", USER, "Did you mean 'good'?"),
+    ("drop of a dataset without a name", "datasets drop '' --yes", USER, "Known: good"),
+    ("drop of no dataset", "datasets drop --yes", USAGE, "Missing argument 'NAME'"),
+    ("drop of a dataset with a wrong option", "datasets drop good --y", USAGE, "Did you mean '--yes'?"),
+    ("unknown stage of failures", "failures --stage index", USAGE, "'index' is not one of"),
+    ("failures of no stage", "failures --stage", USAGE, "requires an argument"),
+    ("format of failures", "failures --format xml", USAGE, "'xml' is not one of"),
+    # published vectors
+    ("import of no file", "import-embeddings -e new", USAGE, "Missing argument 'FILES...'"),
+    ("import under no name", "import-embeddings {}/vectors.h5", USAGE, "Missing option '-e'"),
+    ("HDF5 that is a folder", "import-embeddings -e new {}/empty", USER, "not a readable HDF5 file"),
+    ("HDF5 without vectors", "import-embeddings -e new {}/nothing.h5", USER, "no vector in these files"),
+    ("vectors of another dimension", "import-embeddings -e tiny-image {}/vectors.h5", USER, "has 1024 dimensions"),
+    ("vectors of an unknown dataset", "import-embeddings -e new -d god {}/vectors.h5", USER, "Did you mean 'good'?"),
+    ("vectors of a wrong precision", "import-embeddings -e new --precision x {}/vectors.h5", USAGE, "'x' is not one of"),
+    # building and auditing indexes
+    ("index of no encoder", "index build", USAGE, "Missing option '-e'"),
+    ("index of an unknown method", "index build -e tiny-image --method flat", USAGE, "'flat' is not one of"),
+    ("index with a part of another", "index build -e tiny-image --method hnsw --lists 5", USAGE, "not an option of hnsw"),
+    ("index with too narrow a hundred", "index build -e tiny-image --method hnsw --at-100 5", USER, "--at-100 must be"),
+    ("index on no sample", "index build -e tiny-image --sample 0", USER, "--sample must be at least 1"),
+    ("index for no search", "index build -e tiny-image --searches 0", USER, "--searches must be at least 1"),
+    ("index with an impossible floor", "index build -e tiny-image --floor-recall 2", USER, "--floor-recall must lie"),
+    ("audit of no encoder", "index audit", USAGE, "Missing option '-e'"),
+    ("audit of no index", "index audit -e tiny-image", USER, "has no vector index"),
+    ("audit of an unknown encoder", "index audit -e tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("audit of nothing", "index audit -e resnet50", USER, "no embeddings of 'resnet50'"),
+    ("audit with an impossible floor", "index audit -e tiny-image --floor-zeros -1", USER, "--floor-zeros must lie"),
+    ("drop of an index of no encoder", "index drop", USAGE, "Missing option '-e'"),
+    ("drop of an index of an unknown encoder", "index drop -e tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("drop of an index of nothing", "index drop -e resnet50", USER, "no embeddings of 'resnet50'"),
+    ("drop of an index asks nothing", "index drop -e tiny-image --yes", USAGE, "No such option '--yes'"),
+    ("status of an index of no encoder", "index status", USAGE, "Missing option '-e'"),
+    ("status of an index of an unknown encoder", "index status -e tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("status of an index of nothing", "index status -e resnet50", USER, "no embeddings of 'resnet50'"),
+    ("format of an index's status", "index status -e tiny-image --format xml", USAGE, "'xml' is not one of"),
+    # what an evaluation says
+    ("evaluation of no encoder", "evaluate", USAGE, "Missing option '-e'"),
+    ("evaluation of an unknown split", "evaluate -e tiny-image --query-split tset", USAGE, "'tset' is not one of"),
+    ("evaluation by an unknown protocol", "evaluate -e tiny-image --protocol other", USAGE, "'other' is not one of"),
+    ("comparison of nothing", "compare", USER, "needs two encoders"),
+    ("comparison of one", "compare -e tiny-image", USER, "needs two encoders"),
+    ("comparison with itself", "compare -e tiny-image -e tiny-image", USER, "needs two encoders"),
+    ("comparison with an unknown one", "compare -e tiny-image -e tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("comparison with one not used yet", "compare -e tiny-image -e resnet50", USER, "Run: cbirdb encode -e resnet50"),
+    ("comparison of few resamples", "compare -e tiny-image -e resnet50 --resamples 1", USAGE, "--resamples"),
+    ("leaks of no encoder", "leakage", USAGE, "Missing option '-e'"),
+    ("leaks of an unknown encoder", "leakage -e tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("leaks of an unknown run", "leakage -e tiny-image --run 999", USER, "no finished evaluation run 999"),
+    ("leaks further than any distance", "leakage -e tiny-image --near 3", USAGE, "--near"),
+    ("leaks at words", "leakage -e tiny-image -n x", USER, "not a list of numbers"),
+    ("leaks above the run's k", "leakage -e tiny-image -n 4", USER, "P@4 is not known"),
+    ("classification of no encoder", "classify", USAGE, "Missing option '-e'"),
+    ("classification by an unknown encoder", "classify -e tiny-imag", USER, "Did you mean 'tiny-image'?"),
+    ("classification by one not used yet", "classify -e resnet50", USER, "Run: cbirdb encode -e resnet50"),
+    ("classification without validation", "classify -e tiny-image", USER, "--query-split val"),
+    ("classification by an unknown figure", "classify -e tiny-image --by f1", USAGE, "'f1' is not one of"),
+    # erasing
+    ("erasing nobody", "erase", USAGE, "Give one of --patient"),
+    ("erasing and listing", "erase --patient nobody --list", USAGE, "Give one of --patient"),
+    ("erasing who is not there", "erase --patient nobody --yes", USER, "There is no patient with this pseudonym."),
+    ("erasing in an unknown dataset", "erase --patient nobody --dataset god --yes", USER, "Did you mean 'good'?"),
+    ("erasing who is not in a dataset", "erase --patient nobody --dataset good --yes", USER, 'in dataset "good".'),
+    ("erasing without the key", "erase --patient-id 7 --pseudonym-key {}/nowhere --yes", USER, "no key of pseudonyms"),
+    ("erasing with a wrong key", "erase --patient-id 7 --pseudonym-key {}/note.txt --yes", USER, "not a key of pseudonyms"),
+    ("erasing by no certificate", "erase --from-certificate {}/nowhere.json", USER, "There is no file"),
+    ("erasing by a wrong certificate", "erase --from-certificate {}/note.txt", USER, "holds no certificates"),
+    ("certificate in no folder", "erase --list --certificate {}/no/a.json", USER, "There is no folder"),
+    ("certificate over another file", "erase --list --certificate {}/note.txt", USER, "is not written over"),
+    # the demo
+    ("demo on an unknown device", "demo --out {}/out --device tpu", USAGE, "'tpu' is not one of"),
+    ("demo without its weights", "demo --out {}/out --encoder resnet50 --weights {}/nowhere", USER, "does not exist"),
+    ("format of the demo", "demo --out {}/out --format xml", USAGE, "'xml' is not one of"),
     # records of encoders
+    ("format of encoders", "encoders list --format xml", USAGE, "'xml' is not one of"),
+    ("show of no encoder", "encoders show", USAGE, "Missing argument 'NAME'"),
+    ("show of an encoder without a name", "encoders show ''", USER, "Known: biomedclip"),
+    ("format of an encoder", "encoders show tiny-image --format xml", USAGE, "'xml' is not one of"),
+    ("show of an encoder like none", "encoders show zzzzzz", USER, "Known: biomedclip"),
+    ("fetch of no encoder", "encoders fetch", USAGE, "Missing argument 'NAME...'"),
+    ("fetch into a file", "encoders fetch resnet50 --to {}/note.txt", USAGE, "is a file"),
+    ("fetch of one that is known and one that is not", "encoders fetch resnet50 zzzzzz --to {}/to", USER, "'zzzzzz'"),
+    ("verify of no encoder", "encoders verify", USAGE, "Missing argument 'NAME'"),
+    ("verify with no folder of weights", "encoders verify resnet50 --weights {}/nowhere", USER, "does not exist"),
+    ("verify on an unknown device", "encoders verify tiny-image --device tpu", USAGE, "'tpu' is not one of"),
+    ("drop of no encoder", "encoders drop --yes", USAGE, "Missing argument 'NAME'"),
+    ("drop of an encoder without a name", "encoders drop '' --yes", USER, "Known: biomedclip"),
+    ("drop of an encoder like none", "encoders drop zzzzzz --yes", USER, "Known: biomedclip"),
+    ("drop of an encoder not used yet", "encoders drop resnet50 --yes", USER, "no embeddings of 'resnet50'"),
     ("unknown encoder in verify", "encoders verify tiny-imag", USER, "Did you mean 'tiny-image'?"),
     ("unknown encoder in fetch", "encoders fetch tiny-imag", USER, "Did you mean 'tiny-image'?"),
     ("nothing to fetch", "encoders fetch tiny-image --to {}/to", USER, "there is nothing to fetch"),

@@ -232,7 +232,7 @@ def test_a_reader_that_has_had_enough_is_no_error(output_format: str, dsn: str) 
     program = (
         "import sys; from cbirdb.cli import failures; from cbirdb.cli.main import main; import cbirdb.cli.output as o;"
         "real = o.write_rows;"
-        "failures.write_rows = lambda rows, form: real([{'a': 'x' * 99, 'b': n} for n in range(20000)], form);"
+        "failures.write_rows = lambda rows, form: real([{'a': 'x' * 99, 'b': n} for n in range(2000)], form);"
         "main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", program, "--dsn", dsn, "failures", "--format", output_format]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,16 +11,21 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from PIL import Image
+from psycopg.conninfo import make_conninfo
 
+from cbirdb.cli.main import run
 from cbirdb.db.embedded import EmbeddedServer
+from tests.conftest import new_database
 
-pytestmark = pytest.mark.xdist_group("demo")
+PASSWORD = "kein-Geheimnis"
 PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
 ROW = ["run", "encoder", "n", "micro_precision", "micro_std", "macro_precision", "macro_std", "queries", "classes",
        "mode", "ann_recall"]  # fmt: skip
@@ -101,35 +107,71 @@ def test_demo_prints_a_program_name_that_its_own_folder_knows(shown: Shown) -> N
     assert subprocess.run([program, "--version"], cwd=shown.folder, capture_output=True).returncode == 0
 
 
-def test_demo_twice_gives_the_same_figures_and_adds_no_image(cli, connection, tmp_path: Path) -> None:
-    def counts() -> list[tuple]:
-        return connection.execute(
-            "SELECT (SELECT count(*) FROM cbir.image), (SELECT count(*) FROM cbir.embedding_tiny_image),"
-            " (SELECT count(*) FROM cbir.failure), (SELECT count(*) FROM cbir.index_build WHERE dropped_at IS NULL)"
-        ).fetchall()
+@dataclass(frozen=True)
+class Repeated:
+    """The demo three times on one database: in a folder, there again, and in another whose name has a space."""
 
-    first = cli("demo", "--out", tmp_path / "a", "--format", "json")
-    assert first.code == 0, first.err
-    before = counts()
-    again = cli("demo", "--out", tmp_path / "a", "--format", "json")
-    elsewhere = cli("demo", "--out", tmp_path / "b", "--format", "json")
-    assert [list(row) for row in first.rows] == [ROW] * 4
-    assert [row["n"] for row in first.rows] == [1, 3, 5, 10]
-    for other in (again, elsewhere):
-        assert other.code == 0, other.err
-        for row, before_row in zip(other.rows, first.rows, strict=True):
+    folder: Path
+    metrics: list[list[dict[str, Any]]]
+    counts: list[tuple[int, ...]]
+    """Images, embeddings, failures and indexes in use after each."""
+    last: str
+    """All that the last showed on the terminal."""
+
+
+@pytest.fixture(scope="module")
+def repeated(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repeated]:
+    folder = tmp_path_factory.mktemp("repeated")
+    metrics, counts = [], []
+
+    def cbirdb(*arguments: object) -> tuple[str, str]:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            assert run(["--dsn", make_conninfo(dsn, password=PASSWORD), *map(str, arguments)]) == 0, err.getvalue()
+        return out.getvalue(), err.getvalue()
+
+    with new_database(server, template) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        for out, *options in (("a", "--format", "json"), ("a", "--format", "json"), ("my demo",)):
+            shown = cbirdb("demo", "--out", folder / out, *options)
+            rows = shown[0] if options else cbirdb("metrics", "-n", "1,3,5,10", "--format", "json")[0]
+            metrics.append(json.loads(rows))
+            counts += connection.execute(
+                "SELECT (SELECT count(*) FROM cbir.image), (SELECT count(*) FROM cbir.embedding_tiny_image),"
+                " (SELECT count(*) FROM cbir.failure), (SELECT count(*) FROM cbir.index_build WHERE dropped_at IS NULL)"
+            ).fetchall()
+        yield Repeated(folder, metrics, counts, "".join(shown))
+
+
+def test_demo_again_or_elsewhere_gives_the_same_figures_and_adds_no_image(repeated: Repeated) -> None:
+    first, *others = repeated.metrics
+    assert [list(row) for row in first] == [ROW] * 4
+    assert [row["n"] for row in first] == [1, 3, 5, 10]
+    for other in others:
+        for row, before_row in zip(other, first, strict=True):
             # Sums over rows in another order differ in the last digit.
             assert row | {"run": 0} == pytest.approx(before_row | {"run": 0}, abs=1e-12)
-    assert counts() == before
-    for row in first.rows:
+    assert len({row["run"] for rows in repeated.metrics for row in rows}) == 3
+    assert len(set(repeated.counts)) == 1
+    for row in first:
         assert 0 < row["macro_precision"] < 1
         # a floor that means something: far above chance among 18 classes
         assert row["micro_precision"] > 0.4
         assert (row["encoder"], row["mode"], row["ann_recall"]) == ("tiny-image", "exact", 1.0)
-    # The files are the same to the byte, wherever they lie.
-    names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a" / "phantoms").rglob("*.png"))
+
+
+def test_the_phantoms_are_the_same_to_the_byte_wherever_they_lie(repeated: Repeated) -> None:
+    a, b = repeated.folder / "a", repeated.folder / "my demo"
+    names = sorted(path.relative_to(a) for path in (a / "phantoms").rglob("*.png"))
     assert len(names) > 200
-    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+    assert all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
+
+
+def test_an_out_folder_with_a_space_still_gives_sheets(repeated: Repeated) -> None:
+    assert len(list((repeated.folder / "my demo").glob("*.png"))) == 3
+
+
+def test_demo_never_prints_a_password(repeated: Repeated) -> None:
+    assert len(printed_commands(repeated.last)) == 8
+    assert PASSWORD not in repeated.last
 
 
 def test_demo_runs_without_torch(dsn: str, tmp_path: Path) -> None:
@@ -147,21 +189,3 @@ print(json.dumps([code, heavy]), file=sys.stderr)
     )  # fmt: skip
     assert json.loads(done.stderr.splitlines()[-1]) == [0, []], done.stderr
     assert len(json.loads(done.stdout)) == 4
-
-
-def test_demo_never_prints_a_password(dsn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from psycopg.conninfo import make_conninfo
-
-    from cbirdb.cli.main import run
-
-    assert run(["--dsn", make_conninfo(dsn, password="kein-Geheimnis"), "demo", "--out", str(tmp_path)]) == 0
-    out, err = capsys.readouterr()
-    assert "kein-Geheimnis" not in out + err
-    with psycopg.connect(dsn) as connection:
-        assert connection.execute("SELECT count(*) > 0 FROM cbir.search_run").fetchone() == (True,)
-
-
-def test_an_out_folder_with_a_space_still_gives_sheets(cli, tmp_path: Path) -> None:
-    outcome = cli("demo", "--out", tmp_path / "my demo")
-    assert outcome.code == 0, outcome.err
-    assert len(list((tmp_path / "my demo").glob("*.png"))) == 3

@@ -20,8 +20,6 @@ from cbirdb.import_embeddings import BATCH as IMPORT_BATCH
 from cbirdb.ingest import BATCH_WITH_FILES
 from tests.conftest import Outcome, picture_bytes
 
-pytestmark = pytest.mark.xdist_group("kill")
-
 PICTURES = 600
 BATCH = 8
 PROGRAM = Path(sys.executable).with_name("cbirdb")
@@ -211,19 +209,15 @@ def test_ingest_killed_with_a_batch_in_flight_loses_that_batch_alone(
     assert _count(connection, "dataset") == 1
 
 
-def test_two_encodes_at_once_both_finish_and_leave_each_image_once(
+def test_two_encodes_at_once_both_account_for_every_image_and_leave_each_once(
     start: Start, connection: psycopg.Connection, ingested: None
 ) -> None:
     rows = [finish(process) for process in [encode(start), encode(start)]]
     assert sum(row["encoded"] for row in rows) == PICTURES
+    assert [row["encoded"] + row["already_there"] for row in rows] == [PICTURES, PICTURES]
     assert [row["failed"] for row in rows] == [0, 0]
     assert embeddings(connection) == PICTURES
     assert _count(connection, "encoder") == 1
-
-
-def test_two_encodes_at_once_both_account_for_every_image(start: Start, ingested: None) -> None:
-    rows = [finish(process) for process in [encode(start), encode(start)]]
-    assert [row["encoded"] + row["already_there"] for row in rows] == [PICTURES, PICTURES]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import pytest
 
 from cbirdb.db.embedded import EmbeddedServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("packaging")]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("cbirdb", "sql", "alembic", "pyproject.toml", "README.md", "LICENSE")
 

@@ -16,11 +16,10 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies in this folder is marked, and the tests of one file stay together: they share its containers."""
+    """Whatever lies in this folder is marked."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.container)
-            item.add_marker(pytest.mark.xdist_group(f"container-{item.path.stem}"))
 
 
 @pytest.fixture(scope="session", autouse=True)

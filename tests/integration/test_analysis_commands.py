@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from tests.conftest import Outcome, picture
@@ -128,3 +130,19 @@ def test_the_papers_table_is_compared_with_validation_queries(cli: Cli, evaluate
     outcome = cli("metrics", "--compare-paper")
     assert outcome.code == 1
     assert "No encoder of the paper's table has a finished evaluation run" in outcome.err
+
+
+def test_encoders_that_were_evaluated_on_other_images_are_not_compared(
+    cli: Cli, evaluated: int, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    picture(500).save(data / "test" / "normal" / "new.png")
+    assert cli("ingest", "folder", data).code == 0
+    with h5py.File(tmp_path / "vectors.h5", "w") as file:
+        for number, path in enumerate([*data.glob("train/*/*.png"), *data.glob("test/*/new.png")]):
+            file[path.relative_to(data).as_posix()] = np.eye(20, dtype=np.float32)[number]
+    assert cli("import-embeddings", "-e", "published", tmp_path / "vectors.h5").code == 4  # the others have none
+    assert cli("evaluate", "-e", "published").code == 0
+    outcome = cli("compare", "-e", "tiny-image", "-e", "published", "-n", 1)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "have no query in common." in outcome.err

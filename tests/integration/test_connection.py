@@ -12,10 +12,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
+from cbirdb.db.connection import translated_errors
 from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.migrate import upgrade
+from cbirdb.errors import DatabaseError
 
-pytestmark = pytest.mark.xdist_group("embedded")
 PASSWORD = "kein-Geheimnis-7"
 Call = Callable[..., tuple[int, str, str]]
 
@@ -95,6 +96,29 @@ def test_an_unknown_database_is_named(own: EmbeddedServer, call: Call) -> None:
 def test_an_unknown_role_is_named(own: EmbeddedServer, call: Call) -> None:
     err = refused(call("--dsn", make_conninfo(own.uri(), user="no_such_role"), "db", "status"))
     assert "no_such_role" in err
+
+
+def test_a_role_that_may_not_create_roles_is_told_who_can(own: EmbeddedServer, call: Call) -> None:
+    err = refused(call("--dsn", make_conninfo(own.uri(), user="stranger"), "db", "roles"))
+    assert "This role may not create roles." in err
+    assert "cbirdb db roles --script | psql" in err
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("SELECT pg_sleep(60)", "The server stopped a statement: canceling statement due to statement timeout."),
+        ("SELECT 1 / 0", "The database refused: division by zero."),
+    ],
+)
+def test_a_statement_that_ends_badly_is_a_sentence(own: EmbeddedServer, statement: str, sentence: str) -> None:
+    with (
+        psycopg.connect(own.uri(), autocommit=True, options="-c statement_timeout=200ms") as connection,
+        pytest.raises(DatabaseError) as caught,
+        translated_errors(),
+    ):
+        connection.execute(statement.encode())
+    assert caught.value.message == sentence
 
 
 def test_a_wrong_password_is_refused_and_never_printed(own: EmbeddedServer, call: Call) -> None:

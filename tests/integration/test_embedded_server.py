@@ -18,7 +18,6 @@ from cbirdb.db.embedded import LONGEST_SOCKET_FOLDER, EmbeddedServer
 from cbirdb.db.migrate import current_state, installed_state
 from cbirdb.db.tuning import server_settings
 
-pytestmark = pytest.mark.xdist_group("embedded")
 PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
 
 

@@ -406,6 +406,13 @@ def test_a_process_that_is_killed_takes_its_workers_with_it_even_those_that_hang
         )
 
 
+def test_a_pool_that_is_closed_takes_no_more_work() -> None:
+    with pool(1) as closed:
+        assert closed.submit(("echo", 1)).result(timeout=LIMIT_S) == 1
+    with pytest.raises(RuntimeError, match="the pool is closed"):
+        closed.submit(("echo", 2))
+
+
 def test_ctrl_c_ends_a_process_and_its_workers_without_a_word_from_them() -> None:
     with owner_of_workers("sleep") as (process, pids):
         os.killpg(process.pid, signal.SIGINT)

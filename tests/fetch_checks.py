@@ -1,0 +1,58 @@
+"""What fetching a model's files left in a folder, or said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from cbirdb.encoders.base import EncoderSpec
+from cbirdb.encoders.fetch import MANIFEST, fetch
+from cbirdb.encoders.shipped import SHIPPED
+from cbirdb.errors import EncoderError
+
+RESNET50 = SHIPPED["resnet50"]
+BIOMEDCLIP = SHIPPED["biomedclip"]
+TEXT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+TEXT_COMMIT = str(BIOMEDCLIP.options["text_revision"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Files but for those that the hub's library keeps beside them for itself."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".cache" not in path.relative_to(folder).parts
+    }
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def refused(spec: EncoderSpec, to: Path) -> EncoderError:
+    """The error of fetching, which has to be one for a person to read."""
+    with pytest.raises(EncoderError) as caught:
+        fetch(spec, to)
+    error = caught.value
+    assert error.message.endswith(".")
+    assert "\n" not in str(error)
+    assert f"'{spec.name}'" in error.message
+    return error
+
+
+def assert_says_the_other_way(error: EncoderError, name: str) -> None:
+    assert f"cbirdb encoders fetch {name} --to DIR" in (error.hint or "")
+    assert "--weights DIR" in (error.hint or "")
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / MANIFEST).read_text())
+
+
+def refused_to(to: Path) -> EncoderError:
+    with pytest.raises(EncoderError) as caught:
+        fetch(RESNET50, to)
+    return caught.value

@@ -1,0 +1,214 @@
+"""Builds of an index that wait, die, fail, or are two at once: searches go on, and no half index stays."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cbirdb.db.embeddings import StoredEncoder
+from tests.index_checks import ROWS, TABLE, Cli, build, fill, indexes, records
+
+Start = Callable[..., "subprocess.Popen[str]"]
+PROGRAM = Path(sys.executable).with_name("cbirdb")
+BLOCKED = "application_name = 'cbirdb' AND datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.fixture
+def toy(connection: psycopg.Connection) -> StoredEncoder:
+    return fill(connection)
+
+
+@pytest.fixture
+def start(dsn: str) -> Iterator[Start]:
+    """Starts ``cbirdb index build``, or another command of it, as a process; none outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def call(*arguments: object, command: str = "build") -> subprocess.Popen[str]:
+        method = ["--method", "hnsw"] if command == "build" else []
+        line = [PROGRAM, "--dsn", dsn, "-q", "index", command, "-e", "toy", *method, *map(str, arguments)]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield call
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@contextmanager
+def held(dsn: str, statement: str) -> Iterator[None]:
+    """What the statement locks stays locked for the block."""
+    with psycopg.connect(dsn) as holder:
+        holder.execute(statement.encode())
+        yield
+        holder.rollback()
+
+
+LOCK_BEFORE_ALL = "SELECT pg_advisory_xact_lock(hashtextextended('cbirdb index toy', 0))"
+LOCK_TABLE = f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE"
+"""As someone who is adding embeddings: the index cannot be created."""
+LOCK_RECORDS = "LOCK TABLE cbir.index_build IN SHARE MODE"
+"""The records can be read but not written: the new index is there, not yet recorded."""
+LOCK_ENCODER = "SELECT FROM cbir.encoder FOR UPDATE"
+"""No new record can be written: the old one is closed already, and the table not yet counted and analyzed."""
+
+
+def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Connection) -> int:
+    """Return the build's session at the server as soon as it waits for what the test holds."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = connection.execute(f"SELECT pid FROM pg_stat_activity WHERE {BLOCKED}".encode()).fetchall()
+        if found:
+            [(pid,)] = found
+            return pid
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the build never came to the lock"
+        time.sleep(0.005)
+
+
+def wait_for_server(connection: psycopg.Connection) -> None:
+    """A session whose client is gone ends when it next looks; what it had in hand is rolled back then."""
+    deadline = time.monotonic() + 30
+    while connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
+    ).fetchone() != (0,):
+        assert time.monotonic() < deadline, "the killed process's session lives on"
+        time.sleep(0.01)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    assert process.returncode == -signal.SIGKILL, "it had ended before it was killed"
+
+
+def ends_well(process: subprocess.Popen[str]) -> None:
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def nearest(dsn: str) -> list[int]:
+    """A search by somebody who does not wait for locks."""
+    with psycopg.connect(dsn, options="-c lock_timeout=2s") as searcher:
+        found = searcher.execute(
+            f"SELECT image_id FROM {TABLE} ORDER BY embedding <=>"
+            f" (SELECT embedding FROM {TABLE} ORDER BY image_id LIMIT 1), image_id LIMIT 5"
+        ).fetchall()
+    return [row[0] for row in found]
+
+
+@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+def test_a_killed_first_build_leaves_neither_index_nor_record(
+    cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
+) -> None:
+    with held(dsn, lock):
+        process = start()
+        wait_until_blocked(process, connection)
+        kill(process)
+    wait_for_server(connection)
+    assert indexes(connection) == records(connection) == []
+    assert build(cli)["rows"] == ROWS
+    assert len(indexes(connection)) == len(records(connection)) == 1
+
+
+@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+def test_a_killed_rebuild_leaves_the_old_index_in_use(
+    cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
+) -> None:
+    old = build(cli, "--m", 8)
+    before = indexes(connection), records(connection)
+    with held(dsn, lock):
+        process = start("--m", 12)
+        wait_until_blocked(process, connection)
+        kill(process)
+    wait_for_server(connection)
+    assert (indexes(connection), records(connection)) == before
+    assert cli("index", "status", "-e", "toy", "--format", "json").rows == [old]
+    build(cli, "--m", 12)
+    assert [options["m"] for _, _, options, _ in indexes(connection)] == ["12"]
+
+
+@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+def test_a_rebuild_whose_session_is_ended_fails_in_one_sentence_and_leaves_the_old_index_in_use(
+    cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
+) -> None:
+    old = build(cli, "--m", 8)
+    before = indexes(connection), records(connection)
+    with held(dsn, lock):
+        process = start("--m", 12)
+        pid = wait_until_blocked(process, connection)
+        assert connection.execute("SELECT pg_terminate_backend(%s)", [pid]).fetchone() == (True,)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (3, "")
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("Error: The connection to the server was lost")
+    wait_for_server(connection)
+    assert (indexes(connection), records(connection)) == before
+    assert cli("index", "status", "-e", "toy", "--format", "json").rows == [old]
+
+
+@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+def test_searches_go_on_while_a_rebuild_waits_or_runs(
+    cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
+) -> None:
+    build(cli, "--m", 8)
+    before = nearest(dsn)
+    with held(dsn, lock):
+        process = start("--m", 12)
+        pid = wait_until_blocked(process, connection)
+        asked = connection.execute(
+            "SELECT mode, granted FROM pg_locks WHERE pid = %s AND relation = %s::regclass", [pid, TABLE]
+        ).fetchall()
+        assert "AccessExclusiveLock" not in [mode for mode, _ in asked]
+        if lock in (LOCK_RECORDS, LOCK_ENCODER):
+            assert ("ShareLock", True) in asked, "the new index is not made before the old one goes"
+        assert nearest(dsn) == before
+        assert [options["m"] for _, _, options, _ in indexes(connection)] == ["8"]
+    ends_well(process)
+    assert [options["m"] for _, _, options, _ in indexes(connection)] == ["12"]
+
+
+def wait_for_both(connection: psycopg.Connection) -> None:
+    """Return when two sessions wait for a lock."""
+    deadline = time.monotonic() + 60
+    while connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}".encode()).fetchone() != (2,):
+        assert time.monotonic() < deadline, "the two never came to the lock"
+        time.sleep(0.005)
+
+
+def test_a_drop_during_a_rebuild_waits_for_it_and_fails_neither(
+    cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
+) -> None:
+    build(cli, "--m", 8)
+    with held(dsn, LOCK_TABLE):
+        rebuild = start("--m", 12)
+        wait_until_blocked(rebuild, connection)
+        drop = start(command="drop")
+        wait_for_both(connection)
+    ends_well(rebuild)
+    ends_well(drop)
+    assert indexes(connection) == []
+    assert [used for _, _, used in records(connection)] == [False, False]
+
+
+def test_two_builds_at_once_leave_one_index(
+    start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
+) -> None:
+    with held(dsn, LOCK_BEFORE_ALL):
+        processes = [start("--m", 8), start("--m", 12)]
+        wait_for_both(connection)
+    for process in processes:
+        ends_well(process)
+    assert len(indexes(connection)) == 1
+    assert [used for _, _, used in records(connection)] == [False, True]
+    assert indexes(connection)[0][0] == records(connection)[1][0]

@@ -1,0 +1,120 @@
+"""Files that ``cbirdb ingest`` cannot read, and input that it refuses: recorded, counted, resolved, and never the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.catalogue_checks import Cli, contents, counts, ingest, open_failures, value
+from tests.conftest import picture, picture_bytes
+
+
+def test_a_file_name_that_is_not_utf8_is_a_failure_and_not_the_end(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
+    with open(os.fsencode(class_folder) + b"/nodule/\xff.png", "wb") as file:  # noqa: PTH123
+        file.write(picture_bytes(100))
+    outcome = ingest(cli, "folder", class_folder)
+    assert outcome.code == 4
+    assert counts(outcome) == {"added": 20, "failed": 1}
+
+
+def damage(folder: Path) -> dict[str, str]:
+    """One file of each kind that cannot be read, and the reason that must be given for it."""
+    png, jpeg = picture_bytes(200), picture_bytes(201, file_format="JPEG")
+    corrupt = bytearray(png)
+    corrupt[len(png) // 2 : len(png) // 2 + 40] = bytes(40)
+    for name, data in {
+        "empty.png": b"",
+        "text.png": b"not a picture",
+        "short.png": png[: int(len(png) * 0.8)],
+        "short.jpg": jpeg[: int(len(jpeg) * 0.9)],
+        "corrupt.png": bytes(corrupt),
+    }.items():
+        (folder / name).write_bytes(data)
+    picture(202).save(folder / "frames.gif", save_all=True, append_images=[picture(203)])
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    return {
+        "empty.png": "empty file",
+        "text.png": "not an image",
+        "short.png": "truncated",
+        "short.jpg": "truncated",
+        "corrupt.png": "corrupt",
+        "frames.gif": "multi-frame",
+        "loop.png": "unreadable",
+        "gone.png": "file not found",
+    }
+
+
+def test_every_kind_of_damage_is_recorded_with_its_reason_while_the_rest_is_ingested(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
+    expected = damage(class_folder / "nodule")
+    outcome = ingest(cli, "folder", class_folder)
+    assert outcome.code == 4
+    assert counts(outcome) == {"added": 20, "failed": len(expected)}
+    assert open_failures(connection) == sorted((f"nodule/{name}", reason, 1) for name, reason in expected.items())
+    assert value(connection, "SELECT count(*) FROM cbir.failure WHERE detail = '' OR dataset_id IS NULL") == 0
+    assert "2 truncated" in outcome.err
+
+
+def test_a_failure_that_is_met_again_is_counted_up_and_not_repeated(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
+    expected = damage(class_folder / "nodule")
+    ingest(cli, "folder", class_folder)
+    assert ingest(cli, "folder", class_folder).code == 4
+    assert open_failures(connection) == sorted((f"nodule/{name}", reason, 2) for name, reason in expected.items())
+
+
+def test_a_failure_is_resolved_when_the_file_was_mended_and_the_others_stay_open(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        (class_folder / "nodule" / name).write_text("not a picture")
+    ingest(cli, "folder", class_folder)
+    (class_folder / "nodule" / "a.png").write_bytes(picture_bytes(200))
+    assert counts(ingest(cli, "folder", class_folder)) == {"added": 1, "unchanged": 20, "failed": 1}
+    assert open_failures(connection) == [("nodule/b.png", "not an image", 2)]
+    assert [row["source"] for row in cli("failures", "--format", "json").rows] == ["nodule/b.png"]
+    assert len(cli("failures", "--all", "--format", "json").rows) == 2
+
+
+def test_an_image_that_was_damaged_after_it_was_ingested_is_a_failure(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
+    ingest(cli, "folder", class_folder)
+    (class_folder / "nodule" / "00.png").write_bytes(b"overwritten")
+    outcome = ingest(cli, "folder", class_folder)
+    assert (outcome.code, counts(outcome)) == (4, {"unchanged": 19, "failed": 1})
+    assert open_failures(connection) == [("nodule/00.png", "not an image", 1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("folder", "{}/missing"), "There is no folder"),
+        (("folder", "{}/a.txt"), "is a file, not a folder"),
+        (("folder", "{}/empty"), "There are no files"),
+        (("folders", "{}"), "Did you mean 'folder'?"),
+        (("folder", "{}", "--split", "80/20"), "is not a split"),
+        (("folder", "{}", "--split", "80/10/20"), "110 percent"),
+        (("folder", "{}", "--label-pattern", "(x"), "not a regular expression"),
+        (("paper-csv", "{}"), "no CSV files"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_the_database_as_it_was(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "empty").mkdir()
+    outcome = cli("ingest", *(argument.format(tmp_path) for argument in arguments))
+    assert outcome.code == 1
+    assert words in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert outcome.out == ""
+    assert not any(contents(connection).values())

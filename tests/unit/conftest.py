@@ -1,0 +1,84 @@
+"""A model hub on this machine, for tests of what is fetched from one and of what must not be."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.fake_hub import FakeHub
+
+# The hub's library comes with an extra, so it is imported where it is used.
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, empty."""
+    from huggingface_hub import constants
+
+    path = tmp_path / "hub-cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(path))
+    return path
+
+
+@pytest.fixture
+def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    from tests.fake_hub import fake_hub
+
+    with fake_hub(monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def resnet(hub: FakeHub) -> dict[str, bytes]:
+    """The repository of ResNet-50: what is fetched of it, what else it has, and a newer commit on ``main``."""
+    from tests.fetch_checks import RESNET50
+
+    files = {
+        "config.json": b'{"model_type": "resnet"}',
+        "preprocessor_config.json": b"{}",
+        "model.safetensors": os.urandom(300_000),
+        "pytorch_model.bin": b"the same in another format",
+        "tf_model.h5": b"and in another",
+        "README.md": b"# ResNet",
+    }
+    newer = {**files, "config.json": b'{"model_type": "other"}'}
+    hub.repositories["microsoft/resnet-50"] = {str(RESNET50.revision): files, "f" * 40: newer}
+    return files
+
+
+@pytest.fixture
+def biomedclip(hub: FakeHub) -> dict[str, bytes]:
+    """The repository of BiomedCLIP, and the one that its text side comes from."""
+    from tests.fetch_checks import BIOMEDCLIP, TEXT, TEXT_COMMIT
+
+    config = {"model_cfg": {"embed_dim": 512, "text_cfg": {"hf_model_name": TEXT}}, "preprocess_cfg": {}}
+    files = {
+        "open_clip_config.json": json.dumps(config).encode(),
+        "open_clip_pytorch_model.bin": os.urandom(1000),
+        "tokenizer.json": b"{}",
+    }
+    text = {"config.json": b'{"model_type": "bert"}', "vocab.txt": b"[PAD]\nchest", "tokenizer_config.json": b"{}"}
+    hub.repositories[str(BIOMEDCLIP.weights)] = {str(BIOMEDCLIP.revision): files}
+    hub.repositories[TEXT] = {
+        TEXT_COMMIT: {**text, "pytorch_model.bin": b"not needed", "flax_model.msgpack": b"not needed"},
+        "e" * 40: {**text, "config.json": b'{"model_type": "newer"}'},
+    }
+    return files
+
+
+@pytest.fixture
+def unasked_hub(hub_cache: Path) -> Iterator[FakeHub]:
+    """A hub that has everything that is looked for: whoever asks it gets it, and is found out."""
+    from tests.fake_hub import fake_hub
+    from tests.small_weights import COMMIT, FILES
+
+    with pytest.MonkeyPatch.context() as patch, fake_hub(patch) as running:
+        running.repositories["microsoft/resnet-50"] = {COMMIT: dict.fromkeys(FILES, b"{}")}
+        yield running
+        assert running.requests == [], "the hub was asked for something"

@@ -1,0 +1,144 @@
+"""What the hub or the network refuses, or breaks off, while a model's files are fetched."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("huggingface_hub")
+
+from huggingface_hub import constants
+
+from cbirdb.encoders import fetch as fetching
+from cbirdb.encoders.base import LoadOptions
+from cbirdb.encoders.fetch import MANIFEST, fetch
+from cbirdb.encoders.registry import is_here
+from cbirdb.errors import EncoderError
+from tests.fake_hub import FakeHub
+from tests.fetch_checks import (
+    BIOMEDCLIP,
+    RESNET50,
+    TEXT,
+    assert_says_the_other_way,
+    contents,
+    refused,
+    refused_to,
+    sha256,
+)
+
+GATED = {"X-Error-Code": "GatedRepo"}
+
+
+def test_unknown_repository(hub: FakeHub, tmp_path: Path) -> None:
+    error = refused(RESNET50, tmp_path)
+    assert "status 404" in error.message
+    assert "microsoft/resnet-50" in error.message
+    assert_says_the_other_way(error, "resnet50")
+    assert not (tmp_path / "resnet50" / MANIFEST).exists()
+
+
+def test_unknown_commit(hub: FakeHub, resnet: dict, tmp_path: Path) -> None:
+    assert "status 404" in refused(replace(RESNET50, revision="0" * 40), tmp_path).message
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("at", ["/api/models/", "/resolve/"], ids=["the repository", "its files"])
+def test_terms_not_accepted(at: str, status: int, hub: FakeHub, resnet: dict, tmp_path: Path) -> None:
+    hub.refusals[at] = (status, GATED)
+    error = refused(RESNET50, tmp_path)
+    assert "accept their terms" in error.message
+    assert "hf auth login" in error.message
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+def test_hub_refuses(status: int, hub: FakeHub, resnet: dict, tmp_path: Path) -> None:
+    hub.refusals["/api/models/"] = (status, {})
+    error = refused(RESNET50, tmp_path)
+    assert f"status {status}" in error.message
+    assert_says_the_other_way(error, "resnet50")
+
+
+@pytest.mark.parametrize("lost", ["config.json", "preprocessor_config.json"])
+def test_repository_lacks_a_file(lost: str, resnet: dict, tmp_path: Path) -> None:
+    del resnet[lost]
+    error = refused_to(tmp_path)
+    assert f"has no file {lost}" in error.message
+
+
+def test_repository_has_no_weights(resnet: dict, tmp_path: Path) -> None:
+    del resnet["model.safetensors"], resnet["pytorch_model.bin"]
+    error = refused_to(tmp_path)
+    assert "has no weights" in error.message
+    assert not (tmp_path / "resnet50" / MANIFEST).exists()
+
+
+def test_repository_lacks_the_configuration_that_names_the_text_side(biomedclip: dict, tmp_path: Path) -> None:
+    del biomedclip["open_clip_config.json"]
+    with pytest.raises(EncoderError) as caught:
+        fetch(BIOMEDCLIP, tmp_path)
+    assert "has no file open_clip_config.json" in caught.value.message
+
+
+def test_repository_of_the_text_side_is_named_when_it_fails(hub: FakeHub, biomedclip: dict, tmp_path: Path) -> None:
+    del hub.repositories[TEXT]
+    error = refused(BIOMEDCLIP, tmp_path)
+    assert TEXT in error.message
+    assert not (tmp_path / "biomedclip" / MANIFEST).exists()
+
+
+def test_no_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    error = refused(RESNET50, tmp_path)
+    assert time.monotonic() - start < 5, "it kept trying where nobody listens"
+    assert "microsoft/resnet-50" in error.message
+    assert_says_the_other_way(error, "resnet50")
+
+
+def test_hub_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall that swallows packets, and not one that refuses them."""
+    assert fetching.HUB_TIMEOUT <= 5
+    monkeypatch.setattr(fetching, "HUB_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        error = refused(RESNET50, tmp_path)
+    assert time.monotonic() - start < 5, "it waits longer than it says"
+    assert_says_the_other_way(error, "resnet50")
+
+
+def test_offline_variable_forbids_to_ask(
+    hub: FakeHub, resnet: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the variable sets when the library is imported
+    error = refused(RESNET50, tmp_path)
+    assert "HF_HUB_OFFLINE" in error.message
+    assert_says_the_other_way(error, "resnet50")
+    assert hub.requests == []
+
+
+def test_connection_that_breaks_is_taken_up_again(hub: FakeHub, resnet: dict, tmp_path: Path) -> None:
+    hub.cuts["model.safetensors"] = [100_000]
+    fetched = fetch(RESNET50, tmp_path)
+    assert fetched.files["model.safetensors"] == sha256(resnet["model.safetensors"])
+
+
+def test_download_that_broke_off_goes_on_next_time(
+    hub: FakeHub, resnet: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between the library's own tries
+    hub.cuts["model.safetensors"] = [100_000, *[0] * 20]
+    error = refused(RESNET50, tmp_path)
+    assert "What has come so far is kept" in (error.hint or "")
+    assert not (tmp_path / "resnet50" / MANIFEST).exists()
+    assert not is_here(RESNET50, LoadOptions(store=tmp_path))
+
+    hub.cuts.clear()
+    fetched = fetch(RESNET50, tmp_path)
+    assert fetched.files["model.safetensors"] == sha256(resnet["model.safetensors"])
+    assert set(contents(fetched.folder)) == {*fetched.files, MANIFEST}, "a partial file was left beside it"
