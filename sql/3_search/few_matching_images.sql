@@ -14,7 +14,7 @@ DECLARE
     label_ids bigint [];
     narrowed bigint [];
     found bigint [];
-    previous jsonb;
+    previous text[];
 BEGIN
     IF filter.label IS NOT NULL THEN
         part.label := filter.label;
@@ -67,11 +67,11 @@ BEGIN
         AND NOT cbir.rows_are_restricted() THEN
         found := rest.image_ids;
     ELSE
-        previous := cbir.swap_settings('{"enable_seqscan": "off", "jit": "off"}');
+        previous := cbir.swap_settings('{enable_seqscan,off,jit,off}');
         EXECUTE 'SELECT array_agg(image_id) FROM (SELECT m.image_id FROM cbir.matching_image($1) AS m LIMIT $2) AS bounded'
             INTO found
             USING rest, at_most + 1;
-        PERFORM cbir.swap_settings(previous);
+        previous := cbir.swap_settings(previous);
         found := coalesce(found, '{}');
     END IF;
     RETURN CASE WHEN cardinality(found) <= at_most THEN found END;
