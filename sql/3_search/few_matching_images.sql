@@ -18,7 +18,8 @@ DECLARE
 BEGIN
     IF filter.label IS NOT NULL THEN
         part.label := filter.label;
-        IF cbir.estimated_matches(part) <= at_most THEN
+        -- Where there is nothing else to begin with, no estimate is needed.
+        IF part IS NOT DISTINCT FROM filter OR cbir.estimated_matches(part) <= at_most THEN
             label_ids := cbir.label_and_below(filter.label);
             -- An image has a label once; taking out what is there once would take longer than collecting it.
             narrowed := CASE
