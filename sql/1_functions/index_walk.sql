@@ -9,15 +9,13 @@
 --     bit-hnsw  nearest by Hamming distance over the signs of the components, of which so many ("rerank") are
 --               compared exactly afterwards; more by the power 0.75 of the depth.
 --     ivfflat   ivfflat.probes lists, times one and the number of lists that the further rows fill; under a filter
---               times three of them (with "at_100" beyond a hundred only), as rows so deep lie in any list; not where
---               the nearest list shows that so many lie together.
+--               times three of them (with "at_100" beyond a hundred only), as rows so deep lie in any list.
 --   The walk ends after half as many candidates again as are expected to hold the matches wanted, and five standard
 --   deviations: a filter that matches evenly is met by then, and where it matches far from the query, comparing
 --   exactly is faster.
 --   Iteration is relaxed, because a strict one drops what it finds late; so the answer is sorted again.
 -- Inputs: method, parameters and search_settings as in cbir.index_build; rows in the index; the vectors' dimension;
---   neighbours wanted; estimated share of the rows that pass the filter; whether as many as
---   that is deep lie together around the query (cbir.nearest_list_holds half of them).
+--   neighbours wanted; estimated share of the rows that pass the filter.
 -- Returns: nearest_first, the expression to order by, of a row "e" and a query "q" that each have an embedding;
 --   how many candidates to walk over; how many of those that pass to compare by cosine distance; what to set, for
 --   cbir.swap_settings.
@@ -29,7 +27,6 @@ CREATE FUNCTION cbir.index_walk(
     dim integer,
     k integer,
     share double precision,
-    together boolean DEFAULT FALSE,
     OUT nearest_first text,
     OUT candidates integer,
     OUT kept integer,
@@ -75,7 +72,7 @@ BEGIN
             ef_search := greatest(40, kept / share);
         WHEN 'ivfflat' THEN
             lists := (parameters ->> 'lists')::integer;
-            lists_per_row := CASE WHEN share < 1 AND NOT together THEN 3 ELSE 1 END * lists::double precision / greatest(indexed, 1);
+            lists_per_row := CASE WHEN share < 1 THEN 3 ELSE 1 END * lists::double precision / greatest(indexed, 1);
             at_ten := (search_settings ->> 'ivfflat.probes')::integer;
             width := at_ten * (coalesce(at_hundred / at_ten, 1 + 90 * lists_per_row)) ^ way
             + coalesce(at_hundred, at_ten) * beyond_hundred * lists_per_row;
@@ -103,5 +100,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION cbir.index_walk(text, jsonb, jsonb, bigint, integer, integer, double precision, boolean) IS
+COMMENT ON FUNCTION cbir.index_walk(text, jsonb, jsonb, bigint, integer, integer, double precision) IS
 'How to search through an index of a method: what to order by, how far to walk, how many to compare, what to set.';

@@ -37,8 +37,6 @@ DECLARE
     expected_near constant integer := 4;
     -- Matches from which on comparing with them takes several times as long as a short walk.
     worth_a_look constant integer := 5000;
-    -- Depth from which on the lists that may be spared take longer than to count the rows of one.
-    worth_counting constant integer := 300;
     -- So many times as frequent near the query as everywhere matches are by chance for one query in 100,000.
     dense constant integer := 4;
     build cbir.index_build;
@@ -58,8 +56,6 @@ DECLARE
     left_out bigint [] := '{}';
     walk record;
     walked record;
-    -- Whether as many images as the walk must be deep lie together around the query.
-    together boolean;
     -- Candidates of a short walk that says whether matches lie near the query; how many of them are matches.
     near integer;
     met_near integer;
@@ -159,11 +155,9 @@ BEGIN
         END IF;
         use_index := FALSE;
         FOREACH share IN ARRAY shares LOOP
-            together := filtered AND build.method = 'ivfflat' AND k / share > worth_counting
-            AND cbir.nearest_list_holds(spec, query, ceil(k / share / 2)::integer);
             walk := cbir.index_walk(
                 build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim,
-                k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END, share, together
+                k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END, share
             );
             walked := cbir.walked_images(
                 spec, query, k, filter, label_ids, left_out, walk.nearest_first,

@@ -169,37 +169,6 @@ def test_matches_that_are_dense_near_the_query_only_are_all_that_is_found(
     assert [row[0] for row in found[:25]] == near
 
 
-def test_a_list_holds_other_rows_than_are_counted(connection: psycopg.Connection) -> None:
-    stored = make(connection, rows=2000)
-    stored.build(IvfFlat(lists=20, probes=2))
-    query = Vector(stored.vectors[0]).to_text()
-    with connection.transaction():
-        connection.execute("SET LOCAL ivfflat.probes = 1; SET LOCAL enable_seqscan = off")
-        row = connection.execute(
-            "SELECT count(*) FROM (SELECT FROM cbir.embedding_toy ORDER BY embedding <=> %s::halfvec LIMIT 2000) AS t",
-            [query],
-        ).fetchone()
-    assert row is not None
-    assert 0 < row[0] < 1000
-    for number, holds in ((1, True), (row[0], True), (row[0] + 1, False)):
-        assert connection.execute(
-            "SELECT cbir.nearest_list_holds(e, %s::vector, %s) FROM cbir.encoder AS e", [query, number]
-        ).fetchone() == (holds,)
-
-
-def test_lists_beyond_those_of_a_query_s_own_kind_are_read(connection: psycopg.Connection) -> None:
-    read = [
-        connection.execute(
-            "SELECT (jsonb_object(w.settings) ->> 'ivfflat.probes')::integer FROM cbir.index_walk("
-            "'ivfflat', '{\"lists\": 200}', '{\"ivfflat.probes\": 4, \"at_100\": 9}', 100000, 512, 100, %s, %s) AS w",
-            [share, together],
-        ).fetchone()
-        for share, together in ((0.1, False), (0.1, True), (0.5, True), (1, False))
-    ]
-    beyond = 9 * 200 / 100_000
-    assert read == [(round(9 + 3 * 900 * beyond),), (round(9 + 900 * beyond),), (round(9 + 100 * beyond),), (9,)]
-
-
 def test_what_a_filter_needs_beyond_the_largest_ef_search_is_not_walked_for(connection: psycopg.Connection) -> None:
     for k, share, kept in ((10, 0.1, 12), (100, 0.5, 125), (100, 0.1, 375), (100, 0.02, 555)):
         row = connection.execute(
@@ -256,7 +225,6 @@ def test_a_search_leaves_the_settings_of_a_method_behind(connection: psycopg.Con
         count = scans(connection, build.index_name)
         assert stored.nearest(stored.vectors[0], 5, mode="approximate", modality="MR", label="cluster")
         assert stored.nearest(stored.vectors[0], 5, label="cluster/1")
-        assert stored.nearest(stored.vectors[0], 100, mode="approximate", label="cluster")
         assert now() == before
     assert scans(connection, build.index_name) > count
 
