@@ -154,7 +154,7 @@ image_label = Table(
     "image_label",
     metadata,
     Column("image_id", BigInteger, ForeignKey(image.c.image_id, ondelete="CASCADE"), primary_key=True),
-    Column("label_id", BigInteger, ForeignKey(label.c.label_id), primary_key=True),
+    Column("label_id", BigInteger, ForeignKey(label.c.label_id), primary_key=True, index=True),
     Column(
         "value",
         SmallInteger,
@@ -163,8 +163,6 @@ image_label = Table(
         comment="1 positive, 0 negative, -1 uncertain; no row: not mentioned.",
     ),
     CheckConstraint("value IN (-1, 0, 1)", name="value"),
-    # A search under a label collects the images from the index alone.
-    Index(None, "label_id", postgresql_include=["image_id", "value"]),
     comment="What is known about a label on an image.",
 )
 
