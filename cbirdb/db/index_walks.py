@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import psycopg
@@ -48,7 +49,7 @@ def index_walk(
     :param share: of the rows, that may be found; 1: no row is left out.
     """
     row = connection.execute(
-        "SELECT nearest_first, candidates, kept, settings FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, %s)",
+        "SELECT nearest_first, candidates, kept, jsonb_object(settings) FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, %s)",
         [method, Jsonb(built.parameters), Jsonb(built.search_settings), rows, dim, k, share],
     ).fetchone()
     if row is None:
@@ -59,4 +60,4 @@ def index_walk(
 def apply_settings(connection: psycopg.Connection, settings: dict[str, str]) -> None:
     """For this transaction only: a pooler may hand the session on. pgvector's schema must be on the search path."""
     # A first use of the type loads pgvector, without which its settings are not known.
-    connection.execute("SELECT '[1]'::vector, cbir.swap_settings(%s)", [Jsonb(settings)])
+    connection.execute("SELECT '[1]'::vector, cbir.swap_settings(%s)", [[*chain(*settings.items())]])

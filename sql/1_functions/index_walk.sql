@@ -17,11 +17,21 @@
 -- Inputs: method, parameters and search_settings as in cbir.index_build; rows in the index; the vectors' dimension;
 --   neighbours wanted; estimated share of the rows that pass the filter.
 -- Returns: nearest_first, the expression to order by, of a row "e" and a query "q" that each have an embedding;
---   how many candidates to walk over; how many of those that pass to compare by cosine distance; what to set.
+--   how many candidates to walk over; how many of those that pass to compare by cosine distance; what to set, for
+--   cbir.swap_settings.
 CREATE FUNCTION cbir.index_walk(
-    method text, parameters jsonb, search_settings jsonb, indexed bigint, dim integer, k integer, share double precision
+    method text,
+    parameters jsonb,
+    search_settings jsonb,
+    indexed bigint,
+    dim integer,
+    k integer,
+    share double precision,
+    OUT nearest_first text,
+    OUT candidates integer,
+    OUT kept integer,
+    OUT settings text[]
 )
-RETURNS TABLE (nearest_first text, candidates integer, kept integer, settings jsonb)
 LANGUAGE plpgsql
 IMMUTABLE
 SET search_path FROM CURRENT
@@ -37,11 +47,12 @@ DECLARE
     width double precision;
     ef_search double precision;
     lists integer;
+    probes integer;
     lists_per_row double precision;
 BEGIN
     nearest_first := 'e.embedding <=> q.embedding';
     kept := CASE WHEN share < 1 THEN k + k / 4 ELSE k END;
-    settings := '{"enable_seqscan": "off", "enable_sort": "off", "jit": "off"}';
+    settings := '{enable_seqscan,off,enable_sort,off,jit,off}';
     CASE method
         WHEN 'hnsw' THEN
             at_ten := (search_settings ->> 'hnsw.ef_search')::integer;
@@ -65,26 +76,27 @@ BEGIN
             at_ten := (search_settings ->> 'ivfflat.probes')::integer;
             width := at_ten * (coalesce(at_hundred / at_ten, 1 + 90 * lists_per_row)) ^ way
             + coalesce(at_hundred, at_ten) * beyond_hundred * lists_per_row;
-            settings := settings || jsonb_build_object(
-                'ivfflat.probes', least(greatest(round(width), 1), lists)::integer::text,
+            probes := least(greatest(round(width), 1), lists);
+            settings := settings || ARRAY[
+                'ivfflat.probes', probes::text,
                 'ivfflat.iterative_scan', 'relaxed_order',
-                'ivfflat.max_probes', lists::text
-            );
+                -- So many lists are put in order for every search, and without a filter the first hold enough.
+                'ivfflat.max_probes', CASE WHEN share < 1 THEN lists ELSE least(4 * probes, lists) END::text
+            ];
         ELSE
             RAISE EXCEPTION 'there is no index method "%"', method
                 USING ERRCODE = 'invalid_parameter_value', HINT = 'Methods: hnsw, bit-hnsw, ivfflat.';
     END CASE;
     candidates := CASE WHEN share < 1 THEN least(indexed + k, (1.5 + 5 / sqrt(kept)) * kept / share) ELSE kept END;
     IF ef_search IS NOT NULL THEN
-        settings := settings || jsonb_build_object(
+        settings := settings || ARRAY[
             'hnsw.ef_search', least(ceil(ef_search), largest_ef_search)::integer::text,
             'hnsw.iterative_scan', 'relaxed_order',
             -- Rows that the walk looks at, many more than it returns; and the memory to remember them.
             'hnsw.max_scan_tuples', least(greatest(20000, 40 * candidates::bigint), 2147483647)::text,
             'hnsw.scan_mem_multiplier', '4'
-        );
+        ];
     END IF;
-    RETURN NEXT;
 END
 $$;
 

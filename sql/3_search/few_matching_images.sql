@@ -14,11 +14,12 @@ DECLARE
     label_ids bigint [];
     narrowed bigint [];
     found bigint [];
-    previous jsonb;
+    previous text[];
 BEGIN
     IF filter.label IS NOT NULL THEN
         part.label := filter.label;
-        IF cbir.estimated_matches(part) <= at_most THEN
+        -- Where there is nothing else to begin with, no estimate is needed.
+        IF part IS NOT DISTINCT FROM filter OR cbir.estimated_matches(part) <= at_most THEN
             label_ids := cbir.label_and_below(filter.label);
             -- An image has a label once; taking out what is there once would take longer than collecting it.
             narrowed := CASE
@@ -67,11 +68,11 @@ BEGIN
         AND NOT cbir.rows_are_restricted() THEN
         found := rest.image_ids;
     ELSE
-        previous := cbir.swap_settings('{"enable_seqscan": "off", "jit": "off"}');
+        previous := cbir.swap_settings('{enable_seqscan,off,jit,off}');
         EXECUTE 'SELECT array_agg(image_id) FROM (SELECT m.image_id FROM cbir.matching_image($1) AS m LIMIT $2) AS bounded'
             INTO found
             USING rest, at_most + 1;
-        PERFORM cbir.swap_settings(previous);
+        previous := cbir.swap_settings(previous);
         found := coalesce(found, '{}');
     END IF;
     RETURN CASE WHEN cardinality(found) <= at_most THEN found END;

@@ -39,7 +39,6 @@ DECLARE
     worth_a_look constant integer := 5000;
     -- So many times as frequent near the query as everywhere matches are by chance for one query in 100,000.
     dense constant integer := 4;
-    tab text := cbir.embedding_table(encoder);
     build cbir.index_build;
     spec cbir.encoder;
     kind text;
@@ -54,50 +53,61 @@ DECLARE
     few bigint;
     -- Ids of the images that pass the filter, where they are few.
     passing bigint [];
-    left_out bigint [];
+    left_out bigint [] := '{}';
     walk record;
+    walked record;
     -- Candidates of a short walk that says whether matches lie near the query; how many of them are matches.
     near integer;
     met_near integer;
     -- Shares of matches to walk for, one after the other until a walk meets enough.
     shares double precision [] := '{}';
-    met integer;
     existing integer;
     label_ids bigint [];
     ids bigint [];
     gaps double precision [];
 BEGIN
+    SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = nearest_image.encoder;
+    IF NOT FOUND THEN
+        -- It says what there is.
+        PERFORM cbir.embedding_table(encoder);
+    END IF;
     k := cbir.checked_count('k', k);
     IF mode IS NULL OR mode NOT IN ('auto', 'exact', 'approximate') THEN
         RAISE EXCEPTION 'there is no search mode "%"', mode
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Modes: auto, exact, approximate.';
     END IF;
-    SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = nearest_image.encoder;
     IF query IS NULL THEN
         RAISE EXCEPTION 'the query vector is NULL' USING
             ERRCODE = 'invalid_parameter_value',
             HINT = 'To ask by an image of the database: cbir.similar_images(encoder, image_id => 42).';
     END IF;
+    IF vector_dims(query) <> spec.dim OR vector_norm(query) = 0 THEN
+        -- It says what is wrong.
+        PERFORM cbir.query_vector(encoder, NULL, query);
+    END IF;
     -- Only its direction counts; very short or long ones overflow half precision and pgvector's sums.
-    query := l2_normalize(cbir.query_vector(encoder, NULL, query));
+    query := l2_normalize(query);
     kind := CASE spec.precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END;
-    SELECT b.* INTO build
-    FROM cbir.index_build AS b
-    INNER JOIN pg_class AS c ON c.relname = b.index_name AND c.relnamespace = 'cbir'::regnamespace
-    INNER JOIN pg_index AS x ON x.indexrelid = c.oid AND x.indisvalid
-    WHERE b.encoder_id = spec.encoder_id AND b.dropped_at IS NULL
-    ORDER BY b.index_build_id DESC LIMIT 1;
+    IF mode <> 'exact' THEN
+        SELECT b.* INTO build
+        FROM cbir.index_build AS b
+        INNER JOIN pg_index AS x ON x.indexrelid = to_regclass(format('cbir.%I', b.index_name))
+        WHERE b.encoder_id = spec.encoder_id AND b.dropped_at IS NULL AND x.indisvalid
+        ORDER BY b.index_build_id DESC LIMIT 1;
+    END IF;
     IF mode = 'approximate' AND build.index_build_id IS NULL THEN
         RAISE EXCEPTION 'encoder "%" has no vector index', encoder
             USING ERRCODE = 'undefined_object', HINT = format('Run: cbirdb index build -e %s', encoder);
     END IF;
 
     use_index := mode <> 'exact' AND build.index_build_id IS NOT NULL AND NOT restricted;
-    left_out := ARRAY(
-        SELECT i.image_id
-        FROM cbir.image AS i
-        WHERE i.image_id = without_image OR i.patient_id = without_patient OR i.study_id = without_study
-    );
+    IF num_nonnulls(without_image, without_patient, without_study) > 0 THEN
+        left_out := ARRAY(
+            SELECT i.image_id
+            FROM cbir.image AS i
+            WHERE i.image_id = without_image OR i.patient_id = without_patient OR i.study_id = without_study
+        );
+    END IF;
     IF filtered THEN
         SELECT greatest(c.reltuples, 1) INTO images FROM pg_class AS c WHERE c.oid = 'cbir.image'::regclass;
         matches := cbir.estimated_matches(filter);
@@ -105,30 +115,27 @@ BEGIN
         share := least(matches / greatest(build.rows_indexed, 1), 0.9999);
     END IF;
     WHILE use_index AND filtered AND mode = 'auto' LOOP
-        SELECT w.* INTO walk
-        FROM cbir.index_walk(
+        walk := cbir.index_walk(
             build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim, k, share
-        ) AS w;
+        );
         walk_cost := walk.kept / share * CASE build.method WHEN 'ivfflat' THEN list_candidate_cost ELSE candidate_cost END;
         IF build.method = 'ivfflat' THEN
             walk_cost := walk_cost + list_row_cost * build.rows_indexed
-            * (walk.settings ->> 'ivfflat.probes')::integer / (build.parameters ->> 'lists')::integer;
+            * (jsonb_object(walk.settings) ->> 'ivfflat.probes')::integer / (build.parameters ->> 'lists')::integer;
         END IF;
         -- The more match, the less a walk costs, and the more a scan: up to here the scan costs no more.
         few := ceil(sqrt(matches * walk_cost));
         -- Where comparing exactly would take very long, the walk that it might save does not matter.
         IF near IS NULL AND matches > least(few, worth_a_look) AND matches <= 8 * few THEN
             near := ceil(expected_near / share);
-            met_near := (
-                SELECT w.met
-                FROM cbir.walked_images(
-                    spec, query, 1, filter, label_ids, left_out, walk.nearest_first, near + cardinality(left_out), near,
-                    walk.settings || jsonb_build_object(
-                        'hnsw.ef_search', least(greatest(near + cardinality(left_out), 10), 1000)::text,
-                        'ivfflat.probes', '1'
-                    )
-                ) AS w
+            walked := cbir.walked_images(
+                spec, query, 1, filter, label_ids, left_out, walk.nearest_first, near + cardinality(left_out), near,
+                walk.settings || ARRAY[
+                    'hnsw.ef_search', least(greatest(near + cardinality(left_out), 10), 1000)::text,
+                    'ivfflat.probes', '1'
+                ]
             );
+            met_near := walked.met;
             IF met_near >= dense * share * near THEN
                 -- Half, as they may get rarer with the distance.
                 shares := ARRAY[0.5 * met_near / near];
@@ -148,25 +155,25 @@ BEGIN
         END IF;
         use_index := FALSE;
         FOREACH share IN ARRAY shares LOOP
-            SELECT w.* INTO walk
-            FROM cbir.index_walk(
+            walk := cbir.index_walk(
                 build.method, build.parameters, build.search_settings, build.rows_indexed, spec.dim,
                 k + CASE WHEN filtered THEN 0 ELSE cardinality(left_out) END, share
-            ) AS w;
-            SELECT w.* INTO ids, gaps, met
-            FROM cbir.walked_images(
+            );
+            walked := cbir.walked_images(
                 spec, query, k, filter, label_ids, left_out, walk.nearest_first,
                 -- What is left out lies near the query.
                 walk.candidates + CASE WHEN filtered THEN cardinality(left_out) ELSE 0 END, walk.kept, walk.settings
-            ) AS w;
+            );
             -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.
-            use_index := NOT filtered OR met = walk.kept;
+            use_index := NOT filtered OR walked.met = walk.kept;
             EXIT WHEN use_index;
         END LOOP;
+        ids := walked.ids;
+        gaps := walked.gaps;
     END IF;
     IF use_index AND NOT filtered AND coalesce(cardinality(ids), 0) < k THEN
         EXECUTE format(
-            'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', tab
+            'SELECT count(*) FROM (SELECT FROM cbir.%I AS e WHERE e.image_id <> ALL($1) LIMIT $2) AS bounded', spec.table_name
         )
             INTO existing
             USING left_out, k;
@@ -186,7 +193,7 @@ BEGIN
                 ORDER BY distance, e.image_id
                 LIMIT $2
             ) AS nearest',
-            tab, kind,
+            spec.table_name, kind,
             CASE
                 -- A sub-query's result is looked up by key; the planner would look at a long list item by item.
                 WHEN passing IS NOT NULL THEN 'e.image_id = ANY((SELECT $5)::bigint [])'

@@ -8,13 +8,18 @@ STABLE
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    tab constant text := cbir.embedding_table(encoder);
     spec cbir.encoder;
     stored vector;
 BEGIN
     SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = query_vector.encoder;
+    IF NOT FOUND THEN
+        -- It says what there is.
+        PERFORM cbir.embedding_table(encoder);
+    END IF;
     IF image_id IS NOT NULL THEN
-        EXECUTE format('SELECT e.embedding::vector FROM cbir.%I AS e WHERE e.image_id = $1', tab) INTO stored USING image_id;
+        EXECUTE format('SELECT e.embedding::vector FROM cbir.%I AS e WHERE e.image_id = $1', spec.table_name)
+            INTO stored
+            USING image_id;
         IF stored IS NULL THEN
             RAISE EXCEPTION 'image % has no embedding of encoder "%"', image_id, encoder USING
                 ERRCODE = 'no_data_found',

@@ -55,13 +55,24 @@ BEGIN
         'similar_images', encoder, query_image_id, number, filter, coalesce(used, mode), coalesce(ids, '{}')
     );
     RETURN QUERY
+    -- As cbir.image_overview has them, but for all images at once: for each of them it would look through all labels.
+    WITH named AS (
+        SELECT il.image_id, array_agg(l.name ORDER BY l.name) AS labels
+        FROM cbir.image_label AS il
+        INNER JOIN cbir.label AS l ON l.label_id = il.label_id
+        WHERE il.image_id = ANY (ids) AND il.value = 1
+        GROUP BY il.image_id
+    )
     SELECT
-        n.place::integer, o.image_id, n.gap, 1 - n.gap, o.labels, o.dataset, o.modality, o.anatomic_region,
-        o.study_uid, o.study_date, o.sop_uid, o.source, used,
+        n.place::integer, i.image_id, n.gap, 1 - n.gap, coalesce(named.labels, '{}'), d.name, i.modality,
+        i.anatomic_region, st.study_uid, st.study_date, i.sop_uid, i.source, used,
         -- Not if an image was deleted between the two steps.
         whole AND count(*) OVER () = cardinality(ids)
     FROM unnest(ids, gaps) WITH ORDINALITY AS n (image_id, gap, place)
-    INNER JOIN cbir.image_overview AS o ON o.image_id = n.image_id
+    INNER JOIN cbir.image AS i ON i.image_id = n.image_id
+    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
+    LEFT JOIN cbir.study AS st ON st.study_id = i.study_id
+    LEFT JOIN named ON named.image_id = i.image_id
     ORDER BY n.place;
 END
 $$;

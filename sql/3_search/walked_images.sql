@@ -16,7 +16,7 @@ CREATE FUNCTION cbir.walked_images(
     nearest_first text,
     candidates integer,
     kept integer,
-    settings jsonb,
+    settings text[],
     OUT ids bigint[],
     OUT gaps double precision[],
     OUT met integer
@@ -27,12 +27,16 @@ AS $$
 DECLARE
     -- What only the image itself tells.
     others cbir.image_filter := filter;
-    previous constant jsonb := cbir.swap_settings(settings);
+    previous text[] := cbir.swap_settings(settings);
 BEGIN
     others.image_ids := NULL;
     others.label := NULL;
     EXECUTE format(
-        'WITH nearest AS MATERIALIZED (
+        'SELECT
+            (array_agg(image_id ORDER BY distance, image_id))[:$2],
+            (array_agg(distance ORDER BY distance, image_id))[:$2],
+            count(*)
+        FROM (
             SELECT c.image_id, c.embedding <=> c.asked AS distance
             FROM (
                 SELECT e.image_id, e.embedding, q.embedding AS asked
@@ -42,14 +46,7 @@ BEGIN
             ) AS c
             WHERE c.image_id <> ALL($4) AND %5$s AND %6$s AND %7$s
             LIMIT $6
-        ),
-        first AS (
-            SELECT n.image_id, n.distance FROM nearest AS n ORDER BY n.distance, n.image_id LIMIT $2
-        )
-        SELECT
-            array_agg(image_id ORDER BY distance, image_id), array_agg(distance ORDER BY distance, image_id),
-            (SELECT count(*) FROM nearest)
-        FROM first',
+        ) AS compared',
         (encoder).table_name, CASE (encoder).precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END, (encoder).dim,
         nearest_first,
         -- Inside CASE the planner does not look at each item; what executes it makes a hash table of them.
@@ -67,11 +64,11 @@ BEGIN
     )
         INTO ids, gaps, met
         USING query, k, others, left_out, candidates, kept, filter.image_ids, label_ids;
-    PERFORM cbir.swap_settings(previous);
+    previous := cbir.swap_settings(previous);
 END
 $$;
 
 COMMENT ON FUNCTION cbir.walked_images(
-    cbir.encoder, vector, integer, cbir.image_filter, bigint[], bigint[], text, integer, integer, jsonb
+    cbir.encoder, vector, integer, cbir.image_filter, bigint[], bigint[], text, integer, integer, text[]
 ) IS
 'The k nearest images that pass a filter among the candidates of a walk through the vector index, and how many passed.';

@@ -172,7 +172,7 @@ def test_matches_that_are_dense_near_the_query_only_are_all_that_is_found(
 def test_what_a_filter_needs_beyond_the_largest_ef_search_is_not_walked_for(connection: psycopg.Connection) -> None:
     for k, share, kept in ((10, 0.1, 12), (100, 0.5, 125), (100, 0.1, 375), (100, 0.02, 555)):
         row = connection.execute(
-            "SELECT w.kept, w.candidates >= 1.5 * w.kept / %(share)s, w.settings ->> 'hnsw.ef_search'"
+            "SELECT w.kept, w.candidates >= 1.5 * w.kept / %(share)s, jsonb_object(w.settings) ->> 'hnsw.ef_search'"
             " FROM cbir.index_walk('hnsw', '{}', '{\"hnsw.ef_search\": 267}', 200000, 512, %(k)s, %(share)s) AS w",
             {"k": k, "share": share},
         ).fetchone()
@@ -199,7 +199,7 @@ def test_a_deeper_search_is_not_as_wide_as_settled(
     found = {}
     for k in widths:
         row = connection.execute(
-            "SELECT w.settings ->> %s, w.kept FROM cbir.index_walk(%s, '{\"lists\": 200}', %s, 100000, 512, %s, 1) AS w",
+            "SELECT jsonb_object(w.settings) ->> %s, w.kept FROM cbir.index_walk(%s, '{\"lists\": 200}', %s, 100000, 512, %s, 1) AS w",
             ["ivfflat.probes" if method == "ivfflat" else "hnsw.ef_search", method, Jsonb(settings), k],
         ).fetchone()
         assert row is not None
