@@ -24,7 +24,8 @@ from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
 from cbirdb.db.embedded import EmbeddedServer
-from cbirdb.db.migrate import extension_version, repository_folder, upgrade
+from cbirdb.db.migrate import extension_version, upgrade
+from cbirdb.db.sql_objects import repository_folder
 from tests.database_container import IMAGE, require_engine, trusting_container
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from cbirdb.db import migrate
+from cbirdb.db import sql_objects
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
 from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
 
-SQL_FILES = list(migrate.sql_files())
+SQL_FILES = list(sql_objects.sql_files())
 CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.(\w+)", re.MULTILINE)
 CATALOGUE = {
     "functions": "SELECT oid::regprocedure::text, pg_get_functiondef(oid) FROM pg_proc"

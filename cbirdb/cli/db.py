@@ -109,9 +109,9 @@ def roles(context: Context, script: bool, output_format: str) -> None:
     Creating them needs CREATEROLE, once per cluster; where they exist this is `cbirdb db upgrade`, which grants.
     """
     from cbirdb.db.connection import connect
-    from cbirdb.db.migrate import repository_folder
     from cbirdb.db.migrate import upgrade as run_upgrade
     from cbirdb.db.roles import ROLES, create_roles
+    from cbirdb.db.sql_objects import repository_folder
 
     path = repository_folder("sql") / "dba" / "create_roles.sql"
     if script:

@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint
 
-from cbirdb.db import migrate
+from cbirdb.db import migrate, sql_objects
 from cbirdb.db.connection import open_database
 from cbirdb.db.tables import metadata
 from cbirdb.errors import SchemaError
@@ -194,11 +194,11 @@ def test_the_program_works_on_a_database_of_another_version(connection: psycopg.
 def broken_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """``sql/`` with one more file, that fails at its second statement; returns the file's name."""
     folder = tmp_path / "sql"
-    shutil.copytree(migrate.repository_folder("sql"), folder)
+    shutil.copytree(sql_objects.repository_folder("sql"), folder)
     broken = folder / "4_metrics" / "zzz_broken.sql"
     broken.write_text("CREATE VIEW cbir.zzz_broken AS SELECT 1 AS one;\nSELECT no_such_column FROM cbir.image;\n")
-    found = migrate.repository_folder
-    monkeypatch.setattr(migrate, "repository_folder", lambda name: folder if name == "sql" else found(name))
+    found = sql_objects.repository_folder
+    monkeypatch.setattr(sql_objects, "repository_folder", lambda name: folder if name == "sql" else found(name))
     return broken.name
 
 

@@ -1,0 +1,202 @@
+"""The functions, views and types of ``sql/``: dropped and created anew by every upgrade, with what was granted on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+
+from cbirdb.db.schema import SCHEMA
+from cbirdb.errors import DatabaseError, SchemaError
+
+log = logging.getLogger(__name__)
+
+
+def repository_folder(name: str) -> Path:
+    """``sql/`` or ``alembic/``: at the top of a checkout, inside the package when installed from a wheel."""
+    package = Path(__file__).resolve().parent.parent
+    for candidate in (package / f"_{name}", package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise SchemaError(f"The folder {name}/ is missing from this installation.", hint="Install cbirdb again.")
+
+
+def sql_files() -> Iterator[Path]:
+    """The files of ``sql/`` in the order in which they are applied."""
+    yield from sorted(repository_folder("sql").glob("[0-9]*/*.sql"), key=lambda path: (path.parent.name, path.stem))
+
+
+Grant = tuple[str, str, str]
+"""Kind of object (view, routine), its name, and the GRANT statement that was in force on it."""
+
+
+def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
+    """Drop the functions, views and types that the last upgrade made; returns what was granted on them.
+
+    ``CREATE OR REPLACE`` alone would keep what a newer version no longer has and cannot drop a view's column.
+    What others have made in the schema is left alone.
+
+    :raises SchemaError: when an object outside of cbirdb depends on one of them.
+    """
+    # With nothing on the search path PostgreSQL writes every name with its schema, as cbir.sql_object has it.
+    connection.execute("SELECT set_config('search_path', '', true)")
+    first_time = connection.execute("SELECT to_regclass('cbir.sql_object') IS NULL").fetchone()
+    if first_time and first_time[0]:
+        return []
+    grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA}).fetchall()
+    try:
+        for (statement,) in connection.execute(_TRIGGERS).fetchall():
+            connection.execute(statement)
+        _check_strangers(connection)
+        for (statement,) in connection.execute(_DROPS, {"schema": SCHEMA}).fetchall():
+            connection.execute(statement)
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise SchemaError(
+            f"Something outside of cbirdb depends on its views: {error.diag.message_detail or error}",
+            hint="Drop it, upgrade, and create it again.",
+        ) from error
+    connection.execute("DELETE FROM cbir.sql_object")
+    return grants
+
+
+def _check_strangers(connection: psycopg.Connection) -> None:
+    """Refuse to go on as a superuser where the schema's owner, who is none, has put code of his own into the way.
+
+    It would run with a superuser's rights, whatever role is set. cbirdb's own triggers are gone by now.
+    """
+    found = [row[0] for row in connection.execute(_STRANGERS, {"schema": SCHEMA})]
+    if found:
+        raise SchemaError(
+            f"An upgrade by a superuser would run what cbirdb did not make: {', '.join(found)}.",
+            hint="Upgrade as a member of the schema's owner, who is no superuser.",
+        )
+
+
+def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> None:
+    """Create the functions and views of ``sql/`` and grant on them again what was granted before.
+
+    :raises SchemaError: when a file does not apply.
+    """
+    strangers = connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()
+    connection.execute("SELECT set_config('search_path', %s, true)", [_search_path(connection)])
+    for path in sql_files():
+        log.debug("applying %s", path.name)
+        try:
+            # Without parameters psycopg sends the file as one simple query, so it may hold several statements.
+            connection.execute(path.read_bytes())
+        except psycopg.Error as error:
+            raise SchemaError(f"{path.name} could not be applied: {error}") from error
+    connection.execute("SELECT set_config('search_path', '', true)")
+    ours = set(connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()) - set(strangers)
+    connection.cursor().executemany("INSERT INTO cbir.sql_object (kind, name) VALUES (%s, %s)", sorted(ours))
+    for kind, name, statement in grants:
+        if _still_exists(connection, kind, name):
+            connection.execute(statement)
+        else:
+            log.warning("not granted again, because the object has changed: %s", statement)
+
+
+def _still_exists(connection: psycopg.Connection, kind: str, name: str) -> bool:
+    lookup = "SELECT to_regclass(%s) IS NOT NULL" if kind == "view" else "SELECT to_regprocedure(%s) IS NOT NULL"
+    row = connection.execute(lookup, [name]).fetchone()
+    return bool(row and row[0])
+
+
+def _search_path(connection: psycopg.Connection) -> str:
+    """Schema ``cbir``, the schema that pgvector was created in, and nothing of the caller's before them."""
+    row = connection.execute(
+        "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+        " WHERE extname = 'vector'"
+    ).fetchone()
+    if row is None:
+        raise DatabaseError("The extension pgvector is not in this database.", hint="Run: cbirdb db upgrade")
+    # Named last, or it would be searched first: a caller could put a table or a type of his own in a function's way.
+    return f"{SCHEMA}, {row[0]}, pg_temp"
+
+
+# Not what belongs to an extension, which may have been created in this schema.
+_OBJECTS = """
+SELECT CASE relkind WHEN 'v' THEN 'view' ELSE 'type' END AS kind, oid::regclass::text AS name
+FROM pg_class AS o WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('v', 'c')
+AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid AND d.deptype = 'e')
+UNION ALL
+SELECT 'routine', oid::regprocedure::text
+FROM pg_proc AS o WHERE pronamespace = %(schema)s::regnamespace
+AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid AND d.deptype = 'e')
+"""
+
+_TRIGGERS = """
+SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass)
+FROM pg_trigger
+WHERE NOT tgisinternal AND tgfoid::regprocedure::text IN (SELECT name FROM cbir.sql_object WHERE kind = 'routine')
+ORDER BY 1
+"""
+
+# One DROP names all views, so that they may depend on each other but nothing else may depend on them. Routines come
+# after the views that use them, and before the types that they return. Names are the server's own spelling of what is
+# there, not the text of a table that the owner may write into.
+_DROPS = """
+SELECT format('DROP %%s %%s', there.kind, string_agg(there.name, ', '))
+FROM (
+    SELECT 'VIEW' AS kind, c.oid::regclass::text AS name, 1 AS place
+    FROM cbir.sql_object AS o INNER JOIN pg_class AS c ON c.oid = to_regclass(o.name)
+    WHERE o.kind = 'view' AND c.relkind = 'v' AND c.relnamespace = %(schema)s::regnamespace
+    UNION
+    SELECT 'ROUTINE', p.oid::regprocedure::text, 2
+    FROM cbir.sql_object AS o INNER JOIN pg_proc AS p ON p.oid = to_regprocedure(o.name)
+    WHERE o.kind = 'routine' AND p.pronamespace = %(schema)s::regnamespace
+    UNION
+    SELECT 'TYPE', c.oid::regclass::text, 3
+    FROM cbir.sql_object AS o INNER JOIN pg_class AS c ON c.oid = to_regclass(o.name)
+    WHERE o.kind = 'type' AND c.relkind = 'c' AND c.relnamespace = %(schema)s::regnamespace
+) AS there
+GROUP BY there.kind, there.place
+ORDER BY there.place
+"""
+
+_STRANGERS = """
+SELECT format('%%s %%I on %%s', found.kind, found.name, found.oid::regclass)
+FROM (
+    SELECT 'trigger' AS kind, t.tgname AS name, c.oid, c.relnamespace
+    FROM pg_trigger AS t INNER JOIN pg_class AS c ON c.oid = t.tgrelid
+    WHERE NOT t.tgisinternal
+    UNION ALL
+    SELECT 'rule', r.rulename, c.oid, c.relnamespace
+    FROM pg_rewrite AS r INNER JOIN pg_class AS c ON c.oid = r.ev_class
+    WHERE c.relkind = 'r'
+) AS found
+INNER JOIN pg_namespace AS n ON n.oid = found.relnamespace
+INNER JOIN pg_roles AS o ON o.oid = n.nspowner
+WHERE n.nspname = %(schema)s AND NOT o.rolsuper
+  AND (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user)
+ORDER BY found.kind, found.name
+"""
+
+_GRANTS = """
+WITH object (kind, name, owner, acl) AS (
+    SELECT 'view', oid::regclass::text, relowner, relacl
+    FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'v'
+    AND ('view', oid::regclass::text) IN (SELECT kind, name FROM cbir.sql_object)
+    UNION ALL
+    SELECT 'routine', oid::regprocedure::text, proowner, proacl
+    FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace
+    AND ('routine', oid::regprocedure::text) IN (SELECT kind, name FROM cbir.sql_object)
+)
+SELECT kind, name, format(
+    'GRANT %%s ON %%s %%s TO %%s%%s', privilege_type, CASE kind WHEN 'view' THEN 'TABLE' ELSE 'ROUTINE' END, name,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM object CROSS JOIN LATERAL aclexplode(acl) WHERE grantee <> owner
+UNION ALL
+SELECT kind, name, format('REVOKE ALL ON ROUTINE %%s FROM PUBLIC', name)
+FROM object WHERE kind = 'routine' AND NOT EXISTS (
+    SELECT FROM aclexplode(coalesce(acl, acldefault('f', owner))) AS a WHERE a.grantee = 0)
+UNION ALL
+SELECT 'view', name, format('GRANT %%s (%%I) ON %%s TO %%s%%s', privilege_type, attname, name,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM object JOIN pg_attribute ON kind = 'view' AND attrelid = to_regclass(name)
+CROSS JOIN LATERAL aclexplode(attacl)
+"""
