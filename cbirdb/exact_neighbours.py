@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +33,8 @@ FIRST_PIECE = 2048
 """Vectors after which every query has its first limit, at least; the larger, the fewer pairs later pieces find."""
 QUERIES_PER_SHARE = 128
 """At least: for fewer, going through the vectors costs more than comparing them."""
+BLOCKS_AHEAD = 2
+"""Blocks that wait or are compared while another is received."""
 MANY_PROCESSORS = 8
 """From so many on PyTorch, which also compares and selects in parallel, is worth its import."""
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
@@ -75,15 +78,19 @@ def exact_neighbours(
     :raises InputError: when the device is not there.
     """
     shares = [_Share(comparer, k) for comparer in _comparers(_normalized(queries), device)]
-    working: Sequence[Future[None]] = ()
-    with _one_blas_thread_each(shares), ThreadPoolExecutor(max_workers=len(shares)) as pool:
+    working: deque[Sequence[Future[None]]] = deque()
+    with _one_blas_thread_each(shares), ExitStack() as stack:
+        # A thread for each share, so that none waits for another at the end of a block.
+        threads = [stack.enter_context(ThreadPoolExecutor(max_workers=1)) for _ in shares]
         for ids, vectors in blocks:
             unit = _normalized(vectors)
-            _wait_for(working)
-            # While the shares compare this block, the next one is received.
-            working = [pool.submit(share.compare, ids, unit) for share in shares]
-        _wait_for(working)
-        parts = list(pool.map(_Share.finish, shares))
+            if len(working) == BLOCKS_AHEAD:
+                _wait_for(working.popleft())
+            working.append([thread.submit(share.compare, ids, unit) for thread, share in zip(threads, shares, strict=True)])
+        for futures in working:
+            _wait_for(futures)
+        finished = [thread.submit(share.finish) for thread, share in zip(threads, shares, strict=True)]
+        parts = [future.result() for future in finished]
     return Neighbours(np.concatenate([part.ids for part in parts]), np.concatenate([part.distances for part in parts]))
 
 

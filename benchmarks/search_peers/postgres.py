@@ -142,7 +142,7 @@ class Cbirdb(Peer):
         swept = {
             "hnsw.ef_search": [40, 80, 120, 200, 300, 450, 700],
             "rerank": [100, 200, 400, 800, 1600],
-            "ivfflat.probes": [2, 4, 7, 12, 20, 30, 45],
+            "ivfflat.probes": [2, 4, 5, 6, 7, 9, 12, 20, 30, 45],
         }
         return [{name: value} for value in sorted({*swept[name], self._settled[name]})]
 
