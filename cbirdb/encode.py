@@ -99,7 +99,8 @@ def encode(
         if options.limit is None:
             # What another process encoded between the count and now is there already, too.
             for summary in summaries:
-                summary.already_there = images - summary.encoded - summary.failed - summary.without_file
+                done = summary.encoded + summary.failed + summary.without_file + summary.changed
+                summary.already_there = images - done
     return summaries
 
 

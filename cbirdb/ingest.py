@@ -337,7 +337,8 @@ class _Ingest:
         self.summary.duplicate += len(hashes) - len(set(hashes) - known)
 
     def _update(self, dataset_id: int, changed: Sequence[tuple[StoredImage, ImageRow]]) -> None:
-        for old, new in changed:
+        # In the order in which an encode locks images: each then waits for the other, and not both.
+        for old, new in sorted(changed, key=lambda pair: pair[0].image_id):
             catalogue.update_image(self._connection, dataset_id, old.image_id, new)
         self._labels.write(self._connection, {old.image_id: new.labels for old, new in changed})
         stale = [

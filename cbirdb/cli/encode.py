@@ -101,6 +101,11 @@ def encode(
             progress.note(line)
         if summary.without_file:
             progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
+        if summary.changed:
+            progress.note(
+                f"{summary.changed:,} were replaced or removed while {summary.encoder} encoded them; what there is of"
+                " them now: run the same command again."
+            )
         _tell_batch(encoder, progress)
     write_rows([summary.row() for summary in summaries], output_format)
     return int(ExitCode.PARTIAL if any(summary.failed for summary in summaries) else ExitCode.OK)
