@@ -372,6 +372,8 @@ def _look(path: Path) -> Look:
         return inspect_file(path)
     except PixelError as error:
         return error
+    except MemoryError:
+        return PixelError("too large", "there is not memory enough to decode it")
 
 
 def _outcome(future: Future[Look]) -> Look:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cbirdb.errors import PixelError
-from cbirdb.limits import MAX_PIXELS
+from cbirdb.limits import LARGEST_FILE, MAX_PIXELS
 from cbirdb.records import FileFacts
 
 
@@ -60,10 +60,14 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
             raise PixelError("unreadable", "not a regular file")
+        if found.st_size > LARGEST_FILE:
+            raise PixelError("too large", f"{found.st_size:,} bytes, more than the {LARGEST_FILE:,} that are read")
         data = path.read_bytes()
     except OSError as error:
         reason = "file not found" if isinstance(error, FileNotFoundError) else "unreadable"
         raise PixelError(reason, f"{error.strerror or type(error).__name__}") from error
+    except MemoryError as error:
+        raise PixelError("too large", "there is not memory enough to read it") from error
     if not data:
         raise PixelError("empty file", "the file has no bytes")
     return data, found.st_mtime_ns
