@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeVar
@@ -27,7 +28,7 @@ from cbirdb.db.connection import translated_errors
 from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import InputError, PixelError
-from cbirdb.limits import IMAGE_TIMEOUT_S
+from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
 from cbirdb.pixels import inspect_file
 from cbirdb.progress import SILENT, Progress
 from cbirdb.pseudonyms import Pseudonyms
@@ -121,6 +122,7 @@ def ingest(
     options: ReadOptions | None = None,
     shares: SplitShares | None = None,
     limit: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     moved: bool = False,
     dry_run: bool = False,
     pseudonyms: MakePseudonyms | None = None,
@@ -130,6 +132,7 @@ def ingest(
 
     :param reader_name: name in ``datasets.registry.READERS``.
     :param limit: look at no more than this many items.
+    :param max_pixels: an image with more is a failure.
     :param moved: the dataset's folder lies elsewhere than at the last time.
     :param dry_run: read everything, write nothing that lasts.
     :param pseudonyms: gives those of patients; asked only for datasets that tell patients apart.
@@ -145,7 +148,8 @@ def ingest(
         if source.tells_patients:
             run.check_pseudonyms()
         run.open_datasets(source.datasets)
-        with WorkerPool(_look, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__]) as pool:
+        look = partial(_look, max_pixels=max_pixels)
+        with WorkerPool(look, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__]) as pool:
             for batch in batched(islice(source.items, limit), size):
                 run.batch(batch, pool)
                 task.advance(len(batch))
@@ -366,10 +370,10 @@ def _looks(records: Sequence[ImageRecord], stored: Mapping[str, StoredImage], po
     return [_outcome(look) if isinstance(look, Future) else look for look in looks]
 
 
-def _look(path: Path) -> Look:
+def _look(path: Path, max_pixels: int = MAX_PIXELS) -> Look:
     """What a worker process does with one file."""
     try:
-        return inspect_file(path)
+        return inspect_file(path, max_pixels)
     except PixelError as error:
         return error
     except MemoryError:

@@ -14,13 +14,14 @@ from cbirdb.cli.options import (
     device_option,
     dtype_option,
     format_option,
+    max_pixels_option,
     pass_context,
     precision_option,
     weights_option,
 )
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
-from cbirdb.limits import IMAGE_TIMEOUT_S, LARGEST_MAX_PIXELS, MAX_PIXELS
+from cbirdb.limits import IMAGE_TIMEOUT_S
 from cbirdb.records import Precision
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ if TYPE_CHECKING:
     "--image-timeout", type=click.FloatRange(min=0, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
     help="An image whose decoder takes longer is a failure.",
 )  # fmt: skip
-@click.option(
-    "--max-pixels", type=click.IntRange(1, LARGEST_MAX_PIXELS), default=MAX_PIXELS, metavar="N",
-    help="An image with more pixels is a failure.",
-)  # fmt: skip
+@max_pixels_option
 @format_option
 @pass_context
 def encode(

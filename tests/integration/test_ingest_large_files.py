@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from PIL import Image
 
 from cbirdb.limits import LARGEST_FILE
 from tests.conftest import Outcome
@@ -46,3 +47,22 @@ def test_a_file_that_memory_does_not_hold_is_a_failure(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout) == (0, "too large\n"), ran.stderr
+
+
+def test_a_picture_beyond_the_usual_limit_is_ingested_and_encoded_where_both_are_told_so(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
+    path = class_folder / "nodule" / "large.png"
+    large = Image.new("L", (11_000, 10_000), 9)
+    large.paste(90, (0, 0, 5_000, 5_000))
+    large.save(path, compress_level=1)
+    assert cli("ingest", "folder", class_folder).code == 4
+    assert failures(connection) == [("ingest", "nodule/large.png", "too large")]
+    allowed = ("--max-pixels", 110_000_000)
+    assert cli("ingest", "folder", class_folder, *allowed).code == 0
+    assert failures(connection) == []
+    assert cli("encode", "-e", "tiny-image").code == 4
+    assert failures(connection) == [("encode", "nodule/large.png", "too large")]
+    outcome = cli("encode", "-e", "tiny-image", *allowed, "--format", "json")
+    assert (outcome.code, outcome.rows[0]["encoded"]) == (0, 1)
+    assert failures(connection) == []
