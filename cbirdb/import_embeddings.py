@@ -27,6 +27,7 @@ from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
 from cbirdb.db.image_locks import lock_images
 from cbirdb.errors import InputError
 from cbirdb.hdf5_vectors import Leaf, count_leaves, first_dim, leaves, open_file, read_vectors, reading
+from cbirdb.names import printable, problem_of_name
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
 from cbirdb.tally import EXAMPLES, FailureTally
@@ -164,8 +165,9 @@ class _Import:
 
     def _batch(self, file: h5py.File, batch: Sequence[Leaf]) -> None:
         """Load one batch in one transaction. What is there already is not read again."""
-        images = self._images([leaf.name for leaf in batch])
-        erased = self._erased([leaf.name for leaf in batch if leaf.name not in images])
+        names = [leaf.name for leaf in batch if problem_of_name(leaf.name) is None]
+        images = self._images(names)
+        erased = self._erased([name for name in names if name not in images])
         self.summary.erased += len(erased)
         failures: list[Failure] = []
         known: list[Leaf] = []
@@ -177,8 +179,8 @@ class _Import:
                 continue
             self.summary.unknown += 1
             if len(self.summary.first_unknown) < EXAMPLES:
-                self.summary.first_unknown.append(leaf.name)
-            failures.append(Failure(leaf.name, "unknown image", "no image of the database has this name"))
+                self.summary.first_unknown.append(printable(leaf.name))
+            failures.append(Failure(printable(leaf.name), "unknown image", "no image of the database has this name"))
         there = self._already_there([images[leaf.name][0] for leaf in known])
         new = [leaf for leaf in known if images[leaf.name][0] not in there]
         vectors, problems = read_vectors(file, new, self._stored.dim)
