@@ -9,14 +9,12 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import psycopg
 
@@ -28,20 +26,18 @@ from cbirdb.db.connection import translated_errors
 from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import InputError, PixelError
-from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
-from cbirdb.pixels import inspect_file
+from cbirdb.file_looks import LookPool, look_pool, looks
+from cbirdb.limits import MAX_PIXELS
 from cbirdb.progress import SILENT, Progress
 from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Missing, Split
 from cbirdb.tally import FailureTally
-from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
 
 log = logging.getLogger(__name__)
 
 BATCH_WITH_FILES = 256
 BATCH_WITHOUT_FILES = 5000
 T = TypeVar("T")
-_Pool: TypeAlias = "WorkerPool[Path, Look]"
 
 
 class MakePseudonyms(Protocol):
@@ -148,8 +144,7 @@ def ingest(
         if source.tells_patients:
             run.check_pseudonyms()
         run.open_datasets(source.datasets)
-        look = partial(_look, max_pixels=max_pixels)
-        with WorkerPool(look, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__]) as pool:
+        with look_pool(max_pixels) as pool:
             for batch in batched(islice(source.items, limit), size):
                 run.batch(batch, pool)
                 task.advance(len(batch))
@@ -200,7 +195,7 @@ class _Ingest:
             for name in names:
                 self._dataset_id(name)
 
-    def batch(self, items: Sequence[DatasetItem], pool: _Pool) -> None:
+    def batch(self, items: Sequence[DatasetItem], pool: LookPool) -> None:
         """Look at the files of a batch and write it in one transaction."""
         failures: list[Failure] = []
         records: dict[str, list[ImageRecord]] = {}
@@ -249,13 +244,13 @@ class _Ingest:
             )
         return self.summary.datasets[name]
 
-    def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: _Pool) -> list[Failure]:
+    def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: LookPool) -> list[Failure]:
         records = self._without_erased(records)
         stored = catalogue.stored_images(self._connection, dataset_id, [record.source for record in records])
-        looks = _looks(records, stored, pool)
+        known = {source: image.row.facts for source, image in stored.items()}
         failures: list[Failure] = []
         rows: list[ImageRow] = []
-        for record, look in zip(records, looks, strict=True):
+        for record, look in zip(records, looks(records, known, pool), strict=True):
             if isinstance(look, PixelError):
                 if self._is_missing(record, look):
                     continue
@@ -353,43 +348,3 @@ class _Ingest:
         if stale:
             catalogue.forget_embeddings(self._connection, stale)
         self.summary.updated += len(changed)
-
-
-Look: TypeAlias = FileFacts | PixelError | None
-"""What a look at a file says. An error is a value here, so that it reaches the batch it belongs to."""
-
-
-def _looks(records: Sequence[ImageRecord], stored: Mapping[str, StoredImage], pool: _Pool) -> list[Look]:
-    """What is known about the records' files; reads those whose size and time do not say that they have not changed."""
-    looks: list[Look | Future[Look]] = []
-    for record in records:
-        before = stored.get(record.source)
-        facts = before.row.facts if before is not None else None
-        unread = record.path is None or (facts is not None and _same_file(record.path, facts))
-        looks.append(facts if unread or record.path is None else pool.submit(record.path))
-    return [_outcome(look) if isinstance(look, Future) else look for look in looks]
-
-
-def _look(path: Path, max_pixels: int = MAX_PIXELS) -> Look:
-    """What a worker process does with one file."""
-    try:
-        return inspect_file(path, max_pixels)
-    except PixelError as error:
-        return error
-    except MemoryError:
-        return PixelError("too large", "there is not memory enough to decode it")
-
-
-def _outcome(future: Future[Look]) -> Look:
-    try:
-        return future.result()
-    except (WorkerDiedError, WorkerTimeoutError) as error:
-        return as_pixel_error(error)
-
-
-def _same_file(path: Path, facts: FileFacts) -> bool:
-    try:
-        now = path.stat()
-    except OSError:
-        return False
-    return (now.st_size, now.st_mtime_ns) == (facts.file_bytes, facts.modified_ns)
