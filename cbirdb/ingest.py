@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -177,6 +177,8 @@ class _Ingest:
         self._connection = connection
         self._reader = reader
         self._root = str(source.root) if source.root is not None else None
+        self._names_tell_images = source.names_tell_images
+        self._sources: dict[int, dict[str, str]] = {}
         self._shares = shares
         self._make_pseudonyms = pseudonyms
         self._pseudonyms: Pseudonyms | None = None
@@ -246,7 +248,7 @@ class _Ingest:
 
     def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: LookPool) -> list[Failure]:
         records = self._without_erased(records)
-        stored = catalogue.stored_images(self._connection, dataset_id, [record.source for record in records])
+        records, stored = self._stored(dataset_id, records)
         known = {source: image.row.facts for source, image in stored.items()}
         failures: list[Failure] = []
         rows: list[ImageRow] = []
@@ -264,6 +266,26 @@ class _Ingest:
         self.summary.unchanged += len(rows) - len(new) - len(changed)
         resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
         return failures
+
+    def _stored(
+        self, dataset_id: int, records: Sequence[ImageRecord]
+    ) -> tuple[Sequence[ImageRecord], dict[str, StoredImage]]:
+        """What is there already, by the records' sources; records without files take the sources that are there.
+
+        An image that lay in another folder, or came without its file, is found by its name where names tell images.
+        """
+        if not self._names_tell_images:
+            return records, catalogue.stored_images(self._connection, dataset_id, [r.source for r in records])
+        if dataset_id not in self._sources:
+            self._sources[dataset_id] = catalogue.sources_by_name(self._connection, dataset_id)
+        before = {
+            record.source: self._sources[dataset_id].get(record.source.rpartition("/")[2], record.source)
+            for record in records
+        }
+        records = [replace(r, source=before[r.source]) if r.path is None else r for r in records]
+        found = catalogue.stored_images(self._connection, dataset_id, [*before, *before.values()])
+        stored = {r.source: found.get(r.source) or found.get(before.get(r.source, "")) for r in records}
+        return records, {source: image for source, image in stored.items() if image is not None}
 
     def _without_erased(self, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
         """Without those of erased patients, whose files are not even looked at."""
