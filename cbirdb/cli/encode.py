@@ -110,7 +110,7 @@ def encode(
 
 
 def _shard(given: str | None, progress: Progress) -> Shard:
-    from cbirdb.shards import parse_shard, shard_of_process
+    from cbirdb.shards import parse_shard, shard_of_process, tasks_without_step
 
     if given is not None:
         return parse_shard(given)
@@ -118,6 +118,11 @@ def _shard(given: str | None, progress: Progress) -> Shard:
     if launcher is not None:
         progress.note(
             f"This is shard {shard.index}/{shard.count}, as {launcher} says; the others have the other images."
+        )
+    elif tasks := tasks_without_step(os.environ):
+        progress.note(
+            f"This takes all images: Slurm's job has {tasks} tasks, but its script runs once. To share them: srun cbirdb"
+            " encode ..."
         )
     return shard
 
