@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -22,12 +23,13 @@ from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
 from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.connection import server_time, translated_errors
 from cbirdb.db.erasure import erased_sources
-from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.db.failures import record_failures, resolve_failures, resolve_gone, resolve_gone_lists
 from cbirdb.errors import InputError, PixelError
 from cbirdb.file_looks import LookPool, look_pool, looks
 from cbirdb.limits import MAX_PIXELS
+from cbirdb.names import printable
 from cbirdb.progress import SILENT, Progress
 from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Missing, Split
@@ -141,6 +143,7 @@ def ingest(
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
     with translated_errors(), progress.task("ingesting", total=total, unit="images") as task, whole:
+        began = server_time(connection)
         if source.tells_patients:
             run.check_pseudonyms()
         run.open_datasets(source.datasets)
@@ -150,6 +153,7 @@ def ingest(
                 task.advance(len(batch))
         if limit is None:
             run.resolve_lists(source.lists)
+            run.resolve_gone(source, began)
     return run.summary
 
 
@@ -231,6 +235,14 @@ class _Ingest:
         mended = [name for name in lists if name not in self._unread_lists]
         if mended:
             resolve_failures(self._connection, "ingest", None, mended)
+
+    def resolve_gone(self, source: Source, began: datetime) -> None:
+        """Mark failures of files, rows and lists that are no longer there, once everything has been looked at."""
+        if source.list_folder is not None:
+            resolve_gone_lists(self._connection, printable(str(source.list_folder)), began)
+        whole = bool(source.datasets) or source.list_folder is not None
+        if whole and not self._unread_lists:
+            resolve_gone(self._connection, self.summary.datasets.values(), began)
 
     def _is_repeated(self, record: ImageRecord) -> bool:
         key = hash((record.dataset, record.source))

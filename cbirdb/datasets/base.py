@@ -41,6 +41,8 @@ class Source:
     """Files that name the images (CSV files), as a ``Failure`` of such a file would name it."""
     tells_patients: bool = False
     """Whether records name patients, for whose pseudonyms a key is needed."""
+    list_folder: Path | None = None
+    """Folder all of whose lists are read; None: a list that was read earlier may be there still."""
     names_tell_images: bool = False
     """Whether a file's name alone tells which image it is, so that the same name in another folder is the same image."""
 

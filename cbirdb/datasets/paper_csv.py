@@ -60,7 +60,14 @@ class PaperCsvReader:
             for file in files:
                 yield from _read_file(file, root, options)
 
-        return Source(datasets=(), root=root, total=total, items=items(), lists=tuple(map(str, files)))
+        return Source(
+            datasets=(),
+            root=root,
+            total=total,
+            items=items(),
+            lists=tuple(map(str, files)),
+            list_folder=files[0].parent if path.is_dir() else None,
+        )
 
 
 def _csv_files(path: Path) -> list[Path]:
