@@ -145,11 +145,18 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
 
     :raises InputError: when they were made with another.
     """
-    connection.execute(
-        "INSERT INTO cbir.pseudonym_key (fingerprint) SELECT %s WHERE NOT EXISTS (SELECT FROM cbir.pseudonym_key)",
-        [fingerprint],
-    )
-    row = connection.execute("SELECT fingerprint FROM cbir.pseudonym_key").fetchone()
+    query = "SELECT fingerprint FROM cbir.pseudonym_key"
+    row = connection.execute(query).fetchone()
+    if row is None:
+        with connection.transaction():
+            # Two first ingests at once: the later one waits, and then sees the key of the other.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('cbirdb pseudonym key', 0))")
+            connection.execute(
+                "INSERT INTO cbir.pseudonym_key (fingerprint)"
+                " SELECT %s WHERE NOT EXISTS (SELECT FROM cbir.pseudonym_key)",
+                [fingerprint],
+            )
+            row = connection.execute(query).fetchone()
     if row is None or row[0] != fingerprint:
         raise InputError(
             "The patients of this database got their pseudonyms with another key, so that the same patient would appear"
