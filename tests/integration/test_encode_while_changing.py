@@ -212,3 +212,18 @@ def test_a_login_that_may_ingest_may_hold_images_as_they_are(
     with logins.connect("ingest_a", database) as connection:
         ingest(connection, "folder", class_folder)
     assert encode(logins.dsn("ingest_a", database)).encoded == 20
+
+
+def test_images_that_are_ingested_during_an_encode_do_not_spoil_its_counts(
+    cli: Cli, dsn: str, connection: psycopg.Connection, ingested: Path
+) -> None:
+    encode(dsn, limit=4)
+
+    def add() -> None:
+        for number in range(7):
+            (ingested / "normal" / f"new{number}.png").write_bytes(picture_bytes(300 + number))
+        with psycopg.connect(dsn, autocommit=True) as other:
+            ingest(other, "folder", ingested)
+
+    summary = encode(dsn, add, batch_size=4)
+    assert (summary.encoded, summary.already_there, summary.failed, summary.changed) == (23, 4, 0, 0)
