@@ -17,13 +17,13 @@ Cli = Callable[..., Outcome]
 
 
 def unresolved(connection: psycopg.Connection) -> list[str]:
-    found = connection.execute("SELECT source FROM cbir.failure WHERE NOT resolved ORDER BY source").fetchall()
-    return [source for (source,) in found]
+    found = connection.execute("SELECT source FROM cbir.failure WHERE NOT resolved").fetchall()
+    return sorted(source for (source,) in found)
 
 
 @pytest.fixture
 def broken(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> Path:
-    """Of the twenty-two files of the folder two are damaged."""
+    """Of the folder's twenty-two files two are damaged."""
     for name in ("x.png", "y.png"):
         (class_folder / "nodule" / name).write_bytes(b"")
     assert cli("ingest", "folder", class_folder).code == 4
