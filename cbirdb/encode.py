@@ -87,7 +87,7 @@ def encode(
         images = count_images(connection, datasets, shard)
         pending = count_pending(connection, stored, datasets, shard)
         summaries = [
-            EncodeSummary(item.name, already_there=images - lacking - without, without_file=without)
+            EncodeSummary(item.name, already_there=max(0, images - lacking - without), without_file=without)
             for item, lacking, without in zip(stored, pending.lacking, pending.without_file, strict=True)
         ]
         total = pending.images if options.limit is None else min(pending.images, options.limit)
@@ -96,11 +96,28 @@ def encode(
                 encoder.batch_size = options.batch_size
         if total:
             _run(encoders, stored, summaries, options, total, connect, progress)
-        if options.limit is None:
-            # What another process encoded between the count and now is there already, too.
-            for summary in summaries:
-                summary.already_there = images - summary.encoded - summary.failed - summary.without_file
+        if total and options.limit is None:
+            _count_again(summaries, stored, options, connect)
     return summaries
+
+
+def _count_again(
+    summaries: Sequence[EncodeSummary],
+    stored: Sequence[StoredEncoder],
+    options: EncodeOptions,
+    connect: Callable[[], psycopg.Connection],
+) -> None:
+    """Say what is there already and what has no file as it is after the run: others ingest and encode meanwhile."""
+    # On a connection of its own: the server may have been restarted since the run began.
+    counting = ReconnectingConnection(connect, patience_s=options.patience_s)
+    try:
+        images = counting.run(lambda connection: count_images(connection, options.datasets, options.shard))
+        pending = counting.run(partial(count_pending, encoders=stored, datasets=options.datasets, shard=options.shard))
+    finally:
+        counting.close()
+    for summary, lacking, without in zip(summaries, pending.lacking, pending.without_file, strict=True):
+        summary.without_file = without
+        summary.already_there = max(0, images - lacking - without - summary.encoded)
 
 
 def _check_not_empty(connection: psycopg.Connection) -> None:

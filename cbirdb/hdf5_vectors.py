@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,20 @@ LARGEST_CACHE = 128 << 20
 """HDF5 takes no more."""
 BYTES_BEYOND_NAME = 24
 """What a group's list of names takes for each of them beyond its letters, at most."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """For what is read from files, and nothing else.
+
+    :raises InputError: when a file is damaged where no single vector can be blamed.
+    """
+    try:
+        yield
+    except BROKEN_HDF5 as error:
+        raise InputError(
+            f"A file is damaged inside: {error}.", hint="Fetch it again; what was loaded is kept."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

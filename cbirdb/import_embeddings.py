@@ -7,7 +7,7 @@ slashes make groups), float32 and already L2-normalised. They are read as a stre
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -24,8 +24,10 @@ from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
 from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
+from cbirdb.db.image_locks import lock_images
 from cbirdb.errors import InputError
-from cbirdb.hdf5_vectors import BROKEN_HDF5, Leaf, count_leaves, first_dim, leaves, open_file, read_vectors
+from cbirdb.hdf5_vectors import Leaf, count_leaves, first_dim, leaves, open_file, read_vectors, reading
+from cbirdb.names import printable, problem_of_name
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
 from cbirdb.tally import EXAMPLES, FailureTally
@@ -52,6 +54,8 @@ class ImportSummary(FailureTally):
     """Images of the same datasets that have no vector, neither from these files nor from earlier."""
     erased: int = 0
     """Vectors of images whose patient has been erased: left out, and no failure names them."""
+    gone: int = 0
+    """Vectors of images that were removed while this ran."""
     first_unknown: list[str] = field(default_factory=list)
     first_missing: list[str] = field(default_factory=list)
 
@@ -88,30 +92,26 @@ def import_embeddings(
     for path in files:
         open_file(path).close()
     # One file at a time: HDF5 keeps some hundred megabytes for each that is open.
-    try:
-        with translated_errors():
-            check_datasets(connection, datasets)
+    with translated_errors():
+        check_datasets(connection, datasets)
+        with reading():
             dim = first_dim(files)
-            if spec is not None and spec["dim"] not in (dim, None) and find_encoder(connection, encoder) is None:
-                raise InputError(
-                    f"The vectors have {dim} dimensions, the encoder '{encoder}' makes {spec['dim']}.",
-                    hint="Check that the files belong to this encoder, or use another name.",
-                )
-            _check_names(connection, files, datasets)
-            stored = register_encoder(
-                connection, encoder, dim=dim, precision=precision,
-                spec=spec or {"name": encoder, "family": "imported", "dim": dim}, provenance={"source": "imported"},
-            )  # fmt: skip
-            run = _Import(connection, stored, datasets)
             total = sum(map(count_leaves, files))
-            with progress.task(f"importing {encoder}", total=total, unit="vectors") as task:
-                for path in files:
-                    run.file(path, task.advance)
-            run.count_missing()
-    except BROKEN_HDF5 as error:
-        raise InputError(
-            f"A file is damaged inside: {error}.", hint="Fetch it again; what was loaded is kept."
-        ) from error
+        if spec is not None and spec["dim"] not in (dim, None) and find_encoder(connection, encoder) is None:
+            raise InputError(
+                f"The vectors have {dim} dimensions, the encoder '{encoder}' makes {spec['dim']}.",
+                hint="Check that the files belong to this encoder, or use another name.",
+            )
+        _check_names(connection, files, datasets)
+        stored = register_encoder(
+            connection, encoder, dim=dim, precision=precision,
+            spec=spec or {"name": encoder, "family": "imported", "dim": dim}, provenance={"source": "imported"},
+        )  # fmt: skip
+        run = _Import(connection, stored, datasets)
+        with progress.task(f"importing {encoder}", total=total, unit="vectors") as task:
+            for path in files:
+                run.file(path, task.advance)
+        run.count_missing()
     return run.summary
 
 
@@ -124,11 +124,16 @@ def _check_names(connection: psycopg.Connection, files: Sequence[Path], datasets
         {"names": list(datasets) or None},
     ).fetchall()
     for path in files if twice else ():
-        with open_file(path) as file:
+        with reading(), open_file(path) as file:
             if any(isinstance(file.get(name), h5py.Dataset) for (name,) in twice):
                 raise InputError(
                     "Several datasets have images of the same name.", hint="Say which one is meant with --dataset."
                 )
+
+
+def _next(stream: Iterator[Leaf]) -> list[Leaf]:
+    with reading():
+        return list(islice(stream, BATCH))
 
 
 class _Import:
@@ -154,14 +159,15 @@ class _Import:
         """
         with open_file(path) as file:
             stream = leaves(file)
-            while batch := list(islice(stream, BATCH)):
+            while batch := _next(stream):
                 self._batch(file, batch)
                 advance(len(batch))
 
     def _batch(self, file: h5py.File, batch: Sequence[Leaf]) -> None:
         """Load one batch in one transaction. What is there already is not read again."""
-        images = self._images([leaf.name for leaf in batch])
-        erased = self._erased([leaf.name for leaf in batch if leaf.name not in images])
+        names = [leaf.name for leaf in batch if problem_of_name(leaf.name) is None]
+        images = self._images(names)
+        erased = self._erased([name for name in names if name not in images])
         self.summary.erased += len(erased)
         failures: list[Failure] = []
         known: list[Leaf] = []
@@ -173,15 +179,15 @@ class _Import:
                 continue
             self.summary.unknown += 1
             if len(self.summary.first_unknown) < EXAMPLES:
-                self.summary.first_unknown.append(leaf.name)
-            failures.append(Failure(leaf.name, "unknown image", "no image of the database has this name"))
+                self.summary.first_unknown.append(printable(leaf.name))
+            failures.append(Failure(printable(leaf.name), "unknown image", "no image of the database has this name"))
         there = self._already_there([images[leaf.name][0] for leaf in known])
         new = [leaf for leaf in known if images[leaf.name][0] not in there]
         vectors, problems = read_vectors(file, new, self._stored.dim)
-        failures += self._count(
+        failures += [
             Failure(new[position].name, "wrong vector", problem, images[new[position].name][1])
             for position, problem in problems.items()
-        )
+        ]
         self.summary.already_there += len(there)
         readable = [position for position in range(len(new)) if position not in problems]
         self._load([new[position].name for position in readable], vectors[readable], images, failures, batch)
@@ -225,30 +231,37 @@ class _Import:
         odd = np.flatnonzero(~(np.abs(row_norms(vectors) - 1) <= UNIT_NORM_TOLERANCE))
         scaled, has_direction = l2_normalize(vectors[odd])
         without = odd[~has_direction]
-        failures += self._count(
+        failures += [
             Failure(names[row], "no direction", f"the vector is {why_unusable(vectors[row])}", images[names[row]][1])
             for row in without.tolist()
-        )
+        ]
         vectors[odd] = scaled
         usable = np.ones(len(vectors), dtype=bool)
         usable[without] = False
-        ids = np.array([images[name][0] for name in names], dtype=np.int64)[usable]
+        ids = np.array([images[name][0] for name in names], dtype=np.int64)
         with self._connection.transaction():
+            gone = self._gone([images[name] for name in {*names, *(f.source for f in failures)} if name in images])
+            failures = [f for f in failures if f.source not in images or images[f.source][0] not in gone]
+            usable &= ~np.isin(ids, list(gone))
+            ids = ids[usable]
             added = copy_embeddings(self._connection, self._stored.table, ids, vectors[usable], self._stored.precision)
             record_failures(
                 self._connection, "import-embeddings", failures,
                 dataset_ids=self._touched, encoder_id=self._stored.encoder_id,
             )  # fmt: skip
             if self._may_resolve:
-                self._resolve({leaf.name for leaf in batch} - {f.source for f in failures}, images)
+                there = {leaf.name for leaf in batch if leaf.name in images and images[leaf.name][0] not in gone}
+                self._resolve(there - {f.source for f in failures}, images)
+        self.summary.count_failures([failure for failure in failures if failure.dataset is not None])
+        self.summary.gone += len(gone)
         self.summary.added += added
         self.summary.already_there += len(ids) - added  # another process was faster
-        self.summary.normalised += int(has_direction.sum())
+        self.summary.normalised += int((has_direction & usable[odd]).sum())
 
-    def _count(self, failures: Iterable[Failure]) -> list[Failure]:
-        counted = list(failures)
-        self.summary.count_failures(counted)
-        return counted
+    def _gone(self, images: Collection[tuple[int, str, int]]) -> set[int]:
+        """Ids of those that others have erased or dropped since they were looked up; the rest stay while this is written."""
+        ids = [image_id for image_id, _, _ in images]
+        return set(ids) - lock_images(self._connection, {dataset_id for *_, dataset_id in images}, ids)
 
     def _resolve(self, good: Collection[str], images: Mapping[str, tuple[int, str, int]]) -> None:
         """Settle what failed in an earlier import: as an image's vector, or as a name that was unknown then."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import psycopg
 
@@ -23,24 +23,23 @@ from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
 from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.connection import server_time, translated_errors
 from cbirdb.db.erasure import erased_sources
-from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.db.failures import record_failures, resolve_failures, resolve_gone, resolve_gone_lists
 from cbirdb.errors import InputError, PixelError
-from cbirdb.limits import IMAGE_TIMEOUT_S
-from cbirdb.pixels import inspect_file
+from cbirdb.file_looks import LookPool, look_pool, looks
+from cbirdb.limits import MAX_PIXELS
+from cbirdb.names import printable
 from cbirdb.progress import SILENT, Progress
 from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Missing, Split
 from cbirdb.tally import FailureTally
-from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
 
 log = logging.getLogger(__name__)
 
 BATCH_WITH_FILES = 256
 BATCH_WITHOUT_FILES = 5000
 T = TypeVar("T")
-_Pool: TypeAlias = "WorkerPool[Path, Look]"
 
 
 class MakePseudonyms(Protocol):
@@ -121,6 +120,7 @@ def ingest(
     options: ReadOptions | None = None,
     shares: SplitShares | None = None,
     limit: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     moved: bool = False,
     dry_run: bool = False,
     pseudonyms: MakePseudonyms | None = None,
@@ -130,6 +130,7 @@ def ingest(
 
     :param reader_name: name in ``datasets.registry.READERS``.
     :param limit: look at no more than this many items.
+    :param max_pixels: an image with more is a failure.
     :param moved: the dataset's folder lies elsewhere than at the last time.
     :param dry_run: read everything, write nothing that lasts.
     :param pseudonyms: gives those of patients; asked only for datasets that tell patients apart.
@@ -142,15 +143,17 @@ def ingest(
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
     with translated_errors(), progress.task("ingesting", total=total, unit="images") as task, whole:
+        began = server_time(connection)
         if source.tells_patients:
             run.check_pseudonyms()
         run.open_datasets(source.datasets)
-        with WorkerPool(_look, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__]) as pool:
+        with look_pool(max_pixels) as pool:
             for batch in batched(islice(source.items, limit), size):
                 run.batch(batch, pool)
                 task.advance(len(batch))
         if limit is None:
             run.resolve_lists(source.lists)
+            run.resolve_gone(source, began)
     return run.summary
 
 
@@ -178,6 +181,8 @@ class _Ingest:
         self._connection = connection
         self._reader = reader
         self._root = str(source.root) if source.root is not None else None
+        self._names_tell_images = source.names_tell_images
+        self._sources: dict[int, dict[str, str]] = {}
         self._shares = shares
         self._make_pseudonyms = pseudonyms
         self._pseudonyms: Pseudonyms | None = None
@@ -196,7 +201,7 @@ class _Ingest:
             for name in names:
                 self._dataset_id(name)
 
-    def batch(self, items: Sequence[DatasetItem], pool: _Pool) -> None:
+    def batch(self, items: Sequence[DatasetItem], pool: LookPool) -> None:
         """Look at the files of a batch and write it in one transaction."""
         failures: list[Failure] = []
         records: dict[str, list[ImageRecord]] = {}
@@ -231,6 +236,14 @@ class _Ingest:
         if mended:
             resolve_failures(self._connection, "ingest", None, mended)
 
+    def resolve_gone(self, source: Source, began: datetime) -> None:
+        """Mark failures of files, rows and lists that are no longer there, once everything has been looked at."""
+        if source.list_folder is not None:
+            resolve_gone_lists(self._connection, printable(str(source.list_folder)), began)
+        whole = bool(source.datasets) or source.list_folder is not None
+        if whole and not self._unread_lists:
+            resolve_gone(self._connection, self.summary.datasets.values(), began)
+
     def _is_repeated(self, record: ImageRecord) -> bool:
         key = hash((record.dataset, record.source))
         if key in self._seen:
@@ -245,13 +258,13 @@ class _Ingest:
             )
         return self.summary.datasets[name]
 
-    def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: _Pool) -> list[Failure]:
+    def _write(self, dataset_id: int, records: Sequence[ImageRecord], pool: LookPool) -> list[Failure]:
         records = self._without_erased(records)
-        stored = catalogue.stored_images(self._connection, dataset_id, [record.source for record in records])
-        looks = _looks(records, stored, pool)
+        records, stored = self._stored(dataset_id, records)
+        known = {source: image.row.facts for source, image in stored.items()}
         failures: list[Failure] = []
         rows: list[ImageRow] = []
-        for record, look in zip(records, looks, strict=True):
+        for record, look in zip(records, looks(records, known, pool), strict=True):
             if isinstance(look, PixelError):
                 if self._is_missing(record, look):
                     continue
@@ -265,6 +278,26 @@ class _Ingest:
         self.summary.unchanged += len(rows) - len(new) - len(changed)
         resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
         return failures
+
+    def _stored(
+        self, dataset_id: int, records: Sequence[ImageRecord]
+    ) -> tuple[Sequence[ImageRecord], dict[str, StoredImage]]:
+        """What is there already, by the records' sources; records without files take the sources that are there.
+
+        An image that lay in another folder, or came without its file, is found by its name where names tell images.
+        """
+        if not self._names_tell_images:
+            return records, catalogue.stored_images(self._connection, dataset_id, [r.source for r in records])
+        if dataset_id not in self._sources:
+            self._sources[dataset_id] = catalogue.sources_by_name(self._connection, dataset_id)
+        before = {
+            record.source: self._sources[dataset_id].get(record.source.rpartition("/")[2], record.source)
+            for record in records
+        }
+        records = [replace(r, source=before[r.source]) if r.path is None else r for r in records]
+        found = catalogue.stored_images(self._connection, dataset_id, [*before, *before.values()])
+        stored = {r.source: found.get(r.source) or found.get(before.get(r.source, "")) for r in records}
+        return records, {source: image for source, image in stored.items() if image is not None}
 
     def _without_erased(self, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
         """Without those of erased patients, whose files are not even looked at."""
@@ -337,7 +370,8 @@ class _Ingest:
         self.summary.duplicate += len(hashes) - len(set(hashes) - known)
 
     def _update(self, dataset_id: int, changed: Sequence[tuple[StoredImage, ImageRow]]) -> None:
-        for old, new in changed:
+        # In the order in which an encode locks images: each then waits for the other, and not both.
+        for old, new in sorted(changed, key=lambda pair: pair[0].image_id):
             catalogue.update_image(self._connection, dataset_id, old.image_id, new)
         self._labels.write(self._connection, {old.image_id: new.labels for old, new in changed})
         stale = [
@@ -348,41 +382,3 @@ class _Ingest:
         if stale:
             catalogue.forget_embeddings(self._connection, stale)
         self.summary.updated += len(changed)
-
-
-Look: TypeAlias = FileFacts | PixelError | None
-"""What a look at a file says. An error is a value here, so that it reaches the batch it belongs to."""
-
-
-def _looks(records: Sequence[ImageRecord], stored: Mapping[str, StoredImage], pool: _Pool) -> list[Look]:
-    """What is known about the records' files; reads those whose size and time do not say that they have not changed."""
-    looks: list[Look | Future[Look]] = []
-    for record in records:
-        before = stored.get(record.source)
-        facts = before.row.facts if before is not None else None
-        unread = record.path is None or (facts is not None and _same_file(record.path, facts))
-        looks.append(facts if unread or record.path is None else pool.submit(record.path))
-    return [_outcome(look) if isinstance(look, Future) else look for look in looks]
-
-
-def _look(path: Path) -> Look:
-    """What a worker process does with one file."""
-    try:
-        return inspect_file(path)
-    except PixelError as error:
-        return error
-
-
-def _outcome(future: Future[Look]) -> Look:
-    try:
-        return future.result()
-    except (WorkerDiedError, WorkerTimeoutError) as error:
-        return as_pixel_error(error)
-
-
-def _same_file(path: Path, facts: FileFacts) -> bool:
-    try:
-        now = path.stat()
-    except OSError:
-        return False
-    return (now.st_size, now.st_mtime_ns) == (facts.file_bytes, facts.modified_ns)

@@ -7,3 +7,5 @@ LARGEST_MAX_PIXELS = 178_956_970
 """Beyond it Pillow refuses by itself."""
 IMAGE_TIMEOUT_S = 60.0
 """Seconds that reading, decoding and preparing one image may take."""
+LARGEST_FILE = 2 << 30
+"""Bytes. A picture of ``LARGEST_MAX_PIXELS`` takes 1.4 GB at 64 bits each and without compression; files are read whole."""

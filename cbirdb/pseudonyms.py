@@ -10,12 +10,16 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cbirdb.errors import InputError
 
 KEY_BYTES = 32
 PSEUDONYM_BYTES = 16
+LONGEST_FILE = 1000
+"""Bytes that are read of a file that should hold a key."""
 
 
 class Pseudonyms:
@@ -38,13 +42,10 @@ class Pseudonyms:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                return cls(_key(path, path.read_text()))
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(KEY_BYTES) + "\n")
-            return cls(_key(path, path.read_text()))
+            if create and not path.exists():
+                _make(path)
+            with path.open("rb") as file:
+                return cls(_key(path, file.read(LONGEST_FILE)))
         except OSError as error:
             raise InputError(
                 f"The key of pseudonyms {path} cannot be read or made: {error.strerror}.",
@@ -64,9 +65,22 @@ class Pseudonyms:
         return hmac.digest(self._key, text.encode(), hashlib.sha256)[:PSEUDONYM_BYTES]
 
 
-def _key(path: Path, text: str) -> bytes:
+def _make(path: Path) -> None:
+    """Write a new key; where another process has just done so, leave that."""
+    # Whole or not at all: a process beside this one may read it at any moment.
+    descriptor, written = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # readable by its owner alone
     try:
-        key = bytes.fromhex(text.strip())
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(KEY_BYTES) + "\n")
+        with suppress(FileExistsError):
+            os.link(written, path)
+    finally:
+        Path(written).unlink()
+
+
+def _key(path: Path, content: bytes) -> bytes:
+    try:
+        key = bytes.fromhex(content.decode("ascii").strip())
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:

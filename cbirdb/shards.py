@@ -9,9 +9,9 @@ from cbirdb.errors import InputError
 from cbirdb.records import WHOLE, Shard
 
 LAUNCHERS = (
-    ("torchrun", "RANK", ("WORLD_SIZE",), "LOCAL_RANK"),
-    # A job's script itself is no task of a step; there, only the number of tasks of the whole job is known.
-    ("Slurm", "SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"), "SLURM_LOCALID"),
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    # Not SLURM_NTASKS: that is set in a job's script, too, which runs once and is no task of a step.
+    ("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 )
 """Name, and variables: number of this process, of how many, and which it is on its machine."""
 
@@ -35,9 +35,8 @@ def shard_of_process(environment: Mapping[str, str]) -> tuple[Shard, str | None]
 
     :raises InputError: when its variables make no sense.
     """
-    for launcher, number, counts, _ in LAUNCHERS:
-        count = next((name for name in counts if environment.get(name)), None)
-        if environment.get(number) and count is not None:
+    for launcher, number, count, _ in LAUNCHERS:
+        if environment.get(number) and environment.get(count):
             try:
                 shard = parse_shard(f"{environment[number]}/{environment[count]}")
             except InputError as error:
@@ -47,6 +46,13 @@ def shard_of_process(environment: Mapping[str, str]) -> tuple[Shard, str | None]
                 ) from error
             return (shard, launcher) if shard.count > 1 else (WHOLE, None)
     return WHOLE, None
+
+
+def tasks_without_step(environment: Mapping[str, str]) -> int | None:
+    """Tasks of the Slurm job whose script runs this process by itself, without srun; None where that is not so."""
+    tasks = environment.get("SLURM_NTASKS", "")
+    in_script = environment.get("SLURM_PROCID") and not environment.get("SLURM_STEP_NUM_TASKS")
+    return int(tasks) if in_script and re.fullmatch("[0-9]{1,9}", tasks) and int(tasks) > 1 else None
 
 
 def device_of_process(device: str, environment: Mapping[str, str]) -> str:

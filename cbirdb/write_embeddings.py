@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import PendingImage, StoredEncoder
 from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.db.image_locks import lock_images
 from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.errors import PixelError
 from cbirdb.records import Failure
@@ -33,6 +34,8 @@ class EncodeSummary(FailureTally):
     encoded: int = 0
     already_there: int = 0
     without_file: int = 0
+    changed: int = 0
+    """Images whose file was replaced, or that were removed, while they were encoded: nothing is written of them."""
 
     def row(self) -> dict[str, object]:
         """The row that the command line prints."""
@@ -95,12 +98,24 @@ class EmbeddingWriter:
         for image, row, is_usable in zip(batch.images, batch.raw, usable, strict=True):
             if not is_usable:
                 failures.append((image, "no direction", f"the embedding is a {why_unusable(row)}"))
-        added = self._connection.run(
+        written = self._connection.run(
             lambda connection: _store(connection, batch.stored, good, embeddings[usable], failures)
         )
-        batch.summary.encoded += added
-        batch.summary.already_there += len(good) - added
-        batch.summary.count_failures(_records(failures))
+        batch.summary.encoded += written.added
+        batch.summary.already_there += len(written.images) - written.added
+        batch.summary.changed += len(good) + len(failures) - len(written.images) - len(written.failures)
+        batch.summary.count_failures(written.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What of a batch is in the database: all but what concerns images that have changed or are gone."""
+
+    images: Sequence[PendingImage]
+    """That have an embedding now."""
+    added: int
+    """Those of them that had none before."""
+    failures: Sequence[Failure]
 
 
 def _records(failures: Sequence[tuple[PendingImage, str, str]]) -> list[Failure]:
@@ -113,14 +128,29 @@ def _store(
     images: Sequence[PendingImage],
     embeddings: NDArray[np.float32],
     failures: Sequence[tuple[PendingImage, str, str]],
-) -> int:
-    """Write embeddings and failures in one transaction; returns the number of embeddings that were not there yet."""
+) -> _Written:
+    """Write embeddings and failures in one transaction, of images that are what they were when they were read."""
     with connection.transaction():
+        same = _unchanged(connection, [*images, *(image for image, _, _ in failures)])
+        kept = [row for row, image in enumerate(images) if image.image_id in same]
+        images = [images[row] for row in kept]
+        failures = [failure for failure in failures if failure[0].image_id in same]
         ids = np.array([image.image_id for image in images], dtype=np.int64)
-        added = copy_embeddings(connection, stored.table, ids, embeddings, stored.precision)
+        added = copy_embeddings(connection, stored.table, ids, embeddings[kept], stored.precision)
         for dataset_id in {image.dataset_id for image in images}:
             sources = [image.source for image in images if image.dataset_id == dataset_id]
             resolve_failures(connection, "encode", dataset_id, sources, encoder_id=stored.encoder_id)
         datasets = {image.dataset: image.dataset_id for image, _, _ in failures}
-        record_failures(connection, "encode", _records(failures), dataset_ids=datasets, encoder_id=stored.encoder_id)
-    return added
+        records = _records(failures)
+        record_failures(connection, "encode", records, dataset_ids=datasets, encoder_id=stored.encoder_id)
+    return _Written(images, added, records)
+
+
+def _unchanged(connection: psycopg.Connection, images: Sequence[PendingImage]) -> set[int]:
+    """Ids of the images whose file is still the one that was read, as far as the catalogue knows."""
+    return lock_images(
+        connection,
+        {image.dataset_id for image in images},
+        [image.image_id for image in images],
+        [image.sha256 for image in images],
+    )

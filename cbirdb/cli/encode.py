@@ -14,13 +14,14 @@ from cbirdb.cli.options import (
     device_option,
     dtype_option,
     format_option,
+    max_pixels_option,
     pass_context,
     precision_option,
     weights_option,
 )
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
-from cbirdb.limits import IMAGE_TIMEOUT_S, LARGEST_MAX_PIXELS, MAX_PIXELS
+from cbirdb.limits import IMAGE_TIMEOUT_S
 from cbirdb.records import Precision
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ if TYPE_CHECKING:
     "--image-timeout", type=click.FloatRange(min=0, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
     help="An image whose decoder takes longer is a failure.",
 )  # fmt: skip
-@click.option(
-    "--max-pixels", type=click.IntRange(1, LARGEST_MAX_PIXELS), default=MAX_PIXELS, metavar="N",
-    help="An image with more pixels is a failure.",
-)  # fmt: skip
+@max_pixels_option
 @format_option
 @pass_context
 def encode(
@@ -101,13 +99,18 @@ def encode(
             progress.note(line)
         if summary.without_file:
             progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
+        if summary.changed:
+            progress.note(
+                f"{summary.changed:,} were replaced or removed while {summary.encoder} encoded them; what there is of"
+                " them now: run the same command again."
+            )
         _tell_batch(encoder, progress)
     write_rows([summary.row() for summary in summaries], output_format)
     return int(ExitCode.PARTIAL if any(summary.failed for summary in summaries) else ExitCode.OK)
 
 
 def _shard(given: str | None, progress: Progress) -> Shard:
-    from cbirdb.shards import parse_shard, shard_of_process
+    from cbirdb.shards import parse_shard, shard_of_process, tasks_without_step
 
     if given is not None:
         return parse_shard(given)
@@ -115,6 +118,11 @@ def _shard(given: str | None, progress: Progress) -> Shard:
     if launcher is not None:
         progress.note(
             f"This is shard {shard.index}/{shard.count}, as {launcher} says; the others have the other images."
+        )
+    elif tasks := tasks_without_step(os.environ):
+        progress.note(
+            f"This takes all images: Slurm's job has {tasks} tasks, but its script runs once. To share them: srun cbirdb"
+            " encode ..."
         )
     return shard
 

@@ -124,7 +124,7 @@ def add(
 @format_option
 @pass_context
 def fetch(context: Context, names: tuple[str, ...], to: Path | None, output_format: str) -> None:
-    """Bring everything that encoders need from the internet: configuration, weights, the text side's tokenizer.
+    """Bring everything that encoding images takes from the internet: configuration and weights.
 
     For machines without internet, fetch with --to on another one, carry the folder over, and pass it as --weights.
     """

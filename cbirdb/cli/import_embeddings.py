@@ -47,6 +47,8 @@ def import_embeddings(
         )
     if summary.erased:
         progress.note(f"{summary.erased:,} left out: erased patient.")
+    if summary.gone:
+        progress.note(f"{summary.gone:,} left out: their image was removed meanwhile.")
     if summary.missing:
         progress.note(
             f"{summary.missing:,} images of the same datasets have no vector, such as {', '.join(summary.first_missing)}."

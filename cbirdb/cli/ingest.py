@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.options import Context, format_option, max_pixels_option, pass_context
 from cbirdb.cli.output import write_parts, write_rows
 from cbirdb.errors import ExitCode, InputError
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--anatomic-region", help="Anatomic region of all images.")
 @click.option("--label-pattern", metavar="REGEX", help="Label from the path, by a group named 'label'.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Look at no more than N images.")
+@max_pixels_option
 @click.option("--moved", is_flag=True, help="The dataset is the same, its folder lies elsewhere now.")
 @click.option("--dry-run", is_flag=True, help="Read everything, write nothing.")
 @format_option
@@ -52,6 +53,7 @@ def ingest(
     anatomic_region: str | None,
     label_pattern: str | None,
     limit: int | None,
+    max_pixels: int,
     moved: bool,
     dry_run: bool,
     output_format: str,
@@ -81,8 +83,8 @@ def ingest(
     progress = context.progress()
     with context.open_database() as connection:
         summary = run(
-            connection, dataset, path, options=options, shares=shares, limit=limit, moved=moved, dry_run=dry_run,
-            pseudonyms=pseudonyms, progress=progress,
+            connection, dataset, path, options=options, shares=shares, limit=limit, max_pixels=max_pixels,
+            moved=moved, dry_run=dry_run, pseudonyms=pseudonyms, progress=progress,
         )  # fmt: skip
     for line in _remarks(summary, dry_run=dry_run):
         progress.note(line)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cbirdb.config import Settings
+from cbirdb.limits import LARGEST_MAX_PIXELS, MAX_PIXELS
 from cbirdb.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -124,6 +125,14 @@ def precision_option(function: F) -> F:
         type=click.Choice(["half", "single"]),
         help="Stored as 16-bit or 32-bit floats.  [default: half for a new encoder]",
     )(function)
+
+
+def max_pixels_option(function: F) -> F:
+    """``--max-pixels`` of what is decoded; `ingest` and `encode` both have it."""
+    return click.option(
+        "--max-pixels", type=click.IntRange(1, LARGEST_MAX_PIXELS), default=MAX_PIXELS, metavar="N",
+        help="An image with more pixels is a failure; larger ones need it at `ingest` and at `encode`.",
+    )(function)  # fmt: skip
 
 
 def weights_option(function: F) -> F:

@@ -38,9 +38,13 @@ class Source:
     """Number of items that ``items`` will yield."""
     items: Iterator[DatasetItem]
     lists: tuple[str, ...] = ()
+    """Files that name the images (CSV files), as a ``Failure`` of such a file would name it."""
     tells_patients: bool = False
     """Whether records name patients, for whose pseudonyms a key is needed."""
-    """Files that name the images (CSV files), as a ``Failure`` of such a file would name it."""
+    list_folder: Path | None = None
+    """Folder all of whose lists are read; None: a list that was read earlier may be there still."""
+    names_tell_images: bool = False
+    """Whether a file's name alone tells which image it is, so that the same name in another folder is the same image."""
 
 
 class DatasetReader(Protocol):

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows
 from cbirdb.datasets.layout import existing_folder, first_problem, label_values, require
+from cbirdb.errors import InputError
 from cbirdb.records import DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
 OBSERVATIONS = (
@@ -41,7 +42,7 @@ class ChexpertReader:
             return False
         try:
             _, row = next(read_rows(table, ("Path",)))
-        except (StopIteration, OSError, ValueError):
+        except (StopIteration, InputError):  # somebody else's train.csv
             return False
         return STUDY_PATH.search(row["Path"]) is not None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -24,8 +26,11 @@ def find_file(folder: Path, *patterns: str) -> Path | None:
 
 
 def count_rows(path: Path) -> int:
-    """Lines below the header."""
-    with _open(path) as lines:
+    """Lines below the header.
+
+    :raises InputError: when the file cannot be read to its end.
+    """
+    with _to_its_end(path), _open(path) as lines:
         return max(0, sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(1 << 20), b"")) - 1)
 
 
@@ -33,18 +38,23 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]]) -> Iterator[
     """Line number and row, as a dictionary of the columns that were asked for and of all others there are.
 
     :param columns: names that must be there; of a tuple any one, and the row has it by the first name.
-    :raises InputError: naming columns that are missing, or when the file cannot be read to its end.
+    :raises InputError: naming columns that are missing or that stand twice, or when the file cannot be read to its end.
     """
+    with _to_its_end(path), _open(path) as raw:
+        reader = csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig", newline=""))
+        other = _other_names(path, list(reader.fieldnames or []), columns)
+        for row in reader:
+            values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+            for name, found in other.items():
+                values[name] = values[found]
+            yield reader.line_num, values
+
+
+@contextmanager
+def _to_its_end(path: Path) -> Iterator[None]:
     try:
-        with _open(path) as raw:
-            reader = csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig", newline=""))
-            other = _other_names(path, list(reader.fieldnames or []), columns)
-            for row in reader:
-                values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-                for name, found in other.items():
-                    values[name] = values[found]
-                yield reader.line_num, values
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        yield
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise InputError(f"{path} cannot be read to its end: {error}.", hint="Fetch it again.") from error
 
 
@@ -65,5 +75,8 @@ def _other_names(path: Path, header: list[str], columns: Sequence[str | tuple[st
             f"{path} has no column {', '.join(missing)}.",
             hint=f"Its columns are: {found or 'none, it is empty'}.",
         )
+    twice = [name for names in choices for name in names if header.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} has the column {twice[0]} twice.", hint="Remove or rename one of the two.")
     present = {names[0]: next(name for name in names if name in header) for names in choices}
     return {name: found for name, found in present.items() if name != found}

@@ -61,6 +61,7 @@ class Nih14Reader:
             items(),
             (str(table),),
             tells_patients=True,
+            names_tell_images=True,
         )
 
 

@@ -14,13 +14,12 @@ from typing import TypeAlias
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.errors import InputError
+from cbirdb.names import LONGEST_NAME
 from cbirdb.records import NEGATIVE, SPLITS, DatasetItem, Failure, ImageRecord, Split
 
 COLUMNS = ("filepath", "dataset", "split", "modality", "anatomic_region")
 ZEROS = frozenset(("0", "0.0", ""))
 """How nearly all of the up to 185 label cells of a row are written; anything else is parsed, which is slower."""
-LONGEST_NAME = 2000
-"""Bytes; PostgreSQL's indexes hold no more than about 2,700."""
 Row: TypeAlias = dict[str | None, str | None]
 SPLIT_NAMES: dict[str, Split] = {split: split for split in SPLITS} | {
     "validate": "val",
@@ -61,7 +60,14 @@ class PaperCsvReader:
             for file in files:
                 yield from _read_file(file, root, options)
 
-        return Source(datasets=(), root=root, total=total, items=items(), lists=tuple(map(str, files)))
+        return Source(
+            datasets=(),
+            root=root,
+            total=total,
+            items=items(),
+            lists=tuple(map(str, files)),
+            list_folder=files[0].parent if path.is_dir() else None,
+        )
 
 
 def _csv_files(path: Path) -> list[Path]:

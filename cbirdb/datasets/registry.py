@@ -11,6 +11,7 @@ from cbirdb.datasets.mimic_cxr import MimicCxrReader
 from cbirdb.datasets.nih14 import Nih14Reader
 from cbirdb.datasets.paper_csv import PaperCsvReader
 from cbirdb.datasets.radimagenet import RadImageNetReader
+from cbirdb.datasets.storable import storable
 from cbirdb.errors import InputError, UnknownNameError
 
 READERS: dict[str, DatasetReader] = {
@@ -41,7 +42,8 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
     """What a reader finds at a path.
 
     :raises UnknownNameError: when there is no such reader.
-    :raises InputError: when the path does not hold such a dataset; where it holds another one, naming that.
+    :raises InputError: when the path does not hold such a dataset; where it holds another one, naming that;
+        when a name of it cannot be stored.
     """
     reader = get_reader(name)
     if path.is_dir() and not reader.recognises(path):
@@ -50,4 +52,4 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
             raise InputError(
                 f"{path} holds {other.title}, not {reader.title}.", hint=f"Run: cbirdb ingest {other.name} {path}"
             )
-    return reader.open(path, options)
+    return storable(reader.open(path, options))

@@ -109,6 +109,14 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
     return images
 
 
+def sources_by_name(connection: psycopg.Connection, dataset_id: int) -> dict[str, str]:
+    """The source of each image of a dataset by its file's name, whatever folder it lies in."""
+    found = connection.execute(
+        "SELECT source FROM cbir.image WHERE dataset_id = %s AND frame = 0 ORDER BY image_id", [dataset_id]
+    )
+    return {source.rpartition("/")[2]: source for (source,) in found}
+
+
 def count_images(connection: psycopg.Connection, datasets: Sequence[str], shard: Shard = WHOLE) -> int:
     """Number of images of these datasets (of all when none is named) in this shard."""
     row = connection.execute(
@@ -137,11 +145,18 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
 
     :raises InputError: when they were made with another.
     """
-    connection.execute(
-        "INSERT INTO cbir.pseudonym_key (fingerprint) SELECT %s WHERE NOT EXISTS (SELECT FROM cbir.pseudonym_key)",
-        [fingerprint],
-    )
-    row = connection.execute("SELECT fingerprint FROM cbir.pseudonym_key").fetchone()
+    query = "SELECT fingerprint FROM cbir.pseudonym_key"
+    row = connection.execute(query).fetchone()
+    if row is None:
+        with connection.transaction():
+            # Two first ingests at once: the later one waits, and then sees the key of the other.
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('cbirdb pseudonym key', 0))")
+            connection.execute(
+                "INSERT INTO cbir.pseudonym_key (fingerprint)"
+                " SELECT %s WHERE NOT EXISTS (SELECT FROM cbir.pseudonym_key)",
+                [fingerprint],
+            )
+            row = connection.execute(query).fetchone()
     if row is None or row[0] != fingerprint:
         raise InputError(
             "The patients of this database got their pseudonyms with another key, so that the same patient would appear"
@@ -253,13 +268,13 @@ def update_image(connection: psycopg.Connection, dataset_id: int, image_id: int,
     ((patient_id, study_id),) = _write_people(connection, dataset_id, [row])
     connection.execute(
         """
-        UPDATE cbir.image SET split = %s, modality = %s, anatomic_region = %s,
+        UPDATE cbir.image SET source = %s, split = %s, modality = %s, anatomic_region = %s,
             sha256 = %s, width = %s, height = %s, file_bytes = %s, file_modified_ns = %s,
             view = %s, patient_id = %s, study_id = %s
         WHERE image_id = %s
         """,
         [
-            row.split, row.modality, row.anatomic_region,
+            row.source, row.split, row.modality, row.anatomic_region,
             *((facts.sha256, facts.width, facts.height, facts.file_bytes, facts.modified_ns) if facts else [None] * 5),
             row.view, patient_id, study_id, image_id,
         ],

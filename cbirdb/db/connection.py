@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import psycopg
 
@@ -91,6 +92,14 @@ def see_extension(connection: psycopg.Connection) -> None:
         WHERE x.extname = 'vector'
         """
     )
+
+
+def server_time(connection: psycopg.Connection) -> datetime:
+    """The server's clock, as this transaction's rows have it."""
+    row = connection.execute("SELECT now()").fetchone()
+    if row is None:
+        raise DatabaseError("The server does not tell the time.")
+    return row[0]  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Literal
 
 import psycopg
@@ -67,6 +68,35 @@ def resolve_failures(
           AND encoder_id IS NOT DISTINCT FROM %s
         """,
         [stage, dataset_id, list(sources), encoder_id],
+    )
+
+
+def resolve_gone(connection: psycopg.Connection, dataset_ids: Collection[int], before: datetime) -> None:
+    """Mark failures of an ingest that a later one, of all that the datasets have, did not meet again.
+
+    :param before: when that one began, by the server's clock.
+    """
+    # What lies in a folder that could not be listed was not met, and may be there as it was.
+    connection.execute(
+        """
+        UPDATE cbir.failure AS f SET resolved = TRUE
+        WHERE f.stage = 'ingest' AND f.dataset_id = ANY(%(datasets)s) AND NOT f.resolved AND f.last_at < %(before)s
+          AND NOT EXISTS (
+              SELECT FROM cbir.failure AS u
+              WHERE u.stage = 'ingest' AND u.dataset_id = f.dataset_id AND u.last_at >= %(before)s
+                AND u.reason = 'unreadable' AND (u.source = '.' OR starts_with(f.source, u.source || '/'))
+          )
+        """,
+        {"datasets": list(dataset_ids), "before": before},
+    )
+
+
+def resolve_gone_lists(connection: psycopg.Connection, folder: str, before: datetime) -> None:
+    """The same for lists of a folder, which belong to no dataset."""
+    connection.execute(
+        "UPDATE cbir.failure SET resolved = TRUE WHERE stage = 'ingest' AND dataset_id IS NULL AND NOT resolved"
+        " AND starts_with(source, %s) AND last_at < %s",
+        [f"{folder.rstrip('/')}/", before],
     )
 
 

@@ -22,7 +22,8 @@ class LostConnectionError(Exception):
 
 
 class ReconnectingConnection:
-    """Does pieces of work on a connection, and each again on a new one when the connection is lost in the middle.
+    """Does pieces of work on a connection, and each again: on a new one when the connection is lost in the middle, on
+    the same when the server has stopped the work because it and another's were waiting for each other.
 
     A piece is one transaction, or reads only, and may run twice: where the connection breaks while it commits, nobody
     knows whether it did.
@@ -52,7 +53,9 @@ class ReconnectingConnection:
         :raises DatabaseError: when the server has been gone for longer than the patience.
         """
         tries = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((LostConnectionError, UnreachableError)),
+            retry=tenacity.retry_if_exception_type(
+                (LostConnectionError, UnreachableError, psycopg.errors.DeadlockDetected)
+            ),
             stop=tenacity.stop_after_delay(0 if self._given_up else self._patience_s),
             wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
             before_sleep=self._tell,
@@ -90,5 +93,7 @@ class ReconnectingConnection:
 
     def _tell(self, state: tenacity.RetryCallState) -> None:
         # The first try only: after that, it is the same outage.
-        if state.attempt_number == 1 and state.next_action is not None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        lost = isinstance(error, (LostConnectionError, UnreachableError))
+        if lost and state.attempt_number == 1 and state.next_action is not None:
             self._note(f"The connection to the server was lost; trying again for up to {self._patience_s:.0f} seconds.")

@@ -101,6 +101,11 @@ def find_weights(spec: EncoderSpec, folder: Path, files: WeightFiles) -> Path:
     for name in files.weights:
         if (folder / name).is_file():
             return folder / name
+    if parts := sorted(folder.glob("*.index.json")):
+        raise EncoderError(
+            f"The weights in {folder} are split into several files ({parts[0].name}), which cbirdb does not read.",
+            hint="Save them as one: model.save_pretrained(FOLDER, max_shard_size='100GB').",
+        )
     either = "neither " if len(files.weights) > 1 else "no "
     raise unfit(spec, f"The folder {folder} has no weights: {either}{' nor '.join(files.weights)}.")
 

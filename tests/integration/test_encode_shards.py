@@ -93,9 +93,8 @@ def test_failures_and_images_without_file_are_counted_by_the_shard_they_belong_t
     [
         ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, "torchrun"),
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}, "Slurm"),
-        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "4"}, "Slurm"),
     ],
-    ids=["torchrun", "step", "job"],
+    ids=["torchrun", "step"],
 )
 def test_a_launchers_variables_choose_the_shard_and_it_is_said(
     cli: Cli, ingested: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], launcher: str
@@ -106,6 +105,17 @@ def test_a_launchers_variables_choose_the_shard_and_it_is_said(
     assert (outcome.code, outcome.rows[0]["encoded"]) == (0, 5)
     assert f"This is shard 1/4, as {launcher} says" in outcome.err
     assert len(outcome.err.splitlines()) == 1
+
+
+def test_a_slurm_script_without_srun_takes_all_images_and_says_how_to_share_them(
+    cli: Cli, ingested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    outcome = sharded(cli)
+    assert (outcome.code, outcome.rows[0]["encoded"]) == (0, 20)
+    assert "This takes all images: Slurm's job has 4 tasks" in outcome.err
+    assert "srun cbirdb encode" in outcome.err
 
 
 def test_what_the_user_says_wins_over_the_launcher(cli: Cli, ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:

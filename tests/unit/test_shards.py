@@ -6,7 +6,7 @@ import pytest
 
 from cbirdb.errors import InputError
 from cbirdb.records import WHOLE, Shard
-from cbirdb.shards import device_of_process, parse_shard, shard_of_process
+from cbirdb.shards import device_of_process, parse_shard, shard_of_process, tasks_without_step
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,8 @@ def test_what_is_no_shard_is_one_sentence(text: str) -> None:
         ({"WORLD_SIZE": "4"}, (WHOLE, None)),
         ({"RANK": "", "WORLD_SIZE": ""}, (WHOLE, None)),
         ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "3"}, (Shard(2, 3), "Slurm")),
-        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}, (Shard(2, 3), "Slurm")),
+        # The script of a job, without srun: it runs once, whatever number of tasks the job has.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}, (WHOLE, None)),
         # A step of fewer tasks than its job.
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "8"}, (Shard(1, 2), "Slurm")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, (WHOLE, None)),
@@ -56,13 +57,29 @@ def test_a_launcher_says_the_shard(environment: dict[str, str], expected: tuple[
 
 
 @pytest.mark.parametrize(
+    ("environment", "tasks"),
+    [
+        ({}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 4),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "x"}, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_NTASKS": "4"}, None),
+    ],
+    ids=str,
+)
+def test_a_jobs_script_is_told_from_a_task_of_a_step(environment: dict[str, str], tasks: int | None) -> None:
+    assert tasks_without_step(environment) == tasks
+
+
+@pytest.mark.parametrize(
     ("environment", "words"),
     [
         ({"RANK": "4", "WORLD_SIZE": "4"}, "torchrun set RANK=4 and WORLD_SIZE=4"),
         ({"RANK": "-1", "WORLD_SIZE": "4"}, "torchrun set RANK=-1"),
         ({"RANK": "a", "WORLD_SIZE": "b"}, "torchrun set RANK=a and WORLD_SIZE=b"),
         ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
-        ({"SLURM_PROCID": "9", "SLURM_NTASKS": "3"}, "Slurm set SLURM_PROCID=9 and SLURM_NTASKS=3"),
+        ({"SLURM_PROCID": "9", "SLURM_STEP_NUM_TASKS": "3"}, "Slurm set SLURM_PROCID=9 and SLURM_STEP_NUM_TASKS=3"),
     ],
     ids=str,
 )

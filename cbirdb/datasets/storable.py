@@ -1,0 +1,53 @@
+"""What the database cannot hold becomes a failure, so that one damaged name does not end a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cbirdb.datasets.base import Source
+from cbirdb.errors import InputError
+from cbirdb.names import printable, problem_of_name
+from cbirdb.records import DatasetItem, Failure, ImageRecord
+
+
+def storable(source: Source) -> Source:
+    """The same, but for items whose texts the database cannot hold: they are failures.
+
+    :raises InputError: when it cannot hold the name of a dataset or of the folder.
+    """
+    for name in source.datasets:
+        if problem := problem_of_name(name):
+            raise InputError(
+                f"'{printable(name)}' cannot name a dataset: {problem[1]}.", hint="Give it another --name."
+            )
+    if source.root is not None and (problem := problem_of_name(str(source.root))):
+        raise InputError(
+            f"The name of the folder {printable(str(source.root))} cannot be stored: {problem[1]}.",
+            hint="Rename it, or make a link with another name.",
+        )
+    return replace(source, items=map(_storable, source.items), lists=tuple(map(printable, source.lists)))
+
+
+def _storable(item: DatasetItem) -> DatasetItem:
+    if isinstance(item, Failure):
+        return replace(item, source=printable(item.source))
+    if isinstance(item, ImageRecord):
+        for what, text in _texts(item):
+            if problem := problem_of_name(text):
+                reason, detail = problem
+                return Failure(printable(item.source), reason, f"{detail} in its {what}", item.dataset)
+    return item
+
+
+def _texts(record: ImageRecord) -> Iterator[tuple[str, str]]:
+    yield "name", record.source
+    for label in record.labels:
+        yield "label", label
+    if record.patient is not None:
+        yield "patient", record.patient.key
+    if record.study is not None:
+        yield "study", record.study.key
+    yield "modality", record.modality or ""
+    yield "anatomic region", record.anatomic_region or ""
+    yield "view", record.view or ""

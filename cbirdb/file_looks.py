@@ -1,0 +1,63 @@
+"""One look at each file that may have changed, in worker processes: its hash, its size, and whether it decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from cbirdb.errors import PixelError
+from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
+from cbirdb.pixels import inspect_file
+from cbirdb.records import FileFacts, ImageRecord
+from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
+
+Look: TypeAlias = FileFacts | PixelError | None
+"""What a look at a file says. An error is a value here, so that it reaches the batch it belongs to."""
+LookPool: TypeAlias = "WorkerPool[Path, Look]"
+
+
+def look_pool(max_pixels: int) -> LookPool:
+    """The worker processes; a context manager."""
+    function = partial(look, max_pixels=max_pixels)
+    return WorkerPool(function, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__])
+
+
+def looks(records: Sequence[ImageRecord], known: Mapping[str, FileFacts | None], pool: LookPool) -> list[Look]:
+    """What is known about the records' files; reads those whose size and time do not say that they have not changed.
+
+    :param known: what is stored, by source.
+    """
+    found: list[Look | Future[Look]] = []
+    for record in records:
+        facts = known.get(record.source)
+        unread = record.path is None or (facts is not None and _same_file(record.path, facts))
+        found.append(facts if unread or record.path is None else pool.submit(record.path))
+    return [_outcome(one) if isinstance(one, Future) else one for one in found]
+
+
+def look(path: Path, max_pixels: int = MAX_PIXELS) -> Look:
+    """What a worker process does with one file."""
+    try:
+        return inspect_file(path, max_pixels)
+    except PixelError as error:
+        return error
+    except MemoryError:
+        return PixelError("too large", "there is not memory enough to decode it")
+
+
+def _outcome(future: Future[Look]) -> Look:
+    try:
+        return future.result()
+    except (WorkerDiedError, WorkerTimeoutError) as error:
+        return as_pixel_error(error)
+
+
+def _same_file(path: Path, facts: FileFacts) -> bool:
+    try:
+        now = path.stat()
+    except OSError:
+        return False
+    return (now.st_size, now.st_mtime_ns) == (facts.file_bytes, facts.modified_ns)

@@ -1,0 +1,30 @@
+"""What the database can hold as a name, and how to show what it cannot."""
+
+from __future__ import annotations
+
+LONGEST_NAME = 2000
+"""Bytes; PostgreSQL's indexes hold no more than about 2,700."""
+SHOWN = 200
+"""Characters that are shown of each end of a longer one."""
+
+
+def problem_of_name(name: str) -> tuple[str, str] | None:
+    """Reason and detail for which the database cannot hold it; None where it can."""
+    if "\0" in name:
+        return "wrong characters", "a NUL character"
+    if name.isascii():
+        size = len(name)
+    else:
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:
+            return "wrong characters", "bytes that are not UTF-8"
+    return ("too long", f"{size:,} bytes, more than {LONGEST_NAME:,}") if size > LONGEST_NAME else None
+
+
+def printable(name: str) -> str:
+    """The name itself where the database can hold it; else with escapes, and its middle left out where it is long."""
+    if problem_of_name(name) is None:
+        return name
+    text = name.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    return f"{text[:SHOWN]}...{text[-SHOWN:]}" if len(text.encode()) > LONGEST_NAME else text

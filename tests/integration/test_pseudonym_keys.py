@@ -1,0 +1,66 @@
+"""The key of the pseudonyms: one to a database, whoever comes first, and whole whenever somebody reads it."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cbirdb.db.catalogue import check_pseudonym_key
+from cbirdb.errors import InputError
+from cbirdb.pseudonyms import Pseudonyms
+from tests.conftest import Outcome, picture_bytes
+from tests.official_layouts import write_nih14
+
+Cli = Callable[..., Outcome]
+
+
+def test_of_two_first_ingests_at_once_with_different_keys_one_is_refused(
+    dsn: str, connection: psycopg.Connection
+) -> None:
+    with psycopg.connect(dsn, autocommit=True) as first, psycopg.connect(dsn, autocommit=True) as second:
+        refused: list[InputError] = []
+
+        def check() -> None:
+            try:
+                check_pseudonym_key(second, "b" * 32)
+            except InputError as error:
+                refused.append(error)
+
+        with first.transaction():
+            check_pseudonym_key(first, "a" * 32)
+            other = threading.Thread(target=check)
+            other.start()
+            other.join(timeout=1)  # it either waits, or has taken its own key for the first
+        other.join()
+    assert connection.execute("SELECT fingerprint FROM cbir.pseudonym_key").fetchall() == [("a" * 32,)]
+    assert len(refused) == 1
+
+
+def test_processes_that_make_the_key_at_once_all_have_the_same(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / f"{number}.key"
+        with ThreadPoolExecutor(8) as threads:
+            made = list(threads.map(lambda _, path=path: Pseudonyms.from_file(path, create=True).fingerprint, range(8)))
+        assert len(set(made)) == 1
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(list(tmp_path.iterdir())) == 20, "something is left beside the keys"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [picture_bytes(1, file_format="JPEG"), b"", b"ab", b"x" * 64, b"00" * 5000, "é".encode() * 32],
+    ids=["picture", "nothing", "short", "letters", "long", "accents"],
+)
+def test_a_file_that_is_no_key_is_one_sentence(cli: Cli, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "some.jpeg"
+    path.write_bytes(content)
+    outcome = cli("ingest", "nih14", write_nih14(tmp_path / "nih"), "--pseudonym-key", path)
+    assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
+    assert f"{path} is not a key of pseudonyms" in outcome.err
+    assert path.read_bytes() == content
