@@ -39,6 +39,10 @@ BEGIN
             HINT = 'Search in a transaction that may write, on the primary server; an administrator can switch the audit'
             ' off: UPDATE cbir.setting SET enabled = FALSE WHERE name = ''audit'';';
     END IF;
+    IF (record_search.filter).image_ids IS NOT NULL THEN
+        -- One plain list, whatever dimensions and NULLs it was given with: they change nothing of a search.
+        record_search.filter.image_ids := array_remove(ARRAY(SELECT unnest((record_search.filter).image_ids)), NULL);
+    END IF;
     INSERT INTO cbir.search_audit (
         login, role, purpose, function, encoder, query_image_id, k, filter, mode, returned
     )
