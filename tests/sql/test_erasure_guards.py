@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.migrate import upgrade
 from tests.conftest import Logins
 from tests.sql.test_similar_images import Picture, fill
 
@@ -77,3 +79,47 @@ def test_rows_of_older_versions_are_redacted_however_deep_the_ids_lie(
     )
     assert erase(owner, "p1")["search_audit_redacted"] == (erased > 0)
     assert audited(owner) == [(None, {"image_ids": left, "label": "a"}, [], erased)]
+
+
+TRIGGERS = {
+    "note_setting": ("setting (name text, enabled boolean)", "INSERT", "('audit', FALSE)"),
+    "refuse_erased": ("patient (dataset_id bigint, pseudonym text)", "INSERT", "(1, 'p1')"),
+    "guard_audit": ("search_audit (LIKE cbir.setting)", "DELETE", "('audit', FALSE, now(), 'x')"),
+}
+
+
+@pytest.mark.parametrize("who", ["reader", "ingest", "admin"])
+@pytest.mark.parametrize("function", TRIGGERS)
+def test_nobody_hangs_a_trigger_function_on_a_table_of_his_own(
+    owner: psycopg.Connection, logins: Logins, function: str, who: str
+) -> None:
+    """They run as the owner: there they forged audit rows, and told who had been erased and which images are hidden."""
+    table, event, values = TRIGGERS[function]
+    erase(owner, "p1")
+    before = audited(owner)
+    name = table.split()[0]
+    rows = "REFERENCING NEW TABLE AS added FOR EACH STATEMENT" if function == "refuse_erased" else "FOR EACH ROW"
+    hung = f"""
+        CREATE TEMPORARY TABLE {table};
+        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir.{function}();
+        INSERT INTO pg_temp.{name} VALUES {values};
+        DELETE FROM pg_temp.{name};
+    """
+    with acting(owner, logins, who) as login, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        login.execute(hung.encode())
+    assert audited(owner) == before
+
+
+def test_a_role_of_the_hospitals_own_that_reads_images_goes_on_searching_after_an_upgrade(
+    owner: psycopg.Connection, logins: Logins
+) -> None:
+    """It need not be a member of cbir_reader; noting a search is granted to whoever may read images."""
+    name = sql.Identifier(logins.names["stranger"])
+    owner.execute(sql.SQL("GRANT USAGE ON SCHEMA cbir TO {}").format(name))
+    owner.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA cbir TO {}").format(name))
+    search = "SELECT image_id FROM cbir.similar_images('toy', image_id => 1, k => 1)"
+    with acting(owner, logins, "stranger") as login:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="record_search"):
+            login.execute(search)
+        upgrade(owner)
+        assert login.execute(search).fetchall() == [(3,)]
