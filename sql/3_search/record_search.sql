@@ -2,7 +2,7 @@
 -- Description: Called once by every public search function, with what it returns: who, when, why (the setting
 --   cbir.purpose), what was asked and which images were returned. cbir.setting switches it off ('audit'), or makes
 --   searches without a purpose fail ('purpose_required'). It runs as the owner, so that who searches needs no right on
---   the audit.
+--   the audit; who may call it is in cbir.grant_roles.
 --     SELECT set_config('cbir.purpose', 'tumour board 2026-11-24', true);
 -- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, how it was answered,
 --   and the ids of the images that were returned.
@@ -39,6 +39,10 @@ BEGIN
             HINT = 'Search in a transaction that may write, on the primary server; an administrator can switch the audit'
             ' off: UPDATE cbir.setting SET enabled = FALSE WHERE name = ''audit'';';
     END IF;
+    IF (record_search.filter).image_ids IS NOT NULL THEN
+        -- One plain list, whatever dimensions and NULLs it was given with: they change nothing of a search.
+        record_search.filter.image_ids := array_remove(ARRAY(SELECT unnest((record_search.filter).image_ids)), NULL);
+    END IF;
     INSERT INTO cbir.search_audit (
         login, role, purpose, function, encoder, query_image_id, k, filter, mode, returned
     )
@@ -51,6 +55,10 @@ BEGIN
     );
 END
 $$;
+
+REVOKE ALL ON FUNCTION cbir.record_search(
+    text, text, bigint, integer, cbir.image_filter, text, bigint[]
+) FROM public;
 
 COMMENT ON FUNCTION cbir.record_search(text, text, bigint, integer, cbir.image_filter, text, bigint[]) IS
 'Writes a search into cbir.search_audit, unless cbir.setting says otherwise.';

@@ -36,6 +36,17 @@ BEGIN
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', rights.signature::regprocedure, rights.grantee);
     END LOOP;
+    -- Whoever may read images may search, and a search notes itself: cbir_reader, and what roles a hospital has made.
+    FOR rights IN
+        SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+        FROM pg_class AS c
+        CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+        WHERE c.oid = 'cbir.image'::regclass AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE format(
+            'GRANT EXECUTE ON FUNCTION %s TO %s', 'cbir.record_search'::regproc::regprocedure, rights.grantee
+        );
+    END LOOP;
 END
 $$;
 

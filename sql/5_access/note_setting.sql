@@ -1,5 +1,5 @@
 -- Title: Note in the audit that a setting was changed
--- Description: Trigger function. Switching the audit off is itself in the audit.
+-- Description: Trigger function, of this table alone. Switching the audit off is itself in the audit.
 CREATE FUNCTION cbir.note_setting()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -7,6 +7,9 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 BEGIN
+    IF TG_RELID <> 'cbir.setting'::regclass THEN
+        RAISE EXCEPTION 'this trigger function is for cbir.setting' USING ERRCODE = 'insufficient_privilege';
+    END IF;
     INSERT INTO cbir.search_audit (login, role, purpose, function, filter, returned)
     VALUES (
         session_user,
@@ -19,6 +22,8 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+REVOKE ALL ON FUNCTION cbir.note_setting() FROM public;
 
 COMMENT ON FUNCTION cbir.note_setting() IS
 'Trigger function: writes a change of cbir.setting into cbir.search_audit.';

@@ -10,7 +10,11 @@ AS $$
 DECLARE
     erased boolean := EXISTS (SELECT FROM cbir.erasure_certificate);
 BEGIN
-    IF erased AND TG_TABLE_NAME = 'patient' THEN
+    IF TG_RELID NOT IN ('cbir.patient'::regclass, 'cbir.image'::regclass) THEN
+        RAISE EXCEPTION 'this trigger function is for cbir.patient and cbir.image' USING
+            ERRCODE = 'insufficient_privilege';
+    END IF;
+    IF erased AND TG_RELID = 'cbir.patient'::regclass THEN
         erased := EXISTS (
             SELECT FROM added AS a
             INNER JOIN cbir.dataset AS d ON d.dataset_id = a.dataset_id
@@ -31,6 +35,8 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+REVOKE ALL ON FUNCTION cbir.refuse_erased() FROM public;
 
 COMMENT ON FUNCTION cbir.refuse_erased() IS
 'Trigger function: refuses rows of erased patients.';

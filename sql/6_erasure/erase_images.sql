@@ -33,30 +33,12 @@ BEGIN
     removed := removed || jsonb_build_object('image', number);
     -- After the images: the audit's guard lets go of ids that name nothing.
     UPDATE cbir.search_audit AS a
-    SET
-        query_image_id = CASE WHEN a.query_image_id = ANY (image_ids) THEN NULL ELSE a.query_image_id END,
-        returned = ARRAY(
-            SELECT r.image_id FROM unnest(a.returned) WITH ORDINALITY AS r (image_id, rank)
-            WHERE r.image_id <> ALL (image_ids) ORDER BY r.rank
-        ),
-        filter = CASE WHEN a.filter ? 'image_ids' THEN jsonb_set(a.filter, '{image_ids}', (
-            SELECT coalesce(jsonb_agg(f.image_id ORDER BY f.rank), '[]')
-            FROM jsonb_array_elements(a.filter -> 'image_ids') WITH ORDINALITY AS f (image_id, rank)
-            WHERE f.image_id::bigint <> ALL (image_ids)
-        )) ELSE a.filter END,
-        erased_ids = a.erased_ids
-        + (a.query_image_id IS NOT NULL AND a.query_image_id = ANY (image_ids))::integer
-        + (SELECT count(*) FROM unnest(a.returned) AS r (image_id) WHERE r.image_id = ANY (image_ids))
-        + (
-            SELECT count(*) FROM jsonb_array_elements(coalesce(a.filter -> 'image_ids', '[]')) AS f (image_id)
-            WHERE f.image_id::bigint = ANY (image_ids)
-        )
+    SET (query_image_id, returned, filter, erased_ids) = (
+        SELECT r.query_image_id, r.returned, r.filter, r.erased_ids FROM cbir.redacted_search(a, image_ids) AS r
+    )
     WHERE
         a.query_image_id = ANY (image_ids) OR a.returned && image_ids
-        OR EXISTS (
-            SELECT FROM jsonb_array_elements(coalesce(a.filter -> 'image_ids', '[]')) AS f (image_id)
-            WHERE f.image_id::bigint = ANY (image_ids)
-        );
+        OR a.filter ? 'image_ids' AND cbir.searched_images(a) && image_ids;
     GET DIAGNOSTICS number = ROW_COUNT;
     RETURN removed || jsonb_build_object('search_audit_redacted', number);
 END

@@ -88,6 +88,9 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "upgrade": ({ADMIN}, lambda a: a.cli("db", "upgrade")),
     "create a table": ({ADMIN}, lambda a: a.sql("CREATE TABLE cbir.of_mine (n int)")),
     "read who searched": ({AUDITOR, ADMIN}, lambda a: a.sql("SELECT * FROM cbir.search_audit")),
+    "note a search": (
+        {READER, INGEST, ADMIN}, lambda a: a.sql("SELECT cbir.record_search('x', NULL, 1, 1, NULL, 'exact', '{1}')")
+    ),
     "write into the audit": ({ADMIN}, lambda a: a.sql(
         "INSERT INTO cbir.search_audit (login, role, function, returned) VALUES ('x', 'x', 'x', '{}')"
     )),

@@ -1,0 +1,42 @@
+-- Title: A row of the audit without these images
+-- Description: What an erasure leaves of it. Their ids are taken out and counted, the others keep their order; a
+--   filter's list of lists becomes one list.
+-- Inputs: a row of cbir.search_audit; ids of images.
+CREATE FUNCTION cbir.redacted_search(entry cbir.search_audit, image_ids bigint[])
+RETURNS cbir.search_audit
+LANGUAGE plpgsql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    returned constant bigint[] := ARRAY(
+        SELECT r.image_id FROM unnest(entry.returned) WITH ORDINALITY AS r (image_id, rank)
+        WHERE (r.image_id = ANY (image_ids)) IS NOT TRUE ORDER BY r.rank
+    );
+    listed constant numeric[] := ARRAY(
+        SELECT f.id::numeric
+        FROM jsonb_path_query(entry.filter -> 'image_ids', 'strict $.** ? (@.type() == "number")')
+            WITH ORDINALITY AS f (id, place)
+        ORDER BY f.place
+    );
+    kept constant numeric[] := ARRAY(
+        SELECT f.id FROM unnest(listed) WITH ORDINALITY AS f (id, place)
+        WHERE f.id <> ALL (image_ids::numeric[]) ORDER BY f.place
+    );
+BEGIN
+    entry.erased_ids := entry.erased_ids
+        + cardinality(entry.returned) - cardinality(returned) + cardinality(listed) - cardinality(kept);
+    entry.returned := returned;
+    IF entry.query_image_id = ANY (image_ids) THEN
+        entry.query_image_id := NULL;
+        entry.erased_ids := entry.erased_ids + 1;
+    END IF;
+    IF entry.filter ? 'image_ids' THEN
+        entry.filter := entry.filter || jsonb_build_object('image_ids', kept);
+    END IF;
+    RETURN entry;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.redacted_search(cbir.search_audit, bigint[]) IS
+'A row of cbir.search_audit without these images, which it counts.';

@@ -1,0 +1,125 @@
+"""What others may do must not stand in the way of an erasure, nor bring an erased patient back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import Jsonb
+
+from cbirdb.db.migrate import upgrade
+from tests.conftest import Logins
+from tests.sql.test_similar_images import Picture, fill
+
+PATIENTS = ["p0", "p0", "p1", "p1", "p2", "p2"]
+"""Of the images 1 to 6."""
+
+
+@pytest.fixture
+def owner(role_database: str) -> Iterator[psycopg.Connection]:
+    """A superuser's connection to a database with six images of three patients, the roles and their logins."""
+    with psycopg.connect(role_database, autocommit=True) as connection:
+        angles = np.radians(np.arange(6) * 10)
+        vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        assert fill(connection, vectors, [Picture(patient=patient) for patient in PATIENTS]) == [1, 2, 3, 4, 5, 6]
+        yield connection
+
+
+def acting(owner: psycopg.Connection, logins: Logins, who: str) -> psycopg.Connection:
+    return logins.connect(who, str(conninfo_to_dict(owner.info.dsn)["dbname"]))
+
+
+def audited(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+    return connection.execute(
+        "SELECT query_image_id, filter, returned, erased_ids FROM cbir.search_audit ORDER BY audit_id"
+    ).fetchall()
+
+
+def erase(owner: psycopg.Connection, pseudonym: str) -> dict[str, int]:
+    row = owner.execute("SELECT removed FROM cbir.erase_patient(%s)", [pseudonym]).fetchone()
+    assert row is not None
+    removed: dict[str, int] = row[0]
+    return removed
+
+
+@pytest.mark.parametrize(
+    ("given", "noted"), [("{{2,3},{4,5}}", [2, 3, 4, 5]), ("{1,NULL,3}", [1, 3]), ("{NULL}", []), ("{}", [])]
+)
+def test_a_readers_odd_list_of_images_does_not_stand_in_the_way_of_an_erasure(
+    owner: psycopg.Connection, logins: Logins, given: str, noted: list[int]
+) -> None:
+    with acting(owner, logins, "reader") as reader:
+        reader.execute("SELECT * FROM cbir.similar_images('toy', image_id => 1, image_ids => %s::bigint[])", [given])
+    assert [row[1] for row in audited(owner)] == [{"image_ids": noted}]
+    assert erase(owner, "p1")["image"] == 2
+    assert [row[1] for row in audited(owner)] == [{"image_ids": [n for n in noted if n not in (3, 4)]}]
+
+
+@pytest.mark.parametrize(
+    ("listed", "left", "erased"),
+    [
+        ([[2, 3], [4, 5]], [2, 5], 2),
+        ([1, None, 3], [1], 1),
+        ([[[3]], "x", {"n": 4}], [], 2),
+        ([3.5, 3, 10**30], [3.5, 10**30], 1),
+        ("x", "x", 0),
+    ],
+)
+def test_rows_of_older_versions_are_redacted_however_deep_the_ids_lie(
+    owner: psycopg.Connection, listed: Any, left: Any, erased: int
+) -> None:
+    owner.execute(
+        "INSERT INTO cbir.search_audit (login, role, function, filter, returned) VALUES ('x', 'x', 'x', %s, '{}')",
+        [Jsonb({"image_ids": listed, "label": "a"})],
+    )
+    assert erase(owner, "p1")["search_audit_redacted"] == (erased > 0)
+    assert audited(owner) == [(None, {"image_ids": left, "label": "a"}, [], erased)]
+
+
+TRIGGERS = {
+    "note_setting": ("setting (name text, enabled boolean)", "INSERT", "('audit', FALSE)"),
+    "refuse_erased": ("patient (dataset_id bigint, pseudonym text)", "INSERT", "(1, 'p1')"),
+    "guard_audit": ("search_audit (LIKE cbir.setting)", "DELETE", "('audit', FALSE, now(), 'x')"),
+}
+
+
+@pytest.mark.parametrize("who", ["reader", "ingest", "admin"])
+@pytest.mark.parametrize("function", TRIGGERS)
+def test_nobody_hangs_a_trigger_function_on_a_table_of_his_own(
+    owner: psycopg.Connection, logins: Logins, function: str, who: str
+) -> None:
+    """They run as the owner: there they forged audit rows, and told who had been erased and which images are hidden."""
+    table, event, values = TRIGGERS[function]
+    erase(owner, "p1")
+    before = audited(owner)
+    name = table.split()[0]
+    rows = "REFERENCING NEW TABLE AS added FOR EACH STATEMENT" if function == "refuse_erased" else "FOR EACH ROW"
+    hung = f"""
+        CREATE TEMPORARY TABLE {table};
+        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir.{function}();
+        INSERT INTO pg_temp.{name} VALUES {values};
+        DELETE FROM pg_temp.{name};
+    """
+    with acting(owner, logins, who) as login, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        login.execute(hung.encode())
+    assert audited(owner) == before
+
+
+def test_a_role_of_the_hospitals_own_that_reads_images_goes_on_searching_after_an_upgrade(
+    owner: psycopg.Connection, logins: Logins
+) -> None:
+    """It need not be a member of cbir_reader; noting a search is granted to whoever may read images."""
+    name = sql.Identifier(logins.names["stranger"])
+    owner.execute(sql.SQL("GRANT USAGE ON SCHEMA cbir TO {}").format(name))
+    owner.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA cbir TO {}").format(name))
+    search = "SELECT image_id FROM cbir.similar_images('toy', image_id => 1, k => 1)"
+    with acting(owner, logins, "stranger") as login:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="record_search"):
+            login.execute(search)
+        upgrade(owner)
+        assert login.execute(search).fetchall() == [(3,)]
