@@ -86,7 +86,9 @@ def exact_neighbours(
             unit = _normalized(vectors)
             if len(working) == BLOCKS_AHEAD:
                 _wait_for(working.popleft())
-            working.append([thread.submit(share.compare, ids, unit) for thread, share in zip(threads, shares, strict=True)])
+            working.append(
+                [thread.submit(share.compare, ids, unit) for thread, share in zip(threads, shares, strict=True)]
+            )
         for futures in working:
             _wait_for(futures)
         finished = [thread.submit(share.finish) for thread, share in zip(threads, shares, strict=True)]

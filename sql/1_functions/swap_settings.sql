@@ -1,7 +1,7 @@
 -- Title: Set settings of the server, and return what they were
 -- Description: For the transaction only, as behind a pooler nothing may outlive it; what it returns, given to it
---   again, puts everything back. After an error PostgreSQL itself does. A loop over an array, whose steps need no query:
---   every search passes here twice.
+--   again, puts everything back. After an error PostgreSQL itself does. A loop over an array, whose steps are no
+--   queries: every search passes here twice.
 -- Inputs: names and values in turn, as in '{jit,off,enable_sort,off}'; where a name comes twice the last value counts.
 CREATE FUNCTION cbir.swap_settings(settings text[])
 RETURNS text[]
