@@ -11,7 +11,7 @@ from psycopg import sql
 
 from cbirdb.db import migrate
 from cbirdb.db.embeddings import register_encoder
-from cbirdb.errors import SchemaError
+from cbirdb.errors import DatabaseError, SchemaError
 from cbirdb.evaluate import evaluate
 from tests.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
 
@@ -153,7 +153,7 @@ def test_a_missing_extension_is_not_said_in_a_sentence_for_the_administrator(
 def test_a_role_that_may_not_create_anything_gets_a_traceback(empty: psycopg.Connection, role: str) -> None:
     empty.execute("CREATE EXTENSION vector")
     become(empty, role)
-    with pytest.raises(migrate.DatabaseError, match="not allowed"):
+    with pytest.raises(DatabaseError, match="not allowed"):
         migrate.upgrade(empty)
 
 
