@@ -21,8 +21,9 @@ from cbirdb.ingest import ingest
 from cbirdb.pixels import read_rgb
 from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.write_embeddings import EncodeSummary
+from tests.catalogue_checks import open_failures
 from tests.conftest import Logins, Outcome, picture_bytes
-from tests.integration.test_encode import MeanOfQuarters, open_failures, quarters, vectors
+from tests.integration.test_encode import MeanOfQuarters, quarters, vectors
 from tests.official_layouts import NIH_ROWS, write_nih14
 
 Cli = Callable[..., Outcome]
