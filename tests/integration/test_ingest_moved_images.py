@@ -77,7 +77,7 @@ def test_nih_images_in_another_folder_keep_their_ids_labels_and_embeddings(
 @pytest.mark.parametrize(
     ("reader", "write"),
     [("mimic-cxr", write_mimic), ("chexpert", write_chexpert), ("radimagenet", write_radimagenet)],
-    ids=str,
+    ids=["mimic-cxr", "chexpert", "radimagenet"],
 )
 def test_images_of_other_datasets_that_come_without_their_files_first_are_not_there_twice(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, reader: str, write: Callable[[Path], Path]
