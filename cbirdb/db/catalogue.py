@@ -284,7 +284,7 @@ def update_image(connection: psycopg.Connection, dataset_id: int, image_id: int,
 
 def forget_embeddings(connection: psycopg.Connection, image_ids: Sequence[int]) -> None:
     """Remove the embeddings of images whose pixels have changed, under every encoder."""
-    for (table,) in connection.execute("SELECT table_name FROM cbir.encoder").fetchall():
+    for (table,) in connection.execute("SELECT table_name FROM cbir.embedded_encoder()").fetchall():
         connection.execute(
             sql.SQL("DELETE FROM {} WHERE image_id = ANY(%s)").format(sql.Identifier(SCHEMA, table)), [list(image_ids)]
         )

@@ -32,7 +32,7 @@ def database_status(connection: psycopg.Connection) -> list[dict[str, object]]:
     with translated_errors():
         rows = [{"what": what, "name": name, "detail": detail} for what, name, detail in connection.execute(_ROWS)]
         for name, table, dim, precision in connection.execute(
-            "SELECT name, table_name, dim, precision FROM cbir.encoder ORDER BY name"
+            "SELECT name, table_name, dim, precision FROM cbir.embedded_encoder()"
         ).fetchall():
             query = sql.SQL("SELECT count(*), pg_size_pretty(pg_table_size({literal}::regclass)) FROM {table}").format(
                 literal=sql.Literal(f"{SCHEMA}.{table}"), table=sql.Identifier(SCHEMA, table)

@@ -24,7 +24,7 @@ BEGIN
     END IF;
     id_a := cbir.query_image(image_a, NULL, NULL);
     id_b := cbir.query_image(image_b, NULL, NULL);
-    FOR spec IN SELECT e.* FROM cbir.encoder AS e ORDER BY e.name LOOP
+    FOR spec IN SELECT e.* FROM cbir.embedded_encoder() AS e LOOP
         EXECUTE format('SELECT e.embedding::vector FROM cbir.%I AS e WHERE e.image_id = $1', spec.table_name)
             INTO a USING id_a;
         EXECUTE format('SELECT e.embedding::vector FROM cbir.%I AS e WHERE e.image_id = $1', spec.table_name)

@@ -1,7 +1,7 @@
 -- Title: Grant on one table what each role needs
 -- Description: To those of cbirdb's roles that there are (see sql/dba/create_roles.sql); the one place that says who
---   may do what with a table. cbir_ingest is a member of cbir_reader, and cbir_admin of both. Nothing is revoked: what
---   a hospital has granted besides stays.
+--   may do what with a table. cbir_ingest is a member of cbir_reader, and cbir_admin of both. What a hospital has
+--   granted besides stays; one right that earlier versions gave is taken back: UPDATE of all columns of cbir.encoder.
 -- Inputs: a table or view of schema cbir.
 CREATE FUNCTION cbir.grant_table(tab regclass)
 RETURNS void
@@ -14,6 +14,9 @@ DECLARE
     of_audit constant boolean := name IN ('search_audit', 'erasure_certificate', 'erased_image', 'returned_patient');
     rights record;
 BEGIN
+    IF name = 'encoder' AND EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'cbir_ingest') THEN
+        EXECUTE format('REVOKE UPDATE ON %s FROM cbir_ingest', tab);
+    END IF;
     FOR rights IN
         SELECT r.grantee, r.privileges
         FROM (
@@ -21,8 +24,11 @@ BEGIN
             ('cbir_reader', CASE WHEN NOT of_audit AND name NOT IN ('sql_object', 'pseudonym_key') THEN 'SELECT' END),
             ('cbir_ingest', CASE
                 WHEN is_view THEN NULL
-                WHEN name IN ('dataset', 'patient', 'study', 'series', 'image', 'encoder', 'failure')
+                WHEN name IN ('dataset', 'patient', 'study', 'series', 'image', 'failure')
                     THEN 'INSERT, UPDATE'
+                -- Not where its vectors lie nor what they are: every site and every erasure goes by that.
+                WHEN name = 'encoder'
+                    THEN 'INSERT, UPDATE (weights_sha256, preprocessing_sha256, provenance, golden_embedding)'
                 WHEN name IN ('label', 'encoder_record') THEN 'INSERT'
                 WHEN name = 'pseudonym_key' THEN 'SELECT, INSERT'
                 WHEN name = 'image_label' OR starts_with(name, 'embedding_') THEN 'INSERT, DELETE'

@@ -13,7 +13,7 @@ DECLARE
     tab text;
     number bigint;
 BEGIN
-    FOR tab IN SELECT e.table_name FROM cbir.encoder AS e ORDER BY e.name LOOP
+    FOR tab IN SELECT e.table_name FROM cbir.embedded_encoder() AS e LOOP
         EXECUTE format('DELETE FROM cbir.%I AS e WHERE e.image_id = ANY ($1)', tab) USING image_ids;
         GET DIAGNOSTICS number = ROW_COUNT;
         of_encoders := of_encoders || jsonb_build_object(tab, number);

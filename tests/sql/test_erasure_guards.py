@@ -12,6 +12,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.catalogue import forget_embeddings
+from cbirdb.db.embeddings import find_encoder, register_encoder
 from cbirdb.db.migrate import upgrade
 from tests.conftest import Logins
 from tests.sql.test_similar_images import Picture, fill
@@ -123,3 +125,42 @@ def test_a_role_of_the_hospitals_own_that_reads_images_goes_on_searching_after_a
             login.execute(search)
         upgrade(owner)
         assert login.execute(search).fetchall() == [(3,)]
+
+
+@pytest.mark.parametrize(
+    "table", ["embedding_ghost", "image", "dataset", "embedding_toy_pkey", "image_overview", "Embedding'; x"]
+)
+def test_an_encoder_that_names_no_table_of_embeddings_stops_neither_erasures_nor_searches(
+    owner: psycopg.Connection, logins: Logins, table: str
+) -> None:
+    with acting(owner, logins, "ingest") as login:
+        login.execute(
+            "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('ghost', %s, 4, 'half')", [table]
+        )
+    with acting(owner, logins, "reader") as login:
+        found = login.execute("SELECT encoder FROM cbir.explain_match(1, 3)").fetchall()
+        assert found == [("toy",)]
+    forget_embeddings(owner, [5])
+    removed = erase(owner, "p1")
+    assert (removed["image"], removed["embedding_toy"]) == (2, 2)
+    assert owner.execute("SELECT image_id FROM cbir.embedding_toy ORDER BY 1").fetchall() == [(1,), (2,), (6,)]
+
+
+def test_ingest_changes_no_more_of_an_encoder_than_where_its_vectors_come_from(
+    owner: psycopg.Connection, logins: Logins
+) -> None:
+    owner.execute("GRANT UPDATE ON cbir.encoder TO cbir_ingest")  # as earlier versions did
+    upgrade(owner)
+    with acting(owner, logins, "ingest") as login:
+        for column, value in (("table_name", "embedding_x"), ("dim", 3), ("precision", "half"), ("name", "x")):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                login.execute(sql.SQL("UPDATE cbir.encoder SET {} = %s").format(sql.Identifier(column)), [value])
+        # The first vectors that the program computes itself, after others were imported.
+        golden = [1.0, 0.0]
+        provenance = {"weights_sha256": "0" * 64}
+        register_encoder(
+            login, "toy", dim=2, precision=None, spec={}, provenance=provenance, golden_embedding=golden
+        )  # fmt: skip
+        stored = find_encoder(login, "toy")
+        assert stored is not None
+        assert (stored.golden_embedding, stored.weights_sha256) == (golden, "0" * 64)
