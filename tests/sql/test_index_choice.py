@@ -40,8 +40,9 @@ def test_auto_takes_a_method_that_fails_or_does_not_say_what_it_tried(connection
         assert trial["passed"] == (good and trial["recall_100"] >= 0.995)
         assert trial["settings"] in outcome.err
         assert f"cost_s {trial['cost_s']:.4g}" in outcome.err
-        # The table has twice the rows of the sample: everything takes longer there.
-        assert trial["whole_p50_ms"] > trial["p50_ms"]
+        # The table has twice the rows of the sample: everything takes longer there, but for what a search of an empty table
+        # takes, which may be all of it.
+        assert trial["whole_p50_ms"] >= trial["p50_ms"]
         assert trial["whole_build_s"] >= round(2 * trial["build_s"], 1)
     assert audit["passed"]
     assert connection.execute("SELECT to_regclass('pg_temp.index_sample')").fetchone() == (None,)
