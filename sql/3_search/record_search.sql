@@ -48,7 +48,7 @@ BEGIN
     )
     VALUES (
         -- current_user is the owner here; the setting says whose rights the caller has taken on.
-        session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), why,
+        session_user, cbir.acting_role(), why,
         record_search.function_name, record_search.encoder, record_search.query_image_id, record_search.k,
         coalesce(jsonb_strip_nulls(to_jsonb(record_search.filter)), '{}'), record_search.mode,
         coalesce(record_search.returned, '{}')
