@@ -1,6 +1,7 @@
 -- Title: Which images may not come back
 -- Description: Of a list of images to be brought in, those of erased patients: by the patient's pseudonym, or by the
---   image itself where a list does not tell patients apart.
+--   image itself where a list does not tell patients apart. Under row-level security it answers for datasets that the
+--   caller sees, and is silent on others: names of files can be guessed.
 -- Inputs: the dataset's name; the images' sources, and for each its patient's pseudonym (NULL: unknown).
 CREATE FUNCTION cbir.erased_source(dataset text, sources text[], pseudonyms text[])
 RETURNS SETOF text
@@ -10,7 +11,10 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM cbir.erasure_certificate) THEN
+    IF
+        EXISTS (SELECT FROM cbir.erasure_certificate)
+        AND cbir.sees_dataset(cbir.acting_role(), erased_source.dataset)
+    THEN
         RETURN QUERY
         SELECT given.source
         FROM unnest(sources, pseudonyms) AS given (source, pseudonym)

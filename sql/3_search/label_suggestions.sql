@@ -50,7 +50,8 @@ BEGIN
         encoder, query_image_id, query, number, filter, same_patient, mode, without_image, without_patient
     ) AS n;
     PERFORM cbir.record_search(
-        'label_suggestions', encoder, query_image_id, number, filter, coalesce(used, mode), coalesce(ids, '{}')
+        'label_suggestions', encoder, query_image_id, number, filter, coalesce(used, mode), coalesce(ids, '{}'),
+        same_patient, without_image, without_patient
     );
     SELECT r.* INTO run
     FROM cbir.search_run AS r

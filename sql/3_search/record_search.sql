@@ -5,7 +5,7 @@
 --   the audit; who may call it is in cbir.grant_roles.
 --     SELECT set_config('cbir.purpose', 'tumour board 2026-11-24', true);
 -- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, how it was answered,
---   and the ids of the images that were returned.
+--   and the ids of the images that were returned; what else was asked, which is noted with the filter (NULL: was not).
 CREATE FUNCTION cbir.record_search(
     function_name text,
     encoder text,
@@ -13,7 +13,12 @@ CREATE FUNCTION cbir.record_search(
     k integer,
     filter cbir.image_filter,
     mode text,
-    returned bigint[]
+    returned bigint[],
+    same_patient boolean DEFAULT NULL,
+    without_image bigint DEFAULT NULL,
+    without_patient bigint DEFAULT NULL,
+    study_id bigint DEFAULT NULL,
+    m integer DEFAULT NULL
 )
 RETURNS void
 LANGUAGE plpgsql
@@ -47,18 +52,23 @@ BEGIN
         login, role, purpose, function, encoder, query_image_id, k, filter, mode, returned
     )
     VALUES (
-        -- current_user is the owner here; the setting says whose rights the caller has taken on.
-        session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), why,
+        session_user, cbir.acting_role(), why,
         record_search.function_name, record_search.encoder, record_search.query_image_id, record_search.k,
-        coalesce(jsonb_strip_nulls(to_jsonb(record_search.filter)), '{}'), record_search.mode,
+        jsonb_strip_nulls(coalesce(to_jsonb(record_search.filter), '{}') || jsonb_build_object(
+            'same_patient', nullif(record_search.same_patient, FALSE), 'without_image', record_search.without_image,
+            'without_patient', record_search.without_patient, 'study_id', record_search.study_id, 'm', record_search.m
+        )),
+        record_search.mode,
         coalesce(record_search.returned, '{}')
     );
 END
 $$;
 
 REVOKE ALL ON FUNCTION cbir.record_search(
-    text, text, bigint, integer, cbir.image_filter, text, bigint[]
+    text, text, bigint, integer, cbir.image_filter, text, bigint[], boolean, bigint, bigint, bigint, integer
 ) FROM public;
 
-COMMENT ON FUNCTION cbir.record_search(text, text, bigint, integer, cbir.image_filter, text, bigint[]) IS
+COMMENT ON FUNCTION cbir.record_search(
+    text, text, bigint, integer, cbir.image_filter, text, bigint[], boolean, bigint, bigint, bigint, integer
+) IS
 'Writes a search into cbir.search_audit, unless cbir.setting says otherwise.';

@@ -52,7 +52,8 @@ BEGIN
         encoder, query_image_id, query, number, filter, same_patient, mode, without_image, without_patient
     ) AS n;
     PERFORM cbir.record_search(
-        'similar_images', encoder, query_image_id, number, filter, coalesce(used, mode), coalesce(ids, '{}')
+        'similar_images', encoder, query_image_id, number, filter, coalesce(used, mode), coalesce(ids, '{}'),
+        same_patient, without_image, without_patient
     );
     RETURN QUERY
     -- As cbir.image_overview has them, but for all images at once: for each of them it would look through all labels.

@@ -84,7 +84,8 @@ BEGIN
     END IF;
     PERFORM cbir.record_search(
         'similar_studies', encoder, query_ids[1], number, filter, coalesce(found[1].mode, mode),
-        ARRAY(SELECT f.image_id FROM unnest(found) AS f ORDER BY f.rank)
+        ARRAY(SELECT f.image_id FROM unnest(found) AS f ORDER BY f.rank),
+        same_patient, study_id => query_study_id, m => pairs
     );
     RETURN QUERY SELECT f.* FROM unnest(found) AS f ORDER BY f.rank;
 END

@@ -1,7 +1,8 @@
 -- Title: Keep the search audit append only
 -- Description: Trigger function, of this table alone: on another it would tell whether an image is there. The one
---   change that it lets through is erasure: ids of images that are no longer there are taken out of a row, which counts
---   them. Whoever may change the table's definition can take the trigger off.
+--   change that it lets through is what an erasure makes of a row (cbir.redacted_search): ids of images, studies and
+--   patients that are no longer there are taken out, each where it stands, and nothing else. Whoever may change the
+--   table's definition can take the trigger off.
 CREATE FUNCTION cbir.guard_audit()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -9,21 +10,30 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    erasable constant text[] := '{query_image_id,filter,returned,erased_ids}';
+    images bigint[];
+    studies bigint[];
+    patients bigint[];
+    expected cbir.search_audit;
 BEGIN
     IF TG_OP = 'UPDATE' AND TG_RELID = 'cbir.search_audit'::regclass THEN
+        images := ARRAY(
+            SELECT o.image_id FROM unnest(cbir.searched_images(old)) AS o (image_id)
+            WHERE o.image_id <> ALL (cbir.searched_images(new))
+        );
+        IF new.filter -> 'study_id' = '"erased"' AND jsonb_typeof(old.filter -> 'study_id') = 'number' THEN
+            studies := ARRAY[(old.filter -> 'study_id')::bigint];
+        END IF;
+        IF new.filter -> 'without_patient' = '"erased"' AND jsonb_typeof(old.filter -> 'without_patient') = 'number' THEN
+            patients := ARRAY[(old.filter -> 'without_patient')::bigint];
+        END IF;
+        expected := cbir.redacted_search(old, images, coalesce(studies, '{}'), coalesce(patients, '{}'));
         IF
-            to_jsonb(new) - erasable = to_jsonb(old) - erasable
-            AND new.filter - 'image_ids' = old.filter - 'image_ids'
-            AND new.returned <@ old.returned
-            AND new.erased_ids > old.erased_ids
-            AND (new.query_image_id IS NULL OR new.query_image_id = old.query_image_id)
-            AND NOT EXISTS (
-                SELECT FROM cbir.image AS i
-                WHERE
-                    i.image_id = old.query_image_id AND new.query_image_id IS NULL
-                    OR i.image_id = ANY (old.returned) AND i.image_id <> ALL (new.returned)
-            )
+            new IS NOT DISTINCT FROM expected
+            AND new IS DISTINCT FROM old
+            AND (cardinality(images) > 0 OR studies IS NOT NULL OR patients IS NOT NULL)
+            AND NOT EXISTS (SELECT FROM cbir.image AS i WHERE i.image_id = ANY (images))
+            AND NOT EXISTS (SELECT FROM cbir.study AS st WHERE st.study_id = ANY (studies))
+            AND NOT EXISTS (SELECT FROM cbir.patient AS p WHERE p.patient_id = ANY (patients))
         THEN
             RETURN new;
         END IF;
@@ -37,4 +47,4 @@ $$;
 REVOKE ALL ON FUNCTION cbir.guard_audit() FROM public;
 
 COMMENT ON FUNCTION cbir.guard_audit() IS
-'Trigger function: refuses every change to cbir.search_audit but the removal of ids of erased images.';
+'Trigger function: refuses every change to cbir.search_audit but the removal of what has been erased.';

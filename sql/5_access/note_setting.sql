@@ -13,7 +13,7 @@ BEGIN
     INSERT INTO cbir.search_audit (login, role, purpose, function, filter, returned)
     VALUES (
         session_user,
-        coalesce(nullif(current_setting('role'), 'none'), session_user),
+        cbir.acting_role(),
         nullif(trim(current_setting('cbir.purpose', TRUE)), ''),
         'setting',
         jsonb_build_object(new.name, new.enabled),

@@ -1,7 +1,8 @@
 -- Title: Put one table under row-level security, or take it from under it
 -- Description: Forced, so that it binds the owner too; policies name who sees all: the owner and cbir_admin. Everybody
---   else sees what cbir.tenant_condition says, that is nothing without a row in cbir.dataset_access. cbir_ingest also
---   sees all labels, whose names are unique across datasets, and failures that belong to no dataset.
+--   else sees what cbir.tenant_condition says, that is nothing without a row in cbir.dataset_access, and keeps to
+--   cbir.tenant_check when it writes. cbir_ingest also sees all labels, whose names are unique across datasets, and
+--   failures that belong to no dataset.
 -- Inputs: a table of schema cbir; whether row-level security is on.
 CREATE FUNCTION cbir.protect_table(tab regclass, enabled boolean)
 RETURNS void
@@ -29,7 +30,10 @@ BEGIN
         'CREATE POLICY cbir_owner ON %s TO %I%s USING (TRUE) WITH CHECK (TRUE)',
         tab, owner, CASE WHEN 'cbir_admin' = ANY (roles) AND owner <> 'cbir_admin' THEN ', cbir_admin' ELSE '' END
     );
-    EXECUTE format('CREATE POLICY cbir_tenant ON %s USING (%s) WITH CHECK (%2$s)', tab, condition);
+    EXECUTE format(
+        'CREATE POLICY cbir_tenant ON %s USING (%s) WITH CHECK (%s)',
+        tab, condition, concat_ws(' AND ', condition, cbir.tenant_check(name))
+    );
     IF more IS NOT NULL AND 'cbir_ingest' = ANY (roles) THEN
         EXECUTE format('CREATE POLICY cbir_ingest ON %s TO cbir_ingest USING (%s) WITH CHECK (%2$s)', tab, more);
     END IF;

@@ -13,7 +13,7 @@ BEGIN
     INSERT INTO cbir.erasure_certificate (dataset, pseudonym_sha256, login, role, removed, to_run)
     SELECT
         certify_erasure.dataset, certify_erasure.pseudonym_sha256,
-        session_user, coalesce(nullif(current_setting('role'), 'none'), session_user), certify_erasure.removed,
+        session_user, cbir.acting_role(), certify_erasure.removed,
         -- An index that is built anew holds no deleted vector; VACUUM is quicker after it.
         ARRAY(
             SELECT format('REINDEX INDEX CONCURRENTLY cbir.%I', c.relname)

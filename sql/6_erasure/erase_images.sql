@@ -1,6 +1,6 @@
 -- Title: Remove images from every table
--- Description: Their embeddings under every encoder, labels, stored neighbours, the failures that name their files, and
---   their ids in the search audit. Part of cbir.erase_patient, which says who may.
+-- Description: Their embeddings under every encoder, labels, stored neighbours, and the failures that name their files;
+--   not their ids in the search audit (cbir.redact_audit). Part of cbir.erase_patient, which says who may.
 -- Inputs: ids of images.
 CREATE FUNCTION cbir.erase_images(image_ids bigint[])
 RETURNS jsonb
@@ -31,16 +31,7 @@ BEGIN
     DELETE FROM cbir.image AS i WHERE i.image_id = ANY (image_ids);
     GET DIAGNOSTICS number = ROW_COUNT;
     removed := removed || jsonb_build_object('image', number);
-    -- After the images: the audit's guard lets go of ids that name nothing.
-    UPDATE cbir.search_audit AS a
-    SET (query_image_id, returned, filter, erased_ids) = (
-        SELECT r.query_image_id, r.returned, r.filter, r.erased_ids FROM cbir.redacted_search(a, image_ids) AS r
-    )
-    WHERE
-        a.query_image_id = ANY (image_ids) OR a.returned && image_ids
-        OR a.filter ? 'image_ids' AND cbir.searched_images(a) && image_ids;
-    GET DIAGNOSTICS number = ROW_COUNT;
-    RETURN removed || jsonb_build_object('search_audit_redacted', number);
+    RETURN removed;
 END
 $$;
 

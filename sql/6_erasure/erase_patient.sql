@@ -66,7 +66,10 @@ BEGIN
         removed := removed || jsonb_build_object('study', number);
         DELETE FROM cbir.patient AS p WHERE p.patient_id = person.patient_id;
         GET DIAGNOSTICS number = ROW_COUNT;
-        removed := removed || jsonb_build_object('patient', number);
+        removed := removed || jsonb_build_object(
+            'patient', number,
+            'search_audit_redacted', cbir.redact_audit(ids, study_ids, ARRAY[person.patient_id])
+        );
         certificate := cbir.certify_erasure(
             person.name, cbir.erasure_hash(person.name, person.pseudonym), hashes, removed
         );

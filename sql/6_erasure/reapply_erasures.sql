@@ -9,6 +9,7 @@ SET search_path FROM CURRENT
 AS $$
 DECLARE
     back record;
+    removed jsonb;
 BEGIN
     FOR back IN
         SELECT DISTINCT r.dataset, r.pseudonym FROM cbir.returned_patient AS r WHERE r.pseudonym IS NOT NULL
@@ -22,9 +23,11 @@ BEGIN
         WHERE r.image_id IS NOT NULL
         GROUP BY r.dataset, c.pseudonym_sha256
     LOOP
-        RETURN NEXT cbir.certify_erasure(
-            back.dataset, back.pseudonym_sha256, '{}', cbir.erase_images(back.image_ids)
+        removed := cbir.erase_images(back.image_ids);
+        removed := removed || jsonb_build_object(
+            'search_audit_redacted', cbir.redact_audit(back.image_ids, '{}', '{}')
         );
+        RETURN NEXT cbir.certify_erasure(back.dataset, back.pseudonym_sha256, '{}', removed);
     END LOOP;
 END
 $$;

@@ -1,8 +1,11 @@
--- Title: A row of the audit without these images
--- Description: What an erasure leaves of it. Their ids are taken out and counted, the others keep their order; a
---   filter's list of lists becomes one list.
--- Inputs: a row of cbir.search_audit; ids of images.
-CREATE FUNCTION cbir.redacted_search(entry cbir.search_audit, image_ids bigint[])
+-- Title: A row of the audit without what was erased
+-- Description: What an erasure leaves of it, and the one change that cbir.guard_audit lets through. Ids of images are
+--   taken out and counted, the others keep their order; a filter's list of lists becomes one list. Where the filter
+--   named an image, a study or a patient by itself, it says "erased".
+-- Inputs: a row of cbir.search_audit; ids of images, studies and patients.
+CREATE FUNCTION cbir.redacted_search(
+    entry cbir.search_audit, image_ids bigint[], study_ids bigint[], patient_ids bigint[]
+)
 RETURNS cbir.search_audit
 LANGUAGE plpgsql
 STABLE
@@ -23,20 +26,31 @@ DECLARE
         SELECT f.id FROM unnest(listed) WITH ORDINALITY AS f (id, place)
         WHERE f.id <> ALL (image_ids::numeric[]) ORDER BY f.place
     );
+    one record;
 BEGIN
     entry.erased_ids := entry.erased_ids
-        + cardinality(entry.returned) - cardinality(returned) + cardinality(listed) - cardinality(kept);
+        + cardinality(entry.returned) - cardinality(returned) + cardinality(listed) - cardinality(kept)
+        + (entry.query_image_id IS NOT NULL AND entry.query_image_id = ANY (image_ids))::integer
+        + coalesce(to_jsonb(image_ids) @> (entry.filter -> 'without_image'), FALSE)::integer;
     entry.returned := returned;
     IF entry.query_image_id = ANY (image_ids) THEN
         entry.query_image_id := NULL;
-        entry.erased_ids := entry.erased_ids + 1;
     END IF;
     IF entry.filter ? 'image_ids' THEN
         entry.filter := entry.filter || jsonb_build_object('image_ids', kept);
     END IF;
+    FOR one IN
+        SELECT n.name, n.ids
+        FROM (
+            VALUES ('without_image', image_ids), ('study_id', study_ids), ('without_patient', patient_ids)
+        ) AS n (name, ids)
+        WHERE to_jsonb(n.ids) @> (entry.filter -> n.name)
+    LOOP
+        entry.filter := entry.filter || jsonb_build_object(one.name, 'erased');
+    END LOOP;
     RETURN entry;
 END
 $$;
 
-COMMENT ON FUNCTION cbir.redacted_search(cbir.search_audit, bigint[]) IS
-'A row of cbir.search_audit without these images, which it counts.';
+COMMENT ON FUNCTION cbir.redacted_search(cbir.search_audit, bigint[], bigint[], bigint[]) IS
+'A row of cbir.search_audit without these images, which it counts, studies and patients.';

@@ -15,7 +15,7 @@ SELECT ARRAY(
     UNION
     SELECT f.id::bigint
     FROM jsonb_path_query(
-        (entry).filter -> 'image_ids',
+        jsonb_build_array((entry).filter -> 'image_ids', (entry).filter -> 'without_image'),
         'strict $.** ? (@.type() == "number" && @ == @.floor() && @.abs() < 9000000000000000000)'
     ) AS f (id)
 )

@@ -366,3 +366,60 @@ def test_an_administrator_erases_a_patient_of_a_site_under_row_security(
             assert row == ("2", "2", True, logins.names["admin"])
         with logins.connect("site_a", name) as here, pytest.raises(psycopg.errors.InsufficientPrivilege):
             here.execute("SELECT * FROM cbir.erase_patient('a1')")
+
+
+@pytest.fixture
+def apart(role_server: str, role_template: str, logins: Logins) -> Iterator[psycopg.Connection]:
+    """A superuser's connection to a database of one test's own, with both sites under row-level security."""
+    for dsn in _database(role_server, role_template):
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, "a")
+            fill(connection, "b")
+            secure(connection, logins)
+            yield connection
+
+
+PLANTED = [
+    "INSERT INTO cbir.image (dataset_id, source, {0}_id) VALUES (1, 'planted', {1})",
+    "UPDATE cbir.image SET {0}_id = {1} WHERE image_id = 1",
+]
+
+
+@pytest.mark.parametrize("kind", ["patient", "study", "series"])
+def test_a_site_cannot_plant_a_row_on_another_sites_patient_nor_learn_whether_there_is_one(
+    apart: psycopg.Connection, logins: Logins, kind: str
+) -> None:
+    own, hidden = 2, IMAGES // 2 + 1
+    statements = list(PLANTED)
+    if kind == "patient":
+        statements += [
+            "INSERT INTO cbir.study (dataset_id, study_uid, {0}_id) VALUES (1, 'planted', {1})",
+            "UPDATE cbir.study SET {0}_id = {1} WHERE study_id = 1",
+        ]
+    if kind == "study":
+        statements += [
+            "INSERT INTO cbir.series ({0}_id, series_uid) VALUES ({1}, 'planted')",
+            "UPDATE cbir.series SET {0}_id = {1} WHERE series_id = 1",
+        ]
+    with logins.connect("ingest_a", apart.info.dbname) as here:
+        for statement in statements:
+            refused = answer(here, statement.format(kind, hidden))
+            assert refused[0] == "InsufficientPrivilege"
+            assert refused == answer(here, statement.format(kind, ABSENT))
+            here.execute(statement.format(kind, own).encode())
+    assert apart.execute(f"SELECT count(*) FROM cbir.image WHERE {kind}_id = %s", [hidden]).fetchone() == (2,)
+
+
+def test_a_site_is_told_of_its_own_erased_files_and_of_no_others(apart: psycopg.Connection, logins: Logins) -> None:
+    for pseudonym in ("a2", "b2"):
+        apart.execute("SELECT cbir.erase_patient(%s)", [pseudonym])
+    query = "SELECT * FROM cbir.erased_source(%s, ARRAY[%s, %s, 'x'], ARRAY[NULL, NULL, %s])"
+    asked = {site: [site, f"study {site}2/1", f"study {site}3/1", f"{site}2"] for site in "ab"}
+    with logins.connect("ingest_a", apart.info.dbname) as here:
+        assert answer(here, query, *asked["a"]) == [("study a2/1",), ("x",)]
+        assert answer(here, query, *asked["b"]) == []
+    with logins.connect("admin", apart.info.dbname) as here:
+        assert answer(here, query, *asked["b"]) == [("study b2/1",), ("x",)]
+        here.execute("SELECT cbir.set_row_security(FALSE)")
+    with logins.connect("ingest_a", apart.info.dbname) as here:
+        assert answer(here, query, *asked["b"]) == [("study b2/1",), ("x",)]

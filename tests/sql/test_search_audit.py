@@ -163,3 +163,104 @@ def test_a_reader_is_audited_under_his_login_and_cannot_help_it(role_database: s
     assert [(row["login"], row["role"], row["purpose"]) for row in rows] == [
         (name, name, "curiosity"), (name, "cbir_reader", "curiosity"),
     ]  # fmt: skip
+
+
+ASKED = {
+    "SELECT * FROM cbir.similar_images('toy', image_id => 1, same_patient => TRUE)": {"same_patient": True},
+    "SELECT * FROM cbir.similar_images('toy', query => '[1,0]', without_image => 1, without_patient => 2, label => 'a')": {
+        "label": "a", "without_image": 1, "without_patient": 2,
+    },
+    "SELECT * FROM cbir.label_suggestions('toy', query => '[1,0]', without_image => 3, same_patient => FALSE)": {
+        "without_image": 3
+    },
+    "SELECT * FROM cbir.similar_studies('toy', study_id => 2, m => 2, same_patient => TRUE)": {
+        "study_id": 2, "m": 2, "same_patient": True,
+    },
+    "SELECT * FROM cbir.similar_studies('toy', study_uid => 'study 0')": {"study_id": 1, "m": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_row_says_what_was_left_out_and_which_study_was_asked_about(
+    connection: psycopg.Connection, ids: list[int], asked: str
+) -> None:
+    assert ids == [1, 2, 3, 4, 5, 6]
+    connection.execute(
+        "UPDATE cbir.study SET patient_id = i.patient_id FROM cbir.image AS i WHERE i.study_id = study.study_id"
+    )
+    connection.execute(asked.encode())
+    assert [row["filter"] for row in audit(connection)] == [ASKED[asked]]
+
+
+def test_what_a_filter_names_by_itself_is_redacted_with_its_patient_and_no_other(
+    connection: psycopg.Connection, ids: list[int]
+) -> None:
+    connection.execute(
+        "UPDATE cbir.study SET patient_id = i.patient_id FROM cbir.image AS i WHERE i.study_id = study.study_id"
+    )
+    (patient, *studies) = connection.execute(
+        "SELECT patient_id, array_agg(study_id ORDER BY study_id) FROM cbir.image WHERE patient_id ="
+        " (SELECT patient_id FROM cbir.patient WHERE pseudonym = 'p1') GROUP BY 1"
+    ).fetchone() or (0, [])
+    other = connection.execute("SELECT patient_id FROM cbir.patient WHERE pseudonym = 'p0'").fetchone()
+    vector = "SELECT * FROM cbir.similar_images('toy', query => '[1,0]', k => 1, {} => {})"
+    for what, number in (
+        ("without_patient", patient), ("without_patient", other and other[0]), ("without_image", ids[2]),
+        ("without_image", ids[5]),
+    ):  # fmt: skip
+        connection.execute(vector.format(what, number).encode())
+    for study in (*studies[0], 1):
+        connection.execute("SELECT * FROM cbir.similar_studies('toy', study_id => %s, k => 1, m => 2)", [study])
+    before = audit(connection)
+    removed = connection.execute("SELECT removed FROM cbir.erase_patient('p1')").fetchone()
+    after = audit(connection)
+    assert [row["filter"] for row in after] == [
+        {"without_patient": "erased"}, {"without_patient": other and other[0]}, {"without_image": "erased"},
+        {"without_image": ids[5]}, {"study_id": "erased", "m": 2}, {"study_id": "erased", "m": 2},
+        {"study_id": 1, "m": 2},
+    ]  # fmt: skip
+    gone = {ids[2], ids[3]}
+    counted = [
+        (row["query_image_id"] in gone)
+        + len(gone & set(row["returned"]))
+        + (row["filter"].get("without_image") in gone)
+        for row in before
+    ]
+    assert [row["erased_ids"] for row in after] == counted
+    assert removed is not None
+    assert removed[0]["search_audit_redacted"] == sum(was != now for was, now in zip(before, after, strict=True))
+
+
+GONE = [100, 101]
+"""No images, as if they had been dropped."""
+FORGED = [
+    "returned = '{1,2,3}', filter = '{\"image_ids\": [1, 100]}', erased_ids = 2",
+    "returned = '{1,2,3,1}', filter = '{\"image_ids\": [1]}', erased_ids = 3",
+    "returned = '{2,1,3}', filter = '{\"image_ids\": [1]}', erased_ids = 3",
+    "returned = '{1,2,3}', filter = '{\"image_ids\": [1]}', erased_ids = 1001",
+    "returned = '{1,2,3}', filter = '{\"image_ids\": [1]}', erased_ids = 2",
+    "returned = '{1,2}', filter = '{\"image_ids\": [1]}', erased_ids = 4",
+    "returned = '{1,2,3}', filter = '{}', erased_ids = 4",
+    "returned = '{1,2,3}', filter = '{\"image_ids\": [99]}', erased_ids = 4",
+    "returned = '{1,2,3}', filter = '{\"image_ids\": [1]}', erased_ids = 3, purpose = 'x'",
+    "filter = '{\"image_ids\": []}', erased_ids = 3",
+    "searched_at = searched_at",
+]
+
+
+@pytest.mark.parametrize("change", FORGED)
+def test_the_guard_lets_through_what_an_erasure_makes_of_a_row_and_nothing_else(
+    connection: psycopg.Connection, ids: list[int], change: str
+) -> None:
+    assert set(GONE).isdisjoint(ids)
+    connection.execute(
+        "INSERT INTO cbir.search_audit (login, role, function, filter, returned)"
+        " VALUES ('x', 'x', 'x', '{\"image_ids\": [1, 100, 101]}', '{1,100,2,3}')"
+    )
+    before = audit(connection)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="only be added to"):
+        connection.execute(f"UPDATE cbir.search_audit SET {change}".encode())
+    assert audit(connection) == before
+    connection.execute(
+        "UPDATE cbir.search_audit SET returned = '{1,2,3}', filter = '{\"image_ids\": [1]}', erased_ids = 3"
+    )
