@@ -255,8 +255,10 @@ def audit_index(
     table = sql.Identifier(SCHEMA, encoder.table)
     with translated_errors():
         with progress.task(f"auditing {encoder.name}", total=None, unit="searches"), connection.transaction():
-            # One state of the table for the truth and for all searches, whoever adds to it meanwhile.
+            # One state of the table for the truth and for all searches, whoever adds to it meanwhile. The lock comes
+            # before that state: whoever is dropping the index has then either ended, or waits for the audit's end.
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(table))
             build = _build_to_audit(connection, encoder)
             truth = find_truth(connection, table, encoder, sample=sample, seed=seed)
             measured = measure(_product_search(connection, encoder), truth)

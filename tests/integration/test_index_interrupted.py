@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder
 from tests.index_checks import ROWS, TABLE, Cli, build, fill, indexes, records
@@ -199,6 +200,21 @@ def test_a_drop_during_a_rebuild_waits_for_it_and_fails_neither(
     ends_well(drop)
     assert indexes(connection) == []
     assert [used for _, _, used in records(connection)] == [False, False]
+
+
+def test_an_audit_that_begins_during_a_drop_says_that_there_is_no_index(
+    cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
+) -> None:
+    build(cli)
+    [(name, *_)] = indexes(connection)
+    with psycopg.connect(dsn) as dropping:
+        dropping.execute("UPDATE cbir.index_build SET dropped_at = now()")
+        dropping.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier("cbir", name)))
+        audit = start(command="audit")
+        wait_until_blocked(audit, connection)
+        dropping.commit()
+    _, err = audit.communicate(timeout=60)
+    assert (audit.returncode, "has no vector index" in err) == (1, True), err
 
 
 def test_two_builds_at_once_leave_one_index(
