@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,8 +24,8 @@ from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
 from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
 from cbirdb.db.connection import server_time, translated_errors
-from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import record_failures, resolve_failures, resolve_gone, resolve_gone_lists
+from cbirdb.erased_records import without_erased, without_erased_files
 from cbirdb.errors import InputError, PixelError
 from cbirdb.file_looks import LookPool, look_pool, looks
 from cbirdb.limits import MAX_PIXELS
@@ -204,7 +204,8 @@ class _Ingest:
     def batch(self, items: Sequence[DatasetItem], pool: LookPool) -> None:
         """Look at the files of a batch and write it in one transaction."""
         failures: list[Failure] = []
-        records: dict[str, list[ImageRecord]] = {}
+        records: dict[str, list[ImageRecord]] = defaultdict(list)
+        repeated: dict[str, list[ImageRecord]] = defaultdict(list)
         for item in items:
             if isinstance(item, Excluded):
                 self.summary.excluded += 1
@@ -215,15 +216,13 @@ class _Ingest:
                 failures.append(item)
                 if item.dataset is None:
                     self._unread_lists.add(item.source)
-            elif self._is_repeated(item):
-                failures.append(
-                    Failure(item.source, "repeated row", "the same file stands in an earlier row", item.dataset)
-                )
             else:
-                records.setdefault(item.dataset, []).append(item)
+                (repeated if self._is_repeated(item) else records)[item.dataset].append(item)
         with self._connection.transaction():
+            failures = self._without_erased_files(failures)
             for dataset, group in records.items():
                 failures += self._write(self._dataset_id(dataset), group, pool)
+            failures += self._repeated(repeated.values())
             for failure in failures:
                 if failure.dataset is not None:
                     self._dataset_id(failure.dataset)
@@ -250,6 +249,13 @@ class _Ingest:
             return True
         self._seen.add(key)
         return False
+
+    def _repeated(self, groups: Iterable[Sequence[ImageRecord]]) -> list[Failure]:
+        return [
+            Failure(again.source, "repeated row", "the same file stands in an earlier row", again.dataset)
+            for group in groups
+            for again in self._without_erased(group)
+        ]
 
     def _dataset_id(self, name: str) -> int:
         if name not in self.summary.datasets:
@@ -301,18 +307,19 @@ class _Ingest:
 
     def _without_erased(self, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
         """Without those of erased patients, whose files are not even looked at."""
-        dataset = records[0].dataset
-        people = [self._people(record)[0] for record in records]
-        erased = erased_sources(
-            self._connection,
-            dataset,
-            [record.source for record in records],
-            [patient.pseudonym if patient is not None else None for patient in people],
-        )
-        if erased:
-            self.summary.excluded += len(erased)
-            self.summary.excluded_reasons["erased patient"] += len(erased)
-        return [record for record in records if record.source not in erased]
+        kept = without_erased(self._connection, records, self._pseudonym)
+        self._count_erased(len(records) - len(kept))
+        return kept
+
+    def _without_erased_files(self, failures: Sequence[Failure]) -> list[Failure]:
+        kept = without_erased_files(self._connection, failures)
+        self._count_erased(len(failures) - len(kept))
+        return kept
+
+    def _count_erased(self, images: int) -> None:
+        if images:
+            self.summary.excluded += images
+            self.summary.excluded_reasons["erased patient"] += images
 
     def _is_missing(self, record: ImageRecord, error: PixelError) -> bool:
         """A file that a list names and that is not on disk: a partial download, counted and left out."""
@@ -350,11 +357,14 @@ class _Ingest:
             catalogue.check_pseudonym_key(self._connection, self._pseudonyms.fingerprint)
         return self._pseudonyms
 
+    def _pseudonym(self, dataset: str, number: str) -> str:
+        return self._checked_pseudonyms().of(dataset, number)
+
     def _people(self, record: ImageRecord) -> tuple[PatientRow | None, StudyRow | None]:
         """Patient and study as they are stored: by pseudonym."""
         patient, owner = None, ""
         if record.patient is not None:
-            pseudonym = self._checked_pseudonyms().of(record.dataset, record.patient.key)
+            pseudonym = self._pseudonym(record.dataset, record.patient.key)
             patient, owner = PatientRow(pseudonym, record.patient.sex), f"{pseudonym}/"
         if record.study is None:
             return patient, None

@@ -20,17 +20,28 @@ _AFTERWARDS = re.compile(
 )
 
 
+def erased_datasets(connection: psycopg.Connection) -> list[str]:
+    """Names of the datasets of which patients have been erased."""
+    return [row[0] for row in connection.execute("SELECT cbir.erased_dataset()")]
+
+
 def erased_sources(
-    connection: psycopg.Connection, dataset: str, sources: Sequence[str], pseudonyms: Sequence[str | None]
+    connection: psycopg.Connection,
+    dataset: str,
+    sources: Sequence[str],
+    pseudonyms: Sequence[str | None],
+    *,
+    both: bool = False,
 ) -> set[str]:
     """Which of these images belong to erased patients.
 
     :param pseudonyms: of each image's patient; None where it is not known.
+    :param both: only where image and patient are both known as erased.
     """
     if not sources:
         return set()
     found = connection.execute(
-        "SELECT cbir.erased_source(%s, %s::text[], %s::text[])", [dataset, list(sources), list(pseudonyms)]
+        "SELECT cbir.erased_source(%s, %s::text[], %s::text[], %s)", [dataset, list(sources), list(pseudonyms), both]
     )
     return {row[0] for row in found}
 

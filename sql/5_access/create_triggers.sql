@@ -16,6 +16,16 @@ BEGIN
     FOR EACH STATEMENT EXECUTE FUNCTION cbir.refuse_erased();
     CREATE TRIGGER refuse_erased AFTER INSERT ON cbir.image REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION cbir.refuse_erased();
+    -- Of each row, and only where the name changes: an update of millions of splits is not looked at.
+    CREATE TRIGGER refuse_erased_name AFTER UPDATE ON cbir.patient FOR EACH ROW
+    WHEN ((new.dataset_id, new.pseudonym) IS DISTINCT FROM (old.dataset_id, old.pseudonym))
+    EXECUTE FUNCTION cbir.refuse_erased();
+    CREATE TRIGGER refuse_erased_name AFTER UPDATE ON cbir.image FOR EACH ROW
+    WHEN ((new.dataset_id, new.source) IS DISTINCT FROM (old.dataset_id, old.source))
+    EXECUTE FUNCTION cbir.refuse_erased();
+    CREATE TRIGGER refuse_erased_name AFTER UPDATE ON cbir.dataset FOR EACH ROW
+    WHEN (new.name IS DISTINCT FROM old.name)
+    EXECUTE FUNCTION cbir.refuse_erased();
     CREATE TRIGGER check_role BEFORE INSERT OR UPDATE ON cbir.dataset_access
     FOR EACH ROW EXECUTE FUNCTION cbir.check_role();
 END

@@ -26,7 +26,8 @@ BEGIN
         FROM (
             VALUES
             ('cbir.create_embedding_table(text)', 'cbir_ingest'),
-            ('cbir.erased_source(text, text[], text[])', 'cbir_ingest'),
+            ('cbir.erased_source(text, text[], text[], boolean)', 'cbir_ingest'),
+            ('cbir.erased_dataset()', 'cbir_ingest'),
             ('cbir.erase_patient(text, text)', 'cbir_admin'),
             ('cbir.restore_certificates(jsonb)', 'cbir_admin'),
             ('cbir.reapply_erasures()', 'cbir_admin'),

@@ -1,5 +1,6 @@
 -- Title: Write the certificate of an erasure
 -- Description: With what has to be run after COMMIT so that deleted vectors leave the vector indexes and the files, and
+--   deleted values the planner's statistics (pg_stats shows the most common ones, and bounds of histograms); and
 --   with the hashed files, so that a list that does not tell patients apart cannot bring them back.
 -- Inputs: the dataset's name, the hashed pseudonym, the hashed sources (see cbir.erasure_hash), rows removed by table.
 CREATE FUNCTION cbir.certify_erasure(dataset text, pseudonym_sha256 bytea, sources bytea[], removed jsonb)
@@ -25,7 +26,7 @@ BEGIN
             ORDER BY c.relname
         )
         || ARRAY(
-            SELECT format('VACUUM cbir.%I', c.relname)
+            SELECT format('VACUUM (ANALYZE) cbir.%I', c.relname)
             FROM jsonb_each_text(certify_erasure.removed) AS r (tab, number)
             INNER JOIN pg_class AS c ON c.relname = r.tab AND c.relnamespace = 'cbir'::regnamespace
             WHERE r.number::bigint > 0

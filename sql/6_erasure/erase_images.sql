@@ -8,11 +8,14 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    removed jsonb := cbir.erase_from_runs(image_ids);
+    removed jsonb;
     of_encoders jsonb := '{}';
     tab text;
     number bigint;
 BEGIN
+    -- First of all, and in the order in which an encode locks the images it writes of: neither waits for the other's.
+    PERFORM FROM cbir.image AS i WHERE i.image_id = ANY (image_ids) ORDER BY i.image_id FOR UPDATE;
+    removed := cbir.erase_from_runs(image_ids);
     FOR tab IN SELECT e.table_name FROM cbir.embedded_encoder() AS e LOOP
         EXECUTE format('DELETE FROM cbir.%I AS e WHERE e.image_id = ANY ($1)', tab) USING image_ids;
         GET DIAGNOSTICS number = ROW_COUNT;

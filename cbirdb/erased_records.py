@@ -1,0 +1,62 @@
+"""Leaves out of what is about to be brought in the images of patients who have been erased."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from cbirdb.db.erasure import erased_datasets, erased_sources
+from cbirdb.records import Failure, ImageRecord
+
+Pseudonym = Callable[[str, str], str]
+"""Of a dataset's name and a patient's number there."""
+
+
+def without_erased(
+    connection: psycopg.Connection, records: Sequence[ImageRecord], pseudonym: Pseudonym
+) -> list[ImageRecord]:
+    """Those of one dataset's records that are of nobody who has been erased, under this dataset's name or another."""
+    if not records:
+        return []
+    dataset = records[0].dataset
+    erased = erased_sources(
+        connection,
+        dataset,
+        [record.source for record in records],
+        [pseudonym(dataset, record.patient.key) if record.patient else None for record in records],
+    )
+    erased |= _erased_under_other_names(connection, records, pseudonym)
+    return [record for record in records if record.source not in erased]
+
+
+def _erased_under_other_names(
+    connection: psycopg.Connection, records: Sequence[ImageRecord], pseudonym: Pseudonym
+) -> set[str]:
+    """Sources of those of these images that another dataset's erasure took, as if this were that dataset."""
+    numbers = {record.source: record.patient.key for record in records if record.patient}
+    if not numbers:
+        return set()
+    return {
+        source
+        for name in erased_datasets(connection)
+        if name != records[0].dataset
+        for source in erased_sources(
+            connection, name, list(numbers), [pseudonym(name, number) for number in numbers.values()], both=True
+        )
+    }
+
+
+def without_erased_files(connection: psycopg.Connection, failures: Sequence[Failure]) -> list[Failure]:
+    """Without rows that could not be read and are of files of erased patients: no table is to name them again."""
+    of_datasets: dict[str, list[str]] = defaultdict(list)
+    for failure in failures:
+        if failure.dataset is not None:
+            of_datasets[failure.dataset].append(failure.source)
+    erased = {
+        (dataset, source)
+        for dataset, sources in of_datasets.items()
+        for source in erased_sources(connection, dataset, sources, [None] * len(sources))
+    }
+    return [failure for failure in failures if (failure.dataset, failure.source) not in erased]
