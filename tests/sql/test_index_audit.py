@@ -151,9 +151,10 @@ def test_too_narrow_a_search_is_not_widened_or_not_recorded(connection: psycopg.
     assert (again.near, again.far, again.self_retrieval) == (measured.near, measured.far, measured.self_retrieval)
 
 
-def test_after_widening_queries_that_are_not_stored_find_less_than_the_floor(connection: psycopg.Connection) -> None:
+def test_after_settling_queries_that_are_not_stored_find_no_less_than_the_floor(connection: psycopg.Connection) -> None:
     stored = make(connection)
-    narrow = Hnsw(8, 32, 10)
+    # Graphs are drawn at random, by workers in a race: one of 8 and 32 has corners now and then that no width reaches.
+    narrow = Hnsw(12, 32, 10)
     stored.build(narrow)
     settle(connection, stored, narrow)
     _, measured = audit_index(connection, stored.encoder, sample=300)
