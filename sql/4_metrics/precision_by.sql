@@ -6,6 +6,7 @@
 --   Under the protocol any-label a query has several classes: micro counts it once, by sharing any of its labels, macro
 --   once for each class, by sharing that.
 -- Inputs: run, class, dataset, modality or anatomic_region (of the query image).
+--   Figures of a run that searched an index below the floor say why they are not to be relied on, in not_final.
 -- Note: plain SQL that the planner inlines, so that a condition on run_id reaches the stored results. Queries are first
 --   added up in cells that agree in everything but their hits, all N at once; means and deviations come from these
 --   sums of whole numbers, which are exact (squares for k up to 4,096, to seven digits beyond).
@@ -22,7 +23,8 @@ RETURNS TABLE (
     queries bigint,
     classes bigint,
     mode text,
-    ann_recall double precision
+    ann_recall double precision,
+    not_final text
 )
 LANGUAGE sql
 STABLE
@@ -48,7 +50,8 @@ SELECT
     )::bigint AS queries,
     count(of_class.label_id) AS classes,
     run.mode,
-    run.ann_recall
+    run.ann_recall,
+    run.not_final
 FROM (
     -- Deviations come from those within the parts and between them: a difference of two large sums of squares would
     -- lose the digits that matter.
@@ -116,7 +119,7 @@ FROM (
 ) AS of_class
 INNER JOIN cbir.search_run AS run ON run.run_id = of_class.run_id
 INNER JOIN cbir.encoder AS e ON e.encoder_id = run.encoder_id
-GROUP BY of_class.run_id, e.name, of_class.group_name, of_class.n, run.mode, run.ann_recall
+GROUP BY of_class.run_id, e.name, of_class.group_name, of_class.n, run.mode, run.ann_recall, run.not_final
 HAVING count(of_class.label_id) > 0
 $$;
 

@@ -505,6 +505,10 @@ def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(
         "SELECT index_audit IS NULL, index_audit ->> 'passed', not_final IS NULL FROM cbir.search_run ORDER BY run_id"
     ).fetchall()
     assert audits == [(True, None, False), (False, "true", True), (False, "false", False), (False, "false", True)]
+    for view in ("run", "class", "dataset", "modality", "anatomic_region"):
+        shown = connection.execute(f"SELECT DISTINCT run_id, not_final FROM cbir.precision_by_{view}").fetchall()
+        recorded = connection.execute("SELECT run_id, not_final FROM cbir.search_run").fetchall()
+        assert set(shown) == set(recorded), view
     exact = cli("evaluate", "-e", "toy", "--mode", "exact", "--format", "json")
     assert (exact.code, exact.rows[0]["final"], exact.rows[0]["index_audit"]) == (0, True, None)
 
