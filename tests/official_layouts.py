@@ -44,6 +44,13 @@ def write_nih14(root: Path, *, old: bool = False, images: bool = True) -> Path:
     return root
 
 
+def write_key(folder: Path) -> Path:
+    """Always the same, and one with which nobody is drawn for val: pseudonyms decide who takes part in an evaluation."""
+    path = folder / "pseudonym.key"
+    path.write_text("03" * 32 + "\n")
+    return path
+
+
 CHEXPERT_TRAIN = (
     # path below the dataset's folder, sex, age, front, projection, observations
     ("train/patient00001/study1/view1_frontal.jpg", "Female", 68, "Frontal", "AP", {"No Finding": 1}),

@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.pseudonyms import Pseudonyms
 from tests.conftest import Outcome, picture_bytes
-from tests.official_layouts import NIH_ROWS, write_nih14
+from tests.official_layouts import NIH_ROWS, write_key, write_nih14
 
 Cli = Callable[..., Outcome]
 PATIENT = "1"
@@ -27,10 +27,7 @@ PATIENT = "1"
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    """Always the same, and one with which nobody is drawn for val: pseudonyms decide who takes part in an evaluation."""
-    path = tmp_path / "pseudonym.key"
-    path.write_text("03" * 32 + "\n")
-    return path
+    return write_key(tmp_path)
 
 
 @pytest.fixture

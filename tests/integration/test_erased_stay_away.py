@@ -11,7 +11,7 @@ from psycopg import sql
 
 from cbirdb.pseudonyms import Pseudonyms
 from tests.conftest import Outcome
-from tests.official_layouts import NIH_ROWS, write_nih14
+from tests.official_layouts import NIH_ROWS, write_key, write_nih14
 
 Cli = Callable[..., Outcome]
 ERASED = [row[0] for row in NIH_ROWS if row[3] == 1]
@@ -19,9 +19,7 @@ ERASED = [row[0] for row in NIH_ROWS if row[3] == 1]
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    path = tmp_path / "pseudonym.key"
-    path.write_text("03" * 32 + "\n")
-    return path
+    return write_key(tmp_path)
 
 
 @pytest.fixture

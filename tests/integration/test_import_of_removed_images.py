@@ -12,16 +12,14 @@ import pytest
 
 from tests.conftest import Outcome
 from tests.integration.test_import_embeddings import add_images, unit, write
-from tests.official_layouts import NIH_ROWS, write_nih14
+from tests.official_layouts import NIH_ROWS, write_key, write_nih14
 
 Cli = Callable[..., Outcome]
 
 
 @pytest.fixture
 def key(tmp_path: Path) -> Path:
-    path = tmp_path / "pseudonym.key"
-    path.write_text("03" * 32 + "\n")
-    return path
+    return write_key(tmp_path)
 
 
 def load(cli: Cli, path: Path) -> Outcome:

@@ -1,0 +1,156 @@
+"""``cbirdb evaluate`` by matrix products: the neighbours that the server's own searches find, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+
+from cbirdb import find_neighbours, matrix_search
+from cbirdb.db.copy import copy_embeddings
+from cbirdb.db.embeddings import register_encoder
+from tests.evaluations import Cli, assert_same, evaluate, runs
+
+
+def write_images(
+    connection: psycopg.Connection, vectors: NDArray[np.float64], precision: Literal["half", "single"]
+) -> None:
+    """Images of some forty patients, a third of them queries, with one label or two."""
+    connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('one', 'test')")
+    connection.execute("INSERT INTO cbir.label (name) SELECT 'L' || n FROM generate_series(0, 8) AS n")
+    connection.execute(
+        "INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, n::text FROM cbir.dataset, generate_series(0, 39) AS n"
+    )
+    connection.execute(
+        "INSERT INTO cbir.image (dataset_id, source, split, patient_id)"
+        " SELECT d.dataset_id, n::text, CASE WHEN n % 3 = 0 THEN 'test' ELSE 'train' END, p.patient_id"
+        " FROM cbir.dataset AS d, generate_series(0, 599) AS n"
+        " LEFT JOIN cbir.patient AS p ON p.pseudonym = (n % 60)::text ORDER BY n"
+    )
+    connection.execute(
+        "INSERT INTO cbir.image_label (image_id, label_id) SELECT image_id, label_id FROM cbir.image JOIN cbir.label"
+        " ON name = 'L' || (source::int / 7 % 9) OR (source::int % 5 = 0 AND name = 'L' || (source::int % 4))"
+    )
+    ids = [row[0] for row in connection.execute("SELECT image_id FROM cbir.image ORDER BY source::int")]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    stored = register_encoder(connection, "toy", dim=vectors.shape[1], precision=precision, spec={}, provenance={})
+    copy_embeddings(connection, stored.table, np.array(ids), unit.astype(np.float32), precision)
+
+
+@pytest.fixture
+def many(connection: psycopg.Connection) -> None:
+    """Six hundred images in clusters, and pairs with the same vector."""
+    rng = np.random.default_rng(6)
+    vectors = rng.normal(size=(9, 16))[np.arange(600) // 7 % 9] + 0.5 * rng.normal(size=(600, 16))
+    vectors[100:140] = vectors[200:240]
+    write_images(connection, vectors, "half")
+
+
+@pytest.fixture
+def alike(connection: psycopg.Connection) -> None:
+    """Six hundred images of five pictures: copies, copies but for rounding, and others that are ever less alike."""
+    rng = np.random.default_rng(7)
+    pictures = rng.normal(size=(5, 96))[np.arange(600) % 5]
+    noise = np.where(np.arange(600) % 4 == 0, 0, 10.0 ** -(np.arange(600) % 8))
+    write_images(connection, pictures + noise[:, None] * rng.normal(size=(600, 96)), "single")
+
+
+OPTIONS = pytest.mark.parametrize(
+    "options",
+    [(), ("--protocol", "any-label"), ("--exclude-patient",), ("--query-split", "train"), ("-k", 399)],
+    ids=lambda options: " ".join(map(str, options)) or "plain",
+)
+
+
+def by_scans_and_products(
+    cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, *options: object
+) -> Iterator[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
+    """What an exact run stores, table by table, in either way."""
+    monkeypatch.setattr(matrix_search, "MARGIN", 8)
+    runs = []
+    for scan_up_to in (10**9, 0):
+        monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", scan_up_to)
+        runs.append(evaluate(cli, "--mode", "exact", *options)["run"])
+    for table in ("search_result", "search_result_label"):
+        scanned, multiplied = (
+            [
+                row[1:]
+                for row in connection.execute(f"SELECT * FROM cbir.{table} WHERE run_id = %s ORDER BY 2, 3", [run])
+            ]
+            for run in runs
+        )
+        yield scanned, multiplied
+
+
+@pytest.mark.parametrize("memory", [64, 1024])
+@OPTIONS
+def test_products_find_other_neighbours_than_scans(
+    cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object],
+    memory: int,
+) -> None:  # fmt: skip
+    if memory == 64:  # several passes
+        monkeypatch.setattr(matrix_search, "BYTES_PER_MB", 1000)
+    results, labels = by_scans_and_products(cli, connection, monkeypatch, "--memory", memory, *options)
+    assert len(results[0]) > 100
+    assert_same(results[1], results[0])
+    assert_same(labels[1], labels[0])
+
+
+@OPTIONS
+def test_copies_and_near_copies_are_in_another_order_than_the_servers(
+    cli: Cli, connection: psycopg.Connection, alike: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object]
+) -> None:
+    monkeypatch.setattr(matrix_search, "DEEPER", 2)
+    monkeypatch.setattr(matrix_search, "QUERIES_PER_BATCH", 50)
+    margins = []
+    wanted = matrix_search.MatrixSearch._wanted
+
+    def noting(self: matrix_search.MatrixSearch, margin: int | None) -> int:
+        margins.append(margin)
+        return wanted(self, margin)
+
+    monkeypatch.setattr(matrix_search.MatrixSearch, "_wanted", noting)
+    arguments = options or ("-k", 20)
+    results, labels = by_scans_and_products(cli, connection, monkeypatch, *arguments)
+    assert_same(results[1], results[0])
+    assert_same(labels[1], labels[0])
+    # Of eighty images of a picture, twenty and a margin of eight do not tell which are the first.
+    assert options or 32 in margins
+    copies = connection.execute(
+        "SELECT count(*) FROM cbir.neighbour WHERE distance = 0 AND run_id = (SELECT max(run_id) FROM cbir.search_run)"
+    ).fetchone()
+    assert copies is not None
+    assert copies[0] > 100, "copies are no longer at the distance 0 that the server says"
+
+
+def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
+    cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
+    compare = matrix_search.exact_neighbours
+
+    def changing(*arguments: Any, **options: Any) -> object:
+        connection.execute(
+            "DELETE FROM cbir.image WHERE image_id = (SELECT min(image_id) FROM cbir.image WHERE split = 'train')"
+        )
+        return compare(*arguments, **options)
+
+    monkeypatch.setattr(matrix_search, "exact_neighbours", changing)
+    outcome = cli("evaluate", "-e", "toy", "--mode", "exact")
+    assert outcome.code == 1
+    assert "came or went while the evaluation was running" in outcome.err
+    assert not any(finished for _, finished in runs(connection))
+
+
+def test_a_gpu_that_is_not_there_is_not_one_sentence(
+    cli: Cli, many: None, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
+    outcome = cli("evaluate", "-e", "toy", "--mode", "exact", "--device", "cuda:7")
+    assert outcome.code == 1
+    assert "GPU" in outcome.err
+    assert runs(connection) == []
