@@ -40,8 +40,8 @@ from cbirdb.decode import DecodeOptions, preload_workers
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing
 from cbirdb.ingest import ingest
-from cbirdb.known_encoders import load_encoders
 from cbirdb.pixels import read_rgb
+from cbirdb.running_encoders import load_encoders
 from cbirdb.workers import available_cores
 
 

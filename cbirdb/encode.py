@@ -32,9 +32,9 @@ from cbirdb.db.reconnect import PATIENCE_S, ReconnectingConnection
 from cbirdb.decode import DecodeOptions, Decoder, Inputs
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import EncoderError, InputError
-from cbirdb.known_encoders import check_same_encoder
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import WHOLE, Precision, Shard
+from cbirdb.running_encoders import check_same_encoder
 from cbirdb.vectors import l2_normalize, why_unusable
 from cbirdb.write_embeddings import EmbeddingWriter, EncodedBatch, EncodeSummary
 

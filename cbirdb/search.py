@@ -17,8 +17,8 @@ from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
-from cbirdb.known_encoders import check_same_encoder
 from cbirdb.pixels import read_rgb
+from cbirdb.running_encoders import check_same_encoder
 from cbirdb.vectors import l2_normalize, why_unusable
 
 Mode = Literal["auto", "exact", "approximate"]

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions
+from cbirdb.encoders.base import Encoder, LoadOptions
 from cbirdb.encoders.registry import load_encoder
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 
 

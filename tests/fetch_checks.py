@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cbirdb.encoders.base import EncoderSpec
 from cbirdb.encoders.fetch import MANIFEST, fetch
 from cbirdb.encoders.shipped import SHIPPED
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 
 RESNET50 = SHIPPED["resnet50"]

@@ -14,8 +14,8 @@ import timm
 import torch
 import transformers
 
-from cbirdb.encoders.base import EncoderSpec
 from cbirdb.encoders.shipped import SHIPPED
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.known_encoders import make_record
 from tests.random_weights import PREPROCESSORS, randomise
 

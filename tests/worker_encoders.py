@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbirdb import decode
-from cbirdb.encoders.base import Encoder, EncoderSpec, Preprocessing, Provenance
+from cbirdb.encoders.base import Encoder, Preprocessing, Provenance
 from cbirdb.encoders.golden import golden_picture
+from cbirdb.encoders.spec import EncoderSpec
 from tests.worker_functions import abort, append, segfault
 
 MARKS: dict[str, tuple[int, int, int]] = {

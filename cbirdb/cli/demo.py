@@ -44,7 +44,7 @@ def demo(
     ends with commands to try. Running it again changes nothing but the results of the evaluation.
     """
     from cbirdb.demo import demo as run
-    from cbirdb.known_encoders import fetch_missing, load_encoders
+    from cbirdb.running_encoders import fetch_missing, load_encoders
 
     options = context.load_options(weights, device)
     with context.open_database() as connection:

@@ -84,7 +84,7 @@ def encode(
     from cbirdb.decode import DecodeOptions
     from cbirdb.encode import EncodeOptions
     from cbirdb.encode import encode as run
-    from cbirdb.known_encoders import load_encoders
+    from cbirdb.running_encoders import load_encoders
 
     progress = context.progress()
     options = EncodeOptions(

@@ -13,7 +13,7 @@ from cbirdb.cli.output import write_rows
 from cbirdb.errors import DatabaseError, ExitCode
 
 if TYPE_CHECKING:
-    from cbirdb.encoders.base import EncoderSpec, TrainingScheme
+    from cbirdb.encoders.spec import EncoderSpec, TrainingScheme
 
 TABLE = ("encoder", "dim", "training", "in_paper", "licence", "added")
 """What a table shows of an encoder; JSON and CSV have everything."""

@@ -85,7 +85,8 @@ def search(
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb import search as verb
     from cbirdb.contact_sheet import check_target
-    from cbirdb.known_encoders import load_encoders, stored_encoder
+    from cbirdb.known_encoders import stored_encoder
+    from cbirdb.running_encoders import load_encoders
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")

@@ -1,4 +1,4 @@
-"""What an encoder is: one record that says everything about it, and one class that runs it."""
+"""What an encoder is: the class that runs what a record (``spec.py``) describes, and what it is made from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -16,49 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbirdb.encoders.golden import golden_picture
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
-
-TrainingScheme: TypeAlias = Literal["none", "self-supervised", "weakly-supervised", "fully-supervised", "unknown"]
-TRAINING_SCHEMES: tuple[TrainingScheme, ...] = get_args(TrainingScheme)
 
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 """Number formats of the forward pass; below float32, PyTorch's autocast chooses what to compute in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSpec:
-    """Everything that determines an encoder's output, and what a person wants to know before using it."""
-
-    name: str
-    family: str
-    """Names the module ``cbirdb.encoders.<family>`` that knows how to run it."""
-    dim: int | None
-    """Components of the embedding; None: found out when it first runs."""
-    embedding: str
-    """Which output of the model is the embedding, in words."""
-    preprocessing: str
-    """How a picture becomes the model's input, in words."""
-    licence: str
-    training_scheme: TrainingScheme
-    citation: str
-    weights: str | None = None
-    """Repository at the model hub, address of a file, or a local folder; None where there are no weights."""
-    revision: str | None = None
-    """Commit (or branch) of the repository; SHA-256 of the file where ``weights`` is its address."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """What the family needs to know besides: values that JSON can hold."""
-    in_paper: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """As it is stored in the database."""
-        return {**asdict(self), "options": dict(self.options)}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> EncoderSpec:
-        """Of a stored record; what an older or newer version stored besides is left out."""
-        known = {item.name for item in fields(cls)}
-        return cls(**{key: value for key, value in stored.items() if key in known})
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cbirdb.encoders.base import EncoderSpec, WeightFiles, hash_files
+from cbirdb.encoders.base import WeightFiles, hash_files
 from cbirdb.encoders.registry import get_family
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_weights, is_address, is_local
 from cbirdb.errors import EncoderError
 

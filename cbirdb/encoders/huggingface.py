@@ -22,7 +22,8 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.encoders.base import LoadOptions, WeightFiles
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Forward, Parts, TorchEncoder, load_parts
 from cbirdb.encoders.weights import check_config, find_weights, read_state, reading, unfit
 from cbirdb.errors import EncoderError

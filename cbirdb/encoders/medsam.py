@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from transformers import SamImageProcessorPil, SamVisionConfig, SamVisionModel
 
-from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.encoders.base import LoadOptions, WeightFiles
 from cbirdb.encoders.huggingface import ImageProcessor, build_model
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
 from cbirdb.encoders.weights import find_weights
 

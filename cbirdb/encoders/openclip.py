@@ -20,7 +20,8 @@ import open_clip
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb.encoders.base import Companion, EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.encoders.base import Companion, LoadOptions, WeightFiles
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
 from cbirdb.encoders.weights import cached_folder, check_config, find_weights, reading, unfit
 

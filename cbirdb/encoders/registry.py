@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions
+from cbirdb.encoders.base import Encoder, LoadOptions
 from cbirdb.encoders.shipped import SHIPPED
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_folder, find_weights
 from cbirdb.errors import EncoderError, UnknownNameError
-
-LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "timm": "timm_models"}
-"""Families that load any model of their library: the library's name on the command line, the module's name."""
 
 
 def get_spec(name: str, added: Mapping[str, EncoderSpec] | None = None) -> EncoderSpec:

@@ -6,8 +6,7 @@ paper.
 
 from __future__ import annotations
 
-from cbirdb.encoders.base import EncoderSpec
-from cbirdb.encoders.tiny_image import SPEC as TINY_IMAGE
+from cbirdb.encoders.spec import EncoderSpec
 
 OWN_PROCESSOR = "the model's own AutoImageProcessor"
 SAM_PROCESSOR = "SamImageProcessor: longest side 1024, padded to 1024 x 1024, ImageNet mean and deviation"
@@ -177,6 +176,17 @@ PAPER = (
         citation="Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024",
         in_paper=True,
     ),
+)
+
+TINY_IMAGE = EncoderSpec(
+    name="tiny-image",
+    family="tiny_image",
+    dim=1024,
+    embedding="the 32 x 32 grey values, mean-centred",
+    preprocessing="grey (ITU-R 601), averaged over areas to 32 x 32",
+    licence="Apache-2.0",
+    training_scheme="none",
+    citation="Torralba et al., 80 Million Tiny Images, TPAMI 2008",
 )
 
 NEWER = (

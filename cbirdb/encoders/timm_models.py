@@ -11,8 +11,9 @@ from pathlib import Path
 import timm
 import timm.data
 
-from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.encoders.base import LoadOptions, WeightFiles
 from cbirdb.encoders.openclip import Transform
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
 from cbirdb.encoders.weights import check_config, find_weights, reading
 

@@ -11,20 +11,10 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions, Provenance, hash_settings
+from cbirdb.encoders.base import Encoder, LoadOptions, Provenance, hash_settings
+from cbirdb.encoders.spec import EncoderSpec
 
 SIDE = 32
-
-SPEC = EncoderSpec(
-    name="tiny-image",
-    family="tiny_image",
-    dim=SIDE * SIDE,
-    embedding="the 32 x 32 grey values, mean-centred",
-    preprocessing="grey (ITU-R 601), averaged over areas to 32 x 32",
-    licence="Apache-2.0",
-    training_scheme="none",
-    citation="Torralba et al., 80 Million Tiny Images, TPAMI 2008",
-)
 
 
 def shrink(image: Image.Image) -> NDArray[np.float32]:

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 import cbirdb.encoders.torchvision_operators  # noqa: F401 (before the libraries that import torchvision)
-from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions, Preprocessing, Provenance, hash_files, hash_settings
+from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing, Provenance, hash_files, hash_settings
 from cbirdb.encoders.golden import golden_picture
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import reading, unfit
 from cbirdb.errors import EncoderError
 

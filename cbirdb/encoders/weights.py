@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cbirdb.encoders.base import EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.encoders.base import LoadOptions, WeightFiles
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 
 ADDRESS = "https://"

@@ -14,8 +14,10 @@ from PIL import Image
 
 from cbirdb import encode as verb
 from cbirdb.encode import EncodeOptions
-from cbirdb.encoders.base import Encoder, EncoderSpec, Provenance
-from cbirdb.encoders.tiny_image import SPEC, TinyImage
+from cbirdb.encoders.base import Encoder, Provenance
+from cbirdb.encoders.shipped import TINY_IMAGE
+from cbirdb.encoders.spec import EncoderSpec
+from cbirdb.encoders.tiny_image import TinyImage
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.pixels import read_rgb
 from cbirdb.write_embeddings import EncodeSummary
@@ -97,7 +99,7 @@ def test_every_image_gets_the_unit_vector_that_the_encoder_computes(
     assert (outcome.code, counts(outcome)) == (0, {"encoded": 20})
     stored = vectors(connection)
     assert len(stored) == 20
-    encoder = TinyImage(SPEC)
+    encoder = TinyImage(TINY_IMAGE)
     for source, found in stored.items():
         raw = encoder.encode(encoder.preprocess(read_rgb(ingested / source))[None])[0].astype(np.float64)
         expected = (raw / np.sqrt((raw * raw).sum())).astype(np.float32).astype(component)

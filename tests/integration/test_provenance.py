@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cbirdb.db.encoder_records import insert_record
-from cbirdb.encoders.base import Encoder, EncoderSpec, LoadOptions, WeightFiles
+from cbirdb.encoders.base import Encoder, LoadOptions, WeightFiles
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 from cbirdb.vectors import cosine, l2_normalize
 from tests.conftest import Outcome

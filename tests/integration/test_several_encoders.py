@@ -138,9 +138,10 @@ def test_a_picture_without_direction_fails_for_the_encoder_that_finds_none(
     grey = picture(0).point(lambda _: 90)
     grey.save(class_folder / "nodule" / "grey.png")
     cli("ingest", "folder", class_folder)
-    from cbirdb.encoders.tiny_image import SPEC, TinyImage
+    from cbirdb.encoders.shipped import TINY_IMAGE
+    from cbirdb.encoders.tiny_image import TinyImage
 
-    tiny, projection = encode(connection, [TinyImage(SPEC), Projection()])
+    tiny, projection = encode(connection, [TinyImage(TINY_IMAGE), Projection()])
     assert (tiny.encoded, tiny.failed) == (20, 1)
     assert (projection.encoded, projection.failed) == (21, 0)
     assert failures(connection) == [("tiny-image", "nodule/grey.png", "no direction")]

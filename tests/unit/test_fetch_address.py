@@ -18,10 +18,11 @@ pytest.importorskip("huggingface_hub")
 
 from cbirdb.encoders import fetch as fetching
 from cbirdb.encoders import weights
-from cbirdb.encoders.base import EncoderSpec, LoadOptions
+from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.fetch import MANIFEST, fetch
 from cbirdb.encoders.registry import is_here
 from cbirdb.encoders.shipped import SHIPPED
+from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 from tests.fake_hub import FakeHub
 from tests.fetch_checks import assert_says_the_other_way, contents, refused, sha256

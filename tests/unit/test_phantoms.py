@@ -12,7 +12,8 @@ from PIL import Image
 
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.folder import FolderReader
-from cbirdb.encoders.tiny_image import SPEC, TinyImage
+from cbirdb.encoders.shipped import TINY_IMAGE
+from cbirdb.encoders.tiny_image import TinyImage
 from cbirdb.errors import InputError
 from cbirdb.phantoms import CLASSES, write_phantoms
 from cbirdb.phantoms import writer as writer_module
@@ -151,7 +152,7 @@ def test_every_finding_is_drawn(label: str) -> None:
 
 def test_tiny_image_tells_regions_apart_but_findings_only_in_part(phantoms: Path) -> None:
     """What the demo is to show: good micro-averaged, worse macro-averaged precision of the nearest neighbour."""
-    encoder = TinyImage(SPEC)
+    encoder = TinyImage(TINY_IMAGE)
     records = _records(phantoms)
     vectors = encoder.encode(np.stack([encoder.preprocess(Image.open(record.path)) for record in records]))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

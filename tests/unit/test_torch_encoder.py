@@ -19,10 +19,11 @@ import cbirdb.encoders.torchvision_operators  # noqa: E402, F401 (before the lib
 # isort: split
 import timm  # noqa: E402
 
-from cbirdb.encoders.base import EncoderSpec, LoadOptions  # noqa: E402
+from cbirdb.encoders.base import LoadOptions  # noqa: E402
 from cbirdb.encoders.golden import SMALLEST_COSINE, golden_picture  # noqa: E402
 from cbirdb.encoders.registry import load_encoder  # noqa: E402
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
+from cbirdb.encoders.spec import EncoderSpec  # noqa: E402
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts  # noqa: E402
 from cbirdb.errors import EncoderError  # noqa: E402
 from tests.encoder_checks import assert_same, cosine, embed, on_cpu, picture, refused  # noqa: E402

@@ -1,0 +1,87 @@
+"""Encoders made ready to run, and whether they compute what they did when their stored embeddings were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import psycopg
+
+from cbirdb.db.embeddings import StoredEncoder, check_provenance, find_encoder
+from cbirdb.encoders.base import DType, Encoder, LoadOptions
+from cbirdb.encoders.fetch import fetch
+from cbirdb.encoders.golden import SMALLEST_COSINE
+from cbirdb.encoders.registry import get_spec, is_here, load_encoder
+from cbirdb.errors import EncoderError
+from cbirdb.known_encoders import added_encoders
+from cbirdb.vectors import cosine, l2_normalize
+
+
+def fetch_missing(connection: psycopg.Connection, names: Sequence[str], options: LoadOptions) -> None:
+    """Bring the weights of those encoders whose files are not on this machine.
+
+    :raises EncoderError: when the network fails.
+    """
+    added = added_encoders(connection)
+    for spec in [get_spec(name, added) for name in dict.fromkeys(names)]:
+        if spec.weights is not None and options.store is not None and not is_here(spec, options):
+            fetch(spec, options.store)
+
+
+def load_encoders(
+    connection: psycopg.Connection, names: Sequence[str], options: LoadOptions, *, dtype: DType | None = None
+) -> list[Encoder]:
+    """Make encoders ready to run, each once.
+
+    :param dtype: None: what their stored embeddings were computed in, float32 where there are none.
+    :raises UnknownNameError: before any is loaded.
+    :raises EncoderError: when libraries or weights cannot be had.
+    """
+    added = added_encoders(connection)
+    specs = [get_spec(name, added) for name in dict.fromkeys(names)]
+    encoders = []
+    for spec in specs:
+        stored = find_encoder(connection, spec.name)
+        before = stored.provenance.get("dtype") if stored is not None else None
+        encoders.append(load_encoder(spec, replace(options, dtype=dtype or before or "float32")))
+    return encoders
+
+
+def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
+    """Refuse to compare what this encoder computes with vectors that are stored under its name, unless it made them.
+
+    Weights, preprocessing and number format must be the same. Library versions and the kind of device may differ as
+    long as one fixed picture comes out the same.
+
+    :raises EncoderError: saying what differs.
+    """
+    check_provenance(stored, {
+        "weights_sha256": encoder.provenance.weights_sha256,
+        "preprocessing_sha256": encoder.provenance.preprocessing_sha256,
+        "dtype": encoder.provenance.dtype,
+    })  # fmt: skip
+    if stored.golden_embedding is None:
+        return
+    found = golden_cosine(stored, encoder)
+    if found < SMALLEST_COSINE[encoder.provenance.dtype]:
+        changed = "; ".join(differences(stored, encoder)) or "nothing else that is recorded differs"
+        raise EncoderError(
+            f"'{stored.name}' does not compute what it did when its stored embeddings were made: one fixed picture"
+            f" comes out at cosine {found:.5f} to the embedding of that time ({changed}).",
+            hint=f"Go back to what made them, or start anew: cbirdb encoders drop {stored.name}",
+        )
+
+
+def golden_cosine(stored: StoredEncoder, encoder: Encoder) -> float:
+    """Cosine of the fixed picture's embedding now and when the encoder was first used."""
+    now, _ = l2_normalize(encoder.golden[None])
+    return cosine(now[0], stored.golden_embedding or ())
+
+
+def differences(stored: StoredEncoder, encoder: Encoder) -> list[str]:
+    """Library versions and device kind that are not those of the first use, in words."""
+    then, now = stored.provenance, encoder.provenance
+    versions: dict[str, str] = dict(then.get("libraries") or {})
+    pairs = [(name, versions.get(name), version) for name, version in now.libraries.items()]
+    pairs.append(("device", then.get("device"), now.device))
+    return [f"{what} {after}, then {before}" for what, before, after in pairs if before is not None and before != after]
