@@ -146,7 +146,7 @@ def evaluate(
         with held_run(connect, definition, counts) as run:
             queries = selection.query_ids(connection, task)
             search = neighbours.Search(task, run.run_id, k, counts.indexed, definition.build, counts.fingerprint)
-            find_neighbours(search, queries, run.stored, resources, progress)
+            find_neighbours(connection, search, queries, run.stored, resources, progress)
             found = None if exact else measure_recall(connection, search, queries, seed, resources)
             short = selection.count_short(connection, task, run.run_id, k)
             not_final = _why_not_final(build, found, floor or Floor(), encoder) if found and build else None

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbirdb.errors import InputError
+from cbirdb.vectors import row_norms
 
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
@@ -276,6 +277,5 @@ def _distances_of(keys: NDArray[np.uint64]) -> Floats:
 
 
 def _normalized(vectors: Floats) -> Floats:
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    result: Floats = (vectors / norms[:, None].astype(np.float32)).astype(np.float32, copy=False)
+    result: Floats = vectors / row_norms(vectors)[:, None].astype(np.float32)
     return result

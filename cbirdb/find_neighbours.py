@@ -56,6 +56,7 @@ class FoundByIndex:
 
 
 def find_neighbours(
+    connection: psycopg.Connection,
     search: Search,
     queries: Sequence[int],
     stored: Collection[int],
@@ -64,6 +65,8 @@ def find_neighbours(
 ) -> None:
     """Exact searches of many pairs by matrix products, all others by the server alone.
 
+    :param connection: what products are computed from; a server's process that has read the tables reads them faster
+        again than a new one, which meets shared memory page by page.
     :param queries: image ids.
     :param stored: those of them that have been searched for.
     """
@@ -74,7 +77,7 @@ def find_neighbours(
     name = search.task.encoder.name
     if by_matrix:
         with progress.task(f"comparing for {name}", total=None, unit="vectors") as task:
-            _by_products(search, left, resources, task)
+            _by_products(connection, search, left, resources, task)
         return
     with progress.task(f"searching for {name}", total=len(left) + len(stored), unit="queries") as task:
         task.advance(len(stored))
@@ -99,7 +102,9 @@ def measure_recall(
     return FoundByIndex(shares / len(sample), zeros, len(sample))
 
 
-def _by_products(search: Search, queries: Sequence[int], resources: Resources, task: Task) -> None:
+def _by_products(
+    connection: psycopg.Connection, search: Search, queries: Sequence[int], resources: Resources, task: Task
+) -> None:
     """A transaction for each pass over the vectors: its temporary tables live in it, wherever a pooler takes the next."""
     done, first = 0, 0
 
@@ -109,17 +114,16 @@ def _by_products(search: Search, queries: Sequence[int], resources: Resources, t
         # Passes that go deeper for some queries come on top.
         task.update(done=done, total=search.indexed * max(passes, -(-done // search.indexed)))
 
-    with resources.connect() as connection:
-        while first < len(queries):
-            with connection.transaction():
-                keep_transaction_open(connection)
-                search.prepare(connection)
-                products = MatrixSearch(connection, search, device=resources.device, memory_mb=resources.memory_mb)
-                size = products.queries_per_pass()
-                passes = -(-len(queries) // size)
-                for found in products.find(queries[first : first + size], count):
-                    search.store_found(connection, found)
-            first += size
+    while first < len(queries):
+        with connection.transaction():
+            keep_transaction_open(connection)
+            search.prepare(connection)
+            products = MatrixSearch(connection, search, device=resources.device, memory_mb=resources.memory_mb)
+            size = products.queries_per_pass()
+            passes = -(-len(queries) // size)
+            for found in products.find(queries[first : first + size], count):
+                search.store_found(connection, found)
+        first += size
 
 
 def _in_parallel(search: Search, queries: Sequence[int], resources: Resources) -> Iterator[int]:

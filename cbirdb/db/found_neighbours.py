@@ -38,7 +38,8 @@ GROUP BY asked.number
 _DESCRIBE: LiteralString = """
 SELECT array_agg(coalesce(p.patient_id, {nobody}) ORDER BY p.image_id), array_agg(s.number ORDER BY p.image_id)
 FROM {part} AS p INNER JOIN label_set AS s ON s.label_ids = p.label_ids
-WHERE p.image_id = ANY(%s)
+-- Cast, as the driver sends small numbers as integers, and the server hashes a list only of the column's own type.
+WHERE p.image_id = ANY(%s::bigint[])
 """
 
 # Joined to a query's other columns by the statement that stores results.

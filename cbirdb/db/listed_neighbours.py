@@ -111,5 +111,5 @@ def read_part(
         "SELECT e.image_id, e.embedding FROM {table} AS e WHERE e.image_id IN (SELECT image_id FROM {part})"
     ).format(table=sql.Identifier(SCHEMA, encoder.table), part=sql.Identifier("pg_temp", part))
     if only is not None:
-        query += sql.SQL(" AND e.image_id = ANY({})").format(sql.Literal(list(only)))
+        query += sql.SQL(" AND e.image_id = ANY({}::bigint[])").format(sql.Literal(list(only)))
     return read_embeddings(connection, query, encoder.dim, encoder.precision)

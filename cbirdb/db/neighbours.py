@@ -74,7 +74,7 @@ _SHORT: LiteralString = """
 SELECT r.query_image_id
 FROM cbir.search_result AS r
 INNER JOIN query AS q ON q.image_id = r.query_image_id
-WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s) AND cardinality(r.neighbour_ids) < least(
+WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s::bigint[]) AND cardinality(r.neighbour_ids) < least(
     %(k)s::bigint,
     (SELECT count(*) FROM candidate) - (
         SELECT count(*) FROM candidate AS own
@@ -96,7 +96,7 @@ FROM (
     SELECT e.image_id, e.embedding, s.label_ids, s.patient_id
     FROM {table} AS e
     INNER JOIN query AS s ON s.image_id = e.image_id
-    WHERE e.image_id = ANY(%(queries)s)
+    WHERE e.image_id = ANY(%(queries)s::bigint[])
 ) AS q
 INNER JOIN relevant AS r ON r.label_ids = q.label_ids
 {found}
@@ -153,7 +153,7 @@ CROSS JOIN LATERAL (
         INNER JOIN candidate AS c ON c.image_id = n.image_id
     ) AS ranked
 ) AS found
-WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s)
+WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s::bigint[])
 ON CONFLICT (run_id, query_image_id, label_id) DO NOTHING
 """
 
@@ -170,7 +170,7 @@ FROM (
     CROSS JOIN LATERAL (
         SELECT max(distance) AS farthest, count(*) AS existing FROM ({nearest}) AS nearest
     ) AS true_k
-    WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s)
+    WHERE r.run_id = %(run_id)s AND r.query_image_id = ANY(%(queries)s::bigint[])
 ) AS shares
 """
 
@@ -221,7 +221,7 @@ class Search:
             short = [row[0] for row in connection.execute(_SHORT, parameters)]
             if short:
                 connection.execute(
-                    "DELETE FROM cbir.search_result WHERE run_id = %s AND query_image_id = ANY(%s)",
+                    "DELETE FROM cbir.search_result WHERE run_id = %s AND query_image_id = ANY(%s::bigint[])",
                     [self.run_id, short],
                 )
                 connection.execute(self._statement(self._for_each(self._exact())), parameters | {"queries": short})

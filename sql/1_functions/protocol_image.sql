@@ -3,6 +3,8 @@
 --   that has one is left out, except of MIMIC-CXR, where only positive labels are looked at. CheXpert's Support
 --   Devices is no label. Protocol 'any-label': images with at least one positive label (Support Devices aside), with
 --   all of them.
+--   Conditions stand in CASE because the planner takes half of the images for it; of an equation with an expression it
+--   expects one image in 200, and looks their labels and embeddings up one by one.
 -- Reference: Denner et al., Leveraging Foundation Models for Content-Based Medical Image Retrieval in Radiology, and
 --   its authors' code.
 -- Inputs: the protocol, a split as cbir.evaluation_split says it, names of datasets (NULL: all), and the seed of
@@ -13,6 +15,7 @@ CREATE FUNCTION cbir.protocol_image(
 RETURNS TABLE (image_id bigint, patient_id bigint, label_ids bigint[])
 LANGUAGE sql
 STABLE
+PARALLEL SAFE
 AS $$
 SELECT
     i.image_id,
@@ -25,18 +28,18 @@ INNER JOIN cbir.image_label AS il ON il.image_id = i.image_id
 INNER JOIN cbir.label AS l ON l.label_id = il.label_id
 WHERE
     (protocol_image.datasets IS NULL OR d.name = any(protocol_image.datasets))
-    AND cbir.evaluation_split(d.reader, i.split, p.pseudonym, protocol_image.seed) = protocol_image.split
+    AND CASE
+        WHEN cbir.evaluation_split(d.reader, i.split, p.pseudonym, protocol_image.seed) = protocol_image.split THEN TRUE
+    END
     AND NOT (d.reader = 'chexpert' AND l.name = 'XR/chest/Support Devices')
 GROUP BY i.image_id, d.reader
 HAVING
-    count(*) FILTER (WHERE il.value = 1) >= 1
-    AND (
-        protocol_image.protocol = 'any-label'
-        OR (
-            count(*) FILTER (WHERE il.value = 1) = 1
-            AND (d.reader = 'mimic-cxr' OR count(*) FILTER (WHERE il.value = -1) = 0)
-        )
-    )
+    CASE
+        WHEN count(*) FILTER (WHERE il.value = 1) = 0 THEN FALSE
+        WHEN protocol_image.protocol = 'any-label' THEN TRUE
+        WHEN count(*) FILTER (WHERE il.value = 1) > 1 THEN FALSE
+        ELSE d.reader = 'mimic-cxr' OR count(*) FILTER (WHERE il.value = -1) = 0
+    END
 $$;
 
 COMMENT ON FUNCTION cbir.protocol_image(text, text, text[], bigint) IS
