@@ -26,7 +26,7 @@ from cbirdb.vectors import row_norms
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 """Row of the query, row (or id) of the vector, distance; each of shape (found,)."""
-PRODUCT_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+PRODUCT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 """A block is compared in pieces whose products with all queries take about this much. On a CPU what is compared should
 still be in its caches, and new memory costs as much as the comparison."""
 

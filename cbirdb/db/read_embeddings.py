@@ -15,7 +15,8 @@ from cbirdb.records import Precision
 Block = tuple[NDArray[np.int64], NDArray[np.float32]]
 """Image ids of shape (n,), and their vectors of shape (n, dim) as they are stored."""
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
+"""What is computed with a block begins when it is complete: smaller ones begin sooner and are still in the caches."""
 
 
 def read_embeddings(
