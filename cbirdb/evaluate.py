@@ -42,8 +42,9 @@ PROTOCOLS: Mapping[Protocol, str] = {
     ),
 }
 """What each protocol counts, in words; stored with each run, defined by cbir.protocol_image."""
-EXACT_UP_TO = 50_000
-"""``auto`` compares with every image up to here; beyond it, a scan per query takes too long."""
+EXACT_UP_TO = 30_000_000_000_000
+"""``auto`` compares with every image up to so many multiplications (queries x images x dimensions). Two processors do them in
+some five minutes, and walks through an index for as many queries take no less."""
 LARGEST_K = 10_000
 
 Mode = Literal["auto", "exact", "approximate"]
@@ -138,7 +139,7 @@ def evaluate(
         counts = selection.count_selection(connection, task)
         _check_counts(counts, encoder, query_split, index_split)
         build = current_build(connection, encoder)
-        exact = _is_exact(mode, counts.indexed, build, encoder)
+        exact = _is_exact(mode, counts, build, encoder)
         resources = Resources(connect, workers or machine_cpus(), device, memory_mb)
         definition = Definition(
             task, PROTOCOLS[protocol], selection.dataset_names(connection, task), k, None if exact else build, seed,
@@ -212,13 +213,14 @@ def _check_counts(counts: Counts, encoder: StoredEncoder, query_split: str, inde
             )
 
 
-def _is_exact(mode: Mode, indexed: int, build: IndexBuild | None, encoder: StoredEncoder) -> bool:
+def _is_exact(mode: Mode, counts: Counts, build: IndexBuild | None, encoder: StoredEncoder) -> bool:
     if mode == "approximate" and build is None:
         raise InputError(
             f"The encoder '{encoder.name}' has no vector index to search approximately.",
             hint=f"Run: cbirdb index build -e {encoder.name}",
         )
-    return mode == "exact" or build is None or (mode == "auto" and indexed <= EXACT_UP_TO)
+    multiplications = counts.queries * counts.indexed * encoder.dim
+    return mode == "exact" or build is None or (mode == "auto" and multiplications <= EXACT_UP_TO)
 
 
 def _close_run(

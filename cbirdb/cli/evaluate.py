@@ -35,7 +35,7 @@ SPLIT = click.Choice(["train", "val", "test"])
     "--mode",
     type=click.Choice(["auto", "exact", "approximate"]),
     default="auto",
-    help="auto: exact up to 50,000 images or without an index.",
+    help="auto: exact, but for evaluations of many minutes where there is an index.",
 )
 @click.option(
     "--seed",

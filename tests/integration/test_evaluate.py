@@ -225,6 +225,26 @@ def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(
     assert (exact.code, exact.rows[0]["final"], exact.rows[0]["index_audit"]) == (0, True, None)
 
 
+def test_auto_is_exact_up_to_a_number_of_multiplications(
+    cli: Cli, catalogue: list[int], connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mode() -> object:
+        return cli("-q", "evaluate", "-e", "toy", "-k", 5, "--format", "json").rows[0]["mode"]
+
+    queries, indexed = connection.execute(
+        "SELECT count(*) FILTER (WHERE split = 'test'), count(*) FILTER (WHERE split = 'train') FROM cbir.image"
+        " INNER JOIN cbir.embedding_toy USING (image_id)"
+    ).fetchone() or (0, 0)
+    dim = connection.execute("SELECT dim FROM cbir.encoder WHERE name = 'toy'").fetchone()
+    assert queries * indexed > 0 < dim[0]
+    monkeypatch.setattr("cbirdb.evaluate.EXACT_UP_TO", queries * indexed * dim[0] - 1)
+    assert mode() == "exact"  # there is no index
+    assert cli("-q", "index", "build", "-e", "toy", "--method", "hnsw").code == 0
+    assert mode() == "approximate"
+    monkeypatch.setattr("cbirdb.evaluate.EXACT_UP_TO", queries * indexed * dim[0])
+    assert mode() == "exact"
+
+
 @pytest.mark.parametrize(
     "method",
     [
