@@ -277,5 +277,5 @@ def _distances_of(keys: NDArray[np.uint64]) -> Floats:
 
 
 def _normalized(vectors: Floats) -> Floats:
-    result: Floats = vectors / row_norms(vectors)[:, None].astype(np.float32)
+    result: Floats = np.divide(vectors, row_norms(vectors)[:, None].astype(np.float32), dtype=np.float32)
     return result
