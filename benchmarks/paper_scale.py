@@ -257,6 +257,7 @@ def commands(arguments: argparse.Namespace) -> dict[str, tuple[object, ...]]:
         "index audit": ("index", "audit", "-e", ENCODER),
         "evaluate val": ("evaluate", "-e", ENCODER, "-k", arguments.k, "--mode", "exact", "--query-split", "val"),
         "evaluate": approximate,
+        "evaluate exact": ("evaluate", "-e", ENCODER, "-k", arguments.k, "--mode", "exact"),
         "metrics": metrics,
         **{
             f"metrics by {by}": (*metrics, "--by", by)
