@@ -26,7 +26,7 @@ from cbirdb.index_audit import (
 from cbirdb.records import Precision
 from tests.conftest import Outcome
 from tests.indexed_vectors import GOOD, POOR, ROWS, Stored, clustered, make, recall, settle
-from tests.sql.test_similar_images import fill
+from tests.stored_pictures import fill
 
 Cli = Callable[..., Outcome]
 

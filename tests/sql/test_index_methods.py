@@ -19,7 +19,7 @@ from cbirdb.db.vector_index import Hnsw, IndexMethod, IvfFlat
 from cbirdb.index_audit import audit_index
 from cbirdb.records import Precision
 from tests.indexed_vectors import CLUSTERS, DIM, GOOD, SHARES, Stored, clustered, make, recall
-from tests.sql.test_similar_images import FILTERS, PICTURES, Picture, fill, scans, unit
+from tests.stored_pictures import FILTERS, PICTURES, Picture, fill, scans, unit
 
 
 def explain(stored: Stored, build: IndexBuild, k: int) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
-from tests.sql.test_similar_images import Picture, exact_vectors, fill, index, index_name, scans, unit
+from tests.stored_pictures import Picture, exact_vectors, fill, index, index_name, scans, unit
 
 COLUMNS = [
     "rank", "study_id", "study_uid", "similarity", "query_image_id", "image_id", "pair_similarity", "images", "labels",

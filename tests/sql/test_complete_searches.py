@@ -1,0 +1,136 @@
+"""cbir.similar_images through a real HNSW index: k rows whenever k exist, and how each answer was found."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.stored_pictures import Picture, fill, ids, index, index_name, scans, search, unit
+
+
+@pytest.fixture
+def many(connection: psycopg.Connection) -> list[int]:
+    """300 images, ten of them of the rare modality MR, with an HNSW index."""
+    known = fill(connection, unit(300), [Picture(modality="MR" if n % 30 == 0 else "XR") for n in range(300)])
+    index(connection)
+    return known
+
+
+def test_a_hundred_neighbours_stop_at_pgvectors_default_of_forty(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
+    found = search(connection, many[0], k=100, mode="approximate")
+    assert len(found) == 100
+    assert {row["mode"] for row in found} == {"approximate"}
+    exact = search(connection, many[0], k=100, mode="exact")
+    assert len(set(ids(found)) & set(ids(exact))) >= 95
+
+
+def test_k_above_ef_search_and_above_what_exists_comes_back_short(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
+    for mode in ("approximate", "exact", "auto"):
+        found = search(connection, many[0], k=10_000, mode=mode)
+        assert set(ids(found)) == set(many) - {many[0]}
+        assert all(row["complete"] for row in found)
+
+
+@pytest.mark.parametrize(
+    ("mode", "filters", "used"),
+    [
+        ("approximate", {}, True),
+        ("auto", {}, True),
+        ("approximate", {"modality": "XR"}, True),
+        ("exact", {}, False),
+        ("exact", {"modality": "XR"}, False),
+        ("auto", {"modality": "MR"}, False),
+    ],
+)
+def test_the_mode_that_is_reported_is_not_how_the_server_searched(
+    connection: psycopg.Connection, many: list[int], mode: str, filters: dict[str, str], used: bool
+) -> None:
+    name = index_name(connection)
+    before = scans(connection, name)
+    found = search(connection, many[0], k=5, mode=mode, **filters)
+    assert (scans(connection, name) > before) is used
+    assert {row["mode"] for row in found} == {"approximate" if used else "exact"}
+
+
+def test_an_exact_search_uses_the_index_when_the_planner_is_pushed_to_it(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
+    name = index_name(connection)
+    connection.execute("SET enable_seqscan = off")
+    connection.execute("SET enable_sort = off")
+    before = scans(connection, name)
+    search(connection, many[0], k=5, mode="exact")
+    assert scans(connection, name) == before
+
+
+@pytest.mark.parametrize("limits", [{}, {"hnsw.max_scan_tuples": "1"}])
+def test_a_selective_filter_loses_rows_of_an_approximate_search(
+    connection: psycopg.Connection, many: list[int], limits: dict[str, str]
+) -> None:
+    for name, value in limits.items():
+        connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+    query = unit(1, seed=5)[0]
+    found = search(connection, query, k=50, mode="approximate", modality="MR")
+    assert ids(found) == ids(search(connection, query, k=50, mode="exact", modality="MR"))
+    assert len(found) == 10
+
+
+def test_an_index_walk_that_ends_early_is_passed_off_as_complete(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
+    connection.execute("SET hnsw.max_scan_tuples = 1")
+    found = search(connection, unit(1, seed=5)[0], k=200, mode="approximate", modality="XR")
+    assert len(found) == 200
+    if {row["mode"] for row in found} == {"exact"}:
+        assert ids(found) == ids(search(connection, unit(1, seed=5)[0], k=200, mode="exact", modality="XR"))
+
+
+def test_deleted_images_eat_up_the_candidates_of_an_approximate_search(
+    connection: psycopg.Connection, many: list[int]
+) -> None:
+    query = unit(1, seed=6)[0]
+    nearest = ids(search(connection, query, k=150, mode="exact"))
+    connection.execute("DELETE FROM cbir.image WHERE image_id = ANY(%s)", [nearest])
+    found = search(connection, query, k=100, mode="approximate")
+    assert len(found) == 100
+    assert not set(ids(found)) & set(nearest)
+    assert len(search(connection, query, k=200, mode="approximate")) == 150
+
+
+def test_a_search_leaves_its_settings_behind(connection: psycopg.Connection, many: list[int]) -> None:
+    names = ("hnsw.ef_search", "hnsw.iterative_scan", "enable_seqscan", "search_path")
+
+    def now() -> list[str]:
+        return [
+            connection.execute(sql.SQL("SHOW {}").format(sql.Identifier(*n.split(".")))).fetchone()[0] for n in names
+        ]  # type: ignore[index]
+
+    connection.execute("SET hnsw.ef_search = 77")
+    connection.execute("SET enable_seqscan = on")
+    session = now()
+    with connection.transaction():
+        connection.execute("SET LOCAL hnsw.iterative_scan = 'relaxed_order'")
+        inside = now()
+        assert search(connection, many[0], k=100, mode="approximate")
+        assert now() == inside
+        with pytest.raises(psycopg.errors.InvalidParameterValue), connection.transaction():
+            search(connection, "[1,2]", mode="approximate")
+        assert now() == inside
+    assert now() == session
+
+
+def test_a_first_search_on_a_connection_fails_because_pgvector_is_not_loaded(dsn: str, many: list[int]) -> None:
+    with psycopg.connect(dsn, autocommit=True) as fresh:
+        assert len(search(fresh, many[0], k=7, mode="approximate")) == 7
+
+
+def test_an_index_that_someone_dropped_by_hand_breaks_search(connection: psycopg.Connection, many: list[int]) -> None:
+    connection.execute(sql.SQL("DROP INDEX cbir.{}").format(sql.Identifier(index_name(connection))))
+    assert {row["mode"] for row in search(connection, many[0])} == {"exact"}
+    with pytest.raises(psycopg.errors.UndefinedObject, match="no vector index"):
+        search(connection, many[0], mode="approximate")
