@@ -56,6 +56,8 @@ class DatasetReader(Protocol):
     """One line for ``cbirdb datasets list``."""
     title: str
     """What it reads, as a sentence names it."""
+    takes: frozenset[str]
+    """The fields of ``ReadOptions`` that it looks at; the others are refused, where they are given."""
 
     def recognises(self, path: Path) -> bool:
         """Whether a folder is clearly of this layout; False where nothing tells."""

@@ -34,6 +34,7 @@ class ChexpertReader:
 
     name = "chexpert"
     summary = "CheXpert (full or small): train.csv, valid.csv, train/patient*/study*/"
+    takes = frozenset({"name", "images", "labels_only"})
     title = "CheXpert"
 
     def recognises(self, path: Path) -> bool:

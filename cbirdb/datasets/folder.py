@@ -36,6 +36,7 @@ class FolderReader:
     name = "folder"
     title = "one sub-folder per class"
     summary = "class per sub-folder; nested folders become a label path; split from a folder level or by content"
+    takes = frozenset({"name", "modality", "anatomic_region", "label_pattern"})
 
     def recognises(self, path: Path) -> bool:
         """Nothing tells such a folder from any other."""

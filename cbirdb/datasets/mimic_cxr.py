@@ -29,6 +29,7 @@ class MimicCxrReader:
 
     name = "mimic-cxr"
     summary = "MIMIC-CXR-JPG: mimic-cxr-2.0.0-{split,chexpert,metadata}.csv.gz, files/p*/"
+    takes = frozenset({"name", "images", "labels_only"})
     title = "MIMIC-CXR-JPG"
 
     def recognises(self, path: Path) -> bool:

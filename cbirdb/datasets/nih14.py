@@ -34,6 +34,7 @@ class Nih14Reader:
 
     name = "nih14"
     summary = "NIH ChestX-ray14: Data_Entry_2017*.csv, train_val_list.txt, test_list.txt, images*/"
+    takes = frozenset({"name", "images", "labels_only"})
     title = "NIH ChestX-ray14"
 
     def recognises(self, path: Path) -> bool:

@@ -34,6 +34,7 @@ class PaperCsvReader:
     name = "paper-csv"
     title = "the paper's CSV files"
     summary = "the paper's published CSV files: filepath, dataset, split, modality, anatomic_region, 0/1 per label"
+    takes = frozenset({"name", "images", "labels_only", "modality", "anatomic_region"})
 
     def recognises(self, path: Path) -> bool:
         """Whether the first CSV file begins with the paper's columns."""
@@ -48,7 +49,7 @@ class PaperCsvReader:
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         files = _csv_files(path)
-        images = options.images
+        images = None if options.labels_only else options.images
         if images is not None and not images.is_dir():
             raise InputError(f"There is no folder {images}.", hint="Check --images.")
         root = images.resolve() if images is not None else None

@@ -31,6 +31,7 @@ class RadImageNetReader:
 
     name = "radimagenet"
     summary = "RadImageNet: RadiologyAI_{train,val,test}.csv, radiology_ai/CT|MR|US/"
+    takes = frozenset({"name", "images", "labels_only"})
     title = "RadImageNet"
 
     def recognises(self, path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from cbirdb.datasets.base import DatasetReader, ReadOptions, Source
@@ -46,6 +47,13 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
         when a name of it cannot be stored.
     """
     reader = get_reader(name)
+    for option in fields(options):
+        if option.name not in reader.takes and getattr(options, option.name) != option.default:
+            users = ", ".join(other.name for other in READERS.values() if option.name in other.takes)
+            raise InputError(
+                f"The reader '{name}' has no use for --{option.name.replace('_', '-')}.",
+                hint=f"Leave it out; it is for {users}.",
+            )
     if path.is_dir() and not reader.recognises(path):
         other = next((other for other in READERS.values() if other is not reader and other.recognises(path)), None)
         if other is not None:

@@ -153,6 +153,7 @@ BAD = [
     ("split in superscript", "ingest folder {}/good --split ²/48/50", USER, "is not a split"),
     ("split beyond 100", "ingest folder {}/good --split 80/10/20", USER, "not 100"),
     ("label pattern that does not parse", "ingest folder {}/good --label-pattern '('", USER, "not a regular expression"),
+    ("option that a reader ignores", "ingest folder {}/good --labels-only", USER, "it is for radimagenet"),
     ("label pattern without label", "ingest folder {}/good --label-pattern x", USER, "no group named 'label'"),
     ("dataset without a name", "ingest folder {}/good --name ''", USER, "name"),
     ("name taken by another folder", "ingest folder {}/good/train --name good", USER, "--moved"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 
@@ -123,6 +124,24 @@ def test_labels_only_leaves_the_images_alone(tmp_path: Path, name: str) -> None:
     assert source.root is None
     assert source.total == len(items)
     assert all(isinstance(item, ImageRecord) and item.path is None for item in items)
+
+
+GIVEN = ReadOptions("a", Path("b"), "XR", "chest", labels_only=True, label_pattern="(?P<label>c)")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_an_option_that_a_reader_does_not_look_at_is_ignored_in_silence(tmp_path: Path, name: str) -> None:
+    ignored = {field.name for field in fields(ReadOptions)} - READERS[name].takes
+    assert ignored
+    for option in ignored:
+        with pytest.raises(InputError, match=f"'{name}' has no use for --{option.replace('_', '-')}") as caught:
+            open_dataset(name, tmp_path, replace(ReadOptions(), **{option: getattr(GIVEN, option)}))
+        assert (
+            caught.value.hint
+            == "Leave it out; it is for "
+            + ", ".join(other.name for other in READERS.values() if option in other.takes)
+            + "."
+        )
 
 
 @pytest.mark.parametrize("actual", WRITERS)
