@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import psycopg
+from psycopg.pq import TransactionStatus
 
 import cbirdb
 from cbirdb.db import neighbours, selection
@@ -120,7 +121,8 @@ def evaluate(
 ) -> EvaluationSummary:
     """Run a protocol and store its neighbours.
 
-    :param connect: opens the further connections that queries run on.
+    :param connection: in autocommit mode and in no transaction: what is stored is committed on the way.
+    :param connect: opens further connections: two that hold the run, and those that scans and walks run on.
     :param datasets: names; empty: all.
     :param seed: of the sample of queries on which an approximate search's recall is measured.
     :param protocol: a key of ``PROTOCOLS``.
@@ -131,8 +133,12 @@ def evaluate(
     :param device: auto, cuda, cuda:N or cpu: where an exact search at scale multiplies.
     :param memory_mb: what such a search keeps in memory for its queries.
     :raises InputError: when there is nothing to evaluate, or no index for an approximate search.
+    :raises ValueError: when the connection is in a transaction.
     """
     _check_depth(k)
+    if not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE:
+        # Its first rows would wait for what removes the run on another connection when something fails.
+        raise ValueError("evaluate needs a connection in autocommit mode, outside a transaction")
     with translated_errors():
         check_datasets(connection, datasets)
         task = Selection(encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient)

@@ -26,15 +26,16 @@ from cbirdb.vectors import row_norms
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 """Row of the query, row (or id) of the vector, distance; each of shape (found,)."""
-PRODUCT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
-"""A block is compared in pieces whose products with all queries take about this much. On a CPU what is compared should
-still be in its caches, and new memory costs as much as the comparison."""
+PRODUCT_BYTES = {"numpy": 32 << 20, "cpu": 64 << 20, "cuda": 256 << 20}
+"""A block is compared in pieces whose products with all queries take about this much: with NumPy, with PyTorch on a CPU, on a
+GPU. On a CPU what is compared should still be in its caches, and new memory costs as much as the comparison."""
 
 FIRST_PIECE = 2048
-"""Vectors after which every query has its first limit, at least; the larger, the fewer pairs later pieces find."""
+"""Vectors after which every query has its first limit, where the first block has as many; the larger, the fewer pairs later
+pieces find."""
 QUERIES_PER_SHARE = 128
 """At least: for fewer, going through the vectors costs more than comparing them."""
-BLOCKS_AHEAD = 2
+BLOCKS_AHEAD = 4
 """Blocks that wait or are compared while another is received."""
 MANY_PROCESSORS = 8
 """From so many on PyTorch, which also compares and selects in parallel, is worth its import."""
@@ -185,7 +186,7 @@ class _Nearest:
 class _NumpyComparer:
     def __init__(self, queries: Floats, shares: int = 1) -> None:
         self.queries = len(queries)
-        self.product_bytes = PRODUCT_BYTES["cpu"] // shares
+        self.product_bytes = PRODUCT_BYTES["numpy"] // shares
         self._queries = queries
         self._products = np.empty(0, np.float32)
 

@@ -49,7 +49,7 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
     "--mode",
     type=click.Choice(["auto", "exact", "approximate"]),
     default="auto",
-    help="auto: the index if there is one.",
+    help="auto: whichever is expected to be faster; exact without an index.",
 )
 @click.option(
     "--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."

@@ -17,6 +17,8 @@ Block = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 BLOCK_BYTES = 4 << 20
 """What is computed with a block begins when it is complete: smaller ones begin sooner and are still in the caches."""
+BLOCK_ROWS = 2048
+"""At least, as every block costs something, too."""
 
 
 def read_embeddings(
@@ -27,7 +29,7 @@ def read_embeddings(
     Rows are of one size then, so a block of them is an array without looking at each.
     """
     row = row_type(dim, precision)
-    block = max(1, BLOCK_BYTES // row.itemsize)
+    block = max(BLOCK_ROWS, BLOCK_BYTES // row.itemsize)
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
     pieces: list[bytes | bytearray | memoryview] = []
     start, size = len(HEADER), 0

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 TrainingScheme: TypeAlias = Literal["none", "self-supervised", "weakly-supervised", "fully-supervised", "unknown"]
-TRAINING_SCHEMES: tuple[TrainingScheme, ...] = get_args(TrainingScheme)
 
 LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "timm": "timm_models"}
 """Families that load any model of their library: the library's name on the command line, the module's name."""

@@ -11,8 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from cbirdb import find_neighbours, matrix_search
+from cbirdb.db import read_embeddings
 from cbirdb.db.copy import copy_embeddings
-from cbirdb.db.embeddings import register_encoder
+from cbirdb.db.embeddings import get_encoder, register_encoder
+from cbirdb.evaluate import EvaluationSummary
+from cbirdb.evaluate import evaluate as evaluate_with
 from tests.evaluations import Cli, assert_same, evaluate, runs
 
 
@@ -153,4 +156,41 @@ def test_a_gpu_that_is_not_there_is_not_one_sentence(
     outcome = cli("evaluate", "-e", "toy", "--mode", "exact", "--device", "cuda:7")
     assert outcome.code == 1
     assert "GPU" in outcome.err
+    assert runs(connection) == []
+
+
+@pytest.mark.parametrize("blocks", [0, 1], ids=["before the vectors", "while the server sends them"])
+def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
+    connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, blocks: int
+) -> None:
+    monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
+    monkeypatch.setattr(read_embeddings, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(read_embeddings, "BLOCK_BYTES", 1)
+    compare = matrix_search.exact_neighbours
+
+    def failing(_: object, vectors: Iterator[object], *arguments: object, **options: object) -> object:
+        for _ in range(blocks):
+            next(vectors)
+        raise KeyboardInterrupt
+
+    def run() -> EvaluationSummary:
+        encoder = get_encoder(connection, "toy")
+        return evaluate_with(connection, encoder, connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True))
+
+    monkeypatch.setattr(matrix_search, "exact_neighbours", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert runs(connection) == []
+    monkeypatch.setattr(matrix_search, "exact_neighbours", compare)
+    assert runs(connection) == [(run().run_id, True)]
+
+
+def test_an_evaluation_in_somebodys_transaction_waits_for_itself(
+    connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
+    encoder = get_encoder(connection, "toy")
+    with connection.transaction(), pytest.raises(ValueError, match="outside a transaction"):
+        evaluate_with(connection, encoder, connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True))
     assert runs(connection) == []

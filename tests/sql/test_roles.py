@@ -224,7 +224,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "access.md"
 
 def test_the_sql_of_the_docs_runs(role_server: str, copy_of_filled: str, logins: Logins) -> None:
     blocks = re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     with psycopg.connect(make_conninfo(role_server, dbname=copy_of_filled), autocommit=True) as connection:
         connection.execute("CREATE ROLE dr_adams LOGIN PASSWORD 'of a test'")
         try:
@@ -240,6 +240,15 @@ def test_the_sql_of_the_docs_runs(role_server: str, copy_of_filled: str, logins:
             assert found.fetchall() == [
                 (None, {"purpose_required": True}), (None, {"audit": False}), ("tumour board", {}),
             ]  # fmt: skip
+            connection.execute(
+                "INSERT INTO cbir.search_audit (searched_at, login, role, function, returned)"
+                " VALUES (now() - interval '11 years', 'x', 'x', 'similar_images', '{}')"
+            )
+            kept = connection.execute("SELECT count(*) - 1 FROM cbir.search_audit").fetchone()
+            connection.execute(blocks[3].encode())
+            assert connection.execute("SELECT count(*) FROM cbir.search_audit").fetchone() == kept
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="can only be added to"):
+                connection.execute("DELETE FROM cbir.search_audit")
         finally:
             connection.execute("DROP ROLE IF EXISTS site_a, dr_adams")
 
