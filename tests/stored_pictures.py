@@ -178,3 +178,15 @@ FILTERS: list[tuple[dict[str, str], list[int]]] = [
     ({"modality": "CT", "anatomic_region": "chest"}, []),
     ({"split": "val", "modality": "XR"}, []),
 ]
+
+
+def put_in_studies(connection: psycopg.Connection, known: Sequence[int], studies: Sequence[str | None]) -> None:
+    """Image by image the UID of its study; None: no study. A study's patient is that of its images."""
+    for uid in sorted({uid for uid in studies if uid is not None}):
+        images = [image for image, own in zip(known, studies, strict=True) if own == uid]
+        connection.execute(
+            "WITH made AS (INSERT INTO cbir.study (dataset_id, patient_id, study_uid, study_date)"
+            " SELECT dataset_id, patient_id, %(uid)s, '2020-01-01' FROM cbir.image WHERE image_id = %(first)s"
+            " RETURNING study_id) UPDATE cbir.image SET study_id = made.study_id FROM made WHERE image_id = ANY(%(all)s)",
+            {"uid": uid, "first": images[0], "all": images},
+        )

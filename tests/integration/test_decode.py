@@ -8,7 +8,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,45 +16,16 @@ import psycopg
 import pytest
 from PIL import Image
 
-from cbirdb import encode as verb
-from cbirdb.decode import DecodeOptions
-from cbirdb.encode import EncodeOptions
 from cbirdb.encoders.base import Encoder
 from cbirdb.pixels import read_rgb
 from cbirdb.vectors import l2_normalize
-from cbirdb.write_embeddings import EncodeSummary
 from tests.conftest import Outcome, picture, picture_bytes
-from tests.integration.test_encode import open_failures, vectors
+from tests.encode_checks import encode, marked_picture, open_failures, vectors
 from tests.worker_encoders import MARKS, Failing, Flat, Projection, Quarters
 
 Cli = Callable[..., Outcome]
 BOUND_S = 120.0
 """Far longer than anything here takes, far shorter than a decoder that hangs."""
-
-
-def marked_picture(seed: int, mark: str) -> Image.Image:
-    """A picture that does to ``Quarters`` what its mark says."""
-    image = picture(seed).convert("RGB")
-    image.putpixel((0, 0), MARKS[mark])
-    return image
-
-
-def encode(
-    connection: psycopg.Connection,
-    encoders: Sequence[Encoder],
-    *,
-    timeout_s: float = 60.0,
-    connect_s: float = 0.0,
-    **options: object,
-) -> list[EncodeSummary]:
-    """The verb on the test's database, where making a connection takes so long."""
-
-    def connect() -> psycopg.Connection:
-        time.sleep(connect_s)
-        return psycopg.connect(connection.info.dsn, autocommit=True)
-
-    decode = DecodeOptions(timeout_s=timeout_s)
-    return verb.encode(connection, encoders, EncodeOptions(decode=decode, **options), connect=connect)
 
 
 @pytest.fixture

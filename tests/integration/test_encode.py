@@ -14,14 +14,14 @@ from PIL import Image
 
 from cbirdb import encode as verb
 from cbirdb.encode import EncodeOptions
-from cbirdb.encoders.base import Encoder, Provenance
+from cbirdb.encoders.base import Encoder
 from cbirdb.encoders.shipped import TINY_IMAGE
-from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.tiny_image import TinyImage
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.pixels import read_rgb
 from cbirdb.write_embeddings import EncodeSummary
 from tests.conftest import Outcome, picture_bytes, write_csv
+from tests.encode_checks import MeanOfQuarters, open_failures, vectors
 
 Cli = Callable[..., Outcome]
 
@@ -33,45 +33,6 @@ def run(cli: Cli, *arguments: object) -> Outcome:
 def counts(outcome: Outcome) -> dict[str, int]:
     """What the last row counts, without zeros."""
     return {key: value for key, value in outcome.rows[-1].items() if key != "encoder" and value}
-
-
-def vectors(connection: psycopg.Connection, table: str = "embedding_tiny_image") -> dict[str, NDArray[np.float64]]:
-    found = connection.execute(
-        f"SELECT i.source, e.embedding::text FROM cbir.{table} AS e JOIN cbir.image AS i USING (image_id)"
-    ).fetchall()
-    return {source: np.array(text[1:-1].split(","), dtype=np.float64) for source, text in found}
-
-
-def open_failures(connection: psycopg.Connection) -> list[tuple[str, str, int]]:
-    return connection.execute(
-        "SELECT source, reason, occurrences FROM cbir.failure WHERE stage = 'encode' AND NOT resolved ORDER BY source"
-    ).fetchall()
-
-
-def quarters(image: Image.Image) -> NDArray[np.float32]:
-    return np.asarray(image.convert("L").resize((2, 2), Image.Resampling.BOX), dtype=np.float32)
-
-
-class MeanOfQuarters(Encoder):
-    """A real encoder of four numbers: the mean grey of each quarter. ``spoil`` turns its result into a bad one."""
-
-    def __init__(
-        self, spoil: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None, **made: object
-    ) -> None:
-        self.spec = EncoderSpec(
-            name="quarters", family="test", dim=4, embedding="means", preprocessing="grey", licence="Apache-2.0",
-            training_scheme="none", citation="",
-        )  # fmt: skip
-        self.provenance = replace(Provenance(weights_sha256="a" * 64, preprocessing_sha256="b" * 64), **made)
-        self.preprocess = quarters
-        self.input_shape = (2, 2)
-        self._spoil = spoil or (lambda rows: rows)
-        self.batches: list[int] = []
-
-    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        self.batches.append(len(batch))
-        embeddings = batch.reshape(len(batch), 4).copy()
-        return embeddings if len(batch) == 1 else self._spoil(embeddings)  # one alone is the golden picture
 
 
 def encode(connection: psycopg.Connection, encoder: Encoder, **options: object) -> EncodeSummary:

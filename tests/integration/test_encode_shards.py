@@ -14,7 +14,7 @@ import pytest
 
 from cbirdb.records import Shard
 from tests.conftest import Outcome, write_csv
-from tests.integration.test_decode import encode
+from tests.encode_checks import encode
 from tests.worker_encoders import Projection
 
 Cli = Callable[..., Outcome]

@@ -23,7 +23,7 @@ from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.write_embeddings import EncodeSummary
 from tests.catalogue_checks import open_failures
 from tests.conftest import Logins, Outcome, picture_bytes
-from tests.integration.test_encode import MeanOfQuarters, quarters, vectors
+from tests.encode_checks import MeanOfQuarters, quarters, vectors
 from tests.official_layouts import NIH_ROWS, write_nih14
 
 Cli = Callable[..., Outcome]

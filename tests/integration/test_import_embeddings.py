@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,9 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from tests.conftest import Outcome
+from tests.published_vectors import DIM, NAMES, add_images, unit, write
 
 Cli = Callable[..., Outcome]
-DIM = 6
-NAMES = [f"nih14/images_{n % 3:03}/{n:08}.png" for n in range(10)]
-
-
-def unit(number: int = len(NAMES), *, dim: int = DIM) -> NDArray[np.float32]:
-    vectors = np.random.default_rng(7).normal(size=(number, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def write(path: Path, vectors: Mapping[str, Any]) -> Path:
-    """One HDF5 dataset per image, named by its path; slashes make groups."""
-    with h5py.File(path, "w") as file:
-        for name, vector in vectors.items():
-            file.create_dataset(name, data=vector)
-    return path
-
-
-def add_images(connection: psycopg.Connection, dataset: str, names: list[str]) -> None:
-    connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES (%s, 'paper-csv')", [dataset])
-    connection.execute(
-        "INSERT INTO cbir.image (dataset_id, source, split) SELECT dataset_id, unnest(%s::text[]), 'train'"
-        " FROM cbir.dataset WHERE name = %s",
-        [names, dataset],
-    )
 
 
 @pytest.fixture(autouse=True)

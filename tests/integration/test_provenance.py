@@ -20,8 +20,8 @@ from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 from cbirdb.vectors import cosine, l2_normalize
 from tests.conftest import Outcome
-from tests.integration.test_decode import encode
-from tests.integration.test_import_embeddings import write
+from tests.encode_checks import encode
+from tests.published_vectors import write
 from tests.worker_encoders import Projection
 
 Cli = Callable[..., Outcome]

@@ -12,7 +12,7 @@ import pytest
 from cbirdb import decode
 from cbirdb.encoders.base import Provenance
 from tests.conftest import Outcome, picture, picture_bytes
-from tests.integration.test_decode import encode, marked_picture
+from tests.encode_checks import encode, marked_picture
 from tests.worker_encoders import Projection, Quarters
 
 Cli = Callable[..., Outcome]

@@ -19,7 +19,7 @@ from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
 from cbirdb.errors import InputError
 from cbirdb.evaluate import evaluate
-from tests.sql.test_precision import HAND, Case, collections, on_circle, oracle, run, store
+from tests.precision_cases import HAND, Case, collections, on_circle, oracle, run, store
 
 FRACTIONS = [0.3, 0.6, 1.0]
 

@@ -13,8 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from tests.conftest import Logins, Outcome
-from tests.sql.test_similar_studies import put_in_studies
-from tests.stored_pictures import Picture, fill
+from tests.stored_pictures import Picture, fill, put_in_studies
 
 PICTURES = [Picture(labels=("a",), patient=f"p{n // 2}", study_date="2026-01-01") for n in range(6)]
 

@@ -13,24 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
-from tests.stored_pictures import Picture, exact_vectors, fill, index, index_name, scans, unit
+from tests.stored_pictures import Picture, exact_vectors, fill, index, index_name, put_in_studies, scans, unit
 
 COLUMNS = [
     "rank", "study_id", "study_uid", "similarity", "query_image_id", "image_id", "pair_similarity", "images", "labels",
     "study_date", "dataset", "mode", "complete",
 ]  # fmt: skip
-
-
-def put_in_studies(connection: psycopg.Connection, known: Sequence[int], studies: Sequence[str | None]) -> None:
-    """Image by image the UID of its study; None: no study. A study's patient is that of its images."""
-    for uid in sorted({uid for uid in studies if uid is not None}):
-        images = [image for image, own in zip(known, studies, strict=True) if own == uid]
-        connection.execute(
-            "WITH made AS (INSERT INTO cbir.study (dataset_id, patient_id, study_uid, study_date)"
-            " SELECT dataset_id, patient_id, %(uid)s, '2020-01-01' FROM cbir.image WHERE image_id = %(first)s"
-            " RETURNING study_id) UPDATE cbir.image SET study_id = made.study_id FROM made WHERE image_id = ANY(%(all)s)",
-            {"uid": uid, "first": images[0], "all": images},
-        )
 
 
 def similar(connection: psycopg.Connection, study_uid: str | None, **arguments: object) -> list[dict[str, Any]]:
