@@ -136,9 +136,7 @@ def evaluate(
     :raises ValueError: when the connection is in a transaction.
     """
     _check_depth(k)
-    if not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE:
-        # Its first rows would wait for what removes the run on another connection when something fails.
-        raise ValueError("evaluate needs a connection in autocommit mode, outside a transaction")
+    _check_idle(connection)
     with translated_errors():
         check_datasets(connection, datasets)
         task = Selection(encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient)
@@ -169,6 +167,12 @@ def evaluate(
 def _check_depth(k: int) -> None:
     if not 1 <= k <= LARGEST_K:
         raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
+
+
+def _check_idle(connection: psycopg.Connection) -> None:
+    if not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE:
+        # What removes the run on another connection, when something fails, would wait for its rows.
+        raise ValueError("evaluate needs a connection in autocommit mode, outside a transaction")
 
 
 def _check_unchanged(connection: psycopg.Connection, connect: Connect, task: Selection, before: Counts) -> None:

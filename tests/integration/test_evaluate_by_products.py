@@ -183,7 +183,8 @@ def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
     assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     assert runs(connection) == []
     monkeypatch.setattr(matrix_search, "exact_neighbours", compare)
-    assert runs(connection) == [(run().run_id, True)]
+    summary = run()
+    assert runs(connection) == [(summary.run_id, True)]
 
 
 def test_an_evaluation_in_somebodys_transaction_waits_for_itself(
