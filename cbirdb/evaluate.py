@@ -121,7 +121,7 @@ def evaluate(
 ) -> EvaluationSummary:
     """Run a protocol and store its neighbours.
 
-    :param connection: in autocommit mode and in no transaction: what is stored is committed on the way.
+    :param connection: in autocommit mode and in no transaction (else ValueError): what is stored is committed on the way.
     :param connect: opens further connections: two that hold the run, and those that scans and walks run on.
     :param datasets: names; empty: all.
     :param seed: of the sample of queries on which an approximate search's recall is measured.
@@ -133,15 +133,12 @@ def evaluate(
     :param device: auto, cuda, cuda:N or cpu: where an exact search at scale multiplies.
     :param memory_mb: what such a search keeps in memory for its queries.
     :raises InputError: when there is nothing to evaluate, or no index for an approximate search.
-    :raises ValueError: when the connection is in a transaction.
     """
-    _check_depth(k)
-    _check_idle(connection)
+    _check_arguments(connection, k)
     with translated_errors():
         check_datasets(connection, datasets)
         task = Selection(encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient)
-        counts = selection.count_selection(connection, task)
-        _check_counts(counts, encoder, query_split, index_split)
+        counts = _counted(connection, task)
         build = current_build(connection, encoder)
         exact = _is_exact(mode, counts, build, encoder)
         resources = Resources(connect, workers or machine_cpus(), device, memory_mb)
@@ -164,12 +161,9 @@ def evaluate(
         audit_words(build.audit) if found and build else None, not_final, len(run.stored), run.outdated)  # fmt: skip
 
 
-def _check_depth(k: int) -> None:
+def _check_arguments(connection: psycopg.Connection, k: int) -> None:
     if not 1 <= k <= LARGEST_K:
         raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
-
-
-def _check_idle(connection: psycopg.Connection) -> None:
     if not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE:
         # What removes the run on another connection, when something fails, would wait for its rows.
         raise ValueError("evaluate needs a connection in autocommit mode, outside a transaction")
@@ -214,13 +208,16 @@ def _why_not_final(build: IndexBuild, found: FoundByIndex, floor: Floor, encoder
     return None
 
 
-def _check_counts(counts: Counts, encoder: StoredEncoder, query_split: str, index_split: str) -> None:
-    for split, number in ((query_split, counts.queries), (index_split, counts.indexed)):
+def _counted(connection: psycopg.Connection, task: Selection) -> Counts:
+    """What takes part; of both splits something must."""
+    counts = selection.count_selection(connection, task)
+    for split, number in ((task.query_split, counts.queries), (task.index_split, counts.indexed)):
         if number == 0:
             raise InputError(
-                f"Split '{split}' has no image with exactly one label and an embedding of '{encoder.name}'.",
-                hint=f"Ingest labelled images with that split, then run: cbirdb encode -e {encoder.name}",
+                f"Split '{split}' has no image with exactly one label and an embedding of '{task.encoder.name}'.",
+                hint=f"Ingest labelled images with that split, then run: cbirdb encode -e {task.encoder.name}",
             )
+    return counts
 
 
 def _is_exact(mode: Mode, counts: Counts, build: IndexBuild | None, encoder: StoredEncoder) -> bool:
