@@ -11,15 +11,14 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from tests.stored_pictures import unit as unit_vectors
+
 DIM = 6
-
-
 NAMES = [f"nih14/images_{n % 3:03}/{n:08}.png" for n in range(10)]
 
 
 def unit(number: int = len(NAMES), *, dim: int = DIM) -> NDArray[np.float32]:
-    vectors = np.random.default_rng(7).normal(size=(number, dim))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit_vectors(number, seed=7, dim=dim)
 
 
 def write(path: Path, vectors: Mapping[str, Any]) -> Path:

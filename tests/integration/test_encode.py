@@ -12,8 +12,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb import encode as verb
-from cbirdb.encode import EncodeOptions
 from cbirdb.encoders.base import Encoder
 from cbirdb.encoders.shipped import TINY_IMAGE
 from cbirdb.encoders.tiny_image import TinyImage
@@ -22,6 +20,7 @@ from cbirdb.pixels import read_rgb
 from cbirdb.write_embeddings import EncodeSummary
 from tests.conftest import Outcome, picture_bytes, write_csv
 from tests.encode_checks import MeanOfQuarters, open_failures, vectors
+from tests.encode_checks import encode as encode_with
 
 Cli = Callable[..., Outcome]
 
@@ -36,12 +35,8 @@ def counts(outcome: Outcome) -> dict[str, int]:
 
 
 def encode(connection: psycopg.Connection, encoder: Encoder, **options: object) -> EncodeSummary:
-    """The verb with one encoder, on the test's database."""
-
-    def connect() -> psycopg.Connection:
-        return psycopg.connect(connection.info.dsn, autocommit=True)
-
-    (summary,) = verb.encode(connection, [encoder], EncodeOptions(**options), connect=connect)
+    """The verb with one encoder."""
+    (summary,) = encode_with(connection, [encoder], **options)
     return summary
 
 
