@@ -68,8 +68,8 @@ class MatrixSearch:
 
     def queries_per_pass(self, margin: int | None = None) -> int:
         """How many queries one pass over the vectors serves."""
-        # Vectors in single precision and their unit vectors; lists are held three times while they are merged.
-        per_query = 8 * self._search.task.encoder.dim + 3 * 20 * self._wanted(margin)
+        # Vectors in single precision, their unit vectors, and those in bfloat16; lists are held three times while they are merged.
+        per_query = 10 * self._search.task.encoder.dim + 3 * 20 * self._wanted(margin)
         return max(1, self._memory // per_query)
 
     def find(self, queries: Sequence[int], count: Count, margin: int | None = None) -> Iterator[Found]:
@@ -112,7 +112,9 @@ class MatrixSearch:
 
         # Closed whatever happens: a transaction cannot be rolled back while its server sends.
         with closing(read_part(connection, encoder, "candidate")) as blocks:
-            nearest = exact_neighbours(vectors[order], counted(blocks), wanted, device=self._device)
+            nearest = exact_neighbours(
+                vectors[order], counted(blocks), wanted, device=self._device, expected=self._search.indexed
+            )
         if compared != self._search.indexed:
             raise ChangedError
         return _Lists(

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 
-from cbirdb import find_neighbours, matrix_search
+from cbirdb import comparers, find_neighbours, matrix_search
+from cbirdb.comparers import Floats
 from cbirdb.db import read_embeddings
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import get_encoder, register_encoder
@@ -128,6 +129,35 @@ def test_copies_and_near_copies_are_in_another_order_than_the_servers(
     ).fetchone()
     assert copies is not None
     assert copies[0] > 100, "copies are no longer at the distance 0 that the server says"
+
+
+@pytest.mark.parametrize("images", ["many", "alike"])
+def test_rough_products_find_other_neighbours_than_scans(
+    cli: Cli,
+    connection: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    images: str,
+) -> None:
+    request.getfixturevalue(images)
+    monkeypatch.setattr(comparers, "ROUGH_FROM", 0)
+    monkeypatch.setattr(comparers, "PAIR_COST", 0)
+    monkeypatch.setattr(comparers, "ROUGH_QUERIES", 100)
+    monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)
+    monkeypatch.setattr(comparers, "processors", lambda: 2)
+    monkeypatch.setattr(read_embeddings, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(read_embeddings, "BLOCK_ROWS", 40)
+    measured: list[int] = []
+    multiply = comparers._multiply_pairs
+
+    def noting(queries: Floats, rows: NDArray[np.int64], vectors: Floats, columns: NDArray[np.int64]) -> Floats:
+        measured.append(len(rows))
+        return multiply(queries, rows, vectors, columns)
+
+    monkeypatch.setattr(comparers, "_multiply_pairs", noting)
+    results, _ = by_scans_and_products(cli, connection, monkeypatch, "-k", 20)
+    assert_same(results[1], results[0])
+    assert 0 < sum(measured) < 200 * 400, "rough products leave out nothing, or were not asked"
 
 
 def test_an_image_that_goes_while_products_are_computed_is_not_noticed(

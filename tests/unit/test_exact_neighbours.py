@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbirdb import exact_neighbours as module
+from cbirdb import comparers
 from cbirdb.exact_neighbours import exact_neighbours
 
 
@@ -54,31 +54,14 @@ def test_many_images_at_the_limit_fill_the_lists_or_make_them_grow() -> None:
     assert found.distances == pytest.approx(np.zeros((3, 7)), abs=1e-6)
 
 
-def test_numpy_and_torch_find_different_pairs() -> None:
-    import torch
-
-    rng = np.random.default_rng(5)
-    queries, *pieces = (
-        part / np.linalg.norm(part, axis=1, keepdims=True)
-        for part in (rng.normal(size=(n, 16)).astype(np.float32) for n in (30, 5, 200, 300))
-    )
-    comparers = module._NumpyComparer(queries), module._TorchComparer(queries, torch, "cpu")
-    for piece, limit in zip(pieces, (np.inf, np.inf, 0.6), strict=True):
-        (rows, columns, distances), other = (
-            comparer.nearer(piece, np.full(30, limit, np.float32), 10) for comparer in comparers
-        )
-        np.testing.assert_array_equal((rows, columns), other[:2])
-        np.testing.assert_allclose(distances, other[2], atol=1e-6)
-
-
 def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(8)
     vectors, queries = (rng.normal(size=(n, 12)).astype(np.float32) for n in (5000, 301))
     found = []
-    monkeypatch.setattr(module, "_torch_pays", lambda: False)
+    monkeypatch.setattr(comparers, "_torch_may_pay", lambda: False)
     for processors in (1, 3):
-        monkeypatch.setattr(module, "_processors", lambda processors=processors: processors)
-        monkeypatch.setattr(module, "QUERIES_PER_SHARE", 100)
+        monkeypatch.setattr(comparers, "processors", lambda processors=processors: processors)
+        monkeypatch.setattr(comparers, "QUERIES_PER_SHARE", 100)
         blocks = ((np.arange(at, at + 1000), vectors[at : at + 1000]) for at in range(0, 5000, 1000))
         found.append(exact_neighbours(queries, blocks, 30, device="cpu"))
     np.testing.assert_array_equal(found[0].ids, found[1].ids)
@@ -86,7 +69,7 @@ def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.
 
 
 def test_an_error_in_a_share_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_torch_pays", lambda: False)
+    monkeypatch.setattr(comparers, "_torch_may_pay", lambda: False)
     vectors = np.eye(4, dtype=np.float32)
     with pytest.raises(ValueError, match="mismatch"):
         exact_neighbours(vectors, [(np.arange(4), np.ones((4, 3), np.float32))], 2, device="cpu")

@@ -1,0 +1,125 @@
+"""The ways to find near pairs against each other; rough products against precise ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cbirdb import comparers
+from cbirdb.comparers import Floats
+from cbirdb.exact_neighbours import exact_neighbours
+
+
+def test_numpy_and_torch_find_different_pairs() -> None:
+    import torch
+
+    rng = np.random.default_rng(5)
+    queries, *pieces = (
+        part / np.linalg.norm(part, axis=1, keepdims=True)
+        for part in (rng.normal(size=(n, 16)).astype(np.float32) for n in (30, 5, 200, 300))
+    )
+    both = comparers._NumpyComparer(queries), comparers._TorchComparer(queries, torch, "cpu")
+    for piece, limit in zip(pieces, (np.inf, np.inf, 0.6), strict=True):
+        (rows, columns, distances), other = (
+            comparer.nearer(piece, np.full(30, limit, np.float32), 10) for comparer in both
+        )
+        np.testing.assert_array_equal((rows, columns), other[:2])
+        np.testing.assert_allclose(distances, other[2], atol=1e-6)
+
+
+def unit(vectors: np.ndarray) -> Floats:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def rough(queries: Floats) -> comparers._RoughComparer:
+    import torch
+
+    return comparers._RoughComparer(queries, 1, torch)
+
+
+def pairs_of(found: comparers.Pairs) -> set[tuple[int, int]]:
+    return set(zip(found[0].tolist(), found[1].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.5, 4.0])
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.9])
+def test_rough_products_lose_pairs_or_add_some(spread: float, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparers, "PAIR_COST", 0)
+    rng = np.random.default_rng(4)
+    centre = rng.normal(size=96)
+    queries, vectors = (unit(centre + spread * rng.normal(size=(n, 96))) for n in (40, 3000))
+    limit = np.quantile(1 - queries @ vectors.T, share, axis=1).astype(np.float32)
+    # As far as the farthest, and beyond: products that may be negative.
+    limit[:3] = 0.9, 1.0, 1.3
+    precise = comparers._NumpyComparer(queries).nearer(vectors, limit, 10)
+    found = rough(queries).nearer(vectors, limit, 10)
+    differing = pairs_of(found) ^ pairs_of(precise)
+    products = queries.astype(float) @ vectors.astype(float).T
+    # Sums in single precision differ in their last digits, and so at the limit itself.
+    assert all(abs(1 - products[pair] - limit[pair[0]]) < 1e-6 for pair in differing)
+    np.testing.assert_allclose(found[2], 1 - products[found[:2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [0.0, 3.0])
+@pytest.mark.parametrize("badly_rounded", ["nothing", "queries", "vectors", "both"])
+def test_a_bound_is_below_what_it_bounds(shared: float, badly_rounded: str) -> None:
+    dim = 64
+    rng = np.random.default_rng(3)
+    queries, vectors = unit(rng.normal(size=(20, dim))), unit(rng.normal(size=(500, dim)))
+    if badly_rounded != "nothing":
+        # A little less than half of what separates 0.125 from the next bfloat16, so that all of a product's errors add up; the
+        # queries' centre is 0.
+        largest = 0.125 * (1 + comparers.BFLOAT16_ROUNDING * 0.999)
+        queries = np.full((2, dim), 0.125 if badly_rounded == "vectors" else largest) * [[1], [-1]]
+        vectors[0] = 0.125 if badly_rounded == "queries" else largest
+    along = unit(rng.normal(size=(1, dim)))
+    queries, vectors = (((part + shared * along) / (1 + shared)).astype(np.float32) for part in (queries, vectors))
+    comparer = rough(queries)
+    rounded = (comparer._bounds(vectors).astype(np.int32) << 16).view(np.float32)
+    # Before they were rounded themselves.
+    bounds = comparer._rough_queries.double().numpy() @ comparer._rough[: len(vectors)].double().numpy().T
+    np.testing.assert_allclose(rounded, bounds, rtol=comparers.BFLOAT16_ROUNDING, atol=comparers.SUMMING)
+    wide, centre = queries.astype(float), queries.mean(axis=0).astype(float)
+    true = wide @ vectors.astype(float).T - (wide @ centre)[:, None]
+    assert not (bounds < true - comparers.SUMMING).any()
+    # Not far above either, or nothing would be left out.
+    lengths = np.linalg.norm(wide - centre, axis=1)[:, None] * np.linalg.norm(vectors - centre, axis=1)
+    assert (bounds < true + 5 * comparers.BFLOAT16_ROUNDING * lengths + comparers.SUMMING).all()
+
+
+def test_what_rough_products_leave_open_is_more_than_multiplying_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    vectors = unit(rng.normal(size=32) + 1e-3 * rng.normal(size=(4000, 32)))
+    comparer = rough(vectors[:50])
+    limit = np.full(50, 1e-7, np.float32)
+    tried: list[int] = []
+    bounds = comparer._bounds
+    monkeypatch.setattr(comparer, "_bounds", lambda *given: tried.append(1) or bounds(*given))
+    found, tries = None, []
+    for _ in range(6):
+        found = comparer.nearer(vectors, limit, 5)
+        tries.append(len(tried))
+    assert tries == [1, 1, 2, 2, 2, 3], "after each try in vain it waits for one piece more"
+    assert pairs_of(found) == pairs_of(comparers._NumpyComparer(vectors[:50]).nearer(vectors, limit, 5))
+
+
+def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    rng = np.random.default_rng(9)
+    vectors, queries = (rng.normal(size=(n, 24)).astype(np.float32) for n in (9000, 301))
+    monkeypatch.setattr(comparers, "processors", lambda: 2)
+    monkeypatch.setattr(comparers, "QUERIES_PER_SHARE", 100)
+    monkeypatch.setattr(comparers, "ROUGH_QUERIES", 100)
+    monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)
+    threads = torch.get_num_threads()
+    chosen, found = [], []
+    for least in (0, 10**15):
+        monkeypatch.setattr(comparers, "ROUGH_FROM", least)
+        chosen.append({type(one).__name__ for one in comparers.comparers(unit(queries), "cpu", len(vectors))})
+        blocks = ((np.arange(at, at + 3000), vectors[at : at + 3000]) for at in range(0, 9000, 3000))
+        found.append(exact_neighbours(queries, blocks, 30, device="cpu", expected=len(vectors)))
+    assert chosen == [{"_RoughComparer"}, {"_NumpyComparer"}]
+    np.testing.assert_array_equal(found[0].ids, found[1].ids)
+    np.testing.assert_allclose(found[0].distances, found[1].distances, atol=1e-6)
+    assert torch.get_num_threads() == threads
