@@ -33,19 +33,23 @@ GPU. On a CPU what is compared should still be in its caches, and new memory cos
 QUERIES_PER_SHARE = 128
 """At least: for fewer, going through the vectors costs more than comparing them."""
 MANY_PROCESSORS = 8
-"""From so many on PyTorch, which also compares and selects in parallel, is worth its import."""
+"""From so many on PyTorch, which also compares and selects in parallel, is worth its import. Whether rough products on shares would
+be quicker there was not measured."""
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
 """What the drivers of NVIDIA, AMD and WSL show in /dev."""
 ROUGH_FROM = 1_000_000_000_000
 """Multiplications (queries x vectors x dimensions) from which rough products save more than PyTorch's import takes."""
 ROUGH_QUERIES = 4000
-"""At least: for fewer, rounding every vector costs as much as it saves."""
+"""At least: with 2,000 and 3,000 the pass as a whole was hardly quicker, with 5,000 by a third (on two processors)."""
 ROUGH_IS_FASTER = 2
 """So many times as fast rough products must be to be taken: what they leave open is multiplied again."""
+TIMED = 5
+"""So often that is timed, as other work may come between."""
 BFLOAT16_ROUNDING = 2.0**-8
 """Largest relative error of a component that is rounded to bfloat16, which has a significand of 8 bits."""
 SUMMING = 2e-5
-"""More than sums of unit vectors' products are wrong by in single precision, and a number of up to 1 in two bfloat16."""
+"""More than two errors together: of a sum in single precision over a pair of unit vectors (measured: up to 2.4e-6 for 16,000
+components), and of a number up to 2 that is kept as two bfloat16 (up to 7.6e-6)."""
 PAIR_COST = 60
 """A pair on its own costs as much as so many products of a block."""
 PAIRS_AT_A_TIME = 128
@@ -57,13 +61,13 @@ class Comparer(Protocol):
 
     queries: int
     product_bytes: int
-    """What the products with a piece may take, in single precision."""
+    """What the products with a piece may take, at four bytes each, whatever the comparer's own take."""
 
     def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
         """Pairs whose cosine distance is below the query's limit; without limits, at least the ``k`` nearest of each query.
 
         :param vectors: unit vectors, shape (n, dim).
-        :param limit: shape (queries,); infinite for all queries, or for none unless there are fewer than k vectors.
+        :param limit: shape (queries,); once there were k vectors infinite for all queries, before the first limits, or for none.
         """
 
 
@@ -77,14 +81,15 @@ def comparers(queries: Floats, device: str, vectors: int) -> Sequence[Comparer]:
     """
     on_gpu = device.startswith("cuda")
     may_be_rough = len(queries) >= ROUGH_QUERIES and vectors * queries.size >= ROUGH_FROM
-    if not (on_gpu or may_be_rough or _torch_may_pay()):
+    if not (on_gpu or may_be_rough or _torch_may_pay(device)):
         return _shares(queries, _NumpyComparer)
     try:
         import torch
-    except ModuleNotFoundError:
+    except (ImportError, OSError) as error:  # not there, or one of its libraries is not
         if on_gpu:
             raise InputError(
-                "A GPU needs PyTorch, which is not installed.", hint="pip install 'cbirdb[encoders]', or --device cpu"
+                f"A GPU needs PyTorch, which could not be loaded: {error}.",
+                hint="pip install 'cbirdb[encoders]', or --device cpu",
             ) from None
         return _shares(queries, _NumpyComparer)
     gpus = torch.cuda.device_count()
@@ -96,7 +101,7 @@ def comparers(queries: Floats, device: str, vectors: int) -> Sequence[Comparer]:
     if used != "cpu" or processors() >= MANY_PROCESSORS:
         return [_TorchComparer(queries, torch, used)]
     if may_be_rough and _is_bfloat16_fast(torch, queries.shape[1]):
-        return _shares(queries, lambda share, shares: _RoughComparer(share, shares, torch))
+        return _shares(queries, lambda share, count: _RoughComparer(share, count, torch))
     return _shares(queries, _NumpyComparer)
 
 
@@ -126,9 +131,9 @@ def processors() -> int:
 
 
 class _NumpyComparer:
-    def __init__(self, queries: Floats, shares: int = 1) -> None:
+    def __init__(self, queries: Floats, share_count: int = 1) -> None:
         self.queries = len(queries)
-        self.product_bytes = PRODUCT_BYTES["numpy"] // shares
+        self.product_bytes = PRODUCT_BYTES["numpy"] // share_count
         self._queries = queries
         self._products = np.empty(0, np.float32)
 
@@ -173,17 +178,21 @@ class _RoughComparer:
     """Multiplies in bfloat16, and in single precision what may be near by that; all else is certain to be far.
 
     Of each query q and vector x only what differs from the queries' mean c is rounded, to q' and x': embeddings often lie in a
-    narrow cone, and what they share would be rounded more coarsely than they differ. By the Cauchy-Schwarz inequality
+    narrow cone, and what they share would be rounded more coarsely than they differ. With y = x - c
 
-        ``q.x - c.q <= q'.x' + |q - c| |x - c - x'| + |q - c - q'| |x'| + c.(x - c)``
+        ``q.x - c.q = (q - c).y + c.y``
+        ``(q - c).y <= q'.x' + |q - c| |y - x'| + |q - c - q'| |x'|``
 
-    The right side is one product of longer vectors.
+    the second by the Cauchy-Schwarz inequality. With what is added to q'.x' the bound is one product of longer vectors.
+
+    It is of no use where the k-th neighbour is less like the query than the mean of the queries is, as where queries are
+    pictures of another kind than the images: that leaves everything open.
     """
 
-    def __init__(self, queries: Floats, shares: int, torch: Any) -> None:
+    def __init__(self, queries: Floats, share_count: int, torch: Any) -> None:
         self.queries = len(queries)
         self._queries = queries
-        self._precise = _NumpyComparer(queries, shares)
+        self._precise = _NumpyComparer(queries, share_count)
         self.product_bytes = 2 * self._precise.product_bytes  # they are half as large
         self._torch = torch
         self._centre: Floats = queries.mean(axis=0)
@@ -194,21 +203,23 @@ class _RoughComparer:
         self._fill(self._rough_queries, [_above(_lengths(rest)), _above(errors), 1, 1])
         self._rough = torch.empty((0, self._length), dtype=torch.bfloat16)
         self._products = torch.empty(0, dtype=torch.bfloat16)
-        # Pieces in a row of which too much was left open, and how many more are not even tried.
-        self._in_vain = self._not_tried = 0
+        # Pieces tried in a row of which too much was left open. At first, while limits are far, that is to be expected.
+        self._in_vain = 0
+        # Pieces that are not tried next: ever more, so that where it is always so little time is lost.
+        self._not_tried = 0
 
     def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
         if np.isinf(limit).all() or self._not_tried > 0:
             self._not_tried = max(0, self._not_tried - 1)
             return self._precise.nearer(vectors, limit, k)
         least = (1 - limit).astype(np.float32)
-        found = np.flatnonzero(self._bounds(vectors) >= _lowest_bits(least - self._on_centre - SUMMING)[:, None])
-        if len(found) * PAIR_COST > len(self._queries) * len(vectors):
+        is_open = self._bounds(vectors) >= _lowest_bits(least - self._on_centre - SUMMING)[:, None]
+        if np.count_nonzero(is_open) * PAIR_COST > is_open.size:
             self._in_vain += 1
             self._not_tried = self._in_vain
             return self._precise.nearer(vectors, limit, k)
         self._in_vain = 0
-        rows, columns = np.divmod(found, len(vectors))
+        rows, columns = np.divmod(np.flatnonzero(is_open), len(vectors))
         products = _multiply_pairs(self._queries, rows, vectors, columns)
         near = products > least[rows]
         return rows[near], columns[near], 1 - products[near]
@@ -283,23 +294,28 @@ def _lowest_bits(least: NDArray[np.floating]) -> NDArray[np.int16]:
 
 
 def _shares(queries: Floats, make: Callable[[Floats, int], Comparer]) -> Sequence[Comparer]:
-    shares = max(1, min(processors(), len(queries) // QUERIES_PER_SHARE))
-    return [make(share, shares) for share in np.array_split(queries, shares)]
+    count = max(1, min(processors(), len(queries) // QUERIES_PER_SHARE))
+    return [make(share, count) for share in np.array_split(queries, count)]
 
 
-def _torch_may_pay() -> bool:
+def _torch_may_pay(device: str) -> bool:
     """To import it takes seconds: not where NumPy does as well, on few processors without a GPU."""
-    may_be_gpu = any(any(Path("/dev").glob(name)) for name in GPU_FILES)
-    return "torch" in sys.modules or may_be_gpu or processors() >= MANY_PROCESSORS
+    may_be_gpu = device == "auto" and (
+        "torch" in sys.modules or any(any(Path("/dev").glob(name)) for name in GPU_FILES)
+    )
+    return may_be_gpu or processors() >= MANY_PROCESSORS
 
 
 def _is_bfloat16_fast(torch: Any, dim: int) -> bool:
     """Measured, as many a processor only imitates it."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        queries, vectors = torch.ones(256, dim, dtype=dtype), torch.ones(1024, dim, dtype=dtype)
-        torch.mm(queries, vectors.T)
-        began = time.perf_counter()
-        torch.mm(queries, vectors.T)
-        seconds[dtype] = time.perf_counter() - began
-    return bool(seconds[torch.bfloat16] * ROUGH_IS_FASTER < seconds[torch.float32])
+    factors = {
+        dtype: (torch.ones(256, dim, dtype=dtype), torch.ones(1024, dim, dtype=dtype).T)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    seconds = dict.fromkeys(factors, float("inf"))
+    for _ in range(1 + TIMED):  # the first prepares what later ones use again
+        for dtype, (queries, vectors) in factors.items():
+            began = time.perf_counter()
+            torch.mm(queries, vectors)
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
+    return seconds[torch.bfloat16] * ROUGH_IS_FASTER < seconds[torch.float32]

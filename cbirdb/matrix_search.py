@@ -68,8 +68,9 @@ class MatrixSearch:
 
     def queries_per_pass(self, margin: int | None = None) -> int:
         """How many queries one pass over the vectors serves."""
-        # Vectors in single precision, their unit vectors, and those in bfloat16; lists are held three times while they are merged.
-        per_query = 10 * self._search.task.encoder.dim + 3 * 20 * self._wanted(margin)
+        # Vectors in single precision, their unit vectors, and another copy while these are put in order or rounded; lists are held
+        # three times while they are merged.
+        per_query = 12 * self._search.task.encoder.dim + 3 * 20 * self._wanted(margin)
         return max(1, self._memory // per_query)
 
     def find(self, queries: Sequence[int], count: Count, margin: int | None = None) -> Iterator[Found]:
@@ -100,7 +101,9 @@ class MatrixSearch:
         if sum(len(block[0]) for block in asked) != len(queries):
             raise ChangedError
         ids, vectors = (np.concatenate(parts) for parts in zip(*asked, strict=True))
+        del asked
         order = np.argsort(ids)
+        ids, vectors = ids[order], vectors[order]
         compared = 0
 
         def counted(blocks: Iterator[Block]) -> Iterator[Block]:
@@ -113,12 +116,12 @@ class MatrixSearch:
         # Closed whatever happens: a transaction cannot be rolled back while its server sends.
         with closing(read_part(connection, encoder, "candidate")) as blocks:
             nearest = exact_neighbours(
-                vectors[order], counted(blocks), wanted, device=self._device, expected=self._search.indexed
+                vectors, counted(blocks), wanted, device=self._device, expected=self._search.indexed
             )
         if compared != self._search.indexed:
             raise ChangedError
         return _Lists(
-            describe(connection, "query", ids[order]),
+            describe(connection, "query", ids),
             describe(connection, "candidate", np.unique(nearest.ids)),
             nearest.ids,
             nearest.distances,

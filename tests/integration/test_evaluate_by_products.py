@@ -140,7 +140,7 @@ def test_rough_products_find_other_neighbours_than_scans(
     images: str,
 ) -> None:
     request.getfixturevalue(images)
-    monkeypatch.setattr(comparers, "ROUGH_FROM", 0)
+    monkeypatch.setattr(comparers, "ROUGH_FROM", 1)
     monkeypatch.setattr(comparers, "PAIR_COST", 0)
     monkeypatch.setattr(comparers, "ROUGH_QUERIES", 100)
     monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)

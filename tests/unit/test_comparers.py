@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -42,13 +46,13 @@ def pairs_of(found: comparers.Pairs) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.5, 4.0])
-@pytest.mark.parametrize("share", [0.001, 0.02, 0.9])
-def test_rough_products_lose_pairs_or_add_some(spread: float, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("portion", [0.001, 0.02, 0.9])
+def test_rough_products_lose_pairs_or_add_some(spread: float, portion: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparers, "PAIR_COST", 0)
     rng = np.random.default_rng(4)
     centre = rng.normal(size=96)
     queries, vectors = (unit(centre + spread * rng.normal(size=(n, 96))) for n in (40, 3000))
-    limit = np.quantile(1 - queries @ vectors.T, share, axis=1).astype(np.float32)
+    limit = np.quantile(1 - queries @ vectors.T, portion, axis=1).astype(np.float32)
     # As far as the farthest, and beyond: products that may be negative.
     limit[:3] = 0.9, 1.0, 1.3
     precise = comparers._NumpyComparer(queries).nearer(vectors, limit, 10)
@@ -87,6 +91,31 @@ def test_a_bound_is_below_what_it_bounds(shared: float, badly_rounded: str) -> N
     assert (bounds < true + 5 * comparers.BFLOAT16_ROUNDING * lengths + comparers.SUMMING).all()
 
 
+@pytest.fixture
+def numbers() -> Floats:
+    rng = np.random.default_rng(6)
+    drawn = rng.normal(size=50_000) * 10.0 ** rng.integers(-30, 1, size=50_000)
+    return np.concatenate([drawn, [0.0, -0.0, 1.0, -1.0, 1e-42, -1e-42]]).astype(np.float32)
+
+
+def test_a_product_is_rounded_below_the_lowest_bits_of_what_it_reaches(numbers: Floats) -> None:
+    import torch
+
+    bits = torch.from_numpy(numbers).bfloat16().view(torch.int16).numpy()
+    assert (bits >= comparers._lowest_bits(numbers)).all()
+    # And some that do not reach it are left out.
+    positive = numbers[numbers > 1e-30]
+    bits = torch.from_numpy(positive * np.float32(0.98)).bfloat16().view(torch.int16).numpy()
+    assert (bits < comparers._lowest_bits(positive)).all()
+
+
+def test_what_is_added_for_rounding_is_rounded_down(numbers: Floats) -> None:
+    import torch
+
+    lengths = np.abs(numbers[np.abs(numbers) > 1e-30])
+    assert (torch.from_numpy(comparers._above(lengths)).bfloat16().float().numpy() >= lengths).all()
+
+
 def test_what_rough_products_leave_open_is_more_than_multiplying_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     vectors = unit(rng.normal(size=32) + 1e-3 * rng.normal(size=(4000, 32)))
@@ -100,6 +129,16 @@ def test_what_rough_products_leave_open_is_more_than_multiplying_all(monkeypatch
         found = comparer.nearer(vectors, limit, 5)
         tries.append(len(tried))
     assert tries == [1, 1, 2, 2, 2, 3], "after each try in vain it waits for one piece more"
+    for _ in range(3):
+        comparer.nearer(vectors, limit, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(comparers, "PAIR_COST", 0)
+        comparer.nearer(vectors, limit, 5)
+    assert len(tried) == 4
+    comparer.nearer(vectors, limit, 5)
+    comparer.nearer(vectors, limit, 5)
+    comparer.nearer(vectors, limit, 5)
+    assert len(tried) == 6, "after one try that was not in vain it waits for one piece again"
     assert pairs_of(found) == pairs_of(comparers._NumpyComparer(vectors[:50]).nearer(vectors, limit, 5))
 
 
@@ -113,8 +152,17 @@ def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypa
     monkeypatch.setattr(comparers, "ROUGH_QUERIES", 100)
     monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)
     threads = torch.get_num_threads()
+    inside: set[int] = set()
+    bounds = comparers._RoughComparer._bounds
+
+    def noting(self: comparers._RoughComparer, vectors: Floats) -> np.ndarray:
+        inside.add(torch.get_num_threads())
+        return bounds(self, vectors)
+
+    monkeypatch.setattr(comparers._RoughComparer, "_bounds", noting)
+    torch.set_num_threads(2)
     chosen, found = [], []
-    for least in (0, 10**15):
+    for least in (1, 10**15):
         monkeypatch.setattr(comparers, "ROUGH_FROM", least)
         chosen.append({type(one).__name__ for one in comparers.comparers(unit(queries), "cpu", len(vectors))})
         blocks = ((np.arange(at, at + 3000), vectors[at : at + 3000]) for at in range(0, 9000, 3000))
@@ -122,4 +170,55 @@ def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypa
     assert chosen == [{"_RoughComparer"}, {"_NumpyComparer"}]
     np.testing.assert_array_equal(found[0].ids, found[1].ids)
     np.testing.assert_allclose(found[0].distances, found[1].distances, atol=1e-6)
-    assert torch.get_num_threads() == threads
+    assert {type(one).__name__ for one in comparers.comparers(unit(queries), "cpu", 0)} == {"_NumpyComparer"}
+    assert inside == {1}, "each share multiplies with all processors"
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "processors", "vectors", "expected"),
+    [
+        ("auto", 0, 2, 10, "_NumpyComparer"),
+        ("auto", 0, 2, 10**9, "_RoughComparer"),
+        ("cpu", 0, 2, 10**9, "_RoughComparer"),
+        ("cpu", 1, 2, 10**9, "_RoughComparer"),
+        ("auto", 0, 8, 10**9, "_TorchComparer cpu"),
+        ("cpu", 1, 8, 10, "_TorchComparer cpu"),
+        ("auto", 1, 2, 10, "_TorchComparer cuda"),
+        ("auto", 1, 2, 10**9, "_TorchComparer cuda"),
+        ("cuda:1", 2, 2, 10, "_TorchComparer cuda:1"),
+    ],
+)
+def test_what_multiplies_is_not_what_suits_the_machine(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processors: int, vectors: int, expected: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus)))
+    monkeypatch.setattr(comparers, "processors", lambda: processors)
+    monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)
+    monkeypatch.setattr(comparers, "_NumpyComparer", lambda *_: "_NumpyComparer")
+    monkeypatch.setattr(comparers, "_RoughComparer", lambda *_: "_RoughComparer")
+    monkeypatch.setattr(comparers, "_TorchComparer", lambda _, __, used: f"_TorchComparer {used}")
+    many = np.zeros((comparers.ROUGH_QUERIES, 8), np.float32)
+    assert set(comparers.comparers(many, device, vectors)) == {expected}
+    if expected == "_RoughComparer":
+        assert set(comparers.comparers(many[1:], device, vectors)) == {"_NumpyComparer"}
+        monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: False)
+        assert set(comparers.comparers(many, device, vectors)) == {"_NumpyComparer"}
+
+
+@pytest.mark.parametrize(("rough_seconds", "is_fast"), [(0.4, True), (0.6, False)])
+def test_rough_products_are_taken_where_they_are_not_twice_as_fast(
+    monkeypatch: pytest.MonkeyPatch, rough_seconds: float, is_fast: bool
+) -> None:
+    import torch
+
+    def times() -> Iterator[float]:
+        # Of a product in single precision and one in bfloat16, in turns; other work comes between the first ones.
+        for turn in range(1 + comparers.TIMED):
+            delay = 5.0 if turn < 2 else 0.0
+            yield from (0.0, 1.0 + delay, 0.0, rough_seconds + delay)
+
+    clock = times()
+    monkeypatch.setattr(comparers, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert comparers._is_bfloat16_fast(torch, 16) is is_fast

@@ -58,7 +58,7 @@ def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.
     rng = np.random.default_rng(8)
     vectors, queries = (rng.normal(size=(n, 12)).astype(np.float32) for n in (5000, 301))
     found = []
-    monkeypatch.setattr(comparers, "_torch_may_pay", lambda: False)
+    monkeypatch.setattr(comparers, "_torch_may_pay", lambda _: False)
     for processors in (1, 3):
         monkeypatch.setattr(comparers, "processors", lambda processors=processors: processors)
         monkeypatch.setattr(comparers, "QUERIES_PER_SHARE", 100)
@@ -69,7 +69,7 @@ def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.
 
 
 def test_an_error_in_a_share_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparers, "_torch_may_pay", lambda: False)
+    monkeypatch.setattr(comparers, "_torch_may_pay", lambda _: False)
     vectors = np.eye(4, dtype=np.float32)
     with pytest.raises(ValueError, match="mismatch"):
         exact_neighbours(vectors, [(np.arange(4), np.ones((4, 3), np.float32))], 2, device="cpu")
