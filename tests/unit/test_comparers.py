@@ -11,6 +11,7 @@ import pytest
 
 from cbirdb import comparers
 from cbirdb.comparers import Floats
+from cbirdb.errors import InputError
 from cbirdb.exact_neighbours import exact_neighbours
 
 
@@ -205,6 +206,14 @@ def test_what_multiplies_is_not_what_suits_the_machine(
         assert set(comparers.comparers(many[1:], device, vectors)) == {"_NumpyComparer"}
         monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: False)
         assert set(comparers.comparers(many, device, vectors)) == {"_NumpyComparer"}
+
+
+def test_an_evaluation_needs_a_pytorch_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # its import is an error
+    many = np.zeros((comparers.ROUGH_QUERIES, 8), np.float32)
+    assert {type(one).__name__ for one in comparers.comparers(many, "cpu", 10**9)} == {"_NumpyComparer"}
+    with pytest.raises(InputError, match="GPU needs PyTorch, which could not be loaded"):
+        comparers.comparers(many, "cuda", 10**9)
 
 
 @pytest.mark.parametrize(("rough_seconds", "is_fast"), [(0.4, True), (0.6, False)])
