@@ -96,11 +96,18 @@ def read_certificates(path: Path) -> list[Certificate]:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a file that is there, or whose folder is not, before anything is erased."""
+    """Refuse a file that is there, or that cannot be written, before anything is erased."""
     if path.exists():
         raise InputError(f"{path} exists.", hint="Name another file: a certificate is not written over.")
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent}.", hint="Make it, or check --certificate.")
+    try:
+        path.touch(exist_ok=False)
+        path.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}.", hint="Check --certificate; nothing was erased."
+        ) from error
 
 
 def write_certificates(path: Path, certificates: Sequence[Certificate]) -> None:

@@ -16,11 +16,22 @@ case "${1:-}" in
   *) sed -n 's/^#   //p' "$0" >&2 && exit 2 ;;
 esac
 [ -s "$base/PG_VERSION" ] || { echo "there is no base backup in $base" >&2 && exit 1; }
-[ ! -e "$data/postmaster.pid" ] || { echo "the server may be running: stop it first (docker compose stop db)" >&2 && exit 1; }
+if [ -e "$data/postmaster.pid" ]; then
+  # Whether its process lives cannot be seen from another container.
+  echo "the server may be running: stop it first (docker compose stop db)." >&2
+  echo "If it was killed and none runs, remove $data/postmaster.pid, then repeat this." >&2
+  exit 1
+fi
 
 aside=$data.before-$(date +%Y%m%dT%H%M%S)
-[ ! -e "$data" ] || mv "$data" "$aside"
+if [ -e "$data" ]; then
+  mv "$data" "$aside"
+  before="What was there before is in $aside."
+fi
+mkdir -p "$(dirname "$data")" # a new, empty volume has not even that
 cp -a "$base" "$data"
+# A base backup that was taken after a recovery still has the target of that one.
+sed -i '/^recovery_target/d; /^restore_command/d' "$data/postgresql.auto.conf"
 cat >>"$data/postgresql.auto.conf" <<CONF
 restore_command = 'cp $wal/%f %p'
 $target
@@ -29,4 +40,4 @@ CONF
 touch "$data/recovery.signal"
 chown -R postgres:postgres "$data"
 chmod 700 "$data"
-echo "ready: the next start applies the log. What was there before is in $aside."
+echo "ready: the next start applies the log. ${before:-}"

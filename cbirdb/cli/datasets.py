@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.options import Context, confirm, format_option, pass_context
 from cbirdb.cli.output import write_rows
 
 
@@ -35,6 +35,6 @@ def drop(context: Context, name: str, yes: bool) -> None:
         check_datasets(connection, [name])
         count = count_images(connection, [name])
         if not yes:
-            click.confirm(f"Remove the {count:,} images of '{name}' and all that rests on them?", abort=True, err=True)
+            confirm(f"Remove the {count:,} images of '{name}' and all that rests on them?")
         drop_dataset(connection, name)
     click.echo(f"Removed the {count:,} images of '{name}'.", err=True)

@@ -10,6 +10,7 @@ import click
 
 from cbirdb.cli.options import (
     Context,
+    NumberRange,
     dataset_option,
     device_option,
     dtype_option,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(min=1), metavar="N", help="Processes that decode.  [default: one a core]"
 )
 @click.option(
-    "--image-timeout", type=click.FloatRange(min=0, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
+    "--image-timeout", type=NumberRange(min=0, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
     help="An image whose decoder takes longer is a failure.",
 )  # fmt: skip
 @max_pixels_option

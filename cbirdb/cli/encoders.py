@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, device_option, format_option, pass_context, weights_option
+from cbirdb.cli.options import Context, confirm, device_option, format_option, pass_context, weights_option
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import DatabaseError, ExitCode
 
@@ -181,7 +181,7 @@ def drop(context: Context, name: str, yes: bool) -> None:
         stored = find_encoder(connection, name) if added else stored_encoder(connection, name)
         count = count_embeddings(connection, stored) if stored is not None else 0
         if not yes:
-            click.confirm(f"Remove {count:,} embeddings of '{name}' and all that rests on them?", abort=True, err=True)
+            confirm(f"Remove {count:,} embeddings of '{name}' and all that rests on them?")
         with connection.transaction():
             if stored is not None:
                 drop_encoder(connection, stored)

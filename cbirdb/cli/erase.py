@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.options import Context, confirm, format_option, pass_context
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
 
@@ -27,7 +27,7 @@ TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
     "--pseudonym-key", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Key that the pseudonyms were made with, for --patient-id.  [default: in CBIRDB_HOME]",
 )  # fmt: skip
-@click.option("--dataset", metavar="NAME", help="Only in this dataset.")
+@click.option("--dataset", metavar="NAME", help="Only in this dataset, with --patient or --patient-id.")
 @click.option(
     "--certificate", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Also write the certificates to a new file, to be kept apart from the backups.",
@@ -70,6 +70,8 @@ def erase(
 
     if sum((patient is not None, patient_id is not None, bool(given) or reapply, list_all)) != 1:
         raise click.UsageError("Give one of --patient, --patient-id, --from-certificate or --reapply, and --list.")
+    if dataset is not None and patient is None and patient_id is None:
+        raise click.UsageError("--dataset goes with --patient and --patient-id.")
     if certificate is not None:
         verb.check_target(certificate)
     kept = [one for path in given for one in verb.read_certificates(path)]
@@ -83,7 +85,7 @@ def erase(
         else:
             people = _people(context, connection, patient, patient_id, pseudonym_key, dataset)
             if not yes:
-                click.confirm("Erase this patient for good?", abort=True, err=True)
+                confirm("Erase this patient for good?")
             rows = verb.erase_patients(connection, people)
         # Before anything else can fail: the erasure is committed.
         if certificate is not None:

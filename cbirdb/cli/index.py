@@ -220,4 +220,6 @@ def status(context: Context, encoder: str, output_format: str) -> None:
         )
     row = current.row()
     write_rows([row], output_format, columns=TABLE)
-    context.progress().note(f"Audit {row['audit']}.")
+    context.progress().note(
+        f"Audit {row['audit']}." if current.audit else f"Not audited yet: cbirdb index audit -e {encoder}"
+    )

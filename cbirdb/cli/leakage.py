@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cbirdb.cli.metrics import parse_cutoffs
-from cbirdb.cli.options import Context, cutoffs_option, encoder_option, format_option, pass_context
+from cbirdb.cli.options import Context, NumberRange, cutoffs_option, encoder_option, format_option, pass_context
 from cbirdb.cli.output import write_rows
 
 
@@ -14,7 +14,7 @@ from cbirdb.cli.output import write_rows
 @click.option("--run", "run_id", type=int, metavar="ID", help="This run.  [default: the encoder's latest]")
 @click.option(
     "--near",
-    type=click.FloatRange(0, 2),
+    type=NumberRange(0, 2),
     default=0.001,
     help="Cosine distance up to which images are nearly identical; it depends on the encoder.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cbirdb.config import Settings
+from cbirdb.errors import ExitCode
 from cbirdb.limits import LARGEST_MAX_PIXELS, MAX_PIXELS
 from cbirdb.progress import SILENT, Progress
 
@@ -22,6 +24,24 @@ if TYPE_CHECKING:
     from cbirdb.encoders.base import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NumberRange(click.FloatRange):
+    """A range that "nan" does not lie in: it compares with nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("nan is not a number.", param, ctx)
+        return number
+
+
+def confirm(question: str) -> None:
+    """Ask before something is removed, and end the command when the answer is no."""
+    if not click.confirm(question, err=True):
+        click.echo("Nothing was removed.", err=True)
+        raise click.exceptions.Exit(int(ExitCode.USER))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def count_rows(path: Path) -> int:
 
     :raises InputError: when the file cannot be read to its end.
     """
-    with _to_its_end(path), _open(path) as lines:
+    with to_its_end(path), _open(path) as lines:
         return max(0, sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(1 << 20), b"")) - 1)
 
 
@@ -40,7 +40,7 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]]) -> Iterator[
     :param columns: names that must be there; of a tuple any one, and the row has it by the first name.
     :raises InputError: naming columns that are missing or that stand twice, or when the file cannot be read to its end.
     """
-    with _to_its_end(path), _open(path) as raw:
+    with to_its_end(path), _open(path) as raw:
         reader = csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig", newline=""))
         other = _other_names(path, list(reader.fieldnames or []), columns)
         for row in reader:
@@ -51,7 +51,11 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]]) -> Iterator[
 
 
 @contextmanager
-def _to_its_end(path: Path) -> Iterator[None]:
+def to_its_end(path: Path) -> Iterator[None]:
+    """Says which file could not be read.
+
+    :raises InputError: then.
+    """
     try:
         yield
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:

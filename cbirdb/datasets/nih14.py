@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cbirdb.datasets.base import ReadOptions, Source
-from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows
+from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows, to_its_end
 from cbirdb.datasets.layout import existing_folder, first_problem, require
 from cbirdb.records import POSITIVE, DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
@@ -67,7 +67,8 @@ class Nih14Reader:
 
 
 def _listed(path: Path, split: Split) -> dict[str, Split]:
-    return {name.strip(): split for name in path.read_text().splitlines() if name.strip()}
+    with to_its_end(path):
+        return {name.strip(): split for name in path.read_text("utf-8-sig").splitlines() if name.strip()}
 
 
 def _image_files(root: Path) -> dict[str, str]:

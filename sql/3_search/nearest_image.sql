@@ -95,7 +95,7 @@ BEGIN
         WHERE b.encoder_id = spec.encoder_id AND b.dropped_at IS NULL AND x.indisvalid
         ORDER BY b.index_build_id DESC LIMIT 1;
     END IF;
-    IF mode = 'approximate' AND build.index_build_id IS NULL THEN
+    IF mode = 'approximate' AND build.index_build_id IS NULL AND NOT restricted THEN
         RAISE EXCEPTION 'encoder "%" has no vector index', encoder
             USING ERRCODE = 'undefined_object', HINT = format('Run: cbirdb index build -e %s', encoder);
     END IF;

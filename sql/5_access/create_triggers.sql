@@ -10,7 +10,7 @@ BEGIN
     FOR EACH ROW EXECUTE FUNCTION cbir.guard_audit();
     CREATE TRIGGER guard_table BEFORE TRUNCATE ON cbir.search_audit
     FOR EACH STATEMENT EXECUTE FUNCTION cbir.guard_audit();
-    CREATE TRIGGER note_setting AFTER INSERT OR UPDATE ON cbir.setting
+    CREATE TRIGGER note_setting BEFORE INSERT OR UPDATE ON cbir.setting
     FOR EACH ROW EXECUTE FUNCTION cbir.note_setting();
     CREATE TRIGGER refuse_erased AFTER INSERT ON cbir.patient REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION cbir.refuse_erased();

@@ -38,7 +38,7 @@ BEGIN
                 WHEN of_audit THEN 'SELECT'
                 ELSE 'SELECT, INSERT, UPDATE, DELETE'
             END),
-            ('cbir_auditor', CASE WHEN name IN ('search_audit', 'erasure_certificate', 'setting') THEN 'SELECT' END)
+            ('cbir_auditor', CASE WHEN name IN ('search_audit', 'erasure_certificate', 'erased_image', 'setting') THEN 'SELECT' END)
         ) AS r (grantee, privileges)
         INNER JOIN pg_roles AS there ON there.rolname = r.grantee
         WHERE r.privileges IS NOT NULL

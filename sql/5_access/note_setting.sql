@@ -1,4 +1,4 @@
--- Title: Note in the audit that a setting was changed
+-- Title: Note who changed a setting and when, in its row and in the audit
 -- Description: Trigger function, of this table alone. Switching the audit off is itself in the audit.
 CREATE FUNCTION cbir.note_setting()
 RETURNS trigger
@@ -19,11 +19,13 @@ BEGIN
         jsonb_build_object(new.name, new.enabled),
         '{}'
     );
-    RETURN NULL;
+    new.changed_at := now();
+    new.changed_by := session_user;
+    RETURN new;
 END
 $$;
 
 REVOKE ALL ON FUNCTION cbir.note_setting() FROM public;
 
 COMMENT ON FUNCTION cbir.note_setting() IS
-'Trigger function: writes a change of cbir.setting into cbir.search_audit.';
+'Trigger function: writes a change of cbir.setting into cbir.search_audit, and who made it into the row.';

@@ -234,6 +234,7 @@ BAD = [
     ("leaks of an unknown encoder", "leakage -e tiny-imag", USER, "Did you mean 'tiny-image'?"),
     ("leaks of an unknown run", "leakage -e tiny-image --run 999", USER, "no finished evaluation run 999"),
     ("leaks further than any distance", "leakage -e tiny-image --near 3", USAGE, "--near"),
+    ("leaks nearer than no number", "leakage -e tiny-image --near nan", USAGE, "nan is not a number"),
     ("leaks at words", "leakage -e tiny-image -n x", USER, "not a list of numbers"),
     ("leaks above the run's k", "leakage -e tiny-image -n 4", USER, "P@4 is not known"),
     ("classification of no encoder", "classify", USAGE, "Missing option '-e'"),
@@ -251,6 +252,9 @@ BAD = [
     ("erasing with a wrong key", "erase --patient-id 7 --pseudonym-key {}/note.txt --yes", USER, "not a key of pseudonyms"),
     ("erasing by no certificate", "erase --from-certificate {}/nowhere.json", USER, "There is no file"),
     ("erasing by a wrong certificate", "erase --from-certificate {}/note.txt", USER, "holds no certificates"),
+    ("list of a dataset's erased", "erase --list --dataset good", USAGE, "--dataset goes with --patient"),
+    ("certificates of a dataset", "erase --reapply --dataset good", USAGE, "--dataset goes with --patient"),
+    ("certificate that cannot be written", "erase --list --certificate /proc/erased.json", USER, "cannot be written"),
     ("certificate in no folder", "erase --list --certificate {}/no/a.json", USER, "There is no folder"),
     ("certificate over another file", "erase --list --certificate {}/note.txt", USER, "is not written over"),
     # the demo

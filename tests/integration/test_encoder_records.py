@@ -214,7 +214,7 @@ def test_a_record_without_embeddings_is_dropped_and_its_name_is_free_again(
     assert cli(*ADD).code == 0
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 130), ("\n", 130), ("", 130)])
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 130)])
 def test_dropping_asks_first(
     cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
@@ -223,6 +223,7 @@ def test_dropping_asks_first(
     outcome = cli("encoders", "drop", "my-model")
     assert (outcome.code, outcome.out) == (code, "")
     assert "Remove 0 embeddings of 'my-model'" in outcome.err
+    assert ("Nothing was removed." in outcome.err) == (code == 1)
     assert bool(records(connection)) == (code != 0)
 
 

@@ -105,6 +105,7 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "erase a patient in SQL": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erase_patient(%s)", PATIENT)),
     "erase images without a certificate": ({ADMIN}, lambda a: a.sql("SELECT cbir.erase_images('{1}')")),
     "read certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erasure_certificate")),
+    "list certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.cli("erase", "--list")),
     "switch row-level security": ({ADMIN}, lambda a: a.cli("db", "row-security", "on")),
     "give a role a dataset": (
         {ADMIN}, lambda a: a.sql("INSERT INTO cbir.dataset_access VALUES ('cbir_reader', 'images')")

@@ -211,6 +211,15 @@ CALLS = [
 ]  # fmt: skip
 
 
+def test_an_approximate_search_is_refused_where_rows_are_hidden(both: str, logins: Logins) -> None:
+    # Whether there is an index is hidden as well; the answer is exact, whatever was asked for.
+    with logins.connect("site_a", both) as here:
+        found = here.execute(
+            "SELECT DISTINCT mode FROM cbir.similar_images('toy', image_id => 1, k => 10, mode => 'approximate')"
+        ).fetchall()
+    assert found == [("exact",)]
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_every_search_answers_as_if_the_other_site_were_not_there(
     both: str, alone: str, logins: Logins, call: str

@@ -116,6 +116,17 @@ def test_it_can_be_switched_off_and_that_is_in_it(connection: psycopg.Connection
     assert (row["function"], row["filter"], row["login"]) == ("setting", {"audit": False}, connection.info.user)
 
 
+def test_a_changed_setting_names_who_made_it_and_not_who_changed_it(connection: psycopg.Connection) -> None:
+    question = "SELECT changed_at, changed_by FROM cbir.setting WHERE name = 'audit'"
+    before = connection.execute(question).fetchone()
+    connection.execute("UPDATE cbir.setting SET enabled = FALSE, changed_by = 'nobody' WHERE name = 'audit'")
+    after = connection.execute(question).fetchone()
+    assert before is not None
+    assert after is not None
+    assert after[0] > before[0]
+    assert after[1] == connection.info.user
+
+
 def test_a_search_without_a_purpose_fails_where_one_is_required(
     cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
 ) -> None:

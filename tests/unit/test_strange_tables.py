@@ -76,3 +76,11 @@ def test_a_column_that_nobody_needs_may_stand_twice(tmp_path: Path) -> None:
     table = root / "Data_Entry_2017.csv"
     table.write_text("".join(f"{line},\n" for line in table.read_text().splitlines()))
     assert len(list(open_dataset("nih14", root, ReadOptions()).items)) == 6
+
+
+@pytest.mark.parametrize("name", ["train_val_list.txt", "test_list.txt"])
+def test_a_list_of_names_in_another_encoding_is_no_sentence(tmp_path: Path, name: str) -> None:
+    root = write_nih14(tmp_path / "nih")
+    (root / name).write_bytes(b"a.png\n\xff\xfe\n")
+    with pytest.raises(InputError, match=rf"{name} cannot be read to its end: .*utf-8"):
+        open_dataset("nih14", root, ReadOptions())
