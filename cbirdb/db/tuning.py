@@ -54,7 +54,9 @@ def server_settings(data: Path) -> dict[str, str]:
         "client_connection_check_interval": "5s",
         "logging_collector": "off",
         "log_min_duration_statement": "-1",
+        # Neither values nor statements of what failed: they may name a patient.
         "log_parameter_max_length_on_error": "0",
+        "log_min_error_statement": "panic",
     }
     if _shared_memory_room() < maintenance:
         # Parallel index builds share their graph through /dev/shm, which is 64 MB in many containers.

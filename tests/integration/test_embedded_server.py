@@ -79,6 +79,14 @@ def test_nobody_else_may_enter_the_socket_folder_or_read_data_and_log(running: E
         assert stat.S_IMODE(path.stat().st_mode) == mode, path
 
 
+def test_the_log_tells_which_uid_a_failed_statement_asked_for(running: EmbeddedServer) -> None:
+    with psycopg.connect(running.uri()) as connection, pytest.raises(psycopg.errors.UndefinedFunction):
+        connection.execute("SELECT * FROM nowhere('2.25.4711')")
+    log = running.log_file.read_text()
+    assert "nowhere" in log, "the error itself is there"
+    assert "2.25.4711" not in log
+
+
 def test_the_server_listens_on_no_network_port(running: EmbeddedServer) -> None:
     with psycopg.connect(running.uri()) as connection:
         assert connection.execute("SELECT current_setting('listen_addresses')").fetchone() == ("",)
