@@ -40,9 +40,9 @@ from cbirdb.decode import DecodeOptions, preload_workers
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing
 from cbirdb.ingest import ingest
+from cbirdb.machine import machine_cpus
 from cbirdb.pixels import read_rgb
 from cbirdb.running_encoders import load_encoders
-from cbirdb.workers import available_cores
 
 
 def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace, home: Path) -> dict[str, object]:
     """All rates of one encoder, in turn."""
     paths = write_pictures(home, arguments.images, arguments.side)
     settings = Settings(home=home / "server")
-    workers = arguments.workers or available_cores()
+    workers = arguments.workers or machine_cpus()
     with closing(open_database(settings)) as connection:
         options = LoadOptions(weights=arguments.weights, device=arguments.device)
         (encoder,) = load_encoders(connection, [arguments.encoder], options, dtype=arguments.dtype)
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace, home: Path) -> dict[str, object]:
 def device_name(encoder: Encoder) -> str:
     """The GPU's name, or how many cores."""
     if encoder.provenance.device == "cpu":
-        return f"CPU, {available_cores()} cores"
+        return f"CPU, {machine_cpus()} cores"
     import torch
 
     return str(torch.cuda.get_device_name())

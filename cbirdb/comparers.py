@@ -11,7 +11,6 @@ Pairs come out the same whichever it is, up to the rounding of sums in single pr
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbirdb.errors import InputError
+from cbirdb.machine import machine_cpus
 
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
@@ -98,7 +98,7 @@ def comparers(queries: Floats, device: str, vectors: int) -> Sequence[Comparer]:
             f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Leave --device out, or give --device cpu."
         )
     used = device if device != "auto" else "cuda" if gpus else "cpu"
-    if used != "cpu" or processors() >= MANY_PROCESSORS:
+    if used != "cpu" or machine_cpus() >= MANY_PROCESSORS:
         return [_TorchComparer(queries, torch, used)]
     if may_be_rough and _is_bfloat16_fast(torch, queries.shape[1]):
         return _shares(queries, lambda share, count: _RoughComparer(share, count, torch))
@@ -123,11 +123,6 @@ def one_thread_each(shares: Sequence[Comparer]) -> Iterator[None]:
     finally:
         if torch:
             torch.set_num_threads(threads)
-
-
-def processors() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 class _NumpyComparer:
@@ -294,7 +289,7 @@ def _lowest_bits(least: NDArray[np.floating]) -> NDArray[np.int16]:
 
 
 def _shares(queries: Floats, make: Callable[[Floats, int], Comparer]) -> Sequence[Comparer]:
-    count = max(1, min(processors(), len(queries) // QUERIES_PER_SHARE))
+    count = max(1, min(machine_cpus(), len(queries) // QUERIES_PER_SHARE))
     return [make(share, count) for share in np.array_split(queries, count)]
 
 
@@ -303,7 +298,7 @@ def _torch_may_pay(device: str) -> bool:
     may_be_gpu = device == "auto" and (
         "torch" in sys.modules or any(any(Path("/dev").glob(name)) for name in GPU_FILES)
     )
-    return may_be_gpu or processors() >= MANY_PROCESSORS
+    return may_be_gpu or machine_cpus() >= MANY_PROCESSORS
 
 
 def _is_bfloat16_fast(torch: Any, dim: int) -> bool:

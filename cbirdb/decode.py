@@ -23,6 +23,7 @@ from cbirdb.db.embeddings import PendingImage
 from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
+from cbirdb.machine import machine_cpus
 from cbirdb.pixels import read_rgb
 from cbirdb.shared_memory import SharedMemory
 from cbirdb.workers import (
@@ -30,7 +31,6 @@ from cbirdb.workers import (
     WorkerPool,
     WorkerTimeoutError,
     as_pixel_error,
-    available_cores,
     preload_modules,
 )
 
@@ -112,7 +112,7 @@ class Decoder:
         prepare = _Prepare(self._memory, self._layouts, self._slot_size, options.max_pixels)
         self._pool: WorkerPool[_Task, _Outcome] = WorkerPool(
             prepare,
-            workers=options.workers or available_cores(),
+            workers=options.workers or machine_cpus(),
             timeout_s=options.timeout_s,
             preload=_modules(encoders),
         )

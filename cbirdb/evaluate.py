@@ -23,10 +23,10 @@ from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
 from cbirdb.db.runs import Definition, count_without_relevant, held_run
 from cbirdb.db.selection import Counts, Selection
-from cbirdb.db.tuning import machine_cpus
 from cbirdb.errors import InputError
 from cbirdb.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
 from cbirdb.index_audit import Floor
+from cbirdb.machine import machine_cpus
 from cbirdb.matrix_search import MEMORY_MB
 from cbirdb.progress import SILENT, Progress
 

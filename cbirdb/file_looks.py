@@ -10,9 +10,10 @@ from typing import TypeAlias
 
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
+from cbirdb.machine import machine_cpus
 from cbirdb.pixels import inspect_file
 from cbirdb.records import FileFacts, ImageRecord
-from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error, available_cores
+from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
 
 Look: TypeAlias = FileFacts | PixelError | None
 """What a look at a file says. An error is a value here, so that it reaches the batch it belongs to."""
@@ -22,7 +23,7 @@ LookPool: TypeAlias = "WorkerPool[Path, Look]"
 def look_pool(max_pixels: int) -> LookPool:
     """The worker processes; a context manager."""
     function = partial(look, max_pixels=max_pixels)
-    return WorkerPool(function, workers=available_cores(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__])
+    return WorkerPool(function, workers=machine_cpus(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__])
 
 
 def looks(records: Sequence[ImageRecord], known: Mapping[str, FileFacts | None], pool: LookPool) -> list[Look]:

@@ -73,11 +73,6 @@ def preload_modules(modules: Sequence[str]) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(_preloaded))
 
 
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class WorkerPool(Generic[Item, Result]):
     """A fixed number of processes that call one function, item by item, in the order of submission."""
 

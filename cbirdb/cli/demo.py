@@ -41,8 +41,8 @@ def demo(
     """Run the whole pipeline on generated phantoms: no network, no Docker, no GPU needed.
 
     Generates labelled pictures, ingests, encodes, indexes, evaluates and searches them, prints what came out, and
-    ends with commands to try. Running it again keeps pictures and embeddings; the index is
-    built and the evaluation made anew.
+    ends with commands to try. Running it again keeps pictures and embeddings; the index is built and the
+    evaluation made anew.
     """
     from cbirdb.demo import demo as run
     from cbirdb.running_encoders import fetch_missing, load_encoders

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from cbirdb.machine import machine_cpus
+
 MB = 1 << 20
 GB = 1 << 30
 
@@ -19,11 +21,6 @@ def machine_memory() -> int:
         if limit.isdigit():
             total = min(total, int(limit))
     return total
-
-
-def machine_cpus() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def server_settings(data: Path) -> dict[str, str]:

@@ -144,7 +144,7 @@ def test_rough_products_find_other_neighbours_than_scans(
     monkeypatch.setattr(comparers, "PAIR_COST", 0)
     monkeypatch.setattr(comparers, "ROUGH_QUERIES", 100)
     monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)
-    monkeypatch.setattr(comparers, "processors", lambda: 2)
+    monkeypatch.setattr(comparers, "machine_cpus", lambda: 2)
     monkeypatch.setattr(read_embeddings, "BLOCK_BYTES", 0)
     monkeypatch.setattr(read_embeddings, "BLOCK_ROWS", 40)
     measured: list[int] = []

@@ -148,7 +148,7 @@ def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypa
 
     rng = np.random.default_rng(9)
     vectors, queries = (rng.normal(size=(n, 24)).astype(np.float32) for n in (9000, 301))
-    monkeypatch.setattr(comparers, "processors", lambda: 2)
+    monkeypatch.setattr(comparers, "machine_cpus", lambda: 2)
     monkeypatch.setattr(comparers, "QUERIES_PER_SHARE", 100)
     monkeypatch.setattr(comparers, "ROUGH_QUERIES", 100)
     monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)
@@ -195,7 +195,7 @@ def test_what_multiplies_is_not_what_suits_the_machine(
     monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processors: int, vectors: int, expected: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus)))
-    monkeypatch.setattr(comparers, "processors", lambda: processors)
+    monkeypatch.setattr(comparers, "machine_cpus", lambda: processors)
     monkeypatch.setattr(comparers, "_is_bfloat16_fast", lambda *_: True)
     monkeypatch.setattr(comparers, "_NumpyComparer", lambda *_: "_NumpyComparer")
     monkeypatch.setattr(comparers, "_RoughComparer", lambda *_: "_RoughComparer")

@@ -60,7 +60,7 @@ def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.
     found = []
     monkeypatch.setattr(comparers, "_torch_may_pay", lambda _: False)
     for processors in (1, 3):
-        monkeypatch.setattr(comparers, "processors", lambda processors=processors: processors)
+        monkeypatch.setattr(comparers, "machine_cpus", lambda processors=processors: processors)
         monkeypatch.setattr(comparers, "QUERIES_PER_SHARE", 100)
         blocks = ((np.arange(at, at + 1000), vectors[at : at + 1000]) for at in range(0, 5000, 1000))
         found.append(exact_neighbours(queries, blocks, 30, device="cpu"))
