@@ -31,7 +31,7 @@ def by_anatomy(connection: psycopg.Connection, run: Run, cutoffs: Sequence[int])
     return _read(
         connection,
         "SELECT group_name AS region, n, same_modality, same_region, same_finding, other_finding, finding_in_region,"
-        " queries FROM cbir.anatomy_up_to(%s) WHERE run_id = %s AND n = ANY(%s)"
+        " queries FROM cbir.anatomy_up_to(%s, %s) WHERE n = ANY(%s)"
         " ORDER BY group_name <> 'all', group_name, n",
         [max(cutoffs), run.run_id, list(cutoffs)],
     )

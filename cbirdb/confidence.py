@@ -80,9 +80,10 @@ def _read_values(
     query = sql.SQL(
         """
         SELECT
-            run_id, group_name, string_agg(int8send(query_image_id), ''), string_agg(int8send(cluster), ''),
+            l.run_id, l.group_name, string_agg(int8send(query_image_id), ''), string_agg(int8send(cluster), ''),
             string_agg(int8send(coalesce(label_id, 0)), ''), {}
-        FROM cbir.scored_list(%s) WHERE run_id = ANY(%s) GROUP BY run_id, group_name
+        FROM unnest(%s::bigint[]) AS r (run_id) CROSS JOIN LATERAL cbir.scored_list(%s, r.run_id) AS l
+        GROUP BY l.run_id, l.group_name
         """
     ).format(
         sql.SQL(", ").join(
@@ -90,7 +91,7 @@ def _read_values(
         )
     )
     with translated_errors(), connection.cursor(binary=True) as cursor:
-        cursor.execute(query, [*cutoffs, by.replace("-", "_"), list(runs)])
+        cursor.execute(query, [*cutoffs, list(runs), by.replace("-", "_")])
         for run, name, *numbers, precision in ((*row[:5], row[5:]) for row in cursor):
             image, cluster, label = (np.frombuffer(column, ">i8").astype(np.int64) for column in numbers)
             columns = [np.frombuffer(column, ">f8").astype(np.float64) for column in precision]

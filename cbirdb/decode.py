@@ -10,15 +10,15 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
-from pathlib import Path
 from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.db.embeddings import PendingImage
 from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.errors import PixelError
@@ -52,6 +52,8 @@ class DecodeOptions:
     timeout_s: float = IMAGE_TIMEOUT_S
     """Seconds that one image may take."""
     max_pixels: int = MAX_PIXELS
+    allowed: AllowedRoots = field(default_factory=AllowedRoots)
+    """Folders that files may be read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class _Layout:
         return whole
 
 
-_Task = tuple[str, int, int, int]
-"""File, number of the slot, row in it, and which preprocessings are wanted (a bit each)."""
+_Task = tuple[str, str, int, int, int]
+"""The dataset's folder, file in it, number of the slot, row in it, and which preprocessings are wanted (a bit each)."""
 _Outcome: TypeAlias = PixelError | dict[int, PixelError]
 """Why there is no picture; or why it is no input of some preprocessings, by their numbers."""
 
@@ -109,7 +111,7 @@ class Decoder:
             offset += -(-size * self.batch_size // ALIGNMENT) * ALIGNMENT
         self._slot_size = offset
         self._memory = SharedMemory(SLOTS * offset)
-        prepare = _Prepare(self._memory, self._layouts, self._slot_size, options.max_pixels)
+        prepare = _Prepare(self._memory, self._layouts, self._slot_size, options)
         self._pool: WorkerPool[_Task, _Outcome] = WorkerPool(
             prepare,
             workers=options.workers or machine_cpus(),
@@ -148,7 +150,7 @@ class Decoder:
         for number, layout in enumerate(self._which):
             if image.missing[number]:
                 wanted |= 1 << layout
-        return self._pool.submit((f"{image.root}/{image.source}", slot, row, wanted))
+        return self._pool.submit((image.root, image.source, slot, row, wanted))
 
     def _inputs(self, encoder: int, slot: int, batch: list[PendingImage], outcomes: list[_Outcome]) -> Inputs:
         rows: list[int] = []
@@ -169,16 +171,16 @@ class Decoder:
 class _Prepare:
     """What a worker does with one image."""
 
-    def __init__(self, memory: SharedMemory, layouts: list[_Layout], slot_size: int, max_pixels: int) -> None:
+    def __init__(self, memory: SharedMemory, layouts: list[_Layout], slot_size: int, options: DecodeOptions) -> None:
         self._memory = memory
         self._layouts = layouts
         self._slot_size = slot_size
-        self._max_pixels = max_pixels
+        self._options = options
 
     def __call__(self, task: _Task) -> _Outcome:
-        path, slot, row, wanted = task
+        root, source, slot, row, wanted = task
         try:
-            picture = read_rgb(Path(path), self._max_pixels)
+            picture = read_rgb(self._options.allowed.file(root, source), self._options.max_pixels)
         except PixelError as error:
             return error
         except MemoryError:

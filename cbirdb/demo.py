@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 
 from cbirdb import search as search_verb
+from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.contact_sheet import write_contact_sheet
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.embeddings import StoredEncoder, get_encoder
@@ -108,8 +109,11 @@ def _queries(connection: psycopg.Connection, run_id: int) -> list[int]:
 def _search(connection: psycopg.Connection, encoder: StoredEncoder, image_id: int, sheet: Path) -> SearchExample:
     filters = search_verb.Filters(dataset=DATASET, split="train")
     rows = search_verb.search_by_image(connection, encoder, image_id, k=10, filters=filters)
-    query, labels = search_verb.query_tile(connection, image_id)
+    query, labels = search_verb.query_tile(connection, AllowedRoots(), image_id=image_id, sop_uid=None)
     write_contact_sheet(
-        sheet, query, search_verb.result_tiles(connection, rows, labels), title=f"Most similar images, {encoder.name}"
+        sheet,
+        query,
+        search_verb.result_tiles(connection, AllowedRoots(), rows, labels),
+        title=f"Most similar images, {encoder.name}",
     )
     return SearchExample(encoder.name, image_id, ", ".join(labels), rows, sheet)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -14,6 +14,7 @@ from cbirdb.db.migrate import (
     current_state,
     extension_version,
     installed_state,
+    table_differences,
     version_tuple,
 )
 from cbirdb.db.tuning import MB
@@ -164,10 +165,43 @@ def check_erasures(connection: psycopg.Connection) -> Check:
     return Check("Erased patients", not back, detail, "Run: cbirdb erase --reapply" if back else "")
 
 
+def check_tables(connection: psycopg.Connection) -> Check:
+    """Tables and columns."""
+    differences = table_differences(connection)
+    return Check(
+        "Tables and columns",
+        not differences,
+        _listed(differences) or "as this version makes them",
+        "Restore what is missing; if nobody knows why it is, ask for help before writing." if differences else "",
+    )
+
+
+def check_access(connection: psycopg.Connection) -> Check:
+    """Access control."""
+    if not _value(connection, "SELECT has_function_privilege('cbir.access_fault()', 'EXECUTE')"):
+        return Check("Access control", True, "not checked: only the schema's owner can compare it")
+    faults = [
+        f"{thing}: {fault}" for thing, fault in connection.execute("SELECT object, fault FROM cbir.access_fault()")
+    ]
+    # The temporary copies that policies are compared on are gone with the transaction.
+    return Check(
+        "Access control",
+        not faults,
+        _listed(faults) or "policies, triggers, grants, owners and search paths are as this version makes them",
+        "If nobody meant it so: cbirdb db upgrade, then cbirdb db row-security on." if faults else "",
+    )
+
+
+def _listed(findings: Sequence[str]) -> str:
+    return "; ".join(findings)
+
+
 CHECKS: tuple[Callable[[psycopg.Connection], Check], ...] = (
     check_server,
     check_extension,
     check_migrations,
+    check_tables,
+    check_access,
     check_privileges,
     check_memory,
     check_search,

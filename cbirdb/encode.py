@@ -26,6 +26,7 @@ from cbirdb.db.embeddings import (
     count_pending,
     find_encoder,
     pending_page,
+    pending_roots,
     register_encoder,
 )
 from cbirdb.db.reconnect import PATIENCE_S, ReconnectingConnection
@@ -74,7 +75,7 @@ def encode(
 
     :param connect: opens further connections, for the run to read and write on.
     :returns: a summary for each encoder.
-    :raises InputError: when there is nothing in the catalogue.
+    :raises InputError: when there is nothing in the catalogue, or a dataset lies in a folder that may not be read here.
     :raises EncoderError: when stored embeddings came from other weights, preprocessing or numbers.
     :raises DatabaseError: when the database stays away for longer than the patience; what was written is kept.
     """
@@ -86,6 +87,8 @@ def encode(
         stored = [_register(connection, encoder, options.precision) for encoder in encoders]
         images = count_images(connection, datasets, shard)
         pending = count_pending(connection, stored, datasets, shard)
+        for dataset, root in pending_roots(connection, stored, datasets):
+            options.decode.allowed.check(dataset, root)
         summaries = [
             EncodeSummary(item.name, already_there=max(0, images - lacking - without), without_file=without)
             for item, lacking, without in zip(stored, pending.lacking, pending.without_file, strict=True)

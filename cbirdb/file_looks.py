@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
 from cbirdb.machine import machine_cpus
@@ -26,14 +28,27 @@ def look_pool(max_pixels: int) -> LookPool:
     return WorkerPool(function, workers=machine_cpus(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__])
 
 
-def looks(records: Sequence[ImageRecord], known: Mapping[str, FileFacts | None], pool: LookPool) -> list[Look]:
+def looks(
+    records: Sequence[ImageRecord],
+    known: Mapping[str, FileFacts | None],
+    pool: LookPool,
+    root: Path | None,
+    allowed: AllowedRoots,
+) -> list[Look]:
     """What is known about the records' files; reads those whose size and time do not say that they have not changed.
 
     :param known: what is stored, by source.
+    :param root: the folder that no file may lie outside of.
     """
     found: list[Look | Future[Look]] = []
     for record in records:
         facts = known.get(record.source)
+        try:
+            if record.path is not None and root is not None:
+                allowed.file(str(root), os.path.relpath(record.path, root))
+        except PixelError as error:
+            found.append(error)
+            continue
         unread = record.path is None or (facts is not None and _same_file(record.path, facts))
         found.append(facts if unread or record.path is None else pool.submit(record.path))
     return [_outcome(one) if isinstance(one, Future) else one for one in found]

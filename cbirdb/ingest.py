@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 
 import psycopg
 
+from cbirdb.allowed_roots import AllowedRoots, remember
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
@@ -124,6 +125,7 @@ def ingest(
     moved: bool = False,
     dry_run: bool = False,
     pseudonyms: MakePseudonyms | None = None,
+    home: Path | None = None,
     progress: Progress = SILENT,
 ) -> IngestSummary:
     """Bring a dataset into the catalogue. Idempotent.
@@ -134,11 +136,15 @@ def ingest(
     :param moved: the dataset's folder lies elsewhere than at the last time.
     :param dry_run: read everything, write nothing that lasts.
     :param pseudonyms: gives those of patients; asked only for datasets that tell patients apart.
+    :param home: where this machine remembers that the dataset's folder may be read; None: nowhere.
     :raises InputError: when the path does not hold such a dataset.
     """
-    source = open_dataset(reader_name, path, options or ReadOptions())
+    options = options or ReadOptions()
+    source = open_dataset(reader_name, path, options)
     total = min(source.total, limit) if limit is not None else source.total
-    run = _Ingest(connection, reader_name, source, shares or SplitShares(), pseudonyms, moved=moved)
+    run = _Ingest(
+        connection, reader_name, source, shares or SplitShares(), pseudonyms, options.allowed, moved=moved
+    )  # fmt: skip
     size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
@@ -147,6 +153,8 @@ def ingest(
         if source.tells_patients:
             run.check_pseudonyms()
         run.open_datasets(source.datasets)
+        if source.root is not None and home is not None and not dry_run:
+            _remember(home, source.root, progress)
         with look_pool(max_pixels) as pool:
             for batch in batched(islice(source.items, limit), size):
                 run.batch(batch, pool)
@@ -155,6 +163,16 @@ def ingest(
             run.resolve_lists(source.lists)
             run.resolve_gone(source, began)
     return run.summary
+
+
+def _remember(home: Path, root: Path, progress: Progress) -> None:
+    try:
+        remember(home, root)
+    except OSError as error:
+        progress.note(
+            f"This machine cannot remember that the folder may be read ({error.strerror}), so later commands need"
+            " --allow-root or CBIRDB_ALLOW_ROOT."
+        )
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -174,13 +192,16 @@ class _Ingest:
         source: Source,
         shares: SplitShares,
         pseudonyms: MakePseudonyms | None,
+        allowed: AllowedRoots,
         *,
         moved: bool,
     ) -> None:
         self.summary = IngestSummary()
         self._connection = connection
         self._reader = reader
+        self._folder = source.root
         self._root = str(source.root) if source.root is not None else None
+        self._allowed = allowed
         self._names_tell_images = source.names_tell_images
         self._sources: dict[int, dict[str, str]] = {}
         self._shares = shares
@@ -270,7 +291,7 @@ class _Ingest:
         known = {source: image.row.facts for source, image in stored.items()}
         failures: list[Failure] = []
         rows: list[ImageRow] = []
-        for record, look in zip(records, looks(records, known, pool), strict=True):
+        for record, look in zip(records, looks(records, known, pool, self._folder, self._allowed), strict=True):
             if isinstance(look, PixelError):
                 if self._is_missing(record, look):
                     continue

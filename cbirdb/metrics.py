@@ -59,10 +59,10 @@ def latest_runs(
         found = connection.execute(
             """
             SELECT DISTINCT ON (r.encoder_id)
-                r.run_id, e.name, r.k, r.protocol, r.query_split, r.index_split, r.split_seed, r.same_patient,
+                r.run_id, r.encoder, r.k, r.protocol, r.query_split, r.index_split, r.split_seed, r.same_patient,
                 r.datasets, r.query_images, r.indexed_images
-            FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
-            WHERE r.finished_at IS NOT NULL AND (%(encoder)s::text IS NULL OR e.name = %(encoder)s)
+            FROM cbir.run_overview AS r
+            WHERE r.finished_at IS NOT NULL AND (%(encoder)s::text IS NULL OR r.encoder = %(encoder)s)
               AND (%(run)s::numeric IS NULL OR r.run_id = %(run)s)
               AND (%(protocol)s::text IS NULL OR r.protocol = %(protocol)s)
               AND (%(query_split)s::text IS NULL OR r.query_split = %(query_split)s)
@@ -121,10 +121,10 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
     with translated_errors():
         found = connection.execute(
             """
-            SELECT r.run_id, e.name, r.query_images, r.query_split, r.indexed_images, r.index_split,
+            SELECT r.run_id, r.encoder, r.query_images, r.query_split, r.indexed_images, r.index_split,
                    array_to_string(r.datasets, ', '), r.mode, r.k, r.ann_recall, r.ann_recall_at, r.ann_recall_queries,
                    r.protocol, r.same_patient, r.index_audit, r.not_final, r.erased_images, r.erased_neighbours
-            FROM cbir.search_run AS r INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
+            FROM cbir.run_overview AS r
             WHERE r.run_id = ANY(%s) ORDER BY r.run_id
             """,
             [list(runs)],

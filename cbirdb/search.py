@@ -12,6 +12,7 @@ import psycopg
 from pgvector import Vector
 from psycopg.rows import dict_row
 
+from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.contact_sheet import Tile
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
@@ -51,8 +52,9 @@ COLUMNS = (
 def search_by_image(
     connection: psycopg.Connection,
     encoder: StoredEncoder,
-    image_id: int,
+    image_id: int | None,
     *,
+    sop_uid: str | None = None,
     k: int = 10,
     filters: Filters = NO_FILTERS,
     same_patient: bool = False,
@@ -61,17 +63,25 @@ def search_by_image(
 ) -> list[dict[str, Any]]:
     """The k images most similar to one of the database, without itself and (by default) its patient's others.
 
+    :param sop_uid: its SOP instance UID, in place of its id.
     :param purpose: why, for the search audit; None: as the setting ``cbir.purpose`` says, if it does.
-    :raises InputError: when there is no such image, or it has no embedding of this encoder.
+    :raises InputError: when there is no such image or there are several, or it has no embedding of this encoder.
     """
-    if not 0 < image_id <= LARGEST_ID:
+    if image_id is not None and not 0 < image_id <= LARGEST_ID:
         raise InputError(
             f"There is no image {image_id}.", hint="Image ids are positive; cbir.image_overview lists them."
         )
     return _rows(
         connection,
-        "image_id => %(image_id)s::bigint, same_patient => %(same_patient)s",
-        {"encoder": encoder.name, "image_id": image_id, "k": k, "same_patient": same_patient, "mode": mode},
+        "image_id => %(image_id)s::bigint, sop_uid => %(sop_uid)s, same_patient => %(same_patient)s",
+        {
+            "encoder": encoder.name,
+            "image_id": image_id,
+            "sop_uid": sop_uid,
+            "k": k,
+            "same_patient": same_patient,
+            "mode": mode,
+        },
         filters,
         purpose,
     )
@@ -153,52 +163,32 @@ def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
     """
     if filters.dataset is not None:
         check_datasets(connection, [filters.dataset])
-    for kind, name, query in (
-        ("modality", filters.modality, "SELECT DISTINCT modality FROM cbir.image WHERE modality IS NOT NULL"),
-        (
-            "anatomic region",
-            filters.anatomic_region,
-            "SELECT DISTINCT anatomic_region FROM cbir.image WHERE anatomic_region IS NOT NULL",
-        ),
-        (
-            "label",
-            filters.label,
-            """
-            SELECT DISTINCT array_to_string((string_to_array(name, '/'))[1:depth], '/')
-            FROM cbir.label, generate_series(1, cardinality(string_to_array(name, '/'))) AS depth
-            """,
-        ),
+    for kind, name in (
+        ("modality", filters.modality),
+        ("anatomic region", filters.anatomic_region),
+        ("label", filters.label),
     ):
         if name is not None:
-            known = [row[0] for row in connection.execute(query.encode())]
+            known = [
+                row[0] for row in connection.execute("SELECT value FROM cbir.filter_value WHERE kind = %s", [kind])
+            ]
             if name not in known:
                 raise UnknownNameError(kind, name, known)
 
 
-def image_of_uid(connection: psycopg.Connection, sop_uid: str) -> int:
-    """The image with this SOP instance UID.
-
-    :raises InputError: when there is none, or several (the frames of a file, or a file in two datasets).
-    """
-    try:
-        row = connection.execute("SELECT cbir.query_image(NULL, %s, NULL)", [sop_uid]).fetchone()
-    except _BAD_INPUT as error:
-        raise _input_error(error) from error
-    return int(row[0]) if row else 0
-
-
-def query_tile(connection: psycopg.Connection, image_id: int) -> tuple[Tile, tuple[str, ...]]:
+def query_tile(
+    connection: psycopg.Connection, allowed: AllowedRoots, *, image_id: int | None, sop_uid: str | None
+) -> tuple[Tile, tuple[str, ...]]:
     """The query of a contact sheet, from the database: its picture and its labels."""
     row = connection.execute(
-        "SELECT o.labels, o.source, d.root FROM cbir.image_overview AS o JOIN cbir.dataset AS d ON d.name = o.dataset"
-        " WHERE o.image_id = %s",
-        [image_id],
+        "SELECT image_id, labels, source, root FROM cbir.find_image(image_id => %s::bigint, sop_uid => %s)",
+        [image_id, sop_uid],
     ).fetchone()
     if row is None:
-        raise InputError(f"There is no image {image_id}.")
-    labels, source, root = row
-    caption = (f"image {image_id}", *(labels or ["no label"]))
-    return Tile(_picture(root, source), caption, None), tuple(labels)
+        raise InputError("The image that was asked about has just been removed by someone else.")
+    found_id, labels, source, root = row
+    caption = (f"image {found_id}", *(labels or ["no label"]))
+    return Tile(_picture(root, source, allowed), caption, None), tuple(labels)
 
 
 def file_tile(path: Path) -> tuple[Tile, tuple[str, ...]]:
@@ -207,22 +197,34 @@ def file_tile(path: Path) -> tuple[Tile, tuple[str, ...]]:
 
 
 def result_tiles(
-    connection: psycopg.Connection, rows: list[dict[str, Any]], query_labels: tuple[str, ...]
+    connection: psycopg.Connection, allowed: AllowedRoots, rows: list[dict[str, Any]], query_labels: tuple[str, ...]
 ) -> list[Tile]:
     """The results of a contact sheet: rank, distance, labels, and whether a label is the query's."""
-    roots: dict[str, str | None] = dict(connection.execute("SELECT name, root FROM cbir.dataset").fetchall())
+    roots: dict[str, str | None] = dict(
+        connection.execute("SELECT dataset, root FROM cbir.dataset_overview").fetchall()
+    )
     tiles = []
     for row in rows:
         caption = (f"distance {row['distance']:.4f}", *(row["labels"] or ["no label"]))
         verdict = bool(set(row["labels"]) & set(query_labels)) if query_labels else None
-        tiles.append(Tile(_picture(roots[row["dataset"]], row["source"]), caption, verdict))
+        tiles.append(Tile(_picture(roots[row["dataset"]], row["source"], allowed), caption, verdict))
     return tiles
 
 
-def _picture(root: str | None, source: str) -> Any:
-    if root is None:
+def refused_datasets(connection: psycopg.Connection, allowed: AllowedRoots, rows: list[dict[str, Any]]) -> list[str]:
+    """Datasets of the results whose pictures the sheet leaves out, because their folders may not be read here."""
+    names = sorted({row["dataset"] for row in rows})
+    found = connection.execute(
+        "SELECT dataset, root FROM cbir.dataset_overview WHERE dataset = ANY(%s) AND root IS NOT NULL ORDER BY dataset",
+        [names],
+    )
+    return [name for name, root in found if not allowed.allows(root)]
+
+
+def _picture(root: str | None, source: str, allowed: AllowedRoots) -> Any:
+    if root is None or not allowed.allows(root):
         return None
     try:
-        return read_rgb(Path(root) / source)
+        return read_rgb(allowed.file(root, source))
     except PixelError:
         return None  # the sheet says "file not found" in its place

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, format_option, pass_context
+from cbirdb.cli.options import Context, confirm, format_option, pass_context
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import DatabaseError, ExitCode, InputError
 
@@ -86,7 +86,7 @@ def psql(context: Context, arguments: tuple[str, ...]) -> None:
 def upgrade(context: Context, *, if_needed: bool) -> None:
     """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
     from cbirdb.db.connection import connect, translated_errors
-    from cbirdb.db.migrate import current_revision, current_state, head_revision, installed_state
+    from cbirdb.db.migrate import current_revision, current_state, head_revision, installed_state, upgrade_own
     from cbirdb.db.migrate import upgrade as run_upgrade
 
     stands = head_revision()
@@ -95,7 +95,7 @@ def upgrade(context: Context, *, if_needed: bool) -> None:
             before = current_revision(connection)
             up_to_date = current_state(connection) == installed_state()
         if not (if_needed and up_to_date):
-            run_upgrade(connection)
+            (upgrade_own if context.settings.embedded else run_upgrade)(connection)
     click.echo(f"Schema 'cbir' stands at migration {stands}" + (", as before." if before == stands else "."), err=True)
 
 
@@ -124,13 +124,28 @@ def roles(context: Context, script: bool, output_format: str) -> None:
 
 
 @db.command("row-security")
-@click.argument("state", type=click.Choice(["on", "off"]))
+@click.argument("state", type=click.Choice(["on", "off", "confirm"]))
+@click.option("--yes", is_flag=True, help="Confirm without asking.")
 @pass_context
-def row_security(context: Context, state: str) -> None:
-    """Switch row-level security: on, every role sees the datasets that cbir.dataset_access gives it, and no other."""
-    from cbirdb.db.roles import set_row_security
+def row_security(context: Context, state: str, yes: bool) -> None:
+    """Switch row-level security: on, every role sees the datasets that cbir.dataset_access gives it, and no other.
+
+    After a restore into another cluster, or when a role was dropped and made again, its rows there count for nobody until
+    an administrator has looked at the names: confirm shows them and asks.
+    """
+    from cbirdb.db.roles import confirm_access, set_row_security, unconfirmed_access
 
     with context.open_database() as connection:
+        if state == "confirm":
+            waiting = unconfirmed_access(connection)
+            for role, dataset in waiting:
+                click.echo(f"{role} would see {dataset}", err=True)
+            if waiting and not yes:
+                confirm("Are these the roles that are meant?", no="Nothing was changed.")
+            count = confirm_access(connection) if waiting else 0
+            click.echo(f"{count} rows of cbir.dataset_access count from now on.", err=True)
+            return
+        connection.add_notice_handler(lambda notice: click.echo(f"{notice.message_primary}", err=True))
         given = set_row_security(connection, enabled=state == "on")
     click.echo(f"Row-level security is {state}.", err=True)
     if state == "on" and not given:

@@ -11,6 +11,7 @@ import click
 from cbirdb.cli.options import (
     Context,
     NumberRange,
+    allow_root_option,
     dataset_option,
     device_option,
     dtype_option,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     help="An image whose decoder takes longer is a failure.",
 )  # fmt: skip
 @max_pixels_option
+@allow_root_option
 @format_option
 @pass_context
 def encode(
@@ -75,6 +77,7 @@ def encode(
     workers: int | None,
     image_timeout: float,
     max_pixels: int,
+    allow_root: tuple[Path, ...],
     output_format: str,
 ) -> int:
     """Compute the embeddings of all images that lack one, and load them.
@@ -90,7 +93,9 @@ def encode(
     progress = context.progress()
     options = EncodeOptions(
         datasets=datasets, precision=precision, batch_size=batch_size, limit=limit, shard=_shard(shard, progress),
-        decode=DecodeOptions(workers=workers, timeout_s=image_timeout, max_pixels=max_pixels),
+        decode=DecodeOptions(
+            workers=workers, timeout_s=image_timeout, max_pixels=max_pixels, allowed=context.allowed_roots(allow_root)
+        ),
     )  # fmt: skip
     with context.open_database() as connection:
         encoders = load_encoders(connection, names, context.load_options(weights, device), dtype=dtype)

@@ -22,11 +22,9 @@ def failures(context: Context, stage: str | None, everything: bool, output_forma
             connection.cursor(row_factory=dict_row)
             .execute(
                 """
-                SELECT f.stage, d.name AS dataset, e.name AS encoder, f.source, f.line, f.reason, f.detail,
-                       f.occurrences, f.last_at, f.resolved
-                FROM cbir.failure AS f
-                LEFT JOIN cbir.dataset AS d ON d.dataset_id = f.dataset_id
-                LEFT JOIN cbir.encoder AS e ON e.encoder_id = f.encoder_id
+                SELECT f.stage, f.dataset, f.encoder, f.source, f.line, f.reason, f.detail, f.occurrences, f.last_at,
+                       f.resolved
+                FROM cbir.failure_overview AS f
                 WHERE (%(stage)s::text IS NULL OR f.stage = %(stage)s) AND (%(everything)s OR NOT f.resolved)
                 ORDER BY f.failure_id
                 """,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, format_option, max_pixels_option, pass_context
+from cbirdb.cli.options import Context, allow_root_option, format_option, max_pixels_option, pass_context
 from cbirdb.cli.output import write_parts, write_rows
 from cbirdb.errors import ExitCode, InputError
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--label-pattern", metavar="REGEX", help="Label from the path, by a group named 'label'.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Look at no more than N images.")
 @max_pixels_option
+@allow_root_option
 @click.option("--moved", is_flag=True, help="The dataset is the same, its folder lies elsewhere now.")
 @click.option("--dry-run", is_flag=True, help="Read everything, write nothing.")
 @format_option
@@ -54,6 +55,7 @@ def ingest(
     label_pattern: str | None,
     limit: int | None,
     max_pixels: int,
+    allow_root: tuple[Path, ...],
     moved: bool,
     dry_run: bool,
     output_format: str,
@@ -77,14 +79,17 @@ def ingest(
         raise InputError("--name is empty.", hint="Leave it out, or give the dataset a name.")
     if images is not None and not images.is_dir():
         raise InputError(f"There is no folder {images}.", hint="Check --images.")
-    options = ReadOptions(name, images, modality, anatomic_region, labels_only, label_pattern)
+    options = ReadOptions(
+        name, images, modality, anatomic_region, labels_only, label_pattern, context.allowed_roots(allow_root)
+    )
     pseudonyms = partial(Pseudonyms.from_file, pseudonym_key or context.settings.pseudonym_key)
     shares = SplitShares.parse(split)
     progress = context.progress()
     with context.open_database() as connection:
         summary = run(
             connection, dataset, path, options=options, shares=shares, limit=limit, max_pixels=max_pixels,
-            moved=moved, dry_run=dry_run, pseudonyms=pseudonyms, progress=progress,
+            moved=moved, dry_run=dry_run, pseudonyms=pseudonyms,
+            home=context.settings.home_folder, progress=progress,
         )  # fmt: skip
     for line in _remarks(summary, dry_run=dry_run):
         progress.note(line)

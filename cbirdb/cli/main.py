@@ -67,7 +67,9 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     """Give every option the environment variable that its own name says, whatever its parameter is called."""
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            parameter.envvar = f"{prefix}_{max(parameter.opts, key=len).lstrip('-')}".upper().replace("-", "_")
+            name = f"{prefix}_{max(parameter.opts, key=len).lstrip('-')}".upper().replace("-", "_")
+            # One that several commands share may have a name of its own besides.
+            parameter.envvar = [name, parameter.envvar] if isinstance(parameter.envvar, str) else name
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
             _name_variables(child, f"{prefix}_{name}")

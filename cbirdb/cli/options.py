@@ -21,6 +21,7 @@ from cbirdb.progress import SILENT, Progress
 if TYPE_CHECKING:
     import psycopg
 
+    from cbirdb.allowed_roots import AllowedRoots
     from cbirdb.encoders.base import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,10 +38,10 @@ class NumberRange(click.FloatRange):
         return number
 
 
-def confirm(question: str) -> None:
+def confirm(question: str, *, no: str = "Nothing was removed.") -> None:
     """Ask before something is removed, and end the command when the answer is no."""
     if not click.confirm(question, err=True):
-        click.echo("Nothing was removed.", err=True)
+        click.echo(no, err=True)
         raise click.exceptions.Exit(int(ExitCode.USER))
 
 
@@ -68,6 +69,12 @@ class Context:
         return LoadOptions(
             weights=weights, store=self.settings.weights_folder, device=device_of_process(device, os.environ)
         )
+
+    def allowed_roots(self, named: tuple[Path, ...]) -> AllowedRoots:
+        """Folders that images may be read from: those of ingests on this machine, and those that the command names."""
+        from cbirdb.allowed_roots import AllowedRoots
+
+        return AllowedRoots.of_machine(self.settings.home_folder, named)
 
     def connect(self) -> psycopg.Connection:
         """A further connection."""
@@ -145,6 +152,16 @@ def precision_option(function: F) -> F:
         type=click.Choice(["half", "single"]),
         help="Stored as 16-bit or 32-bit floats.  [default: half for a new encoder]",
     )(function)
+
+
+def allow_root_option(function: F) -> F:
+    """``--allow-root``: folders of this machine that images may be read from."""
+    return click.option(
+        "--allow-root", "allow_root", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+        envvar="CBIRDB_ALLOW_ROOT", show_envvar=False,
+        help="A folder of this machine that images may be read from, besides those that were ingested here; symbolic"
+        " links may lead there. May be repeated; CBIRDB_ALLOW_ROOT holds several with ':' between them.",
+    )(function)  # fmt: skip
 
 
 def max_pixels_option(function: F) -> F:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, device_option, encoder_option, format_option, pass_context, weights_option
+from cbirdb.cli.options import (
+    Context,
+    allow_root_option,
+    device_option,
+    encoder_option,
+    format_option,
+    pass_context,
+    weights_option,
+)
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import InputError
 
 if TYPE_CHECKING:
-    import psycopg
-
     from cbirdb.search import Mode
 
 LARGEST_ID = 2**63 - 1
@@ -55,6 +61,7 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
     "--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
 )
 @click.option("--purpose", metavar="TEXT", help="Why you search, for the audit of searches.")
+@allow_root_option
 @weights_option
 @device_option
 @format_option
@@ -78,13 +85,14 @@ def search(
     mode: Mode,
     sheet: Path | None,
     purpose: str | None,
+    allow_root: tuple[Path, ...],
     weights: Path | None,
     device: str,
     output_format: str,
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb import search as verb
-    from cbirdb.contact_sheet import check_target
+    from cbirdb.contact_sheet import check_target, write_contact_sheet
     from cbirdb.known_encoders import stored_encoder
     from cbirdb.running_encoders import load_encoders
 
@@ -92,6 +100,7 @@ def search(
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
     if not 1 <= k <= verb.LARGEST_K:
         raise InputError(f"-k must lie between 1 and {verb.LARGEST_K:,}, not {k}.")
+    allowed = context.allowed_roots(allow_root)
     if sheet is not None:
         check_target(sheet)
     filters = verb.Filters(
@@ -107,34 +116,30 @@ def search(
                 connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose
             )
         else:
-            image_id = verb.image_of_uid(connection, sop_uid) if sop_uid is not None else image_id
             rows = verb.search_by_image(
-                connection, stored, int(image_id or 0), k=k, filters=filters, same_patient=same_patient, mode=mode,
-                purpose=purpose,
+                connection, stored, image_id, sop_uid=sop_uid, k=k, filters=filters, same_patient=same_patient,
+                mode=mode, purpose=purpose,
             )  # fmt: skip
         if sheet is not None:
-            _draw(connection, sheet, image, image_id, rows, encoder)
+            query, labels = (
+                verb.file_tile(image)
+                if image is not None
+                else verb.query_tile(connection, allowed, image_id=image_id, sop_uid=sop_uid)
+            )
+            write_contact_sheet(
+                sheet,
+                query,
+                verb.result_tiles(connection, allowed, rows, labels),
+                title=f"Most similar images, {encoder}",
+            )
+            if refused := verb.refused_datasets(connection, allowed, rows):
+                context.progress().note(
+                    f"Pictures of {', '.join(refused)} are left out: nobody on this machine has allowed that folder to be"
+                    " read. Name it: --allow-root DIR"
+                )
             context.progress().note(f"The contact sheet is {sheet}.")
     write_rows(rows, output_format, columns=TABLE)
     context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
-
-
-def _draw(
-    connection: psycopg.Connection,
-    sheet: Path,
-    image: Path | None,
-    image_id: int | None,
-    rows: list[dict[str, Any]],
-    encoder: str,
-) -> None:
-    """The contact sheet of a search by file or by image id."""
-    from cbirdb import search as verb
-    from cbirdb.contact_sheet import write_contact_sheet
-
-    query, labels = verb.file_tile(image) if image is not None else verb.query_tile(connection, int(image_id or 0))
-    write_contact_sheet(
-        sheet, query, verb.result_tiles(connection, rows, labels), title=f"Most similar images, {encoder}"
-    )
 
 
 def _remark(found: int, k: int, mode: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.records import DatasetItem
 
 
@@ -24,6 +25,8 @@ class ReadOptions:
     """Take what the lists say, and leave the images alone: for ``import-embeddings``."""
     label_pattern: str | None = None
     """Regular expression with a group ``label``, matched against the path below the folder."""
+    allowed: AllowedRoots = field(default=AllowedRoots(), metadata={"for_every_reader": True})
+    """Where symbolic links may lead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.layout import existing_folder
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, PixelError
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, ImageRecord, Split
 
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -46,7 +47,7 @@ class FolderReader:
         root = existing_folder(path, hint="Give the folder that holds the class folders.")
         pattern = _compile(options.label_pattern)
         name = options.name or root.name
-        files, unreadable = _walk(root, name)
+        files, unreadable = _walk(root, name, options.allowed)
         if all(_is_hidden(file) for file in files) and not unreadable:
             raise InputError(f"There are no files in {path}.", hint="Give a folder with one sub-folder per class.")
         with_split = any(
@@ -75,7 +76,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def _walk(root: Path, dataset: str) -> tuple[list[str], list[Failure]]:
+def _walk(root: Path, dataset: str, allowed: AllowedRoots) -> tuple[list[str], list[Failure]]:
     """All files below ``root`` in a stable order, and the folders that could not be listed."""
     files: list[str] = []
     unreadable: list[Failure] = []
@@ -89,6 +90,14 @@ def _walk(root: Path, dataset: str) -> tuple[list[str], list[Failure]]:
         if _goes_round(Path(folder), root):
             folders.clear()
             continue
+        if Path(folder).is_symlink():
+            name = Path(folder).relative_to(root).as_posix()
+            try:
+                allowed.file(str(root), name)
+            except PixelError as error:
+                unreadable.append(Failure(_printable(name), error.reason, error.message, dataset))
+                folders.clear()
+                continue
         folders.sort()
         base = Path(folder).relative_to(root)
         files.extend((base / name).as_posix() for name in sorted(names))

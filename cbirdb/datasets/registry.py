@@ -48,6 +48,8 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
     """
     reader = get_reader(name)
     for option in fields(options):
+        if "for_every_reader" in option.metadata:
+            continue
         if option.name not in reader.takes and getattr(options, option.name) != option.default:
             users = ", ".join(other.name for other in READERS.values() if option.name in other.takes)
             raise InputError(

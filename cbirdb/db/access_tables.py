@@ -17,7 +17,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, OID
 
 from cbirdb.db.tables import EMPTY_JSON, NOW, _key, _one_of, metadata
 
@@ -40,6 +40,11 @@ dataset_access = Table(
     Column("role_name", Text, primary_key=True, comment="A login, or a group role of a site."),
     Column("dataset", Text, primary_key=True, comment="A dataset's name; it need not be there yet."),
     Column("granted_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column(
+        "role_oid",
+        OID,
+        comment="Of the role when the row was made; the row counts only while name and OID are of one role.",
+    ),
     comment="Which roles see which datasets while row-level security is on; without a row: none.",
 )
 

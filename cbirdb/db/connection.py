@@ -59,7 +59,7 @@ def open_database(settings: Settings) -> psycopg.Connection:
 
     :raises SchemaError: when the schema is missing or old.
     """
-    from cbirdb.db.migrate import current_state, installed_state, upgrade
+    from cbirdb.db.migrate import current_state, installed_state, upgrade_own
 
     connection = connect(settings)
     try:
@@ -68,7 +68,7 @@ def open_database(settings: Settings) -> psycopg.Connection:
         if state == installed_state():
             return connection
         if settings.embedded:
-            upgrade(connection)
+            upgrade_own(connection)
             return connection
         if state is None:
             raise SchemaError("This database has no schema 'cbir' yet.", hint="Run: cbirdb db upgrade")

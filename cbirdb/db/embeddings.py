@@ -12,7 +12,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from cbirdb.db.schema import SCHEMA
-from cbirdb.errors import EncoderError, InputError, UnknownNameError
+from cbirdb.errors import EncoderError, InputError, SchemaError, UnknownNameError
+from cbirdb.names import printable
 from cbirdb.records import Precision, Shard
 
 
@@ -47,22 +48,28 @@ class PendingImage:
     """Of each encoder that was asked about: True when the image has no embedding of it."""
 
 
-def table_name(encoder: str) -> str:
-    """``tiny-image`` -> ``embedding_tiny_image``.
+ENCODER_NAME = re.compile(r"(?=[^@]*[a-z0-9])[a-z0-9.-]{1,40}(@[0-9a-f]{8})?")
+"""As in ``cbir.check_encoder_name``."""
 
-    :raises InputError: when the name has no letter or digit, or is too long for PostgreSQL.
+
+def table_name(encoder: str) -> str:
+    """``tiny-image`` -> ``embedding_tiny_image``; the same as ``cbir.register_encoder`` derives.
+
+    :raises InputError: when no encoder can have that name.
     """
-    slug = re.sub(r"[^a-z0-9]+", "_", encoder.lower()).strip("_")
-    if not slug or len(slug) > 40:
-        raise InputError(f"'{encoder}' cannot name an encoder.", hint="Use 1 to 40 letters, digits and hyphens.")
-    return f"embedding_{slug}"
+    if not ENCODER_NAME.fullmatch(encoder):
+        raise InputError(
+            f"'{printable(encoder)}' cannot name an encoder.",
+            hint="Use 1 to 40 of the characters a-z, 0-9, '-' and '.'; then, if at all, one '@' and 8 of 0-9, a-f.",
+        )
+    return "embedding_" + re.sub(r"[^a-z0-9]+", "_", encoder).strip("_")
 
 
 def find_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder | None:
     """The encoder of that name in this database, or None."""
     row = connection.execute(
-        "SELECT encoder_id, name, table_name, dim, precision, weights_sha256, preprocessing_sha256, spec, provenance,"
-        " golden_embedding FROM cbir.encoder WHERE name = %s",
+        "SELECT encoder_id, encoder, table_name, dim, precision, weights_sha256, preprocessing_sha256, spec, provenance,"
+        " golden_embedding FROM cbir.encoder_overview WHERE encoder = %s",
         [name],
     ).fetchone()
     return StoredEncoder(*row) if row else None
@@ -70,7 +77,7 @@ def find_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder | N
 
 def stored_tables(connection: psycopg.Connection) -> dict[str, str]:
     """Embedding tables by the names of their encoders."""
-    return dict(connection.execute("SELECT name, table_name FROM cbir.encoder").fetchall())
+    return dict(connection.execute("SELECT encoder, table_name FROM cbir.encoder_overview").fetchall())
 
 
 def get_encoder(connection: psycopg.Connection, name: str, *, also_known: Sequence[str] = ()) -> StoredEncoder:
@@ -87,7 +94,7 @@ def get_encoder(connection: psycopg.Connection, name: str, *, also_known: Sequen
         raise InputError(
             f"There are no embeddings of '{name}' in this database yet.", hint=f"Run: cbirdb encode -e {name}"
         )
-    stored = [row[0] for row in connection.execute("SELECT name FROM cbir.encoder").fetchall()]
+    stored = [row[0] for row in connection.execute("SELECT encoder FROM cbir.encoder_overview").fetchall()]
     raise UnknownNameError("encoder", name, sorted({*stored, *also_known}))
 
 
@@ -108,42 +115,36 @@ def register_encoder(
     :raises InputError: when the stored dimension or precision differs.
     :raises EncoderError: when the stored vectors came from other weights, preprocessing or number format.
     """
+    table = table_name(name)
+    described = [provenance.get("weights_sha256"), provenance.get("preprocessing_sha256")]
+    golden = list(golden_embedding) if golden_embedding is not None else None
     with connection.transaction():
         connection.execute(
-            """
-            INSERT INTO cbir.encoder (
-                name, table_name, dim, precision, weights_sha256, preprocessing_sha256, licence, spec, provenance,
-                golden_embedding
-            )
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::real[]) ON CONFLICT DO NOTHING
-            """,
+            "SELECT cbir.register_encoder(%s, %s, %s, %s, %s, %s, %s, %s, %s::real[])",
             [
-                name, table_name(name), dim, precision or "half", provenance.get("weights_sha256"),
-                provenance.get("preprocessing_sha256"), spec.get("licence"), Jsonb(dict(spec)), Jsonb(dict(provenance)),
-                list(golden_embedding) if golden_embedding is not None else None,
+                name,
+                dim,
+                precision or "half",
+                spec.get("licence"),
+                *described,
+                Jsonb(dict(spec)),
+                Jsonb(dict(provenance)),
+                golden,
             ],
-        )  # fmt: skip
+        )
         stored = find_encoder(connection, name)
         if stored is None:
             raise InputError(
-                f"The encoder '{name}' would share the table {table_name(name)} with another one.",
+                f"The encoder '{name}' would share the table {table} with another one.",
                 hint="Choose a name that differs in more than punctuation.",
             )
         _check_same(stored, dim, precision, provenance)
-        if stored.golden_embedding is None and golden_embedding is not None:
+        if stored.golden_embedding is None and golden is not None:
             # Its vectors so far were imported: this is the first time that it computes some itself.
             connection.execute(
-                """
-                UPDATE cbir.encoder SET weights_sha256 = %s, preprocessing_sha256 = %s, provenance = %s,
-                    golden_embedding = %s::real[]
-                WHERE encoder_id = %s AND golden_embedding IS NULL
-                """,
-                [
-                    provenance.get("weights_sha256"), provenance.get("preprocessing_sha256"),
-                    Jsonb(dict(provenance)), list(golden_embedding), stored.encoder_id,
-                ],
-            )  # fmt: skip
-        connection.execute("SELECT cbir.create_embedding_table(%s)", [name])
+                "SELECT cbir.describe_encoder(%s, %s, %s, %s, %s::real[])",
+                [name, *described, Jsonb(dict(provenance)), golden],
+            )
     return stored
 
 
@@ -252,6 +253,22 @@ def count_pending(
     return Pending(*row) if row else Pending(0, [], [])
 
 
+def pending_roots(
+    connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Names and folders of the datasets with an image that has a file and lacks an embedding of any of the encoders."""
+    lacks = [sql.SQL(_LACKS).format(table=sql.Identifier(SCHEMA, encoder.table)) for encoder in encoders]
+    query = sql.SQL(
+        """
+        SELECT d.name, d.root FROM cbir.dataset AS d
+        WHERE d.root IS NOT NULL AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s))
+          AND EXISTS (SELECT FROM cbir.image AS i WHERE i.dataset_id = d.dataset_id AND ({any}))
+        ORDER BY d.name
+        """
+    ).format(any=sql.SQL(" OR ").join(lacks))
+    return connection.execute(query, {"datasets": list(datasets) or None}).fetchall()
+
+
 def _scope(datasets: Sequence[str], shard: Shard) -> dict[str, Any]:
     return {"datasets": list(datasets) or None, "count": shard.count, "index": shard.index}
 
@@ -264,11 +281,38 @@ def count_embeddings(connection: psycopg.Connection, encoder: StoredEncoder) -> 
 
 
 def drop_encoder(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
-    """Remove an encoder with its embeddings, indexes and evaluation runs."""
+    """Remove an encoder with its embeddings, indexes and evaluation runs.
+
+    :raises SchemaError: when the table that would be dropped is not one that cbirdb made for embeddings.
+    """
+    # Derived from the name: what a table says is not what is dropped.
+    table = sql.Identifier(SCHEMA, table_name(encoder.name))
     with connection.transaction():
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, encoder.table)))
+        row = connection.execute(_IS_EMBEDDING_TABLE, [table.as_string(connection)]).fetchone()
+        if row is not None and not row[0]:
+            raise SchemaError(
+                f"The table {table_name(encoder.name)} does not look like one of embeddings, so it is not dropped.",
+                hint="Compare it with what cbir.create_embedding_table makes.",
+            )
+        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
         connection.execute("DELETE FROM cbir.search_run WHERE encoder_id = %s", [encoder.encoder_id])
         connection.execute("DELETE FROM cbir.encoder WHERE encoder_id = %s", [encoder.encoder_id])
+
+
+_IS_EMBEDDING_TABLE = """
+SELECT c.relkind = 'r' AND 2 = count(*) FILTER (
+    WHERE (a.attname = 'image_id' AND a.atttypid = 'bigint'::regtype)
+    OR (a.attname = 'embedding' AND t.typname IN ('halfvec', 'vector'))
+) AND EXISTS (
+    SELECT FROM pg_constraint AS f
+    WHERE f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid = 'cbir.image'::regclass
+)
+FROM pg_class AS c
+INNER JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+INNER JOIN pg_type AS t ON t.oid = a.atttypid
+WHERE c.oid = to_regclass(%s)
+GROUP BY c.oid, c.relkind
+"""
 
 
 def check_datasets(connection: psycopg.Connection, names: Sequence[str]) -> None:
@@ -276,7 +320,9 @@ def check_datasets(connection: psycopg.Connection, names: Sequence[str]) -> None
 
     :raises UnknownNameError: for the first one.
     """
-    known = [row[0] for row in connection.execute("SELECT name FROM cbir.dataset ORDER BY name").fetchall()]
+    known = [
+        row[0] for row in connection.execute("SELECT dataset FROM cbir.dataset_overview ORDER BY dataset").fetchall()
+    ]
     for name in names:
         if name not in known:
             raise UnknownNameError("dataset", name, known)

@@ -13,7 +13,9 @@ from cbirdb.errors import InputError
 
 def stored_records(connection: psycopg.Connection) -> dict[str, Mapping[str, Any]]:
     """All of them by name, in the order of their names."""
-    return dict(connection.execute("SELECT name, spec FROM cbir.encoder_record ORDER BY name").fetchall())
+    return dict(
+        connection.execute("SELECT encoder, spec FROM cbir.encoder_record_overview ORDER BY encoder").fetchall()
+    )
 
 
 def insert_record(connection: psycopg.Connection, name: str, spec: Mapping[str, Any]) -> None:
@@ -21,11 +23,8 @@ def insert_record(connection: psycopg.Connection, name: str, spec: Mapping[str, 
 
     :raises InputError: when the name is taken.
     """
-    cursor = connection.execute(
-        "INSERT INTO cbir.encoder_record (name, spec) VALUES (%s, %s) ON CONFLICT (name) DO NOTHING",
-        [name, Jsonb(dict(spec))],
-    )
-    if cursor.rowcount == 0:
+    row = connection.execute("SELECT cbir.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))]).fetchone()
+    if row is None or not row[0]:
         raise InputError(
             f"There is an encoder named '{name}' already.",
             hint=f"Choose another name, or take it back first: cbirdb encoders drop {name}",

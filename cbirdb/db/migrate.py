@@ -7,13 +7,14 @@ processes cannot do it at once.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.roles import acting_as_owner
+from cbirdb.db.roles import acting_as_owner, check_search_role, create_roles
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.sql_objects import create_sql_objects, drop_sql_objects, repository_folder, sql_files
 from cbirdb.errors import SchemaError
@@ -38,6 +39,29 @@ def alembic_arguments() -> dict[str, Any]:
     }
 
 
+def table_differences(connection: psycopg.Connection) -> list[str]:
+    """How the tables of schema ``cbir`` differ from those that this version makes: one sentence per difference."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    arguments = alembic_arguments()
+    metadata = arguments.pop("target_metadata")
+    with sqlalchemy_connection(connection) as bound:
+        context = MigrationContext.configure(connection=bound, opts={**arguments, "target_metadata": metadata})
+        found = compare_metadata(context, metadata)
+    # A change of a column is a list of operations, anything else one.
+    return [_difference(part) for one in found for part in (one if isinstance(one, list) else [one])]
+
+
+def _difference(operation: Sequence[Any]) -> str:
+    """``add_column`` and the like: what would have to be done to the database."""
+    kind, *what = operation
+    names = [getattr(part, "name", part) for part in what if part is not None and not isinstance(part, dict)]
+    verb, _, thing = str(kind).partition("_")
+    missing = {"add": "missing", "remove": "not of this version", "modify": "changed"}.get(verb, verb)
+    return f"{thing.replace('_', ' ')} {'.'.join(str(name) for name in names if name != SCHEMA)}: {missing}"
+
+
 def _is_ours(name: str | None, kind: str, _parents: Any) -> bool:
     """Keeps embedding tables, their vector indexes and other people's schemas out of Alembic's sight."""
     if kind == "schema":
@@ -56,12 +80,15 @@ def upgrade(connection: psycopg.Connection) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
         _check_server(connection)
         ensure_extension(connection)
+        check_search_role(connection)
         # Views hold on to the columns that they show, so they go before the tables may change under them.
         grants = drop_sql_objects(connection)
         with acting_as_owner(connection):
             _run_alembic(connection)
             create_sql_objects(connection, grants)
             connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
+            # Last of what changes functions and views: comments and grants are the owner's, and then no longer.
+            connection.execute("SELECT cbir.hand_over()")
             # Policies may name a role that has been created since, and cover a table that is new.
             connection.execute(
                 "SELECT cbir.set_row_security(TRUE) FROM cbir.setting WHERE name = 'row_security' AND enabled"
@@ -73,6 +100,12 @@ def upgrade(connection: psycopg.Connection) -> None:
                     sql.Literal(f"Content-based image retrieval (cbirdb); state {installed_state()}"),
                 )
             )
+
+
+def upgrade_own(connection: psycopg.Connection) -> None:
+    """The same for a server that is cbirdb's own: there the roles are made, too."""
+    create_roles(connection, repository_folder("sql") / "dba" / "create_roles.sql")
+    upgrade(connection)
 
 
 def upgrade_tables(connection: psycopg.Connection) -> None:

@@ -25,9 +25,11 @@ ROLES = {
     "cbir_ingest": "also ingests, encodes and imports",
     "cbir_admin": "owns the schema: upgrades, indexes, evaluates, drops, erases",
     "cbir_auditor": "reads the audit and the certificates of erasure",
+    "cbir_search": "owns the functions and views that readers use; has no members",
 }
 """Names and duties, as in ``sql/dba/create_roles.sql``."""
 ADMIN = "cbir_admin"
+SEARCH = "cbir_search"
 
 
 def create_roles(connection: psycopg.Connection, script: Path) -> None:
@@ -57,6 +59,32 @@ def existing_roles(connection: psycopg.Connection) -> list[str]:
     return [name for name in ROLES if name in found]
 
 
+def check_search_role(connection: psycopg.Connection) -> None:
+    """Refuse to upgrade a schema whose row-level security could not hold afterwards.
+
+    :raises DatabaseError: when row-level security is on and the owner of the schema cannot act as ``cbir_search``.
+    """
+    # Asked of the tables and not of cbir.setting, which this role may not be able to read.
+    row = connection.execute(
+        """
+        SELECT o.rolname, EXISTS (
+            SELECT FROM pg_roles AS s WHERE s.rolname = %(search)s AND pg_has_role(o.oid, s.oid, 'SET')
+        )
+        FROM pg_class AS c
+        INNER JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        INNER JOIN pg_roles AS o ON o.oid = n.nspowner
+        WHERE c.oid = to_regclass('cbir.image') AND c.relrowsecurity
+        """,
+        {"search": SEARCH},
+    ).fetchone()
+    if row is not None and not row[1]:
+        raise DatabaseError(
+            f"Row-level security is on, and '{row[0]}', who owns the schema, may not act as the role '{SEARCH}' yet.",
+            hint="A database administrator runs, as a superuser: cbirdb db roles --script | psql"
+            + ("" if row[0] == ADMIN else f"; then: GRANT {SEARCH} TO {row[0]} WITH INHERIT FALSE, SET TRUE;"),
+        )
+
+
 def set_row_security(connection: psycopg.Connection, *, enabled: bool) -> bool:
     """Switch row-level security for every table; returns whether any role is given a dataset.
 
@@ -65,6 +93,24 @@ def set_row_security(connection: psycopg.Connection, *, enabled: bool) -> bool:
     with translated_errors(), connection.transaction():
         connection.execute("SELECT cbir.set_row_security(%s)", [enabled])
         return connection.execute("SELECT FROM cbir.dataset_access LIMIT 1").fetchone() is not None
+
+
+def unconfirmed_access(connection: psycopg.Connection) -> list[tuple[str, str]]:
+    """Rows of ``cbir.dataset_access``, role and dataset, that do not count because the role is not the one of then."""
+    with translated_errors():
+        return connection.execute(
+            "SELECT a.role_name, a.dataset FROM cbir.dataset_access AS a"
+            " INNER JOIN pg_roles AS r ON r.rolname = a.role_name WHERE a.role_oid IS DISTINCT FROM r.oid ORDER BY 1, 2"
+        ).fetchall()
+
+
+def confirm_access(connection: psycopg.Connection) -> int:
+    """Let those rows count for the roles that have these names now; returns how many.
+
+    :raises DatabaseError: when this role does not own the schema.
+    """
+    with translated_errors(), connection.transaction():
+        return len(connection.execute("SELECT role_name FROM cbir.confirm_access()").fetchall())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 
+from cbirdb.db.roles import ROLES
 from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import DatabaseError, SchemaError
 
@@ -45,7 +46,7 @@ def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
     first_time = connection.execute("SELECT to_regclass('cbir.sql_object') IS NULL").fetchone()
     if first_time and first_time[0]:
         return []
-    grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA}).fetchall()
+    grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA, "own": [*ROLES]}).fetchall()
     try:
         for (statement,) in connection.execute(_TRIGGERS).fetchall():
             connection.execute(statement)
@@ -91,15 +92,23 @@ def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> N
     connection.execute("SELECT set_config('search_path', '', true)")
     ours = set(connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()) - set(strangers)
     connection.cursor().executemany("INSERT INTO cbir.sql_object (kind, name) VALUES (%s, %s)", sorted(ours))
+    for (statement,) in connection.execute(_REVOKES).fetchall():
+        connection.execute(statement)
     for kind, name, statement in grants:
-        if _still_exists(connection, kind, name):
+        if _may_be_granted(connection, kind, name):
             connection.execute(statement)
         else:
             log.warning("not granted again, because the object has changed: %s", statement)
 
 
-def _still_exists(connection: psycopg.Connection, kind: str, name: str) -> bool:
-    lookup = "SELECT to_regclass(%s) IS NOT NULL" if kind == "view" else "SELECT to_regprocedure(%s) IS NOT NULL"
+def _may_be_granted(connection: psycopg.Connection, kind: str, name: str) -> bool:
+    """Whether an object is still there, and others than cbirdb's own roles may have rights on it."""
+    lookup = (
+        "SELECT to_regclass(%s) IS NOT NULL"
+        if kind == "view"
+        else "SELECT EXISTS (SELECT FROM cbir.function_audience() WHERE routine = to_regprocedure(%s)"
+        " AND audience NOT IN ('inner', 'owner'))"
+    )
     row = connection.execute(lookup, [name]).fetchone()
     return bool(row and row[0])
 
@@ -188,15 +197,19 @@ SELECT kind, name, format(
     'GRANT %%s ON %%s %%s TO %%s%%s', privilege_type, CASE kind WHEN 'view' THEN 'TABLE' ELSE 'ROUTINE' END, name,
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-FROM object CROSS JOIN LATERAL aclexplode(acl) WHERE grantee <> owner
-UNION ALL
-SELECT kind, name, format('REVOKE ALL ON ROUTINE %%s FROM PUBLIC', name)
-FROM object WHERE kind = 'routine' AND NOT EXISTS (
-    SELECT FROM aclexplode(coalesce(acl, acldefault('f', owner))) AS a WHERE a.grantee = 0)
+FROM object CROSS JOIN LATERAL aclexplode(acl)
+WHERE grantee <> owner AND grantee NOT IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(own)s))
+  -- Before there were audiences, everybody could call a function unless that was revoked: nobody's decision.
+  AND (grantee <> 0 OR kind = 'view' OR to_regproc('cbir.function_audience') IS NOT NULL)
 UNION ALL
 SELECT 'view', name, format('GRANT %%s (%%I) ON %%s TO %%s%%s', privilege_type, attname, name,
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 FROM object JOIN pg_attribute ON kind = 'view' AND attrelid = to_regclass(name)
 CROSS JOIN LATERAL aclexplode(attacl)
+"""
+
+# PostgreSQL lets everybody call a new function.
+_REVOKES = """
+SELECT format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine) FROM cbir.function_audience() WHERE audience <> 'public'
 """

@@ -46,6 +46,8 @@ metadata = MetaData(
 
 NOW = text("now()")
 EMPTY_JSON = text("'{}'::jsonb")
+ENCODER_NAME = "^[a-z0-9.-]{1,40}(@[0-9a-f]{8})?$"
+"""Of an encoder; the name of its table is derived from it."""
 
 
 def _key(name: str) -> Column[int]:
@@ -185,6 +187,12 @@ encoder = Table(
         comment="Unit vector of one fixed picture when the encoder was first used; NULL: imported, not computed.",
     ),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    CheckConstraint(f"name ~ '{ENCODER_NAME}'", name="name"),
+    CheckConstraint(
+        "table_name = 'embedding_' || btrim(regexp_replace(name, '[^a-z0-9]+', '_', 'g'), '_')"
+        " AND table_name ~ '^embedding_[a-z0-9]'",
+        name="table_name",
+    ),
     CheckConstraint("dim BETWEEN 1 AND 16000", name="dim"),
     _one_of("precision", "half", "single"),
     comment="A model that turns an image into a vector; one embedding table each.",
@@ -196,6 +204,7 @@ encoder_record = Table(
     Column("name", Text, primary_key=True),
     Column("spec", JSONB, nullable=False, comment="As in encoder.spec."),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    CheckConstraint(f"name ~ '{ENCODER_NAME}'", name="name"),
     comment="Encoders added to those that ship with cbirdb; a row of encoder is made when one is first used.",
 )
 

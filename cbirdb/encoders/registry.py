@@ -8,9 +8,12 @@ from typing import Any
 
 from cbirdb.encoders.base import Encoder, LoadOptions
 from cbirdb.encoders.shipped import SHIPPED
-from cbirdb.encoders.spec import EncoderSpec
+from cbirdb.encoders.spec import LOADERS, EncoderSpec
 from cbirdb.encoders.weights import find_folder, find_weights
 from cbirdb.errors import EncoderError, UnknownNameError
+
+FAMILIES = frozenset({*LOADERS.values(), *(spec.family for spec in SHIPPED.values())})
+"""Modules of this package that run encoders."""
 
 
 def get_spec(name: str, added: Mapping[str, EncoderSpec] | None = None) -> EncoderSpec:
@@ -31,6 +34,12 @@ def get_family(spec: EncoderSpec) -> Any:
 
     :raises EncoderError: when its libraries are not installed.
     """
+    if spec.family not in FAMILIES:
+        # A record may come from a database, which says what is computed but not which code runs.
+        raise EncoderError(
+            f"The encoder '{spec.name}' names a family that there is not.",
+            hint=f"Known: {', '.join(sorted(FAMILIES))}.",
+        )
     try:
         return import_module(f"cbirdb.encoders.{spec.family}")
     except ModuleNotFoundError as error:

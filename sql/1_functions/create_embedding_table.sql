@@ -21,10 +21,6 @@ BEGIN
         RAISE EXCEPTION 'there is no encoder "%"', encoder USING
             ERRCODE = 'undefined_object', HINT = 'Insert its row into cbir.encoder first.';
     END IF;
-    IF spec.table_name !~ '^embedding_[a-z0-9_]{1,40}$' THEN
-        RAISE EXCEPTION 'encoder "%" names a table that is no embedding table', encoder
-            USING ERRCODE = 'invalid_name', HINT = 'Its table_name must be embedding_ and lower-case letters, digits, _.';
-    END IF;
     IF to_regclass(format('cbir.%I', spec.table_name)) IS NOT NULL THEN
         -- Nothing is altered here: that would wait for every reader, and make new ones wait.
         RETURN format('cbir.%I', spec.table_name)::regclass;
@@ -58,8 +54,6 @@ BEGIN
     RETURN format('cbir.%I', spec.table_name)::regclass;
 END
 $$;
-
-REVOKE ALL ON FUNCTION cbir.create_embedding_table(text) FROM public;
 
 COMMENT ON FUNCTION cbir.create_embedding_table(text) IS
 'Creates the embedding table of a registered encoder, if it is not there yet.';

@@ -10,7 +10,7 @@ AS $$
 SELECT e.*
 FROM cbir.encoder AS e
 INNER JOIN pg_class AS c ON c.relname = e.table_name AND c.relnamespace = 'cbir'::regnamespace AND c.relkind = 'r'
-WHERE e.table_name ~ '^embedding_[a-z0-9_]{1,40}$'
+WHERE e.table_name ~ '^embedding_[a-z0-9_]{1,49}$'
 ORDER BY e.name
 $$;
 

@@ -17,7 +17,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.erased_dataset() FROM public;
-
 COMMENT ON FUNCTION cbir.erased_dataset() IS
 'Names of the datasets for which there is a certificate of erasure.';

@@ -43,7 +43,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.erased_source(text, text[], text[], boolean) FROM public;
-
 COMMENT ON FUNCTION cbir.erased_source(text, text[], text[], boolean) IS
 'Of images to be brought in, the sources of those whose patient has been erased.';

@@ -12,16 +12,11 @@ ROWS 1000000
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    run cbir.search_run;
+    run constant cbir.search_run := cbir.check_run(run_id);
     tab text;
     now_indexed bigint;
     now_sum text;
 BEGIN
-    SELECT r.* INTO run FROM cbir.search_run AS r WHERE r.run_id = indexed_image.run_id AND r.finished_at IS NOT NULL;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'there is no finished run %', coalesce(run_id::text, 'NULL')
-            USING ERRCODE = 'no_data_found', HINT = 'cbir.search_run lists the runs; make one: cbirdb evaluate -e ENCODER';
-    END IF;
     SELECT e.table_name INTO tab FROM cbir.encoder AS e WHERE e.encoder_id = run.encoder_id;
     EXECUTE format(
         'SELECT count(*), sum(hashtextextended(concat_ws(''/'', s.image_id, s.patient_id, s.label_ids), 0))

@@ -1,19 +1,15 @@
--- Title: Whether the caller sees the rows of all datasets
--- Description: Without row-level security everybody does; under it, the owner and cbir_admin. What counts everybody's
---   rows and bytes (7_monitoring) is shown to them alone.
-CREATE FUNCTION cbir.sees_all_rows()
+-- Title: Whether a role sees the rows of all datasets
+-- Description: The opposite of cbir.rows_are_restricted. What counts everybody's rows and bytes (7_monitoring) is shown
+--   to those for whom this is true alone.
+-- Inputs: the name of a role; by default the one that acts.
+CREATE FUNCTION cbir.sees_all_rows(role_name text DEFAULT cbir.acting_role())
 RETURNS boolean
 LANGUAGE sql
 STABLE
 SET search_path FROM CURRENT
 AS $$
-SELECT
-    NOT cbir.rows_are_restricted()
-    OR EXISTS (
-        SELECT FROM pg_class AS c WHERE c.oid = 'cbir.image'::regclass AND pg_has_role(c.relowner, 'USAGE')
-    )
-    OR EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'cbir_admin' AND pg_has_role(r.oid, 'USAGE'))
+SELECT NOT cbir.rows_are_restricted($1)
 $$;
 
-COMMENT ON FUNCTION cbir.sees_all_rows() IS
-'Whether row-level security lets the caller see the rows of all datasets.';
+COMMENT ON FUNCTION cbir.sees_all_rows(text) IS
+'Whether row-level security lets a role (by default the acting one) see the rows of all datasets.';

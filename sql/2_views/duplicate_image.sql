@@ -5,9 +5,9 @@ CREATE VIEW cbir.duplicate_image WITH (security_invoker = TRUE) AS
 SELECT
     copies.sha256,
     i.image_id,
-    d.name AS dataset,
-    i.source,
-    i.split,
+    d.name || '' AS dataset,
+    i.source || '' AS source,
+    i.split || '' AS split,
     copies.copies,
     copies.splits > 1 AS straddles_splits
 FROM (

@@ -1,24 +1,27 @@
 -- Title: Images as a person reads them
--- Description: One row per image with its dataset, study, patient pseudonym and positive labels.
+-- Description: One row per image with its dataset, study, patient pseudonym and positive labels. Columns are
+--   expressions (sop_uid || ''): under row-level security a reader's condition is then tested on visible rows alone,
+--   and EXPLAIN ANALYZE counts the same for a hidden value and an absent one. To look an image up fast by a UID or its
+--   file, call cbir.find_image.
 CREATE VIEW cbir.image_overview WITH (security_invoker = TRUE) AS
 SELECT
     i.image_id,
-    d.name AS dataset,
-    i.source,
-    i.split,
-    i.modality,
-    i.anatomic_region,
+    d.name || '' AS dataset,
+    i.source || '' AS source,
+    i.split || '' AS split,
+    i.modality || '' AS modality,
+    i.anatomic_region || '' AS anatomic_region,
     labelled.labels,
-    i.sop_uid,
-    se.series_uid,
-    st.study_uid,
-    st.study_date,
-    i.view,
-    p.pseudonym AS patient,
-    p.sex AS patient_sex,
-    st.age_years AS patient_age_years,
-    i.width,
-    i.height,
+    i.sop_uid || '' AS sop_uid,
+    se.series_uid || '' AS series_uid,
+    st.study_uid || '' AS study_uid,
+    st.study_date + 0 AS study_date,
+    i.view || '' AS view,
+    p.pseudonym || '' AS patient,
+    p.sex || '' AS patient_sex,
+    (st.age_years + 0)::smallint AS patient_age_years,
+    i.width + 0 AS width,
+    i.height + 0 AS height,
     encode(i.sha256, 'hex') AS sha256
 FROM cbir.image AS i
 INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id

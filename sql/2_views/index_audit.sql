@@ -10,6 +10,7 @@ SELECT
     b.parameters,
     b.search_settings,
     b.rows_indexed,
+    b.index_bytes,
     b.built_at,
     (b.audit ->> 'audited_at')::timestamptz AS audited_at,
     (b.audit ->> 'sample')::integer AS sample,

@@ -5,9 +5,9 @@ CREATE VIEW cbir.split_leakage WITH (security_invoker = TRUE) AS
 WITH held AS (
     SELECT
         'same patient' AS cause,
-        i.patient_id::text AS shared_key,
-        d.name AS dataset,
-        i.split,
+        i.patient_id::text || '' AS shared_key,
+        d.name || '' AS dataset,
+        i.split || '' AS split,
         count(*) AS images
     FROM cbir.image AS i
     INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id
@@ -17,8 +17,8 @@ WITH held AS (
     SELECT
         'identical file' AS cause,
         encode(i.sha256, 'hex') AS shared_key,
-        d.name AS dataset,
-        i.split,
+        d.name || '' AS dataset,
+        i.split || '' AS split,
         count(*) AS images
     FROM cbir.image AS i
     INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id

@@ -10,6 +10,7 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
+    boundary constant boolean := cbir.inside_boundary();
     id_a bigint;
     id_b bigint;
     spec cbir.encoder;

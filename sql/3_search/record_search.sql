@@ -64,10 +64,6 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.record_search(
-    text, text, bigint, integer, cbir.image_filter, text, bigint[], boolean, bigint, bigint, bigint, integer
-) FROM public;
-
 COMMENT ON FUNCTION cbir.record_search(
     text, text, bigint, integer, cbir.image_filter, text, bigint[], boolean, bigint, bigint, bigint, integer
 ) IS

@@ -32,6 +32,7 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
+    boundary constant boolean := cbir.inside_boundary();
     number constant integer := cbir.checked_count('k', k);
     tab constant text := cbir.embedding_table(encoder);
     query_image_id constant bigint := cbir.query_image(image_id, sop_uid, query);

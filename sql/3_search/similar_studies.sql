@@ -27,6 +27,7 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
+    boundary constant boolean := cbir.inside_boundary();
     number constant integer := cbir.checked_count('k', k);
     pairs constant integer := cbir.checked_count('m', m);
     tab constant text := cbir.embedding_table(encoder);

@@ -8,26 +8,34 @@ CREATE FUNCTION cbir.knn_accuracy(run_id bigint, ks integer[])
 RETURNS TABLE (
     k integer, accuracy double precision, balanced_accuracy double precision, queries bigint, classes bigint
 )
-LANGUAGE sql
+LANGUAGE plpgsql
 STABLE
+SET search_path FROM CURRENT
 AS $$
-SELECT
-    of_class.k,
-    sum(of_class.right_ones)::double precision / sum(of_class.queries)::double precision AS accuracy,
-    avg(of_class.right_ones::double precision / of_class.queries) AS balanced_accuracy,
-    sum(of_class.queries)::bigint AS queries,
-    count(*) AS classes
-FROM (
+#variable_conflict use_column
+DECLARE
+    boundary constant boolean := cbir.inside_boundary();
+    asked constant cbir.search_run := cbir.check_run(run_id);
+BEGIN
+    RETURN QUERY
     SELECT
-        p.k,
-        p.label_id,
-        count(*) AS queries,
-        count(*) FILTER (WHERE p.predicted_label_id = p.label_id) AS right_ones
-    FROM cbir.knn_prediction(knn_accuracy.run_id, knn_accuracy.ks) AS p
-    GROUP BY p.k, p.label_id
-) AS of_class
-GROUP BY of_class.k
-ORDER BY of_class.k
+        of_class.k,
+        sum(of_class.right_ones)::double precision / sum(of_class.queries)::double precision AS accuracy,
+        avg(of_class.right_ones::double precision / of_class.queries) AS balanced_accuracy,
+        sum(of_class.queries)::bigint AS queries,
+        count(*) AS classes
+    FROM (
+        SELECT
+            p.k,
+            p.label_id,
+            count(*) AS queries,
+            count(*) FILTER (WHERE p.predicted_label_id = p.label_id) AS right_ones
+        FROM cbir.knn_prediction(knn_accuracy.run_id, knn_accuracy.ks) AS p
+        GROUP BY p.k, p.label_id
+    ) AS of_class
+    GROUP BY of_class.k
+    ORDER BY of_class.k;
+END
 $$;
 
 COMMENT ON FUNCTION cbir.knn_accuracy(bigint, integer[]) IS

@@ -1,7 +1,23 @@
 -- Title: Precision at N of each class (label of the query)
 -- Description: cbir.precision_by('class') as a view; all views of this folder have the same columns.
 CREATE VIEW cbir.precision_by_class WITH (security_invoker = TRUE) AS
-SELECT * FROM cbir.precision_by('class');
+SELECT
+    r.run_id,
+    p.encoder,
+    p.group_name,
+    p.n,
+    p.micro_precision,
+    p.micro_std,
+    p.macro_precision,
+    p.macro_std,
+    p.queries,
+    p.classes,
+    p.mode,
+    p.ann_recall,
+    p.not_final
+FROM cbir.search_run AS r
+CROSS JOIN LATERAL cbir.precision_by('class', r.run_id) AS p
+WHERE r.finished_at IS NOT NULL;
 
 COMMENT ON VIEW cbir.precision_by_class IS
 'One row per run, class and N: class-wise precision.';

@@ -33,9 +33,9 @@ SET enable_nestloop = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    run cbir.search_run;
+    boundary constant boolean := cbir.inside_boundary();
+    run constant cbir.search_run := cbir.check_run(run_id);
 BEGIN
-    SELECT r.* INTO run FROM cbir.search_run AS r WHERE r.run_id = precision_by_index_size.run_id;
     IF run.protocol <> 'paper' THEN
         RAISE EXCEPTION 'run % is of protocol "%", under which an image may have several labels', run.run_id, run.protocol
             USING ERRCODE = 'feature_not_supported', HINT = 'Use a run of protocol "paper".';

@@ -1,6 +1,8 @@
 -- Title: Grant to cbirdb's roles what each needs
--- Description: On the schema, every table and view, and the functions that not everybody may call. Called by every
---   `cbirdb db upgrade`; roles that are not there are passed over. Must be called by the schema's owner.
+-- Description: On the schema, every table and view, and the functions (see cbir.function_audience). Called by every
+--   `cbirdb db upgrade` before cbir.hand_over; roles that are not there are passed over. What a hospital has granted
+--   besides stays, unless row-level security is on (see cbir.revoke_direct_access). Must be called by the schema's
+--   owner.
 CREATE FUNCTION cbir.grant_roles()
 RETURNS void
 LANGUAGE plpgsql
@@ -11,7 +13,7 @@ DECLARE
 BEGIN
     FOR rights IN
         SELECT r.rolname AS grantee FROM pg_roles AS r
-        WHERE r.rolname IN ('cbir_reader', 'cbir_ingest', 'cbir_admin', 'cbir_auditor')
+        WHERE r.rolname IN ('cbir_reader', 'cbir_ingest', 'cbir_admin', 'cbir_auditor', 'cbir_search')
     LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA cbir TO %I', rights.grantee);
     END LOOP;
@@ -22,31 +24,50 @@ BEGIN
         AND pg_has_role(c.relowner, 'USAGE')
         AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e');
     FOR rights IN
-        SELECT f.signature, f.grantee
-        FROM (
-            VALUES
-            ('cbir.create_embedding_table(text)', 'cbir_ingest'),
-            ('cbir.erased_source(text, text[], text[], boolean)', 'cbir_ingest'),
-            ('cbir.erased_dataset()', 'cbir_ingest'),
-            ('cbir.erase_patient(text, text)', 'cbir_admin'),
-            ('cbir.restore_certificates(jsonb)', 'cbir_admin'),
-            ('cbir.reapply_erasures()', 'cbir_admin'),
-            ('cbir.set_row_security(boolean)', 'cbir_admin')
-        ) AS f (signature, grantee)
-        INNER JOIN pg_roles AS there ON there.rolname = f.grantee
+        WITH reading AS (
+            SELECT 'cbir_reader' AS grantee
+            UNION
+            -- Whoever may read images may search: roles that a hospital has made. Where functions run as their caller
+            -- (no role cbir_search), that takes the inner ones as well.
+            SELECT CASE a.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(a.grantee) END
+            FROM pg_class AS c
+            CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+            WHERE
+                c.oid IN ('cbir.image'::regclass, 'cbir.image_overview'::regclass)
+                AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
+            UNION
+            -- A view runs its functions as its reader.
+            SELECT CASE a.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(a.grantee) END
+            FROM pg_class AS c
+            CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+            WHERE
+                c.relnamespace = 'cbir'::regnamespace AND c.relkind = 'v'
+                AND (starts_with(c.relname, 'precision_by_') OR c.relname = 'pathology_against_anatomy')
+                AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
+        ),
+
+        wanted AS (
+            SELECT f.routine, r.grantee
+            FROM cbir.function_audience() AS f
+            CROSS JOIN reading AS r
+            WHERE
+                f.audience = 'reader'
+                OR (f.audience = 'inner' AND NOT EXISTS (SELECT FROM pg_roles AS s WHERE s.rolname = 'cbir_search'))
+            UNION
+            SELECT f.routine, 'cbir_search' FROM cbir.function_audience() AS f WHERE f.audience IN ('reader', 'inner')
+            UNION
+            SELECT f.routine, 'cbir_search' FROM cbir.function_audience() AS f WHERE f.name = 'embedded_encoder'
+            UNION
+            SELECT f.routine, 'cbir_ingest' FROM cbir.function_audience() AS f WHERE f.audience = 'ingest'
+            UNION
+            SELECT f.routine, 'cbir_admin' FROM cbir.function_audience() AS f WHERE f.audience = 'admin'
+        )
+
+        SELECT w.routine, CASE w.grantee WHEN 'public' THEN 'PUBLIC' ELSE quote_ident(w.grantee) END AS grantee
+        FROM wanted AS w
+        WHERE w.grantee = 'public' OR EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = w.grantee)
     LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', rights.signature::regprocedure, rights.grantee);
-    END LOOP;
-    -- Whoever may read images may search, and a search notes itself: cbir_reader, and what roles a hospital has made.
-    FOR rights IN
-        SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
-        FROM pg_class AS c
-        CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-        WHERE c.oid = 'cbir.image'::regclass AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner
-    LOOP
-        EXECUTE format(
-            'GRANT EXECUTE ON FUNCTION %s TO %s', 'cbir.record_search'::regproc::regprocedure, rights.grantee
-        );
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', rights.routine, rights.grantee);
     END LOOP;
 END
 $$;

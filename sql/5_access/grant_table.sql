@@ -1,7 +1,6 @@
 -- Title: Grant on one table what each role needs
--- Description: To those of cbirdb's roles that there are (see sql/dba/create_roles.sql); the one place that says who
---   may do what with a table. cbir_ingest is a member of cbir_reader, and cbir_admin of both. What a hospital has
---   granted besides stays; one right that earlier versions gave is taken back: UPDATE of all columns of cbir.encoder.
+-- Description: As cbir.table_privilege says. What a hospital has granted besides stays; rights that cbirdb's own roles
+--   had and need no longer are taken back.
 -- Inputs: a table or view of schema cbir.
 CREATE FUNCTION cbir.grant_table(tab regclass)
 RETURNS void
@@ -11,39 +10,26 @@ AS $$
 DECLARE
     name constant text := (SELECT c.relname FROM pg_class AS c WHERE c.oid = tab);
     is_view constant boolean := (SELECT c.relkind = 'v' FROM pg_class AS c WHERE c.oid = tab);
-    of_audit constant boolean := name IN ('search_audit', 'erasure_certificate', 'erased_image', 'returned_patient');
+    protected constant boolean := EXISTS (SELECT FROM cbir.setting AS s WHERE s.name = 'row_security' AND s.enabled);
     rights record;
 BEGIN
-    IF name = 'encoder' AND EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = 'cbir_ingest') THEN
-        EXECUTE format('REVOKE UPDATE ON %s FROM cbir_ingest', tab);
-    END IF;
     FOR rights IN
-        SELECT r.grantee, r.privileges
-        FROM (
-            VALUES
-            ('cbir_reader', CASE WHEN NOT of_audit AND name NOT IN ('sql_object', 'pseudonym_key') THEN 'SELECT' END),
-            ('cbir_ingest', CASE
-                WHEN is_view THEN NULL
-                WHEN name IN ('dataset', 'patient', 'study', 'series', 'image', 'failure')
-                    THEN 'INSERT, UPDATE'
-                -- Not where its vectors lie nor what they are: every site and every erasure goes by that.
-                WHEN name = 'encoder'
-                    THEN 'INSERT, UPDATE (weights_sha256, preprocessing_sha256, provenance, golden_embedding)'
-                WHEN name IN ('label', 'encoder_record') THEN 'INSERT'
-                WHEN name = 'pseudonym_key' THEN 'SELECT, INSERT'
-                WHEN name = 'image_label' OR starts_with(name, 'embedding_') THEN 'INSERT, DELETE'
-            END),
-            ('cbir_admin', CASE
-                WHEN is_view OR name = 'search_audit' THEN NULL
-                WHEN of_audit THEN 'SELECT'
-                ELSE 'SELECT, INSERT, UPDATE, DELETE'
-            END),
-            ('cbir_auditor', CASE WHEN name IN ('search_audit', 'erasure_certificate', 'erased_image', 'setting') THEN 'SELECT' END)
-        ) AS r (grantee, privileges)
-        INNER JOIN pg_roles AS there ON there.rolname = r.grantee
-        WHERE r.privileges IS NOT NULL
+        SELECT DISTINCT g.rolname
+        FROM pg_class AS c
+        CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+        INNER JOIN pg_roles AS g ON g.oid = a.grantee
+        WHERE
+            c.oid = tab AND a.grantee <> c.relowner
+            AND g.rolname IN ('cbir_reader', 'cbir_ingest', 'cbir_auditor', 'cbir_search')
+            AND NOT EXISTS (
+                SELECT FROM cbir.table_privilege(name, is_view, protected) AS p
+                WHERE p.grantee = g.rolname AND p.privilege = a.privilege_type
+            )
     LOOP
-        EXECUTE format('GRANT %s ON %s TO %I', rights.privileges, tab, rights.grantee);
+        EXECUTE format('REVOKE ALL ON %s FROM %I', tab, rights.rolname);
+    END LOOP;
+    FOR rights IN SELECT p.grantee, p.privilege FROM cbir.table_privilege(name, is_view, protected) AS p LOOP
+        EXECUTE format('GRANT %s ON %s TO %I', rights.privilege, tab, rights.grantee);
     END LOOP;
 END
 $$;

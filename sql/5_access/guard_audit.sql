@@ -44,7 +44,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.guard_audit() FROM public;
-
 COMMENT ON FUNCTION cbir.guard_audit() IS
 'Trigger function: refuses every change to cbir.search_audit but the removal of what has been erased.';

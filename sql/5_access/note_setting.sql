@@ -25,7 +25,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.note_setting() FROM public;
-
 COMMENT ON FUNCTION cbir.note_setting() IS
 'Trigger function: writes a change of cbir.setting into cbir.search_audit, and who made it into the row.';

@@ -1,8 +1,9 @@
 -- Title: Put one table under row-level security, or take it from under it
--- Description: Forced, so that it binds the owner too; policies name who sees all: the owner and cbir_admin. Everybody
---   else sees what cbir.tenant_condition says, that is nothing without a row in cbir.dataset_access, and keeps to
---   cbir.tenant_check when it writes. cbir_ingest also sees all labels, whose names are unique across datasets, and
---   failures that belong to no dataset.
+-- Description: Forced, so that it binds the owner too. Two policies:
+--     cbir_owner   what runs as the owner sees all: erasure, the audit's guard and triggers, whoever calls. Judged by
+--                  current_user, so that a view of the owner's shows its reader no more than the reader may see.
+--     cbir_tenant  everybody else: all rows for whom cbir.unrestricted_condition names; else what cbir.tenant_condition
+--                  says, which is nothing without a row in cbir.dataset_access. Writing keeps to cbir.tenant_check too.
 -- Inputs: a table of schema cbir; whether row-level security is on.
 CREATE FUNCTION cbir.protect_table(tab regclass, enabled boolean)
 RETURNS void
@@ -13,8 +14,10 @@ DECLARE
     name constant text := (SELECT c.relname FROM pg_class AS c WHERE c.oid = tab);
     owner constant text := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = tab);
     condition constant text := cbir.tenant_condition(name);
-    roles constant text[] := ARRAY(SELECT r.rolname FROM pg_roles AS r WHERE r.rolname IN ('cbir_admin', 'cbir_ingest'));
-    more constant text := CASE name WHEN 'label' THEN 'TRUE' WHEN 'failure' THEN 'dataset_id IS NULL' END;
+    own_code constant text := format(
+        '(SELECT pg_catalog.pg_has_role(current_user, c.relowner, ''USAGE'') FROM pg_catalog.pg_class AS c'
+        ' WHERE c.oid = %L::pg_catalog.regclass)', format('cbir.%I', name)
+    );
 BEGIN
     IF condition IS NULL THEN
         RETURN;
@@ -26,17 +29,12 @@ BEGIN
         EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY', tab);
         RETURN;
     END IF;
+    EXECUTE format('CREATE POLICY cbir_owner ON %1$s TO %2$I USING (%3$s) WITH CHECK (%3$s)', tab, owner, own_code);
     EXECUTE format(
-        'CREATE POLICY cbir_owner ON %s TO %I%s USING (TRUE) WITH CHECK (TRUE)',
-        tab, owner, CASE WHEN 'cbir_admin' = ANY (roles) AND owner <> 'cbir_admin' THEN ', cbir_admin' ELSE '' END
+        'CREATE POLICY cbir_tenant ON %1$s USING (%2$s OR (%3$s)) WITH CHECK (%2$s OR (%4$s))',
+        tab, cbir.unrestricted_condition(), condition,
+        concat_ws(' AND ', '(' || condition || ')', cbir.tenant_check(name))
     );
-    EXECUTE format(
-        'CREATE POLICY cbir_tenant ON %s USING (%s) WITH CHECK (%s)',
-        tab, condition, concat_ws(' AND ', condition, cbir.tenant_check(name))
-    );
-    IF more IS NOT NULL AND 'cbir_ingest' = ANY (roles) THEN
-        EXECUTE format('CREATE POLICY cbir_ingest ON %s TO cbir_ingest USING (%s) WITH CHECK (%2$s)', tab, more);
-    END IF;
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY', tab);
 END
 $$;

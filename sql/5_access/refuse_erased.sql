@@ -59,7 +59,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.refuse_erased() FROM public;
-
 COMMENT ON FUNCTION cbir.refuse_erased() IS
 'Trigger function: refuses rows of erased patients, and other names for datasets with a certificate.';

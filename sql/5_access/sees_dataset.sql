@@ -9,20 +9,11 @@ STABLE
 SET search_path FROM CURRENT
 AS $$
 SELECT
-    NOT EXISTS (SELECT FROM cbir.setting AS s WHERE s.name = 'row_security' AND s.enabled)
-    OR EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = $1 AND (r.rolsuper OR r.rolbypassrls))
+    cbir.sees_all_rows($1)
     OR EXISTS (
-        SELECT FROM pg_class AS c
-        WHERE c.oid = 'cbir.image'::regclass AND pg_has_role($1::name, c.relowner, 'USAGE')
-    )
-    OR EXISTS (
-        SELECT FROM pg_roles AS r
-        WHERE
-            pg_has_role($1::name, r.oid, 'USAGE')
-            AND (
-                r.rolname = 'cbir_admin'
-                OR r.rolname IN (SELECT a.role_name FROM cbir.dataset_access AS a WHERE a.dataset = $2)
-            )
+        SELECT FROM cbir.dataset_access AS a
+        INNER JOIN pg_roles AS r ON r.rolname = a.role_name AND r.oid = a.role_oid
+        WHERE a.dataset = $2 AND pg_has_role($1::name, r.oid, 'USAGE')
     )
 $$;
 

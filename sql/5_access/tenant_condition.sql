@@ -1,9 +1,12 @@
 -- Title: Which rows of a table a role sees under row-level security
 -- Description: Everything rests on cbir.dataset_access: a role sees the datasets that it, or a role that it inherits
---   from, is given there. The sub-queries of a policy are under row-level security themselves, so an image follows its
---   dataset, a label of an image its image, a result its run. A run is seen by who sees all of its datasets: its lists
---   hold images of all of them. A label is seen where an image that is seen carries it. Index builds count the vectors
---   of everybody and are seen by nobody but the owner. NULL: the table holds nothing of any dataset.
+--   from, is given there, as long as name and OID are those of one role: a role that was created again is another one.
+--   The sub-queries of a policy are under row-level security themselves, so an image follows its dataset, a label of an
+--   image its image, a result its run. A run is seen by who sees all of its datasets: its lists hold images of all of
+--   them. A label is seen where an image that is seen carries it; cbir_ingest sees all labels, whose names are unique
+--   across datasets, and failures of no dataset. Index builds count the vectors of everybody and are seen by nobody who
+--   is restricted. It is the acting role that is judged (see cbir.acting_expression). NULL: the table holds nothing of
+--   any dataset.
 -- Inputs: the name of a table of schema cbir.
 CREATE FUNCTION cbir.tenant_condition(table_name text)
 RETURNS text
@@ -12,22 +15,31 @@ IMMUTABLE
 SET search_path FROM CURRENT
 AS $$
 SELECT CASE
-    WHEN $1 = 'dataset_access'
-        THEN 'EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = role_name'
-            ' AND pg_catalog.pg_has_role(r.oid, ''USAGE''))'
+    WHEN $1 = 'dataset_access' THEN format(
+        'EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = role_name AND r.oid = role_oid'
+        ' AND pg_catalog.pg_has_role(%s, r.oid, ''USAGE''))', cbir.acting_expression()
+    )
     WHEN $1 = 'dataset' THEN 'name IN (SELECT a.dataset FROM cbir.dataset_access AS a)'
-    WHEN $1 IN ('patient', 'study', 'image', 'failure')
-        THEN 'dataset_id IN (SELECT d.dataset_id FROM cbir.dataset AS d)'
+    WHEN $1 IN ('patient', 'study', 'image') THEN 'dataset_id IN (SELECT d.dataset_id FROM cbir.dataset AS d)'
+    WHEN $1 = 'failure' THEN
+        'dataset_id IN (SELECT d.dataset_id FROM cbir.dataset AS d) OR (dataset_id IS NULL AND ' || ingests.condition || ')'
     WHEN $1 = 'series' THEN 'EXISTS (SELECT FROM cbir.study AS s WHERE s.study_id = series.study_id)'
     WHEN $1 = 'image_label' OR starts_with($1, 'embedding_')
         THEN format('EXISTS (SELECT FROM cbir.image AS i WHERE i.image_id = %I.image_id)', $1)
-    WHEN $1 = 'label' THEN 'EXISTS (SELECT FROM cbir.image_label AS il WHERE il.label_id = label.label_id)'
+    WHEN $1 = 'label' THEN
+        'EXISTS (SELECT FROM cbir.image_label AS il WHERE il.label_id = label.label_id) OR ' || ingests.condition
     WHEN $1 = 'search_run'
         THEN 'cardinality(datasets) > 0 AND datasets <@ ARRAY(SELECT d.name FROM cbir.dataset AS d)'
     WHEN $1 IN ('search_result', 'search_result_label')
         THEN format('EXISTS (SELECT FROM cbir.search_run AS r WHERE r.run_id = %I.run_id)', $1)
     WHEN $1 = 'index_build' THEN 'FALSE'
 END
+FROM (
+    SELECT format(
+        '(SELECT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = ''cbir_ingest'''
+        ' AND pg_catalog.pg_has_role(%s, r.oid, ''USAGE'')))', cbir.acting_expression()
+    ) AS condition
+) AS ingests
 $$;
 
 COMMENT ON FUNCTION cbir.tenant_condition(text) IS

@@ -40,7 +40,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.certify_erasure(text, bytea, bytea[], jsonb) FROM public;
-
 COMMENT ON FUNCTION cbir.certify_erasure(text, bytea, bytea[], jsonb) IS
 'Writes the certificate of an erasure, and what keeps its images from coming back.';

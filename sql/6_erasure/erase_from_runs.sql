@@ -104,7 +104,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.erase_from_runs(bigint[]) FROM public;
-
 COMMENT ON FUNCTION cbir.erase_from_runs(bigint[]) IS
 'Takes images out of stored evaluations, as queries and as neighbours; returns how many of each.';

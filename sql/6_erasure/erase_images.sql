@@ -38,7 +38,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.erase_images(bigint[]) FROM public;
-
 COMMENT ON FUNCTION cbir.erase_images(bigint[]) IS
 'Removes images from every table; returns the number of rows by table.';

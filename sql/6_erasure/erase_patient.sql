@@ -95,7 +95,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.erase_patient(text, text) FROM public;
-
 COMMENT ON FUNCTION cbir.erase_patient(text, text) IS
 'Erases a patient from every table and stored result, and returns a certificate per dataset.';

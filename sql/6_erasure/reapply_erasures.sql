@@ -32,7 +32,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.reapply_erasures() FROM public;
-
 COMMENT ON FUNCTION cbir.reapply_erasures() IS
 'Erases patients and images again that have a certificate of erasure and are in the catalogue all the same.';

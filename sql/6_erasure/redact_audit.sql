@@ -24,7 +24,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.redact_audit(bigint[], bigint[], bigint[]) FROM public;
-
 COMMENT ON FUNCTION cbir.redact_audit(bigint[], bigint[], bigint[]) IS
 'Takes ids of erased images, studies and patients out of cbir.search_audit; returns the number of rows.';

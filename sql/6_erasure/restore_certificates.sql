@@ -31,7 +31,5 @@ BEGIN
 END
 $$;
 
-REVOKE ALL ON FUNCTION cbir.restore_certificates(jsonb) FROM public;
-
 COMMENT ON FUNCTION cbir.restore_certificates(jsonb) IS
 'Puts certificates of erasure back that a restored backup does not know; returns how many were new.';

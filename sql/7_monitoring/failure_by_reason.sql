@@ -3,10 +3,10 @@
 --   count apart. cbir.failure names the files.
 CREATE VIEW cbir.failure_by_reason WITH (security_invoker = TRUE) AS
 SELECT
-    f.stage,
-    d.name AS dataset,
+    f.stage || '' AS stage,
+    d.name || '' AS dataset,
     e.name AS encoder,
-    f.reason,
+    f.reason || '' AS reason,
     count(*) FILTER (WHERE NOT f.resolved) AS unresolved,
     count(*) FILTER (WHERE f.resolved) AS resolved,
     sum(f.occurrences) AS occurrences,
@@ -15,7 +15,7 @@ SELECT
 FROM cbir.failure AS f
 LEFT JOIN cbir.dataset AS d ON f.dataset_id = d.dataset_id
 LEFT JOIN cbir.encoder AS e ON f.encoder_id = e.encoder_id
-GROUP BY f.stage, d.name, e.name, f.reason;
+GROUP BY f.stage || '', d.name || '', e.name, f.reason || '';
 
 COMMENT ON VIEW cbir.failure_by_reason IS
 'Failures counted by stage, dataset, encoder and reason: unresolved, resolved, and when they were met.';

@@ -7,6 +7,9 @@
 --     cbir_ingest    also brings in images, labels and embeddings
 --     cbir_admin     owns the schema: upgrades, indexes, evaluates, drops, erases, switches
 --     cbir_auditor   reads who searched what, and the certificates of erasure; nothing else
+--     cbir_search    owns the functions and views that readers use; it has no members but the schema's owner
+--   Where another role than cbir_admin owns the schema, that role needs the last grant too:
+--     GRANT cbir_search TO the_owner WITH INHERIT FALSE, SET TRUE;
 DO $$
 DECLARE
     wanted record;
@@ -18,7 +21,8 @@ BEGIN
             ('cbir_reader', 'cbirdb: searches and reads.', NULL),
             ('cbir_ingest', 'cbirdb: brings in images, labels and embeddings.', 'cbir_reader'),
             ('cbir_admin', 'cbirdb: owns the schema, indexes, evaluates, drops and erases.', 'cbir_ingest'),
-            ('cbir_auditor', 'cbirdb: reads the audit of searches and the certificates of erasure.', NULL)
+            ('cbir_auditor', 'cbirdb: reads the audit of searches and the certificates of erasure.', NULL),
+            ('cbir_search', 'cbirdb: owns the functions and views that readers use.', NULL)
         ) AS roles (name, description, includes)
     LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = wanted.name) THEN
@@ -29,5 +33,9 @@ BEGIN
             EXECUTE format('GRANT %I TO %I', wanted.includes, wanted.name);
         END IF;
     END LOOP;
+    -- SET lets the owner hand functions and views over to it; without INHERIT its rights are nobody else's.
+    IF NOT pg_has_role('cbir_admin', 'cbir_search', 'SET') OR pg_has_role('cbir_admin', 'cbir_search', 'USAGE') THEN
+        GRANT cbir_search TO cbir_admin WITH INHERIT FALSE, SET TRUE;
+    END IF;
 END
 $$;

@@ -15,91 +15,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from cbirdb.cli.main import run
-from cbirdb.db.embeddings import find_encoder, register_encoder
-from cbirdb.db.vector_index import Hnsw
-from cbirdb.evaluate import evaluate
-from cbirdb.index import build_index
+from cbirdb.db.embeddings import register_encoder
 from tests.conftest import Logins, _database, picture_bytes
-
-IMAGES = 30
-"""Of each site. Site a's have the ids 1 to 30, so that they are the same where site b is not there."""
-HIDDEN, ABSENT = IMAGES + 7, 10**9
-
-
-def vectors(site: int) -> np.ndarray:
-    """Points of a circle: those of site b lie between those of site a."""
-    angles = np.radians(np.arange(IMAGES) * 10 + 5 * site)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def fill(connection: psycopg.Connection, site: str) -> None:
-    """Images, labels, patients, studies, vectors, a failure and a stored evaluation of one site."""
-    register_encoder(connection, "toy", dim=2, precision="single", spec={}, provenance={})
-    with connection.transaction():
-        connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES (%s, 'test')", [site])
-        connection.execute(
-            "INSERT INTO cbir.label (name) VALUES ('XR/shared'), (%s) ON CONFLICT DO NOTHING", [f"XR/{site}"]
-        )
-        connection.execute(
-            """
-            INSERT INTO cbir.patient (dataset_id, pseudonym)
-            SELECT dataset_id, name || n FROM cbir.dataset, generate_series(1, %(images)s / 2) AS n WHERE name = %(site)s;
-            """,
-            {"site": site, "images": IMAGES},
-        )
-        for statement in (
-            (
-                "INSERT INTO cbir.study (dataset_id, patient_id, study_uid, study_date)"
-                " SELECT dataset_id, patient_id, 'study ' || pseudonym, '2026-01-01' FROM cbir.patient"
-                " WHERE pseudonym LIKE %(site)s || '%%' ORDER BY patient_id"
-            ),
-            (
-                "INSERT INTO cbir.series (study_id, series_uid) SELECT study_id, 'series ' || study_uid FROM cbir.study"
-                " WHERE study_uid LIKE 'study ' || %(site)s || '%%' ORDER BY study_id"
-            ),
-            (
-                "INSERT INTO cbir.image (dataset_id, patient_id, study_id, series_id, source, split, modality, sop_uid, sha256)"
-                " SELECT s.dataset_id, s.patient_id, s.study_id, se.series_id, s.study_uid || '/' || n,"
-                " CASE WHEN s.study_id %% 3 = 0 THEN 'test' ELSE 'train' END, 'XR', s.study_uid || '.' || n, 'x'"
-                " FROM cbir.study AS s JOIN cbir.series AS se USING (study_id), generate_series(1, 2) AS n"
-                " WHERE study_uid LIKE 'study ' || %(site)s || '%%' ORDER BY s.study_id, n"
-            ),
-            (
-                "INSERT INTO cbir.image_label (image_id, label_id) SELECT image_id, label_id FROM cbir.image AS i"
-                " JOIN cbir.label AS l ON l.name = CASE WHEN image_id %% 4 < 3 THEN 'XR/shared' ELSE 'XR/' || %(site)s END"
-                " WHERE i.source LIKE 'study ' || %(site)s || '%%' ORDER BY image_id"
-            ),
-            (
-                "INSERT INTO cbir.failure (stage, dataset_id, source, reason, detail)"
-                " SELECT 'ingest', dataset_id, 'broken ' || name, 'corrupt', 'x' FROM cbir.dataset WHERE name = %(site)s"
-            ),
-        ):
-            connection.execute(statement.encode(), {"site": site})
-        ids = connection.execute(
-            "SELECT image_id FROM cbir.image WHERE source LIKE %s ORDER BY 1", [f"study {site}%"]
-        ).fetchall()
-        with connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO cbir.embedding_toy VALUES (%s, %s::vector)",
-                [(row[0], str(v.tolist())) for row, v in zip(ids, vectors("ab".index(site)), strict=True)],
-            )
-
-
-def evaluated(connection: psycopg.Connection, *datasets: str) -> None:
-    stored = find_encoder(connection, "toy")
-    assert stored is not None
-    dsn = connection.info.dsn
-    evaluate(
-        connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), datasets=datasets, k=5,
-        mode="exact", workers=1,
-    )  # fmt: skip
-
-
-def indexed(connection: psycopg.Connection) -> None:
-    stored = find_encoder(connection, "toy")
-    assert stored is not None
-    dsn = connection.info.dsn
-    build_index(connection, stored, Hnsw(), connect=lambda: psycopg.connect(dsn, autocommit=True))
+from tests.two_sites import ABSENT, HIDDEN, IMAGES, answer, evaluated, fill, indexed, secure, vectors
 
 
 @pytest.fixture(scope="module")
@@ -127,24 +45,6 @@ def alone(role_server: str, role_template: str, logins: Logins) -> Iterator[str]
         yield str(conninfo_to_dict(dsn)["dbname"])
 
 
-def secure(connection: psycopg.Connection, logins: Logins) -> None:
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "INSERT INTO cbir.dataset_access (role_name, dataset) VALUES (%s, %s)",
-            [(logins.names["site_a"], "a"), (logins.names["site_b"], "b"), (logins.names["ingest_a"], "a")],
-        )
-    connection.execute("SELECT cbir.set_row_security(TRUE)")
-
-
-def answer(connection: psycopg.Connection, query: str, *parameters: object) -> Any:
-    """Rows, or the whole of the error that a client gets."""
-    try:
-        return sorted(connection.execute(query.encode(), parameters).fetchall(), key=repr)
-    except psycopg.Error as error:
-        diag = error.diag
-        return type(error).__name__, diag.message_primary, diag.message_detail, diag.message_hint
-
-
 def relations(connection: psycopg.Connection, *kinds: str) -> list[str]:
     found = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = ANY(%s) ORDER BY 1",
@@ -169,7 +69,7 @@ def test_every_table_and_view_looks_as_if_the_other_site_were_not_there(both: st
             found = answer(here, query)
             assert found == answer(there, query), name
             filled += isinstance(found, list) and len(found) > 0
-    assert filled > 20, "the comparison must have had something to compare"
+    assert filled > 15, "the comparison must have had something to compare"
 
 
 VECTOR = "[1,0]"
@@ -258,9 +158,7 @@ def test_a_search_is_complete_and_exact_although_an_index_covers_everybody(both:
 def test_a_role_that_is_given_nothing_sees_nothing(both: str, logins: Logins) -> None:
     with logins.connect("reader", both) as here:
         for name in relations(here, "r", "v"):
-            if name in ("encoder", "setting", "alembic_version") or isinstance(
-                found := answer(here, f"SELECT * FROM cbir.{name}"), tuple
-            ):
+            if name == "encoder_overview" or isinstance(found := answer(here, f"SELECT * FROM cbir.{name}"), tuple):
                 continue
             assert found == [], name
         assert answer(here, f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}')") == []
@@ -310,7 +208,10 @@ def test_a_new_encoders_table_is_protected_from_the_start(role_server: str, role
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 here.execute("INSERT INTO cbir.embedding_later VALUES (%s, '[1,0]')", [HIDDEN])
         with logins.connect("site_b", name) as here:
-            assert here.execute("SELECT count(*) FROM cbir.embedding_later").fetchone() == (0,)
+            rows = here.execute("SELECT encoder, embeddings FROM cbir.encoder_status() ORDER BY encoder").fetchall()
+            assert rows == [("later", 0), ("toy", IMAGES)]
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                here.execute("SELECT count(*) FROM cbir.embedding_later")
 
 
 def test_a_sites_ingest_writes_into_its_datasets_and_no_other(
@@ -330,10 +231,11 @@ def test_a_sites_ingest_writes_into_its_datasets_and_no_other(
         assert run(["--dsn", own, "ingest", "folder", str(class_folder), "--name", "a"]) == 0
         assert run(["--dsn", own, "encode", "-e", "tiny-image"]) == 0
         with logins.connect("site_a", name) as here:
-            assert here.execute("SELECT count(*) FROM cbir.embedding_tiny_image").fetchone() == (21,)
-            assert here.execute("SELECT name FROM cbir.dataset").fetchall() == [("a",)]
+            query = "SELECT embeddings FROM cbir.encoder_status() WHERE encoder = 'tiny-image'"
+            assert here.execute(query).fetchone() == (21,)
+            assert here.execute("SELECT dataset FROM cbir.dataset_overview").fetchall() == [("a",)]
         with logins.connect("site_b", name) as here:
-            assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (IMAGES,)
+            assert here.execute("SELECT count(*) FROM cbir.image_overview").fetchone() == (IMAGES,)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 here.execute("INSERT INTO cbir.dataset_access VALUES (%s, 'a')", [logins.names["site_b"]])
 
@@ -349,12 +251,13 @@ def test_switched_off_everybody_sees_everything_again_and_no_policy_is_left(
         with logins.connect("reader", name) as here:
             for state, seen in (("on", 0), ("off", IMAGES), ("on", 0)):
                 assert run(["--dsn", admin, "db", "row-security", state]) == 0
-                assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (seen,)
+                assert here.execute("SELECT count(*) FROM cbir.image_overview").fetchone() == (seen,)
             assert run(["--dsn", admin, "db", "upgrade"]) == 0
-            assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (0,)
+            assert here.execute("SELECT count(*) FROM cbir.image_overview").fetchone() == (0,)
             assert run(["--dsn", admin, "db", "row-security", "off"]) == 0
             assert here.execute("SELECT count(*) FROM pg_policies WHERE schemaname = 'cbir'").fetchone() == (0,)
             assert here.execute("SELECT cbir.rows_are_restricted()").fetchone() == (False,)
+            assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (IMAGES,)
 
 
 def test_an_administrator_erases_a_patient_of_a_site_under_row_security(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pgvector import Vector
 
+from cbirdb.db.embeddings import table_name
 from tests.stored_pictures import DIM, FILTERS, PICTURES, Picture, exact_vectors, fill, ids, index, search, unit
 
 COLUMNS = [
@@ -170,15 +171,29 @@ def test_an_encoder_without_embeddings_fails_instead_of_finding_nothing(connecti
     assert search(connection, unit(1)[0]) == []
 
 
-def test_an_encoder_whose_name_needs_quotes_cannot_be_searched(connection: psycopg.Connection) -> None:
-    name = 'o\'brien "x"; --'
-    known = fill(connection, unit(5), encoder=name, table="embedding_o_brien_x")
-    assert len(search(connection, known[0], name)) == 4
+@pytest.mark.parametrize(
+    "name", ['o\'brien "x"; --', "Tiny", "a_b", "", "-.-", "x" * 41, "a@b", "a@1234567", "a@12345678@12345678", None]
+)
+def test_a_name_that_could_not_name_a_table_is_refused(connection: psycopg.Connection, name: str | None) -> None:
+    with pytest.raises(psycopg.errors.InvalidName, match="cannot name an encoder") as caught:
+        connection.execute("SELECT cbir.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
+    assert "1 to 40 of the characters" in str(caught.value.diag.message_hint)
 
 
-def test_a_table_that_is_no_embedding_table_is_made(connection: psycopg.Connection) -> None:
-    with pytest.raises(psycopg.Error, match="names a table that is no embedding table"):
-        fill(connection, unit(5), encoder="odd", table='embedding_O\'Brien "x"')
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("a.b-c", "embedding_a_b_c"),
+        ("x@0123abcd", "embedding_x_0123abcd"),
+        ("-x-", "embedding_x"),
+        ("x" * 40 + "@01234567", "embedding_" + "x" * 40 + "_01234567"),
+    ],
+)
+def test_the_table_of_an_encoder_is_named_after_it(connection: psycopg.Connection, name: str, table: str) -> None:
+    connection.execute("SELECT cbir.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
+    assert connection.execute("SELECT table_name FROM cbir.encoder").fetchone() == (table,)
+    assert table_name(name) == table
+    assert connection.execute(f"SELECT count(*) FROM cbir.{table}".encode()).fetchone() == (0,)
 
 
 def matching(connection: psycopg.Connection, filter_: str, *values: object) -> list[int]:

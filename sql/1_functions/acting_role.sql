@@ -1,5 +1,5 @@
 -- Title: The role that acts
--- Description: The one of SET ROLE, else the login. For functions that run as the owner, where current_user is the
+-- Description: The one of SET ROLE, else the login. For functions that run as their owner, where current_user is the
 --   owner.
 CREATE FUNCTION cbir.acting_role()
 RETURNS text
@@ -10,4 +10,4 @@ SELECT coalesce(nullif(current_setting('role'), 'none'), session_user)
 $$;
 
 COMMENT ON FUNCTION cbir.acting_role() IS
-'The role of SET ROLE, else the login, also within functions that run as the owner.';
+'The role of SET ROLE, else the login, also within functions that run as their owner.';

@@ -1,0 +1,114 @@
+"""Which folders of this machine images are read from.
+
+A database says where files lie, but not everybody who may write there may have files of this machine opened. So the
+operator names the folders: the PATH of an ``ingest`` here, ``--allow-root`` or CBIRDB_ALLOW_ROOT. What an ingest named is
+remembered in a file of this machine, never in the database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from cbirdb.errors import InputError, PixelError
+
+FILE = "allowed-roots.json"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedRoots:
+    """Folders, by their real paths."""
+
+    remembered: tuple[str, ...] | None = None
+    """Those of earlier ingests; None: every folder that a caller of the Python functions names."""
+    named: tuple[str, ...] = ()
+    """Those of ``--allow-root``: symbolic links may lead there, too."""
+
+    @classmethod
+    def of_machine(cls, home: Path, named: Iterable[Path] = ()) -> AllowedRoots:
+        """What is remembered under ``home``, and what this command names.
+
+        :raises InputError: when a named folder is not there, or the file that remembers is damaged.
+        """
+        folders = [folder.expanduser() for folder in named]
+        for folder in folders:
+            if not folder.is_dir():
+                raise InputError(f"There is no folder {folder}.", hint="Check --allow-root and CBIRDB_ALLOW_ROOT.")
+        return cls(_read(home / FILE), tuple(os.path.realpath(folder) for folder in folders))
+
+    def allows(self, root: str) -> bool:
+        """Whether images of a dataset in this folder may be read."""
+        return self.remembered is None or _inside(os.path.realpath(root), (*self.remembered, *self.named))
+
+    def check(self, dataset: str, root: str) -> None:
+        """:raises InputError: when images of this dataset may not be read here."""
+        if not self.allows(root):
+            raise InputError(
+                f"The dataset '{dataset}' lies in a folder that nobody on this machine has allowed to be read.",
+                hint="Look at its folder (cbir.dataset_overview), then name it or one above: --allow-root DIR.",
+            )
+
+    def file(self, root: str, source: str) -> Path:
+        """The path of an image of a dataset.
+
+        :raises PixelError: when it lies outside of the dataset's folder, or a symbolic link leads there.
+        """
+        relative = PurePosixPath(source)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise PixelError("outside of its folder", "the file's name leads out of the dataset's folder")
+        path = Path(root, source)
+        if not _inside(os.path.realpath(path), (_real_root(root), *self.named)):
+            raise PixelError(
+                "outside of its folder", "a symbolic link leads out of the dataset's folder; --allow-root allows it"
+            )
+        return path
+
+
+def remember(home: Path, root: Path) -> None:
+    """Note that an operator has named this folder.
+
+    :raises OSError: when it cannot be written.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / FILE
+    with FileLock(home / f"{FILE}.lock", mode=0o600):
+        known = _read(file)
+        real = os.path.realpath(root)
+        if _inside(real, known):
+            return
+        new = file.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(sorted({*known, real}), stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.replace(file)
+
+
+def _read(file: Path) -> tuple[str, ...]:
+    try:
+        folders = json.loads(file.read_text())
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The file {file} cannot be read ({error}).", hint="Mend or remove it; ingest makes it again."
+        ) from error
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise InputError(f"The file {file} is not a list of folders.", hint="Remove it; ingest makes it again.")
+    return tuple(folders)
+
+
+def _inside(real: str, folders: Iterable[str]) -> bool:
+    return any(real == folder or real.startswith(folder.rstrip("/") + "/") for folder in folders)
+
+
+@lru_cache(maxsize=1024)
+def _real_root(root: str) -> str:
+    return os.path.realpath(root)

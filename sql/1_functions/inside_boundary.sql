@@ -1,0 +1,23 @@
+-- Title: Refuse to answer a restricted role from outside of the security boundary
+-- Description: Every function that readers call begins with this. Under row-level security such functions run as
+--   cbir_search, which is under the policies. After a restore that gave everything to one owner they would run as that
+--   owner, who sees all rows; then a role that may not see all rows gets an error, and `cbirdb db upgrade` hands
+--   the functions over again. What runs as its caller is under the caller's policies, and needs no boundary.
+CREATE FUNCTION cbir.inside_boundary()
+RETURNS boolean
+LANGUAGE plpgsql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF current_user NOT IN ('cbir_search', cbir.acting_role()) AND cbir.rows_are_restricted() THEN
+        RAISE EXCEPTION 'this function does not run as cbir_search, so row-level security would not hold' USING
+            ERRCODE = 'insufficient_privilege',
+            HINT = 'The owner of schema cbir runs this once, after a restore: cbirdb db upgrade';
+    END IF;
+    RETURN TRUE;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.inside_boundary() IS
+'TRUE, or an error where the caller is restricted and the function that asks does not run as cbir_search.';

@@ -1,0 +1,30 @@
+-- Title: What searches can be filtered by
+-- Description: Every value that a filter of a search function can name here: datasets, modalities, anatomic regions,
+--   labels with the paths above them.
+--     SELECT value FROM cbir.filter_value WHERE kind = 'modality';
+CREATE VIEW cbir.filter_value WITH (security_invoker = TRUE) AS
+SELECT
+    'dataset' AS kind,
+    d.name || '' AS value
+FROM cbir.dataset AS d
+UNION ALL
+SELECT DISTINCT
+    'modality' AS kind,
+    i.modality || '' AS value
+FROM cbir.image AS i
+WHERE i.modality IS NOT NULL
+UNION ALL
+SELECT DISTINCT
+    'anatomic region' AS kind,
+    i.anatomic_region || '' AS value
+FROM cbir.image AS i
+WHERE i.anatomic_region IS NOT NULL
+UNION ALL
+SELECT DISTINCT
+    'label' AS kind,
+    array_to_string((string_to_array(l.name, '/'))[1:depth.n], '/') AS value
+FROM cbir.label AS l
+CROSS JOIN LATERAL generate_series(1, cardinality(string_to_array(l.name, '/'))) AS depth (n);
+
+COMMENT ON VIEW cbir.filter_value IS
+'Values that searches can be filtered by, per kind: dataset, modality, anatomic region, label.';

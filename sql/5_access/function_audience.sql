@@ -1,0 +1,87 @@
+-- Title: Who may call each function
+-- Description: The one place that says it; whatever is not named here and is not immutable is an inner function, which
+--   only functions for readers call.
+--     reader   searches and reads: runs as cbir_search, where that role is there (see cbir.hand_over)
+--     ingest   what loading calls
+--     admin    what administrators call
+--     owner    what only the owner's own functions and triggers call
+--     inner    what functions for readers stand on; cbir_search and the owner call them
+--     public   computes from its arguments alone, or reads PostgreSQL's own catalogue: views call these, and a view
+--   runs
+--              its functions as its reader
+-- Returns: every function of schema cbir that an upgrade made.
+CREATE FUNCTION cbir.function_audience()
+RETURNS TABLE (routine regprocedure, name text, audience text)
+LANGUAGE sql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+SELECT
+    p.oid::regprocedure,
+    p.proname::text,
+    coalesce(a.audience, CASE WHEN p.provolatile = 'i' AND NOT p.prosecdef THEN 'public' ELSE 'inner' END)
+FROM cbir.sql_object AS o
+INNER JOIN pg_proc AS p ON p.oid = to_regprocedure(o.name) AND p.pronamespace = 'cbir'::regnamespace
+LEFT JOIN (
+    VALUES
+    ('similar_images', 'reader'),
+    ('similar_studies', 'reader'),
+    ('label_suggestions', 'reader'),
+    ('explain_match', 'reader'),
+    ('find_image', 'reader'),
+    ('precision_by', 'reader'),
+    ('precision_by_index_size', 'reader'),
+    ('precision_without_leakage', 'reader'),
+    ('leakage', 'reader'),
+    ('leaking_image', 'reader'),
+    ('knn_accuracy', 'reader'),
+    ('knn_prediction', 'reader'),
+    ('anatomy_up_to', 'reader'),
+    ('scored_list', 'reader'),
+    ('paired_precision_cell', 'reader'),
+    ('encoder_status', 'reader'),
+    ('dataset_status', 'reader'),
+    ('erasure_hash', 'admin'),
+    ('acting_role', 'public'),
+    ('rows_are_restricted', 'public'),
+    ('sees_all_rows', 'public'),
+    ('register_encoder', 'ingest'),
+    ('describe_encoder', 'ingest'),
+    ('add_encoder_record', 'ingest'),
+    ('erased_source', 'ingest'),
+    ('erased_dataset', 'ingest'),
+    ('embedded_encoder', 'ingest'),
+    ('create_embedding_table', 'owner'),
+    ('erase_patient', 'admin'),
+    ('restore_certificates', 'admin'),
+    ('reapply_erasures', 'admin'),
+    ('set_row_security', 'admin'),
+    ('confirm_access', 'admin'),
+    ('access_fault', 'admin'),
+    ('wrong_grant', 'admin'),
+    ('table_privilege', 'owner'),
+    ('certify_erasure', 'owner'),
+    ('erase_from_runs', 'owner'),
+    ('erase_images', 'owner'),
+    ('redact_audit', 'owner'),
+    ('redacted_search', 'owner'),
+    ('searched_images', 'owner'),
+    ('check_role', 'owner'),
+    ('check_root', 'owner'),
+    ('create_triggers', 'owner'),
+    ('function_audience', 'owner'),
+    ('grant_roles', 'owner'),
+    ('grant_table', 'owner'),
+    ('guard_audit', 'owner'),
+    ('hand_over', 'owner'),
+    ('note_setting', 'owner'),
+    ('protect_table', 'owner'),
+    ('refuse_erased', 'owner'),
+    ('revoke_direct_access', 'owner'),
+    ('sees_dataset', 'owner')
+) AS a (name, audience) ON a.name = p.proname
+WHERE o.kind = 'routine'
+$$;
+
+COMMENT ON FUNCTION cbir.function_audience() IS
+'Who may call each function of schema cbir: reader, ingest, admin, owner, inner or public.';

@@ -1,0 +1,220 @@
+"""A reader finds nothing out about rows that row-level security hides: neither by rights, nor plans, nor counts."""
+
+from __future__ import annotations
+
+import re
+import string
+
+import psycopg
+import pytest
+
+from cbirdb.cli.main import run
+from tests.conftest import Logins
+from tests.two_sites import ABSENT, HIDDEN
+
+SITE_ROLES = ("site_a", "reader", "stranger")
+
+PUBLIC = {
+    # They compute from their arguments alone, and views or other functions call them as their reader.
+    "check_encoder_name", "check_golden_embedding", "check_group", "checked_count", "evaluation_split", "index_walk",
+    "listed", "modified_precision", "padded", "query_group", "summed",
+    # SQL text of policies, without data.
+    "acting_expression", "tenant_check", "tenant_condition", "unrestricted_condition",
+    # The monitoring views call them as their reader; they read PostgreSQL's own catalogue.
+    "acting_role", "rows_are_restricted", "sees_all_rows",
+}  # fmt: skip
+"""Functions that everybody who may use the schema may call, and why."""
+
+
+def test_nothing_is_executable_by_everybody_but_what_is_listed_here(sites: str, logins: Logins) -> None:
+    with logins.connect("admin", sites) as connection:
+        found = connection.execute(
+            "SELECT DISTINCT proname FROM pg_proc AS p"
+            " CROSS JOIN LATERAL aclexplode(coalesce(proacl, acldefault('f', proowner))) AS a"
+            " WHERE pronamespace = 'cbir'::regnamespace AND a.grantee = 0"
+        ).fetchall()
+    assert {name for (name,) in found} == PUBLIC
+
+
+def test_readers_have_no_right_on_any_table(sites: str, logins: Logins) -> None:
+    with logins.connect("admin", sites) as connection:
+        for who in SITE_ROLES:
+            found = connection.execute(
+                "SELECT c.relname FROM pg_class AS c, unnest('{SELECT,INSERT,UPDATE,REFERENCES}'::text[]) AS right_on"
+                " WHERE c.relnamespace = 'cbir'::regnamespace AND c.relkind IN ('r', 'p')"
+                " AND has_any_column_privilege(%s, c.oid, right_on)",
+                [logins.names[who]],
+            ).fetchall()
+            assert found == []
+
+
+def test_readers_call_no_inner_function(sites: str, logins: Logins) -> None:
+    with logins.connect("admin", sites) as connection:
+        inner = [
+            name
+            for (name,) in connection.execute(
+                "SELECT name FROM cbir.function_audience()"
+                " WHERE audience IN ('inner', 'owner', 'admin') AND has_function_privilege(%s, routine, 'EXECUTE')",
+                [logins.names["ingest_a"]],
+            )
+        ]
+        assert inner == []
+        reading = connection.execute(
+            "SELECT count(*) FROM cbir.function_audience() WHERE audience = 'reader'"
+            " AND NOT has_function_privilege(%s, routine, 'EXECUTE')",
+            [logins.names["site_a"]],
+        ).fetchone()
+        assert reading == (0,)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "SELECT cbir.record_search('similar_images', 'toy', 1, 1, NULL, 'exact', '{1}')",
+        "SELECT * FROM cbir.nearest_image('toy', '[1,0]', 50)",
+        "SELECT cbir.query_image(NULL, 'study b1.1', NULL)",
+        "SELECT cbir.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT * FROM cbir.matching_image(NULL)",
+        "SELECT cbir.erase_patient('b1')",
+        "SELECT * FROM cbir.embedding_toy",
+    ],
+)
+def test_a_reader_is_refused_what_goes_around_the_boundary(sites: str, logins: Logins, call: str) -> None:
+    with logins.connect("site_a", sites) as here, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        here.execute(call.encode())
+
+
+def plan(connection: psycopg.Connection, query: str) -> str:
+    """What EXPLAIN ANALYZE shows, without times and the value that was asked for."""
+    lines = connection.execute(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {query}".encode()).fetchall()
+    text = "\n".join(line for (line,) in lines)
+    return re.sub(r"'[^']*'(::\w+)?|(?<=[=<] )\d+(?=\))|Memory: \d+kB|Memory Usage: \d+kB|Buffers: .*", "?", text)
+
+
+IDENTIFYING = {
+    ("image_overview", "source"): ("study b1/1", "study z1/1"),
+    ("image_overview", "sop_uid"): ("study b1.1", "study z1.1"),
+    ("image_overview", "series_uid"): ("series study b1", "series study z1"),
+    ("image_overview", "study_uid"): ("study b1", "study z1"),
+    ("image_overview", "patient"): ("b1", "z1"),
+    ("image_overview", "dataset"): ("b", "z"),
+    ("image_overview", "width"): (500 + HIDDEN, 99),
+    ("dataset_overview", "dataset"): ("b", "z"),
+    ("dataset_overview", "root"): ("/images/b", "/images/z"),
+    ("failure_overview", "source"): ("broken b", "broken z"),
+    ("duplicate_image", "source"): ("study b1/1", "study z1/1"),
+    ("split_leakage", "dataset_a"): ("b", "z"),
+}
+
+
+@pytest.mark.parametrize(("view", "column"), IDENTIFYING)
+@pytest.mark.parametrize("operator", ["=", ">=", "<"])
+def test_plans_count_the_same_for_a_hidden_value_and_an_absent_one(
+    sites: str, logins: Logins, view: str, column: str, operator: str
+) -> None:
+    hidden, absent = IDENTIFYING[view, column]
+    with logins.connect("site_a", sites) as here:
+        shown = [
+            plan(here, f"SELECT * FROM cbir.{view} WHERE {column} {operator} {value!r}") for value in (hidden, absent)
+        ]
+    if operator == "=":
+        assert shown[0] == shown[1]
+    # Of a range visible rows may lie on either side; a condition on the column never steers an index.
+    assert all(
+        f"{column} {operator}" not in line for text in shown for line in text.splitlines() if "Index Cond" in line
+    )
+
+
+def test_a_hidden_pseudonym_is_not_found_prefix_by_prefix(sites: str, logins: Logins) -> None:
+    """The attack that once took 286 queries: what EXPLAIN ANALYZE removed for each next letter told it."""
+    alphabet = string.ascii_lowercase + string.digits
+    with logins.connect("site_a", sites) as here:
+        for view, column in (
+            ("image_overview", "patient"),
+            ("image_overview", "sop_uid"),
+            ("image_overview", "source"),
+        ):
+            shown = {
+                plan(
+                    here, f"SELECT image_id FROM cbir.{view} WHERE {column} >= 'z{letter}' AND {column} < 'z{letter}~'"
+                )
+                for letter in alphabet
+            } | {
+                plan(
+                    here, f"SELECT image_id FROM cbir.{view} WHERE {column} >= 'b{letter}' AND {column} < 'b{letter}~'"
+                )
+                for letter in alphabet
+            }
+            assert len(shown) == 1
+
+
+def test_the_plan_of_a_search_shows_a_call_and_nothing_within_it(sites: str, logins: Logins) -> None:
+    with logins.connect("site_a", sites) as here:
+        shown = plan(here, "SELECT * FROM cbir.find_image(sop_uid => 'study b1.1')")
+    assert shown.startswith("Function Scan on find_image")
+    assert "Filter" not in shown
+    assert "Index" not in shown
+
+
+@pytest.mark.parametrize(
+    "given", [f"image_id => {HIDDEN}", "sop_uid => 'study b1.1'", "study_uid => 'study b1'", "source => 'study b1/1'"]
+)
+def test_looking_a_hidden_image_up_gives_what_an_absent_one_gives(sites: str, logins: Logins, given: str) -> None:
+    with logins.connect("site_a", sites) as here:
+        assert here.execute(f"SELECT * FROM cbir.find_image({given})".encode()).fetchall() == []
+        assert here.execute(f"SELECT * FROM cbir.find_image(image_id => {ABSENT})".encode()).fetchall() == []
+    with logins.connect("site_b", sites) as there:
+        assert len(there.execute(f"SELECT * FROM cbir.find_image({given})".encode()).fetchall()) >= 1
+
+
+def test_the_acting_role_is_judged_and_not_the_login(sites: str, logins: Logins) -> None:
+    """A superuser, or a role with BYPASSRLS, sees all; after SET ROLE to a site's, what that one sees."""
+    count = "SELECT count(*) FROM cbir.image_overview"
+    searched = "SELECT count(*) FROM cbir.similar_images('toy', query => '[1,0]', k => 100)"
+    with psycopg.connect(logins.server, dbname=sites, autocommit=True) as superuser:
+        for query in (count, searched):
+            assert superuser.execute(query.encode()).fetchone() == (60,)
+        superuser.execute(f"SET ROLE {logins.names['site_a']}".encode())
+        for query in (count, searched):
+            assert superuser.execute(query.encode()).fetchone() == (30,)
+
+
+def test_every_policy_is_made_of_built_in_functions(sites: str, logins: Logins) -> None:
+    with logins.connect("admin", sites) as connection:
+        ours = {
+            name
+            for (name,) in connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace")
+        }
+        policies = connection.execute(
+            "SELECT qual || coalesce(with_check, '') FROM pg_policies WHERE schemaname = 'cbir'"
+        ).fetchall()
+    assert len(policies) > 20
+    for (text,) in policies:
+        assert not set(re.findall(r"(\w+)\(", text)) & ours
+
+
+def test_a_right_that_a_hospital_granted_is_taken_back_and_named(role_server: str, sites: str, logins: Logins) -> None:
+    with logins.connect("admin", sites) as connection:
+        notices: list[str] = []
+        connection.add_notice_handler(lambda diag: notices.append(diag.message_primary or ""))
+        name = logins.names["stranger"]
+        for statement in (
+            f"GRANT SELECT ON cbir.image TO {name}",
+            f"GRANT SELECT (pseudonym) ON cbir.patient TO {name}",
+            f"GRANT EXECUTE ON FUNCTION cbir.record_search TO {name}",
+        ):
+            connection.execute(statement.encode())
+        connection.execute("SELECT cbir.set_row_security(TRUE)")
+        for what in ("SELECT on cbir.image from", "SELECT (pseudonym) on cbir.patient from", "record_search("):
+            assert any(what in notice and name in notice for notice in notices), what
+        assert connection.execute(
+            "SELECT has_any_column_privilege(%s, 'cbir.patient', 'SELECT')", [name]
+        ).fetchone() == (False,)
+
+
+def test_row_security_needs_the_role_that_searches(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a server without cbirdb's roles."""
+    assert run(["--dsn", dsn, "db", "row-security", "on"]) == 1
+    message = capsys.readouterr().err
+    assert "needs the role cbir_search" in message
+    assert "db roles --script" in message

@@ -1,0 +1,231 @@
+"""What a login that may ingest writes is never used as the name of a table, a folder to be read, or code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from cbirdb.cli.main import run
+from cbirdb.db.embeddings import find_encoder, register_encoder
+from tests.conftest import Logins, Outcome, new_database, picture_bytes
+from tests.two_sites import fill, secure
+
+
+@pytest.fixture
+def database(role_server: str, role_template: str) -> str:
+    """Name of a database of the test's own, with the schema that the administrators own."""
+    with new_database(role_server, role_template) as dsn:
+        yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+
+
+def test_a_planted_encoder_cannot_make_an_administrator_drop_a_core_table(database: str, logins: Logins) -> None:
+    """The attack: cbir_ingest names cbir.setting as an encoder's table, and an administrator drops that encoder."""
+    with logins.connect("ingest", database) as attacker, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        attacker.execute(
+            "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('old-model', 'setting', 2, 'half')"
+        )
+    with logins.connect("ingest", database) as attacker:
+        attacker.execute("SELECT cbir.register_encoder('old-model', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
+    assert run(["--dsn", logins.dsn("admin", database), "encoders", "drop", "old-model", "--yes"]) == 0
+    with logins.connect("admin", database) as connection:
+        assert connection.execute("SELECT count(*) FROM cbir.setting").fetchone() == (3,)
+        assert connection.execute("SELECT to_regclass('cbir.embedding_old_model')").fetchone() == (None,)
+
+
+def test_a_table_that_does_not_look_like_one_of_embeddings_is_not_dropped(
+    database: str, logins: Logins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with logins.connect("admin", database) as connection:
+        connection.execute("SELECT cbir.register_encoder('old-model', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
+        connection.execute("DROP TABLE cbir.embedding_old_model")
+        connection.execute("CREATE TABLE cbir.embedding_old_model (patient text)")
+    assert run(["--dsn", logins.dsn("admin", database), "encoders", "drop", "old-model", "--yes"]) == 3
+    assert "is not dropped" in capsys.readouterr().err
+    with logins.connect("admin", database) as connection:
+        assert connection.execute("SELECT to_regclass('cbir.embedding_old_model') IS NULL").fetchone() == (False,)
+
+
+def test_a_site_cannot_change_what_all_sites_compare_with(database: str, logins: Logins) -> None:
+    """A wrong vector of the fixed picture would stop every other site's encoding."""
+    with logins.connect("ingest", database) as site:
+        register_encoder(
+            site, "toy", dim=2, precision="half", spec={}, provenance={"dtype": "float32"}, golden_embedding=[1.0, 0.0]
+        )
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            site.execute("UPDATE cbir.encoder SET golden_embedding = '{0,1}'")
+        changed = site.execute("SELECT cbir.describe_encoder('toy', 'x', 'y', '{}', '{0,1}')").fetchone()
+        site.execute("SELECT cbir.register_encoder('toy', 3, 'single', 'x', 'x', 'x', '{}', '{}', '{0,1,0}')")
+        stored = find_encoder(site, "toy")
+    assert changed == (False,)
+    assert stored is not None
+    assert (stored.golden_embedding, stored.dim, stored.precision) == ([1.0, 0.0], 2, "half")
+
+
+@pytest.mark.parametrize("golden", ["{1}", "{1,1}", "{0,0}", "{NaN,0}", "{NULL,1}"])
+def test_a_vector_of_the_fixed_picture_has_the_encoders_dimension_and_length_one(
+    database: str, logins: Logins, golden: str
+) -> None:
+    with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
+        site.execute("SELECT cbir.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}', %s)", [golden])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "x", "family": "os", "weights": "a/b"},
+        {"name": "x", "family": "huggingface", "weights": "https://example.org/model.bin"},
+        {"name": "x", "family": "huggingface", "weights": "../../etc"},
+        {"name": "x", "family": "huggingface", "weights": "a/b", "options": {"trust_remote_code": True}},
+        {"name": "y", "family": "huggingface", "weights": "a/b"},
+        {"name": "x"},
+    ],
+)
+def test_a_record_names_no_code_and_no_address(database: str, logins: Logins, spec: dict[str, object]) -> None:
+    with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
+        site.execute("SELECT cbir.add_encoder_record('x', %s)", [psycopg.types.json.Jsonb(spec)])
+
+
+@pytest.mark.parametrize("root", ["/images/b", "/images/b/deeper", "/images", "/"])
+@pytest.mark.parametrize("statement", ["INSERT", "UPDATE"])
+def test_a_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
+    database: str, logins: Logins, root: str, statement: str
+) -> None:
+    with psycopg.connect(logins.server, dbname=database, autocommit=True) as connection:
+        fill(connection, "b")
+        fill(connection, "a")
+        connection.execute("UPDATE cbir.dataset SET root = '/images/b' WHERE name = 'b'")
+        secure(connection, logins)
+        connection.execute(
+            "INSERT INTO cbir.dataset_access (role_name, dataset) VALUES (%s, 'a2')", [logins.names["ingest_a"]]
+        )
+    write = {
+        "INSERT": "INSERT INTO cbir.dataset (name, reader, root) VALUES ('a2', 'folder', %s)",
+        "UPDATE": "UPDATE cbir.dataset SET root = %s WHERE name = 'a'",
+    }[statement]
+    with logins.connect("ingest_a", database) as site:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not see"):
+            site.execute(write, [root])
+        for written in ("images/b", "/images/a/../b", "/images//b", "/images/b/", "/images/./b"):
+            with pytest.raises(psycopg.errors.InvalidParameterValue, match="absolute path"):
+                site.execute(write, [written])
+        site.execute(write, ["/images/bb"])
+    with logins.connect("admin", database) as admin:
+        admin.execute(write.replace("'a2'", "'a3'"), [root])
+
+
+@pytest.fixture
+def two_folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder with one picture and one without, beside each other."""
+    for name in ("own", "other"):
+        (tmp_path / name / "x").mkdir(parents=True)
+    (tmp_path / "other" / "x" / "secret.png").write_bytes(picture_bytes(1))
+    (tmp_path / "own" / "x" / "mine.png").write_bytes(picture_bytes(2))
+    return tmp_path / "own", tmp_path / "other"
+
+
+@pytest.mark.parametrize("source", ["../other/x/secret.png", "{other}/x/secret.png"])
+def test_a_planted_file_name_does_not_lead_out_of_its_datasets_folder(
+    cli: Callable[..., Outcome],
+    connection: psycopg.Connection,
+    tmp_path: Path,
+    two_folders: tuple[Path, Path],
+    source: str,
+) -> None:
+    own, other = two_folders
+    home = tmp_path / "home"
+    cli("--home", home, "ingest", "folder", own)
+    connection.execute("UPDATE cbir.image SET source = %s", [source.format(other=other)])
+    done = cli("--home", home, "encode", "-e", "tiny-image")
+    assert done.code == 4
+    assert connection.execute("SELECT reason FROM cbir.failure").fetchall() == [("outside of its folder",)]
+    assert connection.execute("SELECT count(*) FROM cbir.embedding_tiny_image").fetchone() == (0,)
+
+
+def test_a_folder_that_nobody_named_on_this_machine_is_not_read(
+    cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
+) -> None:
+    own, other = two_folders
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    cli("--home", elsewhere, "ingest", "folder", own)
+    refused = cli("--home", here, "encode", "-e", "tiny-image")
+    assert refused.code == 1
+    assert "--allow-root" in refused.err
+    # What another machine's ingest named, or a planted root, does not count here.
+    connection.execute("UPDATE cbir.dataset SET root = %s", [str(other)])
+    connection.execute("UPDATE cbir.image SET source = 'x/secret.png'")
+    assert cli("--home", elsewhere, "encode", "-e", "tiny-image").code == 1
+    assert cli("--home", here, "encode", "-e", "tiny-image", "--allow-root", tmp_path).code == 0
+
+
+def test_the_environment_names_folders_too(
+    cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = two_folders
+    cli("--home", tmp_path / "elsewhere", "ingest", "folder", own)
+    monkeypatch.setenv("CBIRDB_ALLOW_ROOT", f"{other}:{own}")
+    assert cli("--home", tmp_path / "here", "encode", "-e", "tiny-image").code == 0
+    monkeypatch.setenv("CBIRDB_ALLOW_ROOT", str(tmp_path / "nowhere"))
+    missing = cli("--home", tmp_path / "here", "encode", "-e", "tiny-image")
+    assert (missing.code, "There is no folder" in missing.err) == (1, True)
+
+
+def test_what_is_remembered_is_the_operators_alone(
+    cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path]
+) -> None:
+    own, _ = two_folders
+    cli("--home", tmp_path / "home", "ingest", "folder", own)
+    file = tmp_path / "home" / "allowed-roots.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert str(own) in file.read_text()
+    file.write_text("{")
+    broken = cli("--home", tmp_path / "home", "encode", "-e", "tiny-image")
+    assert (broken.code, "cannot be read" in broken.err) == (1, True)
+
+
+def test_symbolic_links_that_leave_the_folder_are_followed_where_asked_alone(
+    cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
+) -> None:
+    own, other = two_folders
+    (own / "x" / "file.png").symlink_to(other / "x" / "secret.png")
+    (own / "folder").symlink_to(other / "x")
+    (own / "x" / "inner.png").symlink_to(own / "x" / "mine.png")
+    done = cli("--home", tmp_path / "home", "ingest", "folder", own, "--format", "json")
+    assert (done.rows[-1]["added"], done.rows[-1]["failed"]) == (2, 2)
+    reasons = connection.execute("SELECT source, reason FROM cbir.failure ORDER BY source").fetchall()
+    assert reasons == [("folder", "outside of its folder"), ("x/file.png", "outside of its folder")]
+    asked = cli("--home", tmp_path / "home", "ingest", "folder", own, "--allow-root", other, "--format", "json")
+    assert (asked.rows[-1]["added"], asked.rows[-1]["failed"]) == (2, 0)
+
+
+def test_a_contact_sheet_leaves_pictures_out_that_may_not_be_read_here(
+    cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path]
+) -> None:
+    own, _ = two_folders
+    (own / "x" / "second.png").write_bytes(picture_bytes(3))
+    cli("--home", tmp_path / "home", "ingest", "folder", own)
+    cli("--home", tmp_path / "home", "encode", "-e", "tiny-image")
+    search = ("search", "--image-id", 1, "-e", "tiny-image", "--sheet", tmp_path / "sheet.png")
+    assert "left out" not in cli("--home", tmp_path / "home", *search).err
+    elsewhere = cli("--home", tmp_path / "elsewhere", *search)
+    assert elsewhere.code == 0
+    assert "Pictures of own are left out" in elsewhere.err
+
+
+def test_a_family_that_a_stored_record_names_is_one_that_ships(
+    connection: psycopg.Connection, cli: Callable[..., Outcome]
+) -> None:
+    """Records are the owner's to write; what one names is still not imported unless it is a family of cbirdb."""
+    connection.execute(
+        sql.SQL("INSERT INTO cbir.encoder_record (name, spec) VALUES ('x', {})").format(
+            '{"name": "x", "family": "weights", "weights": "a/b", "dim": 2, "embedding": "", "preprocessing": "",'
+            ' "licence": "", "training_scheme": "unknown", "citation": ""}'
+        )
+    )
+    cli("ingest", "folder", ".", "--dry-run")
+    refused = cli("encoders", "verify", "x")
+    assert refused.code == 1
+    assert "names a family that there is not" in refused.err
