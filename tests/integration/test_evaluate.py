@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import psycopg
@@ -203,10 +204,12 @@ def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(
     build = ("index", "build", "-e", "toy", "--method", "ivfflat", "--lists", 20, "--probes", 1)
     outcome = cli(*build)
     assert outcome.code == 0
-    assert "below the floor" in outcome.err
+    assert re.search(r"will not count as final: recall at 10 is 0\.\d+, below the floor of 0\.99 and ", outcome.err)
     outcome, poor = approximate()
     assert (outcome.code, poor["final"]) == (4, False)
-    assert "The result is NOT FINAL: The index is below the floor" in outcome.err
+    assert re.search(
+        r"NOT FINAL: The index's audit: recall at 10 is 0\.\d+, below the floor of 0\.99 and ", outcome.err
+    )
     assert "cbirdb index build -e toy" in outcome.err
     assert "FAILED: of 72 stored vectors" in said(poor["run"])
     assert f"Run {poor['run']} is NOT FINAL" in said(poor["run"])
