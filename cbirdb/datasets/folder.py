@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.layout import existing_folder
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, OptionError
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, ImageRecord, Split
 
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -67,9 +67,9 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"The label pattern is not a regular expression: {error}.") from error
+        raise OptionError(f"The label pattern is not a regular expression: {error}.") from error
     if "label" not in compiled.groupindex:
-        raise InputError(
+        raise OptionError(
             "The label pattern has no group named 'label'.", hint=r"For example: '(?P<label>\w+) \(\d+\)'."
         )
     return compiled

@@ -411,7 +411,7 @@ def test_a_dump_and_a_restore_do_not_bring_the_patient_back(
     target = restored(older)
     with psycopg.connect(target, autocommit=True) as there:
         assert traces(there, numbers, words)
-        applied = cli("--dsn", target, "erase", "--from-certificate", kept, "--format", "json")
+        applied = cli("--dsn", target, "erase", "--from-certificate", kept, "--yes", "--format", "json")
         assert applied.code == 0
         assert [row["removed"]["image"] for row in applied.rows] == [2]
         assert traces(there, numbers, words) == []
@@ -429,7 +429,7 @@ def test_doctor_sees_who_is_back_after_a_partial_restore_and_reapply_erases_them
     numbers, words = marks(connection, pseudonym)
     connection.execute("CREATE TABLE public.rescued AS SELECT * FROM cbir.patient WHERE pseudonym = %s", [pseudonym])
     assert cli("erase", "--patient", pseudonym, "--yes").code == 0
-    assert cli("erase", "--reapply", "--format", "json").rows == []
+    assert cli("erase", "--reapply", "--yes", "--format", "json").rows == []
     # As a restore of single tables with triggers off does it.
     connection.execute("SET session_replication_role = replica")
     connection.execute("INSERT INTO cbir.patient OVERRIDING SYSTEM VALUE SELECT * FROM public.rescued")
@@ -442,6 +442,6 @@ def test_doctor_sees_who_is_back_after_a_partial_restore_and_reapply_erases_them
     assert doctor.code == 4
     (failed,) = [row for row in doctor.rows if row["result"] == "FAILED"]
     assert (failed["check"], "2 back" in failed["detail"]) == ("Erased patients", True)
-    assert len(cli("erase", "--reapply", "--format", "json").rows) == 2
+    assert len(cli("erase", "--reapply", "--yes", "--format", "json").rows) == 2
     assert traces(connection, numbers, words) == []
     assert cli("db", "doctor").code == 0
