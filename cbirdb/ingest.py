@@ -60,7 +60,7 @@ class SplitShares:
     def parse(cls, text: str) -> SplitShares:
         """``80/10/10`` -> shares.
 
-        :raises InputError: when it is not three percentages that make 100.
+        :raises OptionError: when it is not three percentages that make 100.
         """
         parts = text.split("/")
         if len(parts) != 3 or not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", part) for part in parts):

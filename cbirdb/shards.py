@@ -19,7 +19,7 @@ LAUNCHERS = (
 def parse_shard(text: str) -> Shard:
     """``0/4`` is the first of four.
 
-    :raises InputError: when it is not of that form.
+    :raises OptionError: when it is not of that form.
     """
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)

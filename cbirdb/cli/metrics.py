@@ -116,5 +116,5 @@ def parse_cutoffs(text: str) -> list[int]:
 
 
 def _number(text: str) -> int | None:
-    """Up to five digits, since no run keeps more neighbours; None for anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else None
+    """Of up to five digits, since no run keeps more neighbours, and not 0; None for anything else."""
+    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 5 else None

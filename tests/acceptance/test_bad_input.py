@@ -146,7 +146,7 @@ BAD = [
     ("n with a gap", "metrics -n 1,,3", USAGE, "not a list of numbers"),
     ("n backwards", "metrics -n 3-1", USAGE, "not a list of numbers"),
     ("n in superscript", "metrics -n ²", USAGE, "not a list of numbers"),
-    ("n of zero", "metrics -n 0", USER, "P@0 is not known"),
+    ("n of zero", "metrics -n 0", USAGE, "not a list of numbers"),
     ("n above the run's k", "metrics -n 4", USER, "P@4 is not known"),
     ("split of two", "ingest folder {}/good --split 80/20", USAGE, "is not a split"),
     ("split of words", "ingest folder {}/good --split a/b/c", USAGE, "is not a split"),

@@ -64,7 +64,9 @@ def pseudonym(cli: Cli, connection: psycopg.Connection, root: Path, key: Path) -
             "SELECT * FROM cbir.similar_images('tiny-image', image_id => %s, image_ids => %s)",
             [image_id, ids(connection)],
         )
-    return Pseudonyms.from_file(key, create=False).of("nih", PATIENT)
+    pseudonym = Pseudonyms.from_file(key, create=False).of("nih", PATIENT)
+    assert cli("search", "--image-id", 6, "-e", "tiny-image", "-k", 1, "--purpose", f"case of {pseudonym}").code == 0
+    return pseudonym
 
 
 def imported(cli: Cli, path: Path, rows: Any) -> Outcome:
@@ -157,6 +159,7 @@ def test_nothing_is_left_of_the_patient_in_any_column_and_everything_of_the_othe
     assert {
         "search_result.neighbour_ids",
         "search_audit.returned",
+        "search_audit.purpose",
         "failure.source",
         "embedding_tiny_image.image_id",
     } <= {*seen}

@@ -194,5 +194,5 @@ def test_without_an_index_or_under_row_level_security_an_audit_says_that_all_is_
     stored.build(GOOD[0])
     for arguments in (("--sample", 0), ("--floor-recall", 1.5), ("--floor-zeros", -1)):
         outcome = cli("index", "audit", "-e", "toy", *arguments)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert str(arguments[0]) in outcome.err
