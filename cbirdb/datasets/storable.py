@@ -19,9 +19,7 @@ def storable(source: Source) -> Source:
     for name in source.datasets:
         if problem := problem_of_line(name):
             shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in printable(name))
-            raise InputError(
-                f"'{shown}' cannot name a dataset: {problem[1]}.", hint="Give it another --name."
-            )
+            raise InputError(f"'{shown}' cannot name a dataset: {problem[1]}.", hint="Give it another --name.")
     if source.root is not None and (problem := problem_of_name(str(source.root))):
         raise InputError(
             f"The name of the folder {printable(str(source.root))} cannot be stored: {problem[1]}.",

@@ -167,7 +167,7 @@ def test_a_first_day_after_the_last_is_refused_and_one_day_is_a_range(
     connection: psycopg.Connection, known: list[int], function: str
 ) -> None:
     dates = with_argument(function, "study_from", "2020-06-02")
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="study_from .* lies after study_to") as caught:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"study_from .* lies after study_to") as caught:
         call(connection, function, **dates | {"study_to": "2020-06-01"})
     assert caught.value.diag.message_hint
     call(connection, function, **dates | {"study_to": "2020-06-02"})
