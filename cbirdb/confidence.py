@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, OptionError
 from cbirdb.metrics import Run, latest_runs
 from cbirdb.progress import SILENT, Progress
 from cbirdb.resampling import Cells, bootstrap, holm, interval, sign_flip_p
@@ -134,7 +134,7 @@ def compare(
     :raises InputError: when there are fewer than two, one has no run, or the runs cannot be compared.
     """
     if len(set(encoders)) < 2:
-        raise InputError("A comparison needs two encoders or more.", hint="Give -e once for each.")
+        raise OptionError("A comparison needs two encoders or more.", hint="Give -e once for each.")
     runs = [latest_runs(connection, encoder=name, query_split="test")[0] for name in dict.fromkeys(encoders)]
     for run in runs[1:]:
         _check_comparable(runs[0], run)

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, OptionError
 
 COLUMNS = 5
 """Results per row."""
@@ -70,7 +70,7 @@ def check_target(path: Path) -> None:
     :raises InputError: when ``path`` does not end in .png, its folder does not exist, or another picture is there.
     """
     if path.suffix.lower() != ".png":
-        raise InputError(f"A contact sheet is a PNG file; {path.name} does not end in .png.")
+        raise OptionError(f"A contact sheet is a PNG file; {path.name} does not end in .png.")
     if path.exists() and not _is_our_sheet(path):
         raise InputError(f"{path} is there already and is not a contact sheet.", hint="Choose another name.")
     if not path.parent.is_dir():

@@ -16,11 +16,15 @@ from cbirdb.db import erasure
 from cbirdb.db.catalogue import check_pseudonym_key, has_pseudonym_key
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import check_datasets
+from cbirdb.db.rights import require_function
 from cbirdb.errors import InputError
 from cbirdb.pseudonyms import Pseudonyms
 
 Certificate = dict[str, Any]
 """As files hold it: certificate_id, dataset, pseudonym_sha256, erased_at, login, role, removed, to_run, sources_sha256."""
+PSEUDONYMS_ARE = (
+    "Pseudonyms are in cbir.patient; from the patient's own number: cbirdb erase --patient-id ID --pseudonym-key FILE"
+)
 NEEDED = {"certificate_id", "dataset", "pseudonym_sha256", "erased_at", "login", "role", "removed", "sources_sha256"}
 
 
@@ -50,6 +54,28 @@ def people_of_id(
     return [(pseudonym, name) for pseudonym, name in known]
 
 
+def check_people(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> None:
+    """Refuse before anybody is asked what ``erase_patients`` would refuse.
+
+    :raises InputError: when there is no such patient or dataset.
+    :raises DatabaseError: when this role may not erase.
+    """
+    with translated_errors():
+        require_function(connection, "cbir.erase_patient(text, text)")
+        check_datasets(connection, [dataset for _, dataset in people if dataset is not None])
+        for pseudonym, dataset in people:
+            if not erasure.is_known(connection, pseudonym, dataset):
+                where = f' in dataset "{dataset}"' if dataset is not None else ""
+                raise InputError(f"There is no patient with this pseudonym{where}.", hint=PSEUDONYMS_ARE)
+
+
+def check_reapply(connection: psycopg.Connection) -> None:
+    """:raises DatabaseError: when this role may not erase again what has come back."""
+    with translated_errors():
+        for function in ("cbir.restore_certificates(jsonb)", "cbir.reapply_erasures()"):
+            require_function(connection, function)
+
+
 def erase_patients(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> list[Certificate]:
     """Erase patients in one transaction; their vectors stay in indexes and files until ``repair`` has run.
 
@@ -77,6 +103,12 @@ def repair(connection: psycopg.Connection, certificates: Sequence[Certificate]) 
     """Rebuild the vector indexes that held erased vectors, and VACUUM; returns the statements that this role may not run."""
     with translated_errors():
         return erasure.run_afterwards(connection, certificates)
+
+
+def all_certificates(connection: psycopg.Connection) -> list[Certificate]:
+    """Every certificate of this database, in the order of the erasures."""
+    with translated_errors():
+        return erasure.all_certificates(connection)
 
 
 def read_certificates(path: Path) -> list[Certificate]:

@@ -43,6 +43,12 @@ class InputError(CbirdbError):
     """A file, folder, name or number given by the user does not fit."""
 
 
+class OptionError(InputError):
+    """An option's value cannot be right, whatever there is in the database and on disk."""
+
+    exit_code = ExitCode.USAGE
+
+
 class UnknownNameError(InputError):
     """A name that is not in a registry or in the database."""
 

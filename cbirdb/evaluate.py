@@ -23,9 +23,10 @@ from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
 from cbirdb.db.runs import Definition, count_without_relevant, held_run
 from cbirdb.db.selection import Counts, Selection
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, OptionError
 from cbirdb.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
 from cbirdb.index_audit import Floor
+from cbirdb.limits import LARGEST_K
 from cbirdb.machine import machine_cpus
 from cbirdb.matrix_search import MEMORY_MB
 from cbirdb.progress import SILENT, Progress
@@ -46,7 +47,6 @@ PROTOCOLS: Mapping[Protocol, str] = {
 EXACT_UP_TO = 30_000_000_000_000
 """``auto`` compares with every image up to so many multiplications (queries x images x dimensions). Two processors do them in
 some six minutes; as many walks through an index of that size (IVFFlat, k = 100) were measured to take as long."""
-LARGEST_K = 10_000
 
 Mode = Literal["auto", "exact", "approximate"]
 
@@ -163,7 +163,7 @@ def evaluate(
 
 def _check_arguments(connection: psycopg.Connection, k: int) -> None:
     if not 1 <= k <= LARGEST_K:
-        raise InputError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
+        raise OptionError(f"-k must lie between 1 and {LARGEST_K:,}, not {k}.")
     if not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE:
         # What removes the run on another connection, when something fails, would wait for its rows.
         raise ValueError("evaluate needs a connection in autocommit mode, outside a transaction")
@@ -198,13 +198,10 @@ def _why_not_final(build: IndexBuild, found: FoundByIndex, floor: Floor, encoder
     if build.audit is None:
         return f"The index has not been audited. Run: cbirdb index audit -e {encoder.name}"
     near, far = build.audit["recall_at_10"], build.audit["recall_at_100"]
-    if min(near["mean"], far["mean"]) < floor.recall or near["zeros"] > floor.zeros * build.audit["sample"]:
-        return f"The index is below the floor ({floor.words()}). {rebuild}"
-    if found.mean < floor.recall or found.zeros > floor.zeros * found.queries:
-        return (
-            f"The index found {found.mean:.2%} of the true nearest of these queries, and none for {found.zeros} of"
-            f" {found.queries}; the floor is {floor.words()}. {rebuild}, or evaluate with --mode exact"
-        )
+    if missed := floor.missed_by({10: near["mean"], 100: far["mean"]}, near["zeros"], build.audit["sample"]):
+        return f"The index's audit: {missed}. {rebuild}"
+    if missed := floor.missed_by({RECALL_AT: found.mean}, found.zeros, found.queries):
+        return f"Of the queries of this run: {missed}. {rebuild}, or evaluate with --mode exact"
     return None
 
 

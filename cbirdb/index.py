@@ -87,23 +87,23 @@ def build_chosen(
     seed: int = 0,
     floor: Floor | None = None,
     progress: Progress = SILENT,
-) -> tuple[IndexBuild, bool]:
+) -> tuple[IndexBuild, str | None]:
     """Build what was chosen on a sample and audit it; where it fails on the whole table, build what came next.
 
-    :returns: the index that is in use, and whether it passed its audit.
+    :returns: the index that is in use, and what its audit says against it (None: nothing).
     """
     floor = floor or Floor()
     for place, method in enumerate(choice.methods, start=1):
         recorded = choice.json(failed=choice.methods[: place - 1])
         built = build_index(connection, encoder, method, connect=connect, choice=recorded, progress=progress)
-        built, passed = _settle_and_audit(connection, encoder, built, method, seed, floor, progress)
-        if passed or place == len(choice.methods):
+        built, missed = _settle_and_audit(connection, encoder, built, method, seed, floor, progress)
+        if missed is None or place == len(choice.methods):
             break
         progress.note(
-            f"On all {built.rows_indexed:,} vectors {method.name} does not reach what it did on the sample; the next"
-            " method is built."
+            f"On all {built.rows_indexed:,} vectors {method.name} does not reach what it did on the sample: {missed}. The"
+            " next method is built."
         )
-    return built, passed
+    return built, missed
 
 
 def _settle_and_audit(
@@ -114,15 +114,15 @@ def _settle_and_audit(
     seed: int,
     floor: Floor,
     progress: Progress,
-) -> tuple[IndexBuild, bool]:
+) -> tuple[IndexBuild, str | None]:
     fitted = method.for_rows(built.rows_indexed)
     built = settle_search(connection, encoder, built, fitted, seed=seed, floor=floor, progress=progress)
     try:
         built, measured = audit_index(connection, encoder, seed=seed, floor=floor, progress=progress)
     except NoIndexError:
         progress.note("The index was dropped by somebody else before it could be audited.")
-        return built, True
-    return built, measured.passes(floor)
+        return built, None
+    return built, measured.below(floor)
 
 
 def drop_index(connection: psycopg.Connection, encoder: StoredEncoder) -> int:

@@ -11,8 +11,9 @@ search therefore aims beyond the floor (:meth:`Floor.for_unseen`).
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, OptionError
 from cbirdb.exact_neighbours import exact_neighbours
 from cbirdb.progress import SILENT, Progress
 
@@ -57,7 +58,7 @@ class Floor:
     def __post_init__(self) -> None:
         for value, what in ((self.recall, "recall"), (self.zeros, "zeros")):
             if not 0 <= value <= 1:
-                raise InputError(f"--floor-{what} must lie between 0 and 1, not {value}.")
+                raise OptionError(f"--floor-{what} must lie between 0 and 1, not {value}.")
 
     def for_unseen(self) -> Floor:
         """What stored vectors must reach for vectors that are not stored to reach this floor.
@@ -66,8 +67,28 @@ class Floor:
         """
         return replace(self, recall=(1 + self.recall) / 2)
 
-    def words(self) -> str:
-        return f"mean recall {self.recall:g}, {self.zeros:.3%} of queries without any right neighbour"
+    def missed_by(self, recalls: Mapping[int, float], zeros: int, queries: int) -> str | None:
+        """What falls short of it, each figure beside its floor; None: nothing.
+
+        :param recalls: mean recall by depth.
+        :param zeros: queries for which none of the nearest was found.
+        """
+        missed = [
+            f"recall at {depth} is {rounded_down(mean)}, below the floor of {self.recall:g}"
+            for depth, mean in recalls.items()
+            if mean < self.recall
+        ]
+        if zeros > self.zeros * queries:
+            missed.append(
+                f"{zeros:,} of {queries:,} queries find none of their nearest, above the floor of {self.zeros:g}"
+                f" ({zeros / queries:.2%} against {self.zeros:.2%})"
+            )
+        return " and ".join(missed) or None
+
+
+def rounded_down(share: float) -> str:
+    """With four digits, so that what is below a floor is never shown as the floor."""
+    return f"{math.floor(share * 10_000) / 10_000:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +126,9 @@ class Measured:
     answered_exactly: int
     """Searches that the index left short, so that they were answered exactly."""
 
-    def passes(self, floor: Floor) -> bool:
-        """Whether the index may be relied on."""
-        return min(self.near.mean, self.far.mean) >= floor.recall and self.near.zeros <= floor.zeros * self.sample
+    def below(self, floor: Floor) -> str | None:
+        """Why the index may not be relied on; None: it may."""
+        return floor.missed_by({NEAR: self.near.mean, FAR: self.far.mean}, self.near.zeros, self.sample)
 
     def json(self) -> dict[str, Any]:
         return {
@@ -170,7 +191,7 @@ def find_truth(
     :raises InputError: when the table is empty, or the sample is.
     """
     if sample < 1:
-        raise InputError(f"--sample must be at least 1, not {sample}.")
+        raise OptionError(f"--sample must be at least 1, not {sample}.")
     see_extension(connection)
     # As a search does it: its query is scaled to length 1 and rounded again to what is stored.
     drawn = sql.SQL(
@@ -265,7 +286,7 @@ def audit_index(
         audit = measured.json() | {
             "seed": seed,
             "floor": {"recall": floor.recall, "zeros": floor.zeros},
-            "passed": measured.passes(floor),
+            "passed": measured.below(floor) is None,
         }
         row = connection.execute(
             """

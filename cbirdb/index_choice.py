@@ -23,8 +23,8 @@ from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
-from cbirdb.errors import InputError
-from cbirdb.index_audit import NEAR, Floor, Measured, Truth, find_truth, measure, walk_search
+from cbirdb.errors import InputError, OptionError
+from cbirdb.index_audit import FAR, NEAR, Floor, Measured, Truth, find_truth, measure, rounded_down, walk_search
 from cbirdb.progress import SILENT, Progress
 
 DEFAULT_ROWS = 50_000
@@ -62,6 +62,21 @@ class Aim:
 
     def met_by(self, measured: Measured) -> bool:
         return self.near_met_by(measured) and self.far_met_by(measured)
+
+    def missed_by(self, measured: Measured) -> str:
+        """What falls short of it, each figure beside the aim; empty: nothing."""
+        missed = [
+            f"{what} is {rounded_down(found)}, below {aim:g}"
+            for what, found, aim in (
+                (f"recall at {NEAR}", measured.near.mean, self.near),
+                ("its first percentile", measured.near.p1, self.near_p1),
+                (f"recall at {FAR}", measured.far.mean, self.far),
+            )
+            if found < aim
+        ]
+        if measured.near.zeros > self.zeros * measured.sample:
+            missed.append(f"{measured.near.zeros} of {measured.sample} find none, above {self.zeros:g}")
+        return ", ".join(missed)
 
     def near_met_by(self, measured: Measured) -> bool:
         """Whether searches for ten find enough."""
@@ -205,7 +220,7 @@ def choose_method(
     """
     for value, what in ((rows, "sample"), (searches, "searches")):
         if value < 1:
-            raise InputError(f"--{what} must be at least 1, not {value}.")
+            raise OptionError(f"--{what} must be at least 1, not {value}.")
     aim = Aim.above(floor or Floor())
     tried: list[tuple[IndexMethod, Trial]] = []
     with (

@@ -27,7 +27,7 @@ from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
 from cbirdb.db.connection import server_time, translated_errors
 from cbirdb.db.failures import record_failures, resolve_failures, resolve_gone, resolve_gone_lists
 from cbirdb.erased_records import without_erased, without_erased_files
-from cbirdb.errors import InputError, PixelError
+from cbirdb.errors import InputError, OptionError, PixelError
 from cbirdb.file_looks import LookPool, look_pool, looks
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.names import printable
@@ -61,14 +61,14 @@ class SplitShares:
     def parse(cls, text: str) -> SplitShares:
         """``80/10/10`` -> shares.
 
-        :raises InputError: when it is not three percentages that make 100.
+        :raises OptionError: when it is not three percentages that make 100.
         """
         parts = text.split("/")
         if len(parts) != 3 or not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", part) for part in parts):
-            raise InputError(f"'{text}' is not a split.", hint="Give train/val/test in percent, such as 80/10/10.")
+            raise OptionError(f"'{text}' is not a split.", hint="Give train/val/test in percent, such as 80/10/10.")
         train, val, test = (int(part) for part in parts)
         if train + val + test != 100:
-            raise InputError(f"The split {text} makes {train + val + test} percent, not 100.")
+            raise OptionError(f"The split {text} makes {train + val + test} percent, not 100.")
         return cls(train, val, test)
 
     def of(self, sha256: bytes) -> Split:

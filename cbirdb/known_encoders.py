@@ -12,7 +12,7 @@ from cbirdb.db.embeddings import StoredEncoder, get_encoder, stored_tables, tabl
 from cbirdb.db.encoder_records import insert_record, stored_records
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import LOADERS, EncoderSpec, TrainingScheme
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, OptionError
 
 
 def known_encoders(connection: psycopg.Connection) -> dict[str, EncoderSpec]:
@@ -68,11 +68,11 @@ def make_record(
     options: dict[str, Any] = {}
     if pooling is not None:
         if loader != "hf":
-            raise InputError(f"--pooling is for the loader hf; {loader} models say themselves how they pool.")
+            raise OptionError(f"--pooling is for the loader hf; {loader} models say themselves how they pool.")
         options["pooling"] = pooling
     if quick_gelu:
         if loader != "open_clip":
-            raise InputError("--quick-gelu is for the loader open_clip.")
+            raise OptionError("--quick-gelu is for the loader open_clip.")
         options["quick_gelu"] = True
     embeddings = {
         "hf": f"{pooling or 'cls'} of the transformers model",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 LONGEST_NAME = 2000
 """Bytes; PostgreSQL's indexes hold no more than about 2,700."""
+_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 SHOWN = 200
 """Characters that are shown of each end of a longer one."""
 
@@ -20,6 +23,11 @@ def problem_of_name(name: str) -> tuple[str, str] | None:
         except UnicodeEncodeError:
             return "wrong characters", "bytes that are not UTF-8"
     return ("too long", f"{size:,} bytes, more than {LONGEST_NAME:,}") if size > LONGEST_NAME else None
+
+
+def problem_of_line(name: str) -> tuple[str, str] | None:
+    """The same for a name that stands in messages and tables: a control character would break their lines."""
+    return problem_of_name(name) or (("wrong characters", "a control character") if _CONTROL.search(name) else None)
 
 
 def printable(name: str) -> str:

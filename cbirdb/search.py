@@ -40,8 +40,6 @@ class Filters:
 
 
 NO_FILTERS = Filters()
-LARGEST_K = 10_000
-"""As in ``cbir.checked_count``."""
 LARGEST_ID = 2**63 - 1
 COLUMNS = (
     "rank", "image_id", "distance", "similarity", "labels", "dataset", "modality", "anatomic_region",

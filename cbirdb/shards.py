@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from cbirdb.errors import InputError
+from cbirdb.errors import InputError, OptionError
 from cbirdb.records import WHOLE, Shard
 
 LAUNCHERS = (
@@ -19,12 +19,12 @@ LAUNCHERS = (
 def parse_shard(text: str) -> Shard:
     """``0/4`` is the first of four.
 
-    :raises InputError: when it is not of that form.
+    :raises OptionError: when it is not of that form.
     """
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 <= index < count:
-        raise InputError(
+        raise OptionError(
             f"'{text}' is not a shard.", hint="It is I/N with I from 0 to N-1: of two processes, 0/2 and 1/2."
         )
     return Shard(index, count)

@@ -7,11 +7,18 @@ import click
 from cbirdb.cli.metrics import parse_cutoffs
 from cbirdb.cli.options import Context, cutoffs_option, format_option, pass_context, resamples_option
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import Text
 
 
 @click.command()
 @click.option(
-    "-e", "--encoder", "encoders", multiple=True, metavar="NAME", help="Twice or more: every pair is compared."
+    "-e",
+    "--encoder",
+    "encoders",
+    type=Text(),
+    multiple=True,
+    metavar="NAME",
+    help="Twice or more: every pair is compared.",
 )
 @cutoffs_option
 @resamples_option

@@ -30,9 +30,12 @@ def drop(context: Context, name: str, yes: bool) -> None:
     """Remove a dataset with its images, labels, embeddings, failures and evaluation runs. Files on disk stay."""
     from cbirdb.db.catalogue import count_images, drop_dataset
     from cbirdb.db.embeddings import check_datasets
+    from cbirdb.db.rights import require_delete
 
     with context.open_database() as connection:
         check_datasets(connection, [name])
+        for table in ("dataset", "search_run"):
+            require_delete(connection, table)
         count = count_images(connection, [name])
         if not yes:
             confirm(f"Remove the {count:,} images of '{name}' and all that rests on them?")

@@ -53,19 +53,30 @@ def uri(context: Context) -> None:
     click.echo(printed)
 
 
-@db.command(context_settings={"ignore_unknown_options": True})
+# -h is psql's own, as long as it names a host.
+@db.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@pass_context
-def psql(context: Context, arguments: tuple[str, ...]) -> None:
-    """Open psql on the database; ARGUMENTS go to psql, such as -c 'SELECT ...'."""
+@click.pass_context
+def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
+    """Open psql on the database; ARGUMENTS go to psql, such as -c 'SELECT ...'.
+
+    -U, -h, -p, -d and DBNAME USERNAME mean what they mean to psql, and the rest comes from --dsn.
+    """
     from shutil import which
 
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+    from cbirdb.cli.psql_arguments import split_arguments
     from cbirdb.db.connection import conninfo
     from cbirdb.db.embedded import EmbeddedServer
 
-    _any_database(context).close()
+    if arguments == ("-h",):
+        click.echo(here.get_help())
+        return
+    context = here.ensure_object(Context)
+    own, rest = split_arguments(arguments)
+    if context.settings.embedded or not own:
+        _any_database(context).close()
     program = which("psql")
     if program is None and not context.settings.embedded:
         raise InputError("psql is not installed.", hint="Install the package postgresql-client.")
@@ -74,10 +85,15 @@ def psql(context: Context, arguments: tuple[str, ...]) -> None:
         # Names without a schema are looked up among ours first, so that \\d shows something.
         os.environ.setdefault("PGOPTIONS", "-c search_path=cbir,public")
     target = {name: str(value) for name, value in conninfo_to_dict(conninfo(context.settings)).items()}
+    if own.keys() & {"user", "host", "hostaddr", "port", "service"}:
+        target.pop("password", None)  # it is another user's, or another server's
+    if "host" in own:
+        target.pop("hostaddr", None)  # it would win
+    target |= own
     if password := target.pop("password", None):
         os.environ["PGPASSWORD"] = password  # everybody can read a program's arguments
     sys.stdout.flush()
-    os.execv(str(program), [str(program), "-d", make_conninfo("", **target), *arguments])  # noqa: S606
+    os.execv(str(program), [str(program), "-d", make_conninfo("", **target), *rest])  # noqa: S606
 
 
 @db.command()

@@ -12,6 +12,7 @@ import click
 
 from cbirdb.cli.options import Context, device_option, format_option, pass_context, weights_option
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import FilePath, Text
 
 if TYPE_CHECKING:
     from cbirdb.demo import DemoResult
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--encoder", "names", multiple=True, default=("tiny-image",), metavar="NAME", help="Encoder; may be repeated."
+    "--encoder",
+    "names",
+    type=Text(),
+    multiple=True,
+    default=("tiny-image",),
+    metavar="NAME",
+    help="Encoder; may be repeated.",
 )
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("demo-output"), help="Folder for pictures."
+    "--out", type=FilePath(file_okay=False, path_type=Path), default=Path("demo-output"), help="Folder for pictures."
 )
 @weights_option
 @click.option("--fetch", is_flag=True, help="Bring weights that are not on this machine from the internet.")

@@ -10,7 +10,6 @@ import click
 
 from cbirdb.cli.options import (
     Context,
-    NumberRange,
     allow_root_option,
     dataset_option,
     device_option,
@@ -22,6 +21,7 @@ from cbirdb.cli.options import (
     weights_option,
 )
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import COUNT, NumberRange, Text
 from cbirdb.errors import ExitCode
 from cbirdb.limits import IMAGE_TIMEOUT_S
 from cbirdb.records import Precision
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from cbirdb.progress import Progress
     from cbirdb.records import Shard
 
+LARGEST_BATCH, MOST_WORKERS, LONGEST_TIMEOUT_S = 1_000_000, 10_000, 86_400
+
 
 @click.command()
 @click.option(
-    "-e", "--encoder", "names", multiple=True, required=True, metavar="NAME",
+    "-e", "--encoder", "names", type=Text(), multiple=True, required=True, metavar="NAME",
     help="Encoder; may be repeated: each image is then read once for all.",
 )  # fmt: skip
 @dataset_option
@@ -43,20 +45,20 @@ if TYPE_CHECKING:
 @weights_option
 @precision_option
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), metavar="N",
+    "--batch-size", type=click.IntRange(1, LARGEST_BATCH), metavar="N",
     help="Images per step; fewer where memory does not hold as many.  [default: 64 on a GPU, on a CPU 8 or, of large inputs, fewer]",
 )  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Encode no more than N images.")
+@click.option("--limit", type=COUNT, metavar="N", help="Encode no more than N images.")
 @click.option(
     "--shard", metavar="I/N",
     help="Only every N-th image, from the I-th on, I from 0: for N processes at once.  [default: from torchrun's or"
     " Slurm's variables, else everything]",
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(min=1), metavar="N", help="Processes that decode.  [default: one a core]"
+    "--workers", type=click.IntRange(1, MOST_WORKERS), metavar="N", help="Processes that decode.  [default: one a core]"
 )
 @click.option(
-    "--image-timeout", type=NumberRange(min=0, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
+    "--image-timeout", type=NumberRange(0, LONGEST_TIMEOUT_S, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
     help="An image whose decoder takes longer is a failure.",
 )  # fmt: skip
 @max_pixels_option

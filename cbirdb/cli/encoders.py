@@ -10,6 +10,7 @@ import click
 
 from cbirdb.cli.options import Context, confirm, device_option, format_option, pass_context, weights_option
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import FilePath, Line, Text
 from cbirdb.errors import DatabaseError, ExitCode
 
 if TYPE_CHECKING:
@@ -67,10 +68,16 @@ def show(context: Context, name: str, output_format: str) -> None:
 @click.option(
     "--weights",
     required=True,
+    type=Text(),
     metavar="ID",
     help="Repository at the model hub (OWNER/NAME), or a folder of this machine.",
 )
-@click.option("--revision", metavar="COMMIT", help="Commit of the repository.  [default: its main branch, as fetched]")
+@click.option(
+    "--revision",
+    type=Text(),
+    metavar="COMMIT",
+    help="Commit of the repository.  [default: its main branch, as fetched]",
+)
 @click.option("--dim", type=click.IntRange(1, 4000), metavar="N", help="Dimension.  [default: found out at first use]")
 @click.option(
     "--pooling", metavar="NAME",
@@ -79,7 +86,7 @@ def show(context: Context, name: str, output_format: str) -> None:
     " texts), cls-unmasked (MAE), sam-grid-mean.  [default: cls]",
 )  # fmt: skip
 @click.option("--quick-gelu", is_flag=True, help="open_clip: the weights were trained with QuickGELU.")
-@click.option("--licence", default="unknown", help="Licence of the weights.")
+@click.option("--licence", type=Line(), default="unknown", help="Licence of the weights.")
 @click.option(
     "--training", "training_scheme", default="unknown",
     type=click.Choice(["none", "self-supervised", "weakly-supervised", "fully-supervised", "unknown"]),
@@ -118,7 +125,7 @@ def add(
 @encoders.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
-    "--to", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    "--to", type=FilePath(file_okay=False, path_type=Path), metavar="DIR",
     help="Where to put a folder per encoder.  [default: where `encode` looks, in CBIRDB_HOME]",
 )  # fmt: skip
 @format_option
@@ -174,12 +181,17 @@ def drop(context: Context, name: str, yes: bool) -> None:
     """Remove an encoder's embeddings, indexes and evaluation runs, and its record if it was added."""
     from cbirdb.db.embeddings import count_embeddings, drop_encoder, find_encoder
     from cbirdb.db.encoder_records import delete_record
+    from cbirdb.db.rights import require_delete, require_ownership
     from cbirdb.known_encoders import added_encoders, stored_encoder
 
     with context.open_database() as connection:
         added = name in added_encoders(connection)
         stored = find_encoder(connection, name) if added else stored_encoder(connection, name)
         count = count_embeddings(connection, stored) if stored is not None else 0
+        if stored is not None:
+            require_ownership(connection, stored.table)
+        for table in ("encoder", "encoder_record"):
+            require_delete(connection, table)
         if not yes:
             confirm(f"Remove {count:,} embeddings of '{name}' and all that rests on them?")
         with connection.transaction():

@@ -9,31 +9,37 @@ import click
 
 from cbirdb.cli.options import Context, confirm, format_option, pass_context
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import FilePath, Text
 from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
     import psycopg
+
+    from cbirdb.erase import Certificate
 
 TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
 """What a table shows of a certificate; JSON and CSV have everything."""
 
 
 @click.command()
-@click.option("--patient", metavar="KEY", help="The patient's pseudonym, as cbir.patient has it.")
+@click.option("--patient", type=Text(), metavar="KEY", help="The patient's pseudonym, as cbir.patient has it.")
 @click.option(
-    "--patient-id", metavar="ID", help="The dataset's own number of the patient, which stays on this machine; - asks."
+    "--patient-id",
+    type=Text(),
+    metavar="ID",
+    help="The dataset's own number of the patient, which stays on this machine; - asks.",
 )
 @click.option(
-    "--pseudonym-key", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    "--pseudonym-key", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
     help="Key that the pseudonyms were made with, for --patient-id.  [default: in CBIRDB_HOME]",
 )  # fmt: skip
-@click.option("--dataset", metavar="NAME", help="Only in this dataset, with --patient or --patient-id.")
+@click.option("--dataset", type=Text(), metavar="NAME", help="Only in this dataset, with --patient or --patient-id.")
 @click.option(
-    "--certificate", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    "--certificate", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
     help="Also write the certificates to a new file, to be kept apart from the backups.",
 )  # fmt: skip
 @click.option(
-    "--from-certificate", "given", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", multiple=True,
+    "--from-certificate", "given", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE", multiple=True,
     help="Erase again what a restored backup brought back; may be repeated.",
 )  # fmt: skip
 @click.option("--reapply", is_flag=True, help="Erase again whoever has a certificate here and is back.")
@@ -66,7 +72,6 @@ def erase(
     cbirdb erase --from-certificate erased-2026-11.json           after restoring a backup
     """  # noqa: D301 (Click wants the character itself)
     from cbirdb import erase as verb
-    from cbirdb.db.erasure import all_certificates
 
     if sum((patient is not None, patient_id is not None, bool(given) or reapply, list_all)) != 1:
         raise click.UsageError("Give one of --patient, --patient-id, --from-certificate or --reapply, and --list.")
@@ -75,18 +80,14 @@ def erase(
     if certificate is not None:
         verb.check_target(certificate)
     kept = [one for path in given for one in verb.read_certificates(path)]
-    if patient_id == "-":
-        patient_id = click.prompt("Number of the patient", hide_input=True, err=True)
     with context.open_database() as connection:
         if list_all:
-            rows = all_certificates(connection)
+            rows = verb.all_certificates(connection)
         elif given or reapply:
-            rows = verb.reapply_erasures(connection, kept)
+            rows = _erase_again(connection, kept, ask=not yes)
         else:
             people = _people(context, connection, patient, patient_id, pseudonym_key, dataset)
-            if not yes:
-                confirm("Erase this patient for good?")
-            rows = verb.erase_patients(connection, people)
+            rows = _erase(connection, people, ask=not yes)
         # Before anything else can fail: the erasure is committed.
         if certificate is not None:
             verb.write_certificates(certificate, rows)
@@ -96,6 +97,26 @@ def erase(
     for line in _remarks(rows, wanted, list_all=list_all, certificate=certificate):
         context.progress().note(line)
     return int(ExitCode.PARTIAL if left else ExitCode.OK)
+
+
+def _erase_again(connection: psycopg.Connection, kept: list[Certificate], *, ask: bool) -> list[Certificate]:
+    """:param kept: certificates of files."""
+    from cbirdb import erase as verb
+
+    verb.check_reapply(connection)
+    if ask:
+        first = f"Put {len(kept):,} certificates back, and erase" if kept else "Erase"
+        confirm(f"{first} again whoever has a certificate and is here?")
+    return verb.reapply_erasures(connection, kept)
+
+
+def _erase(connection: psycopg.Connection, people: list[tuple[str, str | None]], *, ask: bool) -> list[Certificate]:
+    from cbirdb import erase as verb
+
+    verb.check_people(connection, people)
+    if ask:
+        confirm("Erase this patient for good?")
+    return verb.erase_patients(connection, people)
 
 
 def _people(
@@ -112,6 +133,8 @@ def _people(
 
     if patient_id is None:
         return [(str(patient), dataset)]
+    if patient_id == "-":
+        patient_id = click.prompt("Number of the patient", hide_input=True, err=True)
     pseudonyms = Pseudonyms.from_file(pseudonym_key or context.settings.pseudonym_key, create=False)
     return people_of_id(connection, patient_id, pseudonyms, dataset)
 

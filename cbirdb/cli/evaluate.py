@@ -17,11 +17,13 @@ from cbirdb.cli.options import (
 )
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import ExitCode
+from cbirdb.limits import LARGEST_K
 
 if TYPE_CHECKING:
     from cbirdb.evaluate import EvaluationSummary, Mode, Protocol
     from cbirdb.progress import Progress
 
+LARGEST_MEMORY_MB = 10_000_000
 SPLIT = click.Choice(["train", "val", "test"])
 
 
@@ -30,7 +32,9 @@ SPLIT = click.Choice(["train", "val", "test"])
 @dataset_option
 @click.option("--query-split", type=SPLIT, default="test", help="Images that are asked for.")
 @click.option("--index-split", type=SPLIT, default="train", help="Images that are retrieved.")
-@click.option("-k", type=int, default=100, help="Neighbours kept per query; P@N is known for N up to k.")
+@click.option(
+    "-k", type=click.IntRange(1, LARGEST_K), default=100, help="Neighbours kept per query; P@N is known for N up to k."
+)
 @click.option(
     "--mode",
     type=click.Choice(["auto", "exact", "approximate"]),
@@ -60,7 +64,7 @@ SPLIT = click.Choice(["train", "val", "test"])
 @floor_options
 @device_option
 @click.option(
-    "--memory", "memory_mb", type=click.IntRange(64), default=1024, metavar="MB",
+    "--memory", "memory_mb", type=click.IntRange(64, LARGEST_MEMORY_MB), default=1024, metavar="MB",
     help="What an exact search of many images keeps for its queries; with less it goes over the images more often.",
 )  # fmt: skip
 @format_option

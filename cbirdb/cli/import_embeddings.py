@@ -8,13 +8,14 @@ import click
 
 from cbirdb.cli.options import Context, dataset_option, encoder_option, format_option, pass_context, precision_option
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import FilePath
 from cbirdb.errors import ExitCode
 from cbirdb.records import Precision
 
 
 @click.command("import-embeddings")
 @encoder_option
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=FilePath(path_type=Path))
 @dataset_option
 @precision_option
 @format_option

@@ -6,9 +6,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from cbirdb.cli.options import Context, encoder_option, floor_options, format_option, pass_context
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import COUNT
 from cbirdb.db.vector_index import METHODS, IndexMethod
 from cbirdb.errors import ExitCode
 
@@ -30,6 +32,7 @@ def index() -> None:
 
 
 SEED = click.IntRange(0, 2**63 - 1)
+SAMPLE = click.IntRange(1, 100_000_000)
 
 
 @index.command()
@@ -50,9 +53,9 @@ SEED = click.IntRange(0, 2**63 - 1)
     "--at-100", type=int,
     help="What --ef-search, --rerank or --probes is for ten, for a hundred; recorded.  [default: wider by a rule]",
 )  # fmt: skip
-@click.option("--sample", type=int, default=50_000, help="auto: vectors that methods are tried on.")
+@click.option("--sample", type=SAMPLE, default=50_000, help="auto: vectors that methods are tried on.")
 @click.option(
-    "--searches", type=int, default=100_000,
+    "--searches", type=COUNT, default=100_000,
     help="auto: searches to be served per build; the method is taken that needs the least time for all of it.",
 )  # fmt: skip
 @click.option("--seed", type=SEED, default=0, help="Of that sample and the audit's.")
@@ -85,10 +88,11 @@ def build(
 
     given = {name: value for name, value in options.items() if value is not None}
     automatic = method == "auto" and not given
+    _refuse_idle_options(automatic=automatic, audited=audited)
     floor = Floor(floor_recall, floor_zeros)
     chosen = _method(method, given)
     progress = context.progress()
-    recorded, passed = None, True
+    recorded, missed = None, None
     with context.open_database() as connection:
         stored = stored_encoder(connection, encoder)
         if automatic:
@@ -98,7 +102,7 @@ def build(
             _tell(choice, progress)
             chosen, recorded = choice.method, choice.json()
         if automatic and audited:
-            built, passed = build_chosen(
+            built, missed = build_chosen(
                 connection, stored, choice, connect=context.connect, seed=seed, floor=floor, progress=progress
             )
         else:
@@ -106,15 +110,26 @@ def build(
         if audited and not automatic:
             try:
                 built, measured = audit_index(connection, stored, seed=seed, floor=floor, progress=progress)
-                passed = measured.passes(floor)
+                missed = measured.below(floor)
             except NoIndexError:
                 progress.note("The index was dropped by somebody else before it could be audited.")
     write_rows([built.row()], output_format, columns=TABLE)
-    if not passed:
-        progress.note(f"The index is below the floor ({floor.words()}): approximate results will not count as final.")
+    if missed:
+        progress.note(f"Approximate results will not count as final: {missed}.")
         if automatic:
             return int(ExitCode.PARTIAL)
     return int(ExitCode.OK)
+
+
+def _refuse_idle_options(*, automatic: bool, audited: bool) -> None:
+    """Refuse on the command line what would be ignored without a word."""
+    idle = set() if automatic else {"sample", "searches"}
+    idle |= set() if automatic or audited else {"seed", "floor_recall", "floor_zeros"}
+    context = click.get_current_context()
+    for name in sorted(idle):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            why = "is for --method auto" if name in ("sample", "searches") else "is for auto and for audits"
+            raise click.UsageError(f"--{name.replace('_', '-')} {why}; leave it out.")
 
 
 def _method(name: str, given: dict[str, int]) -> IndexMethod:
@@ -137,7 +152,7 @@ def _tell(choice: Choice, progress: Progress) -> None:
         row = trial.row()
         mark = "-> " if trial is choice.chosen else "   "
         words = ", ".join(f"{name} {_short(row[name])}" for name in TRIAL_TABLE[2:])
-        fails = "" if trial.passed else "; not good enough"
+        fails = "" if trial.passed else f"; not good enough: {choice.aim.missed_by(trial.measured)}"
         fails += "" if trial.whole.fits else "; does not fit maintenance_work_mem"
         progress.note(f"{mark}{row['method']} {row['settings']}: {words}{fails}")
     progress.note(
@@ -152,7 +167,7 @@ def _short(value: object) -> str:
 
 @index.command()
 @encoder_option
-@click.option("--sample", type=int, default=1000, help="Stored vectors to search for.")
+@click.option("--sample", type=SAMPLE, default=1000, help="Stored vectors to search for.")
 @click.option("--seed", type=SEED, default=0, help="Of the sample.")
 @floor_options
 @format_option
@@ -179,14 +194,12 @@ def audit(
         built, measured = audit_index(
             connection, stored, sample=sample, seed=seed, floor=floor, progress=context.progress()
         )
-    passed = measured.passes(floor)
-    row = {"build": built.index_build_id, "method": built.method, **measured.row(), "passed": passed}
+    missed = measured.below(floor)
+    row = {"build": built.index_build_id, "method": built.method, **measured.row(), "passed": missed is None}
     write_rows([row], output_format)
-    if not passed:
-        context.progress().note(
-            f"The index of '{encoder}' is below the floor ({floor.words()}). Run: cbirdb index build -e {encoder}"
-        )
-    return int(ExitCode.OK if passed else ExitCode.PARTIAL)
+    if missed:
+        context.progress().note(f"The index of '{encoder}': {missed}. Run: cbirdb index build -e {encoder}")
+    return int(ExitCode.PARTIAL if missed else ExitCode.OK)
 
 
 @index.command()

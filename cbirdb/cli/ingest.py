@@ -10,6 +10,7 @@ import click
 
 from cbirdb.cli.options import Context, allow_root_option, format_option, max_pixels_option, pass_context
 from cbirdb.cli.output import write_parts, write_rows
+from cbirdb.cli.values import COUNT, FilePath, Line, Text
 from cbirdb.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -18,23 +19,23 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("dataset", metavar="DATASET")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--name", help="The dataset's name here.  [default: the folder's name, or the CSV's column]")
+@click.argument("path", type=FilePath(path_type=Path))
+@click.option("--name", type=Line(), help="The dataset's name here.  [default: the folder's name, or the CSV's column]")
 @click.option(
-    "--images", type=click.Path(path_type=Path), metavar="DIR", help="Folder that a CSV's file paths are relative to."
+    "--images", type=FilePath(path_type=Path), metavar="DIR", help="Folder that a CSV's file paths are relative to."
 )
 @click.option(
     "--labels-only", is_flag=True, help="Take what the lists say and leave the images alone, for import-embeddings."
 )
 @click.option(
-    "--pseudonym-key", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    "--pseudonym-key", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
     help="Key that patients' ids are pseudonymised with; made if it is not there.  [default: in CBIRDB_HOME]",
 )  # fmt: skip
 @click.option("--split", default="80/10/10", help="Percent of train/val/test, where the split comes from the content.")
-@click.option("--modality", help="Modality of all images, as a DICOM code.")
-@click.option("--anatomic-region", help="Anatomic region of all images.")
-@click.option("--label-pattern", metavar="REGEX", help="Label from the path, by a group named 'label'.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Look at no more than N images.")
+@click.option("--modality", type=Line(), help="Modality of all images, as a DICOM code.")
+@click.option("--anatomic-region", type=Line(), help="Anatomic region of all images.")
+@click.option("--label-pattern", type=Text(), metavar="REGEX", help="Label from the path, by a group named 'label'.")
+@click.option("--limit", type=COUNT, metavar="N", help="Look at no more than N images.")
 @max_pixels_option
 @allow_root_option
 @click.option("--moved", is_flag=True, help="The dataset is the same, its folder lies elsewhere now.")
@@ -75,8 +76,6 @@ def ingest(
     from cbirdb.ingest import ingest as run
     from cbirdb.pseudonyms import Pseudonyms
 
-    if name is not None and not name.strip():
-        raise InputError("--name is empty.", hint="Leave it out, or give the dataset a name.")
     if images is not None and not images.is_dir():
         raise InputError(f"There is no folder {images}.", hint="Check --images.")
     options = ReadOptions(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from cbirdb.cli.metrics import parse_cutoffs
-from cbirdb.cli.options import Context, NumberRange, cutoffs_option, encoder_option, format_option, pass_context
+from cbirdb.cli.options import Context, cutoffs_option, encoder_option, format_option, pass_context
 from cbirdb.cli.output import write_rows
+from cbirdb.cli.values import COUNT, NumberRange
 
 
 @click.command()
 @encoder_option
-@click.option("--run", "run_id", type=int, metavar="ID", help="This run.  [default: the encoder's latest]")
+@click.option("--run", "run_id", type=COUNT, metavar="ID", help="This run.  [default: the encoder's latest]")
 @click.option(
     "--near",
     type=NumberRange(0, 2),

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from cbirdb.cli.values import FilePath, Text
 from cbirdb.config import Settings
 from cbirdb.errors import CbirdbError, ExitCode
 
@@ -79,10 +80,12 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CBIRDB", "show_default": True},
 )
-@click.option("--dsn", help="PostgreSQL connection string. Without it: libpq's variables, else an embedded server.")
+@click.option(
+    "--dsn", type=Text(), help="PostgreSQL connection string. Without it: libpq's variables, else an embedded server."
+)
 @click.option(
     "--home",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(file_okay=False, path_type=Path),
     help="Folder of the embedded server.  [default: the user's data folder; /var/lib/cbirdb for root]",
 )
 @click.option("-v", "--verbose", count=True, help="Say more; twice: everything. Adds tracebacks to errors.")

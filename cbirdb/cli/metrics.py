@@ -8,12 +8,13 @@ from click.core import ParameterSource
 from cbirdb.analysis import ANALYSES
 from cbirdb.cli.options import Context, cutoffs_option, format_option, pass_context, resamples_option
 from cbirdb.cli.output import write_rows
-from cbirdb.errors import InputError
+from cbirdb.cli.values import COUNT, Text
+from cbirdb.errors import OptionError
 from cbirdb.metrics import GROUPS
 
 
 @click.command()
-@click.option("-e", "--encoder", metavar="NAME", help="Only this encoder.")
+@click.option("-e", "--encoder", type=Text(), metavar="NAME", help="Only this encoder.")
 @click.option(
     "--by",
     type=click.Choice([*GROUPS, *ANALYSES]),
@@ -22,7 +23,7 @@ from cbirdb.metrics import GROUPS
     " neighbours share the anatomy and how often the finding.",
 )
 @cutoffs_option
-@click.option("--run", type=int, metavar="ID", help="This run.  [default: each encoder's latest]")
+@click.option("--run", type=COUNT, metavar="ID", help="This run.  [default: each encoder's latest]")
 @click.option(
     "--confidence", is_flag=True,
     help="Add 95 % confidence intervals, bootstrapped by patient.",
@@ -54,7 +55,7 @@ def metrics(
 
     wanted = parse_cutoffs(cutoffs)
     if confidence and by in ANALYSES:
-        raise InputError(f"--confidence is not known for --by {by}.", hint=f"It is for {', '.join(GROUPS)}.")
+        raise OptionError(f"--confidence is not known for --by {by}.", hint=f"It is for {', '.join(GROUPS)}.")
     progress = context.progress()
     with context.open_database() as connection:
         if by in ANALYSES:
@@ -102,18 +103,18 @@ def _compare(context: Context, encoder: str | None, output_format: str) -> None:
 def parse_cutoffs(text: str) -> list[int]:
     """``1,3,5-7`` -> [1, 3, 5, 6, 7].
 
-    :raises InputError: when it is something else.
+    :raises OptionError: when it is something else.
     """
     numbers: set[int] = set()
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         first, last = _number(low), _number(high if dash else low)
         if first is None or last is None or last < first:
-            raise InputError(f"'{text}' is not a list of numbers.", hint="Give -n 1,3,5,10 or -n 1-100.")
+            raise OptionError(f"'{text}' is not a list of numbers.", hint="Give -n 1,3,5,10 or -n 1-100.")
         numbers.update(range(first, last + 1))
     return sorted(numbers)
 
 
 def _number(text: str) -> int | None:
-    """Up to five digits, since no run keeps more neighbours; None for anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else None
+    """Of up to five digits, since no run keeps more neighbours, and not 0; None for anything else."""
+    return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 5 else None

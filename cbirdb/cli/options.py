@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cbirdb.cli.values import FilePath, NumberRange, Text
 from cbirdb.config import Settings
 from cbirdb.errors import ExitCode
 from cbirdb.limits import LARGEST_MAX_PIXELS, MAX_PIXELS
@@ -25,17 +25,6 @@ if TYPE_CHECKING:
     from cbirdb.encoders.base import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class NumberRange(click.FloatRange):
-    """A range that "nan" does not lie in: it compares with nothing."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number."""
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail("nan is not a number.", param, ctx)
-        return number
 
 
 def confirm(question: str, *, no: str = "Nothing was removed.") -> None:
@@ -107,15 +96,21 @@ def format_option(function: F) -> F:
 
 def encoder_option(function: F) -> F:
     """``-e``: one encoder."""
-    return click.option("-e", "--encoder", required=True, metavar="NAME", help="Encoder; see: cbirdb encoders list")(
-        function
-    )
+    return click.option(
+        "-e", "--encoder", type=Text(), required=True, metavar="NAME", help="Encoder; see: cbirdb encoders list"
+    )(function)
 
 
 def dataset_option(function: F) -> F:
     """``--dataset``, as often as wanted."""
     return click.option(
-        "-d", "--dataset", "datasets", multiple=True, metavar="NAME", help="Only this dataset; may be repeated."
+        "-d",
+        "--dataset",
+        "datasets",
+        type=Text(),
+        multiple=True,
+        metavar="NAME",
+        help="Only this dataset; may be repeated.",
     )(function)
 
 
@@ -139,9 +134,14 @@ def resamples_option(function: F) -> F:
 def floor_options(function: F) -> F:
     """``--floor-recall`` and ``--floor-zeros``: what an index must reach for its answers to count as final."""
     zeros = click.option(
-        "--floor-zeros", type=float, default=0.001, help="Largest share of queries that find none of their nearest."
+        "--floor-zeros",
+        type=NumberRange(0, 1),
+        default=0.001,
+        help="Largest share of queries that find none of their nearest.",
     )
-    recall = click.option("--floor-recall", type=float, default=0.99, help="Smallest mean recall of an index.")
+    recall = click.option(
+        "--floor-recall", type=NumberRange(0, 1), default=0.99, help="Smallest mean recall of an index."
+    )
     return recall(zeros(function))
 
 
@@ -176,7 +176,7 @@ def weights_option(function: F) -> F:
     """``--weights DIR``."""
     return click.option(
         "--weights",
-        type=click.Path(path_type=Path),
+        type=FilePath(path_type=Path),
         metavar="DIR",
         help="Folder that `encoders fetch --to` filled, or with one model's files.  [default: what `encoders fetch`"
         " brought, else the model hub's cache]",

@@ -18,28 +18,28 @@ from cbirdb.cli.options import (
     weights_option,
 )
 from cbirdb.cli.output import write_rows
-from cbirdb.errors import InputError
+from cbirdb.cli.values import COUNT, LARGEST_BIGINT, FilePath, Purpose, Text
+from cbirdb.limits import LARGEST_K
 
 if TYPE_CHECKING:
     from cbirdb.search import Mode
 
-LARGEST_ID = 2**63 - 1
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 """What a table shows of a result; JSON and CSV have everything."""
 
 
 @click.command()
 @click.option(
-    "--image", type=click.Path(path_type=Path), metavar="FILE", help="A picture that need not be in the database."
+    "--image", type=FilePath(path_type=Path), metavar="FILE", help="A picture that need not be in the database."
 )
-@click.option("--image-id", type=int, metavar="N", help="An image of the database.")
-@click.option("--sop-uid", metavar="UID", help="An image of the database, by its SOP instance UID.")
+@click.option("--image-id", type=COUNT, metavar="N", help="An image of the database.")
+@click.option("--sop-uid", type=Text(), metavar="UID", help="An image of the database, by its SOP instance UID.")
 @encoder_option
-@click.option("-k", type=int, default=10, help="Number of images.")
-@click.option("--dataset", help="Only images of this dataset.")
-@click.option("--modality", help="Only images of this modality.")
-@click.option("--anatomic-region", help="Only images of this anatomic region.")
-@click.option("--label", help="Only images with this label or one below it.")
+@click.option("-k", type=click.IntRange(1, LARGEST_K), default=10, help="Number of images.")
+@click.option("--dataset", type=Text(), help="Only images of this dataset.")
+@click.option("--modality", type=Text(), help="Only images of this modality.")
+@click.option("--anatomic-region", type=Text(), help="Only images of this anatomic region.")
+@click.option("--label", type=Text(), help="Only images with this label or one below it.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only images of this split.")
 @click.option("--study-from", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or later.")
 @click.option("--study-to", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or earlier.")
@@ -58,9 +58,9 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
     help="auto: whichever is expected to be faster; exact without an index.",
 )
 @click.option(
-    "--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
+    "--sheet", type=FilePath(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
 )
-@click.option("--purpose", metavar="TEXT", help="Why you search, for the audit of searches.")
+@click.option("--purpose", type=Purpose(), metavar="TEXT", help="Why you search, for the audit of searches.")
 @allow_root_option
 @weights_option
 @device_option
@@ -98,8 +98,8 @@ def search(
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
-    if not 1 <= k <= verb.LARGEST_K:
-        raise InputError(f"-k must lie between 1 and {verb.LARGEST_K:,}, not {k}.")
+    if study_from is not None and study_to is not None and study_from > study_to:
+        raise click.UsageError(f"--study-from ({study_from:%Y-%m-%d}) lies after --study-to ({study_to:%Y-%m-%d}).")
     allowed = context.allowed_roots(allow_root)
     if sheet is not None:
         check_target(sheet)
@@ -158,6 +158,6 @@ def parse_ids(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and len(part) <= 19 and int(part) <= LARGEST_ID for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) <= 19 and int(part) <= LARGEST_BIGINT for part in parts):
         raise click.BadParameter(f"'{text}' is not a list of image ids such as 3,17,42.")
     return tuple(int(part) for part in parts)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.layout import existing_folder
-from cbirdb.errors import InputError, PixelError
+from cbirdb.errors import InputError, OptionError, PixelError
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, ImageRecord, Split
 
 SPLIT_FOLDERS: dict[str, Split] = {
@@ -68,9 +68,9 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"The label pattern is not a regular expression: {error}.") from error
+        raise OptionError(f"The label pattern is not a regular expression: {error}.") from error
     if "label" not in compiled.groupindex:
-        raise InputError(
+        raise OptionError(
             "The label pattern has no group named 'label'.", hint=r"For example: '(?P<label>\w+) \(\d+\)'."
         )
     return compiled

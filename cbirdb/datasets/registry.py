@@ -13,7 +13,7 @@ from cbirdb.datasets.nih14 import Nih14Reader
 from cbirdb.datasets.paper_csv import PaperCsvReader
 from cbirdb.datasets.radimagenet import RadImageNetReader
 from cbirdb.datasets.storable import storable
-from cbirdb.errors import InputError, UnknownNameError
+from cbirdb.errors import InputError, OptionError, UnknownNameError
 
 READERS: dict[str, DatasetReader] = {
     reader.name: reader
@@ -52,7 +52,7 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
             continue
         if option.name not in reader.takes and getattr(options, option.name) != option.default:
             users = ", ".join(other.name for other in READERS.values() if option.name in other.takes)
-            raise InputError(
+            raise OptionError(
                 f"The reader '{name}' has no use for --{option.name.replace('_', '-')}.",
                 hint=f"Leave it out; it is for {users}.",
             )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cbirdb.datasets.base import Source
 from cbirdb.errors import InputError
-from cbirdb.names import printable, problem_of_name
+from cbirdb.names import printable, problem_of_line, problem_of_name
 from cbirdb.records import DatasetItem, Failure, ImageRecord
 
 
@@ -17,10 +17,9 @@ def storable(source: Source) -> Source:
     :raises InputError: when it cannot hold the name of a dataset or of the folder.
     """
     for name in source.datasets:
-        if problem := problem_of_name(name):
-            raise InputError(
-                f"'{printable(name)}' cannot name a dataset: {problem[1]}.", hint="Give it another --name."
-            )
+        if problem := problem_of_line(name):
+            shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in printable(name))
+            raise InputError(f"'{shown}' cannot name a dataset: {problem[1]}.", hint="Give it another --name.")
     if source.root is not None and (problem := problem_of_name(str(source.root))):
         raise InputError(
             f"The name of the folder {printable(str(source.root))} cannot be stored: {problem[1]}.",

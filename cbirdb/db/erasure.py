@@ -102,6 +102,27 @@ def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str,
     return found.fetchall()
 
 
+def is_known(connection: psycopg.Connection, pseudonym: str, dataset: str | None) -> bool:
+    """Whether it is a patient's here, or an erased one's.
+
+    :param dataset: None: in whichever dataset.
+    """
+    row = connection.execute(
+        """
+        SELECT EXISTS (
+            SELECT FROM cbir.patient AS p INNER JOIN cbir.dataset AS d ON d.dataset_id = p.dataset_id
+            WHERE p.pseudonym = %(pseudonym)s AND (%(dataset)s::text IS NULL OR d.name = %(dataset)s)
+        ) OR EXISTS (
+            SELECT FROM cbir.erasure_certificate AS c
+            WHERE c.pseudonym_sha256 = cbir.erasure_hash(c.dataset, %(pseudonym)s)
+                AND (%(dataset)s::text IS NULL OR c.dataset = %(dataset)s)
+        )
+        """,
+        {"pseudonym": pseudonym, "dataset": dataset},
+    ).fetchone()
+    return row == (True,)
+
+
 def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Run what takes the deleted vectors out of indexes and files, each statement once; returns those that did not run.
 

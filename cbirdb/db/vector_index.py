@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from psycopg import sql
 
-from cbirdb.errors import InputError
+from cbirdb.errors import OptionError
 from cbirdb.records import Precision
 
 
@@ -63,12 +63,12 @@ class IndexMethod(Protocol):
 def _check(*bounds: tuple[int, int, int, str]) -> None:
     for value, low, high, what in bounds:
         if not low <= value <= high:
-            raise InputError(f"--{what} must lie between {low} and {high}, not {value}.")
+            raise OptionError(f"--{what} must lie between {low} and {high}, not {value}.")
 
 
 def _check_deeper(ten: int, hundred: int) -> None:
     if 0 < hundred < ten:
-        raise InputError(f"--at-100 must be at least what is set for ten, that is {ten}, or 0, not {hundred}.")
+        raise OptionError(f"--at-100 must be at least what is set for ten, that is {ten}, or 0, not {hundred}.")
 
 
 def _cosine_operators(precision: Precision) -> sql.SQL:
@@ -99,7 +99,7 @@ class Hnsw:
         )
         _check_deeper(self.ef_search, self.at_100)
         if self.ef_construction < 2 * self.m:
-            raise InputError(f"--ef-construction must be at least twice --m, that is {2 * self.m}.")
+            raise OptionError(f"--ef-construction must be at least twice --m, that is {2 * self.m}.")
 
     @property
     def parameters(self) -> dict[str, Any]:

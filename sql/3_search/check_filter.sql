@@ -1,9 +1,9 @@
 -- Title: Tell a misspelt filter from one that nothing passes
 -- Description: An error when the filter names a dataset, modality, anatomic region, label or split that there is not,
---   with what there is. A name that is not there lets nothing pass, so the search functions ask only when they found
---   nothing: a search that finds something pays nothing for it. Under row-level security "there is" means "this role
---   may see". Image ids that are not there are no error: images are erased, and a list that was kept must go on
---   working.
+--   with what there is, and when its first study date lies after its last. Such a filter lets nothing pass, so the
+--   search functions ask only when they found nothing: a search that finds something pays nothing for it. Under
+--   row-level security "there is" means "this role may see". Image ids that are not there are no error: images are
+--   erased, and a list that was kept must go on working.
 -- Inputs: the filter of a search.
 CREATE FUNCTION cbir.check_filter(filter cbir.image_filter)
 RETURNS void
@@ -16,6 +16,11 @@ DECLARE
     given text;
     known text[];
 BEGIN
+    IF (filter).study_from > (filter).study_to THEN
+        RAISE EXCEPTION 'study_from (%) lies after study_to (%)', (filter).study_from, (filter).study_to USING
+            ERRCODE = 'invalid_parameter_value',
+            HINT = 'No study has such a date; give the earlier day as study_from.';
+    END IF;
     IF (filter).dataset IS NOT NULL THEN
         known := ARRAY(SELECT d.name FROM cbir.dataset AS d ORDER BY d.name);
         IF (filter).dataset <> ALL (known) THEN
@@ -61,4 +66,4 @@ $$;
 
 COMMENT ON FUNCTION cbir.check_filter(cbir.image_filter) IS
 'An error, with what there is, when a filter of a search names a dataset, modality, region, label or split that is'
-' not there.';
+' not there, or its dates exclude each other.';

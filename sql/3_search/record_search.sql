@@ -1,8 +1,9 @@
 -- Title: Write a search into the audit
 -- Description: Called once by every public search function, with what it returns: who, when, why (the setting
---   cbir.purpose), what was asked and which images were returned. cbir.setting switches it off ('audit'), or makes
---   searches without a purpose fail ('purpose_required'). It runs as the owner, so that who searches needs no right on
---   the audit; who may call it is in cbir.grant_roles.
+--   cbir.purpose, see cbir.stated_purpose), what was asked and which images were returned. cbir.setting switches it
+--   off ('audit'), or makes searches without a purpose fail ('purpose_required'). It runs as the owner, so that who
+--   searches needs no right on the audit; who may call it is in cbir.grant_roles. A message of level DEBUG1 names the
+--   row, the function and the caller: a server that logs it (log_min_messages) knows of searches that were rolled back.
 --     SELECT set_config('cbir.purpose', 'tumour board 2026-11-24', true);
 -- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, how it was answered,
 --   and the ids of the images that were returned; what else was asked, which is noted with the filter (NULL: was not).
@@ -26,8 +27,9 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    why constant text := nullif(trim(current_setting('cbir.purpose', TRUE)), '');
+    why constant text := cbir.stated_purpose();
     switched_on constant text[] := ARRAY(SELECT s.name FROM cbir.setting AS s WHERE s.enabled);
+    number bigint;
 BEGIN
     IF why IS NULL AND 'purpose_required' = ANY (switched_on) THEN
         RAISE EXCEPTION 'a search needs a purpose here' USING
@@ -60,7 +62,10 @@ BEGIN
         )),
         record_search.mode,
         coalesce(record_search.returned, '{}')
-    );
+    )
+    RETURNING audit_id INTO number;
+    -- For the server's log, which keeps it when the transaction is rolled back. No id of a patient or an image.
+    RAISE DEBUG 'cbirdb search %: % by % as %', number, record_search.function_name, session_user, cbir.acting_role();
 END
 $$;
 

@@ -65,6 +65,8 @@ LEFT JOIN (
     ('erase_images', 'owner'),
     ('redact_audit', 'owner'),
     ('redacted_search', 'owner'),
+    ('erased_purpose', 'owner'),
+    ('stated_purpose', 'owner'),
     ('searched_images', 'owner'),
     ('check_role', 'owner'),
     ('check_root', 'owner'),

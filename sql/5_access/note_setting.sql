@@ -14,7 +14,7 @@ BEGIN
     VALUES (
         session_user,
         cbir.acting_role(),
-        nullif(trim(current_setting('cbir.purpose', TRUE)), ''),
+        cbir.stated_purpose(),
         'setting',
         jsonb_build_object(new.name, new.enabled),
         '{}'

@@ -2,7 +2,8 @@
 -- Description: From every table, every embedding table, stored neighbours and result lists, in one transaction.
 --   Returns a certificate per dataset, which stays: it is what keeps the patient from being ingested again. Deleted
 --   rows stay in files and vector indexes until they are vacuumed: to_run says what to run after COMMIT
---   (`cbirdb erase` does). A patient who was erased before and is not there gives the certificates of then.
+--   (`cbirdb erase` does). A patient who was erased before and is not there gives the certificates of then, and the
+--   pseudonym is taken out of purposes once more.
 --     SELECT * FROM cbir.erase_patient('0a1b2c...', 'mimic');
 -- Inputs: the pseudonym, as cbir.patient has it; a dataset's name (NULL: every dataset that knows this pseudonym).
 CREATE FUNCTION cbir.erase_patient(pseudonym text, dataset text DEFAULT NULL)
@@ -66,25 +67,27 @@ BEGIN
         removed := removed || jsonb_build_object('study', number);
         DELETE FROM cbir.patient AS p WHERE p.patient_id = person.patient_id;
         GET DIAGNOSTICS number = ROW_COUNT;
-        removed := removed || jsonb_build_object(
-            'patient', number,
-            'search_audit_redacted', cbir.redact_audit(ids, study_ids, ARRAY[person.patient_id])
-        );
+        removed := removed || jsonb_build_object('patient', number);
         certificate := cbir.certify_erasure(
             person.name, cbir.erasure_hash(person.name, person.pseudonym), hashes, removed
         );
-        RETURN NEXT certificate;
+        RETURN NEXT cbir.redact_audit(certificate, ids, study_ids, ARRAY[person.patient_id], person.pseudonym);
     END LOOP;
     IF erased THEN
         RETURN;
     END IF;
-    RETURN QUERY
-    SELECT c.* FROM cbir.erasure_certificate AS c
-    WHERE
-        c.pseudonym_sha256 = cbir.erasure_hash(c.dataset, erase_patient.pseudonym)
-        AND (erase_patient.dataset IS NULL OR c.dataset = erase_patient.dataset)
-    ORDER BY c.erased_at;
-    IF NOT FOUND THEN
+    FOR certificate IN
+        SELECT c.* FROM cbir.erasure_certificate AS c
+        WHERE
+            c.pseudonym_sha256 = cbir.erasure_hash(c.dataset, erase_patient.pseudonym)
+            AND (erase_patient.dataset IS NULL OR c.dataset = erase_patient.dataset)
+        ORDER BY c.erased_at
+    LOOP
+        erased := TRUE;
+        -- Somebody may have searched since and named the patient as the purpose.
+        RETURN NEXT cbir.redact_audit(certificate, '{}', '{}', '{}', erase_patient.pseudonym);
+    END LOOP;
+    IF NOT erased THEN
         -- The pseudonym is not repeated: servers log errors.
         RAISE EXCEPTION 'there is no patient with this pseudonym%',
             coalesce(' in dataset "' || erase_patient.dataset || '"', '') USING

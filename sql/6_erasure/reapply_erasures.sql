@@ -10,6 +10,7 @@ AS $$
 DECLARE
     back record;
     removed jsonb;
+    certificate cbir.erasure_certificate;
 BEGIN
     FOR back IN
         SELECT DISTINCT r.dataset, r.pseudonym FROM cbir.returned_patient AS r WHERE r.pseudonym IS NOT NULL
@@ -24,10 +25,8 @@ BEGIN
         GROUP BY r.dataset, c.pseudonym_sha256
     LOOP
         removed := cbir.erase_images(back.image_ids);
-        removed := removed || jsonb_build_object(
-            'search_audit_redacted', cbir.redact_audit(back.image_ids, '{}', '{}')
-        );
-        RETURN NEXT cbir.certify_erasure(back.dataset, back.pseudonym_sha256, '{}', removed);
+        certificate := cbir.certify_erasure(back.dataset, back.pseudonym_sha256, '{}', removed);
+        RETURN NEXT cbir.redact_audit(certificate, back.image_ids, '{}', '{}', NULL);
     END LOOP;
 END
 $$;

@@ -1,10 +1,10 @@
 -- Title: A row of the audit without what was erased
 -- Description: What an erasure leaves of it, and the one change that cbir.guard_audit lets through. Ids of images are
 --   taken out and counted, the others keep their order; a filter's list of lists becomes one list. Where the filter
---   named an image, a study or a patient by itself, it says "erased".
--- Inputs: a row of cbir.search_audit; ids of images, studies and patients.
+--   named an image, a study or a patient by itself, or the purpose a patient's pseudonym, it says "erased".
+-- Inputs: a row of cbir.search_audit; ids of images, studies and patients; a pseudonym (NULL: none).
 CREATE FUNCTION cbir.redacted_search(
-    entry cbir.search_audit, image_ids bigint[], study_ids bigint[], patient_ids bigint[]
+    entry cbir.search_audit, image_ids bigint[], study_ids bigint[], patient_ids bigint[], pseudonym text
 )
 RETURNS cbir.search_audit
 LANGUAGE plpgsql
@@ -33,6 +33,7 @@ BEGIN
         + (entry.query_image_id IS NOT NULL AND entry.query_image_id = ANY (image_ids))::integer
         + coalesce(to_jsonb(image_ids) @> (entry.filter -> 'without_image'), FALSE)::integer;
     entry.returned := returned;
+    entry.purpose := cbir.erased_purpose(entry.purpose, redacted_search.pseudonym);
     IF entry.query_image_id = ANY (image_ids) THEN
         entry.query_image_id := NULL;
     END IF;
@@ -52,5 +53,5 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION cbir.redacted_search(cbir.search_audit, bigint[], bigint[], bigint[]) IS
-'A row of cbir.search_audit without these images, which it counts, studies and patients.';
+COMMENT ON FUNCTION cbir.redacted_search(cbir.search_audit, bigint[], bigint[], bigint[], text) IS
+'A row of cbir.search_audit without these images, which it counts, studies, patients and pseudonym.';

@@ -80,7 +80,7 @@ def test_every_command_and_option_has_help(words: str) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "command", "words"),
     [
-        ("CBIRDB_SEARCH_K", "0", "search --image-id 1 -e tiny-image", "-k must lie between 1 and 10,000, not 0"),
+        ("CBIRDB_SEARCH_K", "0", "search --image-id 1 -e tiny-image", "0 is not in the range 1<=x<=10000"),
         ("CBIRDB_SEARCH_ENCODER", "tiny-imag", "search --image-id 1", "Did you mean 'tiny-image'?"),
         ("CBIRDB_ENCODE_DEVICE", "tpu", "encode -e tiny-image", "'tpu' is not one of"),
         ("CBIRDB_ENCODE_ENCODER", "tiny-imag", "encode", "Did you mean 'tiny-image'?"),

@@ -94,18 +94,18 @@ def test_leakage_is_counted_and_taken_out(cli: Cli, evaluated: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("metrics", "--by", "index-size", "--confidence"), 1, "--confidence is not known for --by index-size"),
+        (("metrics", "--by", "index-size", "--confidence"), 2, "--confidence is not known for --by index-size"),
         (("metrics", "--by", "anatomy", "-n", "101"), 1, "P@101 is not known"),
         (("metrics", "--resamples", "1"), 2, "100<=x<=1000000"),
         (("metrics", "--compare-paper", "--run", "1"), 2, "--compare-paper and --run do not go together"),
         (("metrics", "--compare-paper", "-n", "1"), 2, "--compare-paper and -n do not go together"),
-        (("compare",), 1, "A comparison needs two encoders or more"),
+        (("compare",), 2, "A comparison needs two encoders or more"),
         (("compare", "-e", "tiny-image", "-e", "tiny-imago"), 1, "Did you mean 'tiny-image'"),
         (("compare", "-e", "tiny-image", "-e", "resnet50"), 1, "no embeddings of 'resnet50'"),
         (("classify", "-e", "nope"), 1, "no encoder named 'nope'"),
         (("leakage", "-e", "tiny-image", "--near", "3"), 2, "0<=x<=2"),
         (("leakage", "-e", "tiny-image", "--run", "99"), 1, "There is no finished evaluation run 99"),
-        (("leakage", "-e", "tiny-image", "-n", "0"), 1, "P@0 is not known"),
+        (("leakage", "-e", "tiny-image", "-n", "0"), 2, "'0' is not a list of numbers"),
     ],
 )
 def test_bad_input_is_answered_or_not_one_sentence(

@@ -127,6 +127,39 @@ def test_psql_passes_its_arguments_and_exit_code_on(running: EmbeddedServer) -> 
     assert cbirdb(running.home, "db", "psql", "-c", "SELECT nonsense").returncode == 1
 
 
+def test_psql_connects_as_its_own_options_say_and_else_as_the_program_does(running: EmbeddedServer) -> None:
+    def who(*arguments: str) -> str:
+        done = cbirdb(running.home, "db", "psql", "-XAtc", "SELECT current_user, current_database()", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    with psycopg.connect(running.uri("postgres"), autocommit=True) as admin:
+        admin.execute("CREATE ROLE nora LOGIN")
+    usual = who()
+    assert usual.endswith("|cbirdb")
+    for arguments in (("-U", "nora"), ("-Unora",), ("--username=nora",), ("cbirdb", "nora")):
+        assert who(*arguments) == "nora|cbirdb"
+    for arguments in (("-d", "postgres"), ("--dbname=postgres",), ("postgres",)):
+        assert who(*arguments) == usual.replace("|cbirdb", "|postgres")
+    assert who("-d", "dbname=postgres user=nora") == "nora|postgres"
+    for option, value in (("-h", "/nowhere"), ("-p", "1")):
+        done = cbirdb(running.home, "db", "psql", option, value, "-c", "SELECT 1")
+        assert done.returncode == 2, "psql connected to another server than it was told to"
+        assert value in done.stderr
+
+
+def test_psql_gives_a_password_to_nobody_else(running: EmbeddedServer) -> None:
+    """Neither to another user nor to another server than the connection string's."""
+    with psycopg.connect(running.uri("cbirdb")) as connection:
+        host, user = connection.info.host, connection.info.user
+    dsn = f"host={host} dbname=cbirdb user={user} password=secret"
+    shown = ("-XAtc", r"\! echo -n $PGPASSWORD")
+    assert cbirdb(running.home, "--dsn", dsn, "db", "psql", *shown).stdout == "secret"
+    for own in (("-U", user), ("-h", host), ("-p", "5432")):
+        done = cbirdb(running.home, "--dsn", dsn, "db", "psql", *own, *shown)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
 def test_psql_as_the_first_command_of_all_finds_the_schema(fresh: EmbeddedServer) -> None:
     done = cbirdb(fresh.home, "db", "psql", "-At", "-c", "SELECT count(*) FROM cbir.image")
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr

@@ -134,7 +134,7 @@ def test_what_the_user_says_wins_over_the_launcher(cli: Cli, ingested: Path, mon
 @pytest.mark.parametrize("shard", ["2/2", "x", "0/0", "-1/2", ""])
 def test_what_is_no_shard_is_one_sentence(cli: Cli, ingested: Path, shard: str) -> None:
     outcome = sharded(cli, "--shard", shard)
-    assert (outcome.code, outcome.out) == (1, "")
+    assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"Error: '{shard}' is not a shard.")
     assert len(outcome.err.splitlines()) == 1
 

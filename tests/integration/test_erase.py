@@ -64,7 +64,9 @@ def pseudonym(cli: Cli, connection: psycopg.Connection, root: Path, key: Path) -
             "SELECT * FROM cbir.similar_images('tiny-image', image_id => %s, image_ids => %s)",
             [image_id, ids(connection)],
         )
-    return Pseudonyms.from_file(key, create=False).of("nih", PATIENT)
+    pseudonym = Pseudonyms.from_file(key, create=False).of("nih", PATIENT)
+    assert cli("search", "--image-id", 6, "-e", "tiny-image", "-k", 1, "--purpose", f"case of {pseudonym}").code == 0
+    return pseudonym
 
 
 def imported(cli: Cli, path: Path, rows: Any) -> Outcome:
@@ -157,6 +159,7 @@ def test_nothing_is_left_of_the_patient_in_any_column_and_everything_of_the_othe
     assert {
         "search_result.neighbour_ids",
         "search_audit.returned",
+        "search_audit.purpose",
         "failure.source",
         "embedding_tiny_image.image_id",
     } <= {*seen}
@@ -411,7 +414,7 @@ def test_a_dump_and_a_restore_do_not_bring_the_patient_back(
     target = restored(older)
     with psycopg.connect(target, autocommit=True) as there:
         assert traces(there, numbers, words)
-        applied = cli("--dsn", target, "erase", "--from-certificate", kept, "--format", "json")
+        applied = cli("--dsn", target, "erase", "--from-certificate", kept, "--yes", "--format", "json")
         assert applied.code == 0
         assert [row["removed"]["image"] for row in applied.rows] == [2]
         assert traces(there, numbers, words) == []
@@ -429,7 +432,7 @@ def test_doctor_sees_who_is_back_after_a_partial_restore_and_reapply_erases_them
     numbers, words = marks(connection, pseudonym)
     connection.execute("CREATE TABLE public.rescued AS SELECT * FROM cbir.patient WHERE pseudonym = %s", [pseudonym])
     assert cli("erase", "--patient", pseudonym, "--yes").code == 0
-    assert cli("erase", "--reapply", "--format", "json").rows == []
+    assert cli("erase", "--reapply", "--yes", "--format", "json").rows == []
     # As a restore of single tables with triggers off does it.
     connection.execute("SET session_replication_role = replica")
     connection.execute("INSERT INTO cbir.patient OVERRIDING SYSTEM VALUE SELECT * FROM public.rescued")
@@ -442,6 +445,6 @@ def test_doctor_sees_who_is_back_after_a_partial_restore_and_reapply_erases_them
     assert doctor.code == 4
     (failed,) = [row for row in doctor.rows if row["result"] == "FAILED"]
     assert (failed["check"], "2 back" in failed["detail"]) == ("Erased patients", True)
-    assert len(cli("erase", "--reapply", "--format", "json").rows) == 2
+    assert len(cli("erase", "--reapply", "--yes", "--format", "json").rows) == 2
     assert traces(connection, numbers, words) == []
     assert cli("db", "doctor").code == 0

@@ -89,7 +89,7 @@ def test_certificates_hold_dates_that_any_server_reads(
     file.write_text(json.dumps([listed]))
     monkeypatch.delenv("PGOPTIONS")
     connection.execute("TRUNCATE cbir.erasure_certificate CASCADE")
-    assert cli("erase", "--from-certificate", file).code == 0
+    assert cli("erase", "--from-certificate", file, "--yes").code == 0
     assert connection.execute("SELECT erased_at = '2026-11-05 10:00+00' FROM cbir.erasure_certificate").fetchone() == (
         True,
     )

@@ -145,7 +145,8 @@ def test_drop(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> N
 def test_numbers_that_do_not_fit_are_one_sentence_and_change_nothing(
     cli: Cli, connection: psycopg.Connection, toy: StoredEncoder, arguments: list[object], said: str
 ) -> None:
-    assert one_sentence(cli("index", "build", "-e", "toy", *arguments)) == f"Error: {said}\n"
+    outcome = cli("index", "build", "-e", "toy", *arguments)
+    assert (outcome.code, outcome.out, outcome.err) == (2, "", f"Error: {said}\n")
     assert indexes(connection) == records(connection) == []
 
 

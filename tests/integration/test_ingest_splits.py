@@ -80,4 +80,4 @@ def test_shares_are_met_and_depend_on_the_content_alone(
 
 
 def test_a_split_in_superscript_is_refused_like_any_other_nonsense(cli: Cli, class_folder: Path) -> None:
-    assert ingest(cli, "folder", class_folder, "--split", "80/1²/10").code == 1
+    assert ingest(cli, "folder", class_folder, "--split", "80/1²/10").code == 2

@@ -104,3 +104,17 @@ def test_a_folder_whose_own_name_is_not_utf8_is_one_sentence(
     outcome = cli("ingest", "folder", folder, *option)
     assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
     assert "bytes that are not UTF-8" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "bell\x07", "red\x1b[31m", "turned\u202earound"])
+def test_a_folder_whose_name_breaks_a_line_needs_another_name(
+    cli: Callable[..., Outcome], tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture_bytes(1))
+    refused = cli("ingest", "folder", folder)
+    assert (refused.code, refused.out, len(refused.err.splitlines())) == (1, "", 1)
+    assert "cannot name a dataset: a control character" in refused.err
+    assert not any(ord(one) < 32 for one in refused.err.strip())
+    assert cli("ingest", "folder", folder, "--name", "plain").code == 0

@@ -162,6 +162,17 @@ def test_an_argument_that_is_not_there_is_not_refused_in_a_sentence_with_what_th
     assert hint in (caught.value.diag.message_hint or "")
 
 
+@pytest.mark.parametrize("function", [name for name in CALLS if name != "explain_match"])
+def test_a_first_day_after_the_last_is_refused_and_one_day_is_a_range(
+    connection: psycopg.Connection, known: list[int], function: str
+) -> None:
+    dates = with_argument(function, "study_from", "2020-06-02")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"study_from .* lies after study_to") as caught:
+        call(connection, function, **dates | {"study_to": "2020-06-01"})
+    assert caught.value.diag.message_hint
+    call(connection, function, **dates | {"study_to": "2020-06-02"})
+
+
 @pytest.mark.parametrize("function", ["similar_images", "label_suggestions"])
 def test_the_image_to_start_from_is_not_asked_for_in_a_sentence(
     connection: psycopg.Connection, known: list[int], function: str

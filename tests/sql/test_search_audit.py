@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -131,15 +132,95 @@ def test_a_search_without_a_purpose_fails_where_one_is_required(
     cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
 ) -> None:
     connection.execute("UPDATE cbir.setting SET enabled = TRUE WHERE name = 'purpose_required'")
-    for purpose in ("", "  "):
-        connection.execute("SELECT set_config('cbir.purpose', %s, false)", [purpose])
-        with pytest.raises(psycopg.errors.InvalidParameterValue, match="needs a purpose") as caught:
-            connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]])
-        assert "cbir.purpose" in str(caught.value.diag.message_hint)
+    connection.execute("SET cbir.purpose = ''")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="needs a purpose") as caught:
+        connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]])
+    assert "cbir.purpose" in str(caught.value.diag.message_hint)
     refused = cli("search", "--image-id", ids[0], "-e", "toy")
     assert (refused.code, "--purpose" in refused.err) == (1, True)
     assert cli("search", "--image-id", ids[0], "-e", "toy", "--purpose", "second opinion").code == 0
     assert [row["function"] for row in audit(connection)] == ["setting", "similar_images"]
+
+
+BLANK = "".join(
+    chr(code)
+    for code in (
+        *range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200C), 0x2028, 0x2029, 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF
+    )
+)  # fmt: skip
+"""Unicode's white space, and what shows nothing although it is none."""
+BAD_PURPOSES = {
+    **{f"U+{ord(one):04X}": (one, "is white space alone") for one in BLANK},
+    "all of it": (BLANK, "is white space alone"),
+    "too long": ("x" * 1001, "is 1001 characters long"),
+    "too long, of white space": (" " * 1001, "is 1001 characters long"),
+    **{
+        f"with U+{code:04X}": (f"ward{chr(code)}round", "another control character")
+        for code in (1, 9, 10, 13, 27, 0x1F, 0x7F, 0x9B, 0x2028, 0x2029, 0x202E, 0x2066)
+    },
+}
+
+
+@pytest.mark.parametrize("name", BAD_PURPOSES)
+def test_a_purpose_that_says_nothing_or_spoils_a_log_is_refused_by_server_and_command_line(
+    name: str, cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
+) -> None:
+    purpose, words = BAD_PURPOSES[name]
+    connection.execute("SELECT set_config('cbir.purpose', %s, false)", [purpose])
+    for asked in (
+        f"SELECT * FROM cbir.similar_images('toy', image_id => {ids[0]})",
+        "UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'",
+    ):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=words) as caught:
+            connection.execute(asked.encode())
+        assert purpose not in str(caught.value).split("CONTEXT")[0] or not purpose.strip()
+    assert audit(connection) == []
+    refused = cli("--dsn", "host=127.0.0.1 port=1", "search", "--image-id", 1, "-e", "toy", "--purpose", purpose)
+    assert refused.code == 2, "it is refused before anything is sent"
+    assert words.replace("1001", "1,001") in refused.err
+
+
+def test_a_purpose_is_kept_as_it_is_but_for_white_space_around_it(
+    cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
+) -> None:
+    kept = ("x" * 1000, "Prüfung  der \u00a0 Befunde", "相談", "\u06a9\u0647\u200c\u0647\u0627")
+    for purpose in kept:
+        connection.execute("SELECT set_config('cbir.purpose', %s, false)", [purpose])
+        connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]])
+        assert cli("search", "--image-id", ids[0], "-e", "toy", "--purpose", purpose).code == 0
+    connection.execute("SELECT set_config('cbir.purpose', %s, false)", ["\u3000 ward round\u2003"])
+    connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]])
+    assert [row["purpose"] for row in audit(connection)] == [
+        *(purpose for purpose in kept for _ in range(2)), "ward round",
+    ]  # fmt: skip
+
+
+def test_a_search_that_is_rolled_back_leaves_a_message_without_ids_for_the_log(
+    connection: psycopg.Connection, ids: list[int]
+) -> None:
+    connection.execute("SET client_min_messages = debug1")
+    said: list[tuple[str, str]] = []
+    connection.add_notice_handler(lambda one: said.append((str(one.message_primary), str(one.context))))
+    with connection.transaction(force_rollback=True):
+        connection.execute("SELECT set_config('cbir.purpose', 'of p1', true)")
+        connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s, k => 3)", [ids[3]])
+    connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s, k => 3)", [ids[3]])
+    (row,) = audit(connection)
+    user = connection.info.user
+    lines = [(message, context) for message, context in said if message.startswith("cbirdb search")]
+    assert [message for message, _ in lines] == [
+        f"cbirdb search {number}: similar_images by {user} as {user}"
+        for number in (row["audit_id"] - 1, row["audit_id"])
+    ]
+    # The context is the functions' own text, with names of variables in it and no values.
+    assert not any("of p1" in context or re.search(r"image_id\W+[0-9]", context) for _, context in lines)
+
+
+def test_a_reader_cannot_keep_the_message_out_of_the_log(role_database: str, logins: Logins) -> None:
+    with logins.connect("reader", str(conninfo_to_dict(role_database)["dbname"])) as reader:
+        for level in ("log_min_messages = warning", "log_min_messages = DEFAULT", "log_destination = stderr"):
+            with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.CantChangeRuntimeParam)):
+                reader.execute(f"SET {level}".encode())
 
 
 def test_a_read_only_transaction_is_told_why_it_cannot_search(connection: psycopg.Connection, ids: list[int]) -> None:
@@ -274,3 +355,91 @@ def test_the_guard_lets_through_what_an_erasure_makes_of_a_row_and_nothing_else(
     connection.execute(
         "UPDATE cbir.search_audit SET returned = '{1,2,3}', filter = '{\"image_ids\": [1]}', erased_ids = 3"
     )
+
+
+SAID = {
+    "p1": "erased",
+    "P1, please": "erased, please",
+    "compare p1_p1 with p10 and xp1": "compare erased_erased with p10 and xp1",
+    "p2 and p1's mother": "p2 and erased's mother",
+    "tumour board": "tumour board",
+}
+"""Purposes, and what an erasure of p1 makes of them."""
+
+
+def searched_for(connection: psycopg.Connection, purposes: object, image: int) -> None:
+    for purpose in purposes:  # type: ignore[attr-defined]
+        connection.execute("SELECT set_config('cbir.purpose', %s, false)", [purpose])
+        connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s, k => 1)", [image])
+    connection.execute("SET cbir.purpose = ''")
+
+
+def test_an_erasure_takes_the_pseudonym_out_of_purposes_and_leaves_other_words(
+    connection: psycopg.Connection, ids: list[int]
+) -> None:
+    connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
+    connection.execute("UPDATE cbir.setting SET enabled = TRUE WHERE name = 'audit'")
+    searched_for(connection, SAID, ids[0])
+    erased = connection.execute("SELECT removed, to_run FROM cbir.erase_patient('p1')").fetchone()
+    assert [row["purpose"] for row in audit(connection)[2:]] == list(SAID.values())
+    assert erased is not None
+    assert erased[0]["search_audit_redacted"] >= sum(said != left for said, left in SAID.items())
+    assert "VACUUM (ANALYZE) cbir.search_audit" in erased[1]
+
+
+def test_a_pseudonym_as_ingest_makes_them_is_found_within_a_word_too(
+    connection: psycopg.Connection, ids: list[int]
+) -> None:
+    pseudonym = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+    connection.execute("UPDATE cbir.patient SET pseudonym = %s WHERE pseudonym = 'p1'", [pseudonym])
+    searched_for(connection, [f"pat{pseudonym.upper()}x", f"({pseudonym})", pseudonym[:31]], ids[0])
+    connection.execute("SELECT * FROM cbir.erase_patient(%s)", [pseudonym])
+    assert [row["purpose"] for row in audit(connection)] == ["paterasedx", "(erased)", pseudonym[:31]]
+
+
+@pytest.mark.parametrize("pseudonym", ["a.b", "a|b", "(a", "[a]", "a\\1", "a+", "^a$", "site/7 x", "é*"])
+def test_a_pseudonym_with_signs_of_patterns_means_itself(
+    connection: psycopg.Connection, ids: list[int], pseudonym: str
+) -> None:
+    connection.execute("UPDATE cbir.patient SET pseudonym = %s WHERE pseudonym = 'p1'", [pseudonym])
+    searched_for(connection, [f"for {pseudonym} again", "axb a b aa"], ids[0])
+    connection.execute("SELECT * FROM cbir.erase_patient(%s)", [pseudonym])
+    assert [row["purpose"] for row in audit(connection)] == ["for erased again", "axb a b aa"]
+
+
+def test_erasing_again_takes_out_what_has_been_said_since(connection: psycopg.Connection, ids: list[int]) -> None:
+    first = connection.execute("SELECT * FROM cbir.erase_patient('p1')").fetchall()
+    assert connection.execute("SELECT * FROM cbir.erase_patient('p1')").fetchall() == first
+    searched_for(connection, ["was p1 erased?"], ids[0])
+    again = connection.execute("SELECT certificate_id, removed FROM cbir.erase_patient('p1')").fetchall()
+    assert [row["purpose"] for row in audit(connection)] == ["was erased erased?"]
+    assert [row[0] for row in again] == [row[0] for row in first]
+    assert again[0][1]["search_audit_redacted"] == 1
+
+
+def test_a_purpose_loses_nothing_but_the_pseudonym_of_somebody_erased(
+    connection: psycopg.Connection, ids: list[int]
+) -> None:
+    """Whoever may update the table, as its owner may, and names anything else as erased, changes no row."""
+    connection.execute("SELECT * FROM cbir.erase_patient('p1')")
+    searched_for(connection, ["p1 and p2 at the tumour board"], ids[0])
+    before = audit(connection)
+    for named, purpose in (
+        ("", "erased and p2 at the tumour board"),
+        ("p2", "p1 and erased at the tumour board"),
+        ("tumour", "p1 and p2 at the erased board"),
+        ("P1", "erased and p2 at the tumour board"),
+        ("p1", "p1 and p2 at the tumour board"),
+        ("p1", "erased"),
+        ("p1", "erased and erased at the tumour board"),
+        ("p1", "erased and p2 at the tumour board, late"),
+        ("p1", None),
+    ):
+        connection.execute("SELECT set_config('cbir.erased_pseudonym', %s, false)", [named])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="only be added to"):
+            connection.execute("UPDATE cbir.search_audit SET purpose = %s", [purpose])
+        assert audit(connection) == before
+    connection.execute("SET cbir.erased_pseudonym = 'p1'")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="only be added to"):
+        connection.execute("UPDATE cbir.search_audit SET purpose = 'erased and p2 at the tumour board', k = 2")
+    connection.execute("UPDATE cbir.search_audit SET purpose = 'erased and p2 at the tumour board'")

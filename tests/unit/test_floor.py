@@ -1,0 +1,38 @@
+"""What is said where an index falls short: each figure beside its floor."""
+
+from __future__ import annotations
+
+import pytest
+
+from cbirdb.index_audit import Floor, Measured, Recall
+from cbirdb.index_choice import Aim
+
+
+@pytest.mark.parametrize(
+    ("recalls", "zeros", "said"),
+    [
+        ({10: 0.99, 100: 1.0}, 1, None),
+        ({10: 0.871, 100: 1.0}, 0, "recall at 10 is 0.871, below the floor of 0.99"),
+        (
+            {10: 0.9, 100: 0.5},
+            0,
+            "recall at 10 is 0.9, below the floor of 0.99 and recall at 100 is 0.5, below the floor of 0.99",
+        ),
+        ({10: 0.989999999}, 0, "recall at 10 is 0.9899, below the floor of 0.99"),
+        (
+            {10: 1.0},
+            12,
+            "12 of 1,000 queries find none of their nearest, above the floor of 0.001 (1.20% against 0.10%)",
+        ),
+    ],
+)
+def test_what_is_missed_stands_beside_its_floor(recalls: dict[int, float], zeros: int, said: str | None) -> None:
+    assert Floor().missed_by(recalls, zeros, 1000) == said
+
+
+def test_a_trial_that_is_not_taken_says_by_how_much_it_missed() -> None:
+    measured = Measured(300, 1, Recall(0.9, 0.5, 2), Recall(0.95, 0.5, 0), 1, 1, 0)
+    assert Aim.above(Floor()).missed_by(measured) == (
+        "recall at 10 is 0.9, below 0.995, its first percentile is 0.5, below 0.9, recall at 100 is 0.95, below 0.995, 2 of"
+        " 300 find none, above 0.0005"
+    )
