@@ -1,4 +1,5 @@
 # make demo    the whole pipeline on generated phantoms; sets itself up, needs no torch
+# make audit   asks an advisory database about every pinned package
 # make test    the tests; sets itself up with everything (the slow ones: make test-slow; those with Docker: test-containers)
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-containers test-in-container lint format migration lock clean
+.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -53,6 +54,10 @@ compile = uv pip compile --quiet --universal --python-version 3.11 --no-header -
 lock:
 	$(compile) --extra embedded --extra encoders --extra dicom --extra test -o requirements.lock
 	$(compile) --extra embedded --extra bench --constraint requirements.lock -o requirements-bench.lock
+
+# Needs no package of its own.
+audit:
+	@$(PYTHON) benchmarks/audit.py
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

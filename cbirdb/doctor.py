@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from cbirdb.db.connection import see_extension
+from cbirdb.db.known_defects import how_to_update, missing_fixes
 from cbirdb.db.migrate import (
     MINIMUM_PGVECTOR,
     MINIMUM_POSTGRESQL,
@@ -75,9 +76,11 @@ def check_extension(connection: psycopg.Connection) -> Check:
     wanted = ".".join(map(str, MINIMUM_PGVECTOR))
     if installed is None:
         return Check("pgvector version", False, "not in this database", "Ask a DBA: CREATE EXTENSION vector;")
-    good = version_tuple(installed) >= MINIMUM_PGVECTOR
-    advice = "" if good else f"Update to {wanted}: older ones corrupt indexes or leak data (CVE-2026-3172)."
-    return Check("pgvector version", good, installed, advice)
+    if version_tuple(installed) < MINIMUM_PGVECTOR:
+        advice = f"cbirdb needs {wanted} or newer. {missing_fixes(installed)}".rstrip()
+        return Check("pgvector version", False, installed, advice)
+    fixes = missing_fixes(installed)
+    return Check("pgvector version", True, installed, f"{fixes} {how_to_update(connection)}" if fixes else "")
 
 
 def check_migrations(connection: psycopg.Connection) -> Check:

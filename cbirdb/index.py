@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
+from cbirdb.db.known_defects import refuse_unsafe_ivfflat
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
@@ -41,15 +42,19 @@ def build_index(
     *,
     connect: Connect,
     choice: Mapping[str, Any] | None = None,
+    allow_ivfflat: bool = False,
     progress: Progress = SILENT,
 ) -> IndexBuild:
     """Build the encoder's vector index in place of the one it has, record it, and ANALYZE its table.
 
     :param connect: opens the second connection, on which the build's progress is watched.
     :param choice: what was measured when the method was chosen; recorded.
-    :raises InputError: when there are no embeddings, or the server may not use the memory that the build cannot do without.
+    :param allow_ivfflat: even on a shared server whose pgvector has a defect in IVFFlat builds.
+    :raises InputError: when there are no embeddings, the server may not use the memory that the build cannot do without,
+        or its pgvector is not fit for IVFFlat.
     """
     with translated_errors():
+        refuse_unsafe_ivfflat(connection, encoder, method.name, progress, allowed=allow_ivfflat)
         rows = count_embeddings(connection, encoder)
         if rows == 0:
             raise InputError(
@@ -86,6 +91,7 @@ def build_chosen(
     connect: Connect,
     seed: int = 0,
     floor: Floor | None = None,
+    allow_ivfflat: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[IndexBuild, str | None]:
     """Build what was chosen on a sample and audit it; where it fails on the whole table, build what came next.
@@ -95,7 +101,15 @@ def build_chosen(
     floor = floor or Floor()
     for place, method in enumerate(choice.methods, start=1):
         recorded = choice.json(failed=choice.methods[: place - 1])
-        built = build_index(connection, encoder, method, connect=connect, choice=recorded, progress=progress)
+        built = build_index(
+            connection,
+            encoder,
+            method,
+            connect=connect,
+            choice=recorded,
+            allow_ivfflat=allow_ivfflat,
+            progress=progress,
+        )
         built, missed = _settle_and_audit(connection, encoder, built, method, seed, floor, progress)
         if missed is None or place == len(choice.methods):
             break

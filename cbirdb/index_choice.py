@@ -21,6 +21,7 @@ from psycopg import sql
 
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
+from cbirdb.db.known_defects import why_no_ivfflat
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError, OptionError
@@ -207,6 +208,7 @@ def choose_method(
     seed: int = 0,
     floor: Floor | None = None,
     searches: int = DEFAULT_SEARCHES,
+    allow_ivfflat: bool = False,
     progress: Progress = SILENT,
 ) -> Choice:
     """Try every method on a sample of the encoder's vectors, or on all when there are no more.
@@ -216,6 +218,7 @@ def choose_method(
 
     :param rows: size of the sample.
     :param searches: that the index is to serve before it is built again.
+    :param allow_ivfflat: try it even on a shared server whose pgvector has a defect in its builds.
     :raises InputError: when there are no embeddings.
     """
     for value, what in ((rows, "sample"), (searches, "searches")):
@@ -229,21 +232,33 @@ def choose_method(
         connection.transaction(),
     ):
         see_extension(connection)
+        candidates = _candidates(connection, encoder, progress, allow_ivfflat=allow_ivfflat)
         whole_rows = count_embeddings(connection, encoder)
         taken = _draw(connection, encoder, rows, seed)
         truth = find_truth(connection, sql.Identifier(SAMPLE), encoder, sample=QUERIES, seed=seed)
         idle_ms = _idle_ms(connection, encoder)
         task = _Task(encoder, truth, aim, taken, max(taken, whole_rows), _build_memory(connection), searches, idle_ms)
-        for number, candidate in enumerate(CANDIDATES, start=1):
+        for number, candidate in enumerate(candidates, start=1):
             # Nothing is gained by searching wider where that already costs more than what has passed.
             limit = min((trial.cost for _, trial in tried if _may_be_taken(trial)), default=None)
             tried += [(candidate, trial) for trial in _try(connection, candidate, task, limit)]
-            bar.update(done=number, total=len(CANDIDATES))
+            bar.update(done=number, total=len(candidates))
         connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("pg_temp", SAMPLE)))
     best_first = ranked(tried)
     methods = [_with_search(candidate, trial.method) for candidate, trial in best_first]
     trials = [trial for _, trial in tried]
     return Choice(methods, trials, best_first[0][1], taken, task.whole_rows, searches, seed, aim)
+
+
+def _candidates(
+    connection: psycopg.Connection, encoder: StoredEncoder, progress: Progress, *, allow_ivfflat: bool
+) -> list[IndexMethod]:
+    """What may be tried on this server."""
+    refusal = why_no_ivfflat(connection, encoder, allowed=allow_ivfflat)
+    if refusal is None:
+        return list(CANDIDATES)
+    progress.note(f"IVFFlat is not tried: {refusal}")
+    return [candidate for candidate in CANDIDATES if not isinstance(candidate, IvfFlat)]
 
 
 def ranked(tried: list[tuple[IndexMethod, Trial]]) -> list[tuple[IndexMethod, Trial]]:

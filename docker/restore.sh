@@ -10,12 +10,28 @@
 set -euo pipefail
 base=/backup/base wal=/backup/wal data=${PGDATA:?}
 
-case "${1:-}" in
-  name | time) target="recovery_target_$1 = '${2:?"a value for the target $1"}'" ;;
-  latest) target="recovery_target_timeline = 'latest'" ;;
+# In a file of settings, quotes are doubled, and a backslash or a line break is written with a backslash.
+quoted() {
+  local text=${1//\\/\\\\}
+  text=${text//\'/\'\'}
+  text=${text//$'\n'/\\n}
+  printf "'%s'" "${text//$'\r'/\\r}"
+}
+
+case "${1:-} $#" in
+  "name 2" | "time 2") setting=recovery_target_$1 value=$2 ;;
+  "latest 1") setting=recovery_target_timeline value=latest ;;
   *) sed -n 's/^#   //p' "$0" >&2 && exit 2 ;;
 esac
+[ -n "$value" ] || { echo "the target $1 is empty" >&2 && exit 2; }
 [ -s "$base/PG_VERSION" ] || { echo "there is no base backup in $base" >&2 && exit 1; }
+# The server itself judges the target, before anything is touched; with no settings but this one.
+check=$(mktemp -d)
+touch "$check/postgresql.conf"
+if ! said=$(postgres -D "$check" -C "$setting" -c "$setting=$value" 2>&1); then
+  echo "PostgreSQL does not take this target: $said" >&2
+  exit 2
+fi
 if [ -e "$data/postmaster.pid" ]; then
   # Whether its process lives cannot be seen from another container.
   echo "the server may be running: stop it first (docker compose stop db)." >&2
@@ -23,21 +39,41 @@ if [ -e "$data/postmaster.pid" ]; then
   exit 1
 fi
 
-aside=$data.before-$(date +%Y%m%dT%H%M%S)
-if [ -e "$data" ]; then
-  mv "$data" "$aside"
-  before="What was there before is in $aside."
-fi
+aside=$data.before-$(date +%Y%m%dT%H%M%S) new=$data.restoring
+where_things_are() {
+  local code=$?
+  [ "$code" = 0 ] && return
+  echo "the restore did not succeed." >&2
+  if [ -e "$aside" ] && [ ! -e "$data" ]; then mv -T "$aside" "$data" || true; fi
+  if [ -e "$data" ]; then
+    echo "The database is in $data, as it was before." >&2
+  elif [ -e "$aside" ]; then
+    echo "The database as it was before is in $aside: move it back to $data." >&2
+  fi
+  rm -rf "$new" || echo "An unfinished copy is left in $new: remove it." >&2
+}
+trap where_things_are EXIT
+trap 'exit 1' HUP INT TERM
+
 mkdir -p "$(dirname "$data")" # a new, empty volume has not even that
-cp -a "$base" "$data"
+rm -rf "$new"
+cp -a "$base" "$new"
 # A base backup that was taken after a recovery still has the target of that one.
-sed -i '/^recovery_target/d; /^restore_command/d' "$data/postgresql.auto.conf"
-cat >>"$data/postgresql.auto.conf" <<CONF
+sed -i '/^recovery_target/d; /^restore_command/d' "$new/postgresql.auto.conf"
+cat >>"$new/postgresql.auto.conf" <<CONF
 restore_command = 'cp $wal/%f %p'
-$target
+$setting = $(quoted "$value")
 recovery_target_action = 'promote'
 CONF
-touch "$data/recovery.signal"
-chown -R postgres:postgres "$data"
-chmod 700 "$data"
-echo "ready: the next start applies the log. ${before:-}"
+touch "$new/recovery.signal"
+chmod 700 "$new"
+sync
+before=
+if [ -e "$data" ]; then
+  mv -T "$data" "$aside"
+  before=" What was there before is in $aside."
+fi
+mv -T "$new" "$data"
+trap - EXIT
+echo "ready: the next start applies the log.$before"
+[ -z "$before" ] || echo "Should that start fail, its log says why; to go back: stop db, and move that folder to $data again."

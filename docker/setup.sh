@@ -1,5 +1,6 @@
 #!/bin/bash
 # Passwords and a TLS certificate in /run/cbirdb, each only where it is missing: put your own there first and they stay.
+# Each service then gets copies of its own, and no more: the CA's key stays here.
 #
 #   superuser_password   of role postgres, which only the first start and a DBA use
 #   owner_password       of role cbirdb, the owner of the database and of schema cbir; pgpass is the same for libpq
@@ -35,13 +36,27 @@ if [ ! -s server.crt ] || [ ! -s server.key ]; then
   echo "made a certificate for $names, valid for $days days"
 fi
 
-chown postgres:postgres superuser_password server.key server.crt
-chown "postgres:$application" owner_password
-chown "$application:$application" pgpass
-chmod 400 superuser_password server.key
-chmod 440 owner_password
-chmod 600 pgpass # libpq ignores one that others may read
+chmod 400 superuser_password owner_password server.key
+chmod 600 pgpass
+[ ! -e ca.key ] || chmod 400 ca.key
 chmod 444 server.crt ca.crt
-chmod 755 .
+chmod 700 .
+
+# A copy takes its place at once: the server may read it at any moment.
+give() { # FOLDER OWNER MODE FILE...
+  local folder=$1 owner=$2 mode=$3 file
+  shift 3
+  for file; do
+    install -o "$owner" -g "$owner" -m "$mode" "$file" "$folder/.$file.new"
+    mv -T "$folder/.$file.new" "$folder/$file"
+  done
+}
+give /run/db postgres 400 superuser_password owner_password server.key
+give /run/db postgres 444 server.crt ca.crt
+give /run/client "$application" 600 pgpass # libpq ignores one that others may read
+give /run/client "$application" 444 ca.crt
+chmod 755 /run/db /run/client
+
+# A folder of the host belongs to its root; the server runs as postgres from its start.
 mkdir -p /backup/wal
-chown postgres:postgres /backup /backup/wal
+chown postgres:postgres /backup /backup/wal /var/lib/postgresql

@@ -26,8 +26,8 @@ def db() -> None:
 def start(context: Context) -> None:
     """Start the embedded server, and make its schema, where that has not been done."""
     _refuse_foreign(context)
-    with context.open_database():
-        pass
+    with context.open_database() as connection:
+        context.tell_defects(connection, embedded=True)
     click.echo(f"The server runs. It keeps its data in {context.settings.home_folder}.", err=True)
 
 

@@ -59,6 +59,10 @@ SAMPLE = click.IntRange(1, 100_000_000)
     help="auto: searches to be served per build; the method is taken that needs the least time for all of it.",
 )  # fmt: skip
 @click.option("--seed", type=SEED, default=0, help="Of that sample and the audit's.")
+@click.option(
+    "--allow-ivfflat", is_flag=True,
+    help="Try and build IVFFlat even where the server's pgvector is older than 0.8.7, whose builds can overflow a buffer.",
+)  # fmt: skip
 @click.option("--audit/--no-audit", "audited", default=True, help="Audit the index when it is built.")
 @floor_options
 @format_option
@@ -71,6 +75,7 @@ def build(
     sample: int,
     searches: int,
     seed: int,
+    allow_ivfflat: bool,
     audited: bool,
     floor_recall: float,
     floor_zeros: float,
@@ -97,16 +102,21 @@ def build(
         stored = stored_encoder(connection, encoder)
         if automatic:
             choice = choose_method(
-                connection, stored, rows=sample, seed=seed, floor=floor, searches=searches, progress=progress
-            )
+                connection, stored, rows=sample, seed=seed, floor=floor, searches=searches, allow_ivfflat=allow_ivfflat,
+                progress=progress,
+            )  # fmt: skip
             _tell(choice, progress)
             chosen, recorded = choice.method, choice.json()
         if automatic and audited:
             built, missed = build_chosen(
-                connection, stored, choice, connect=context.connect, seed=seed, floor=floor, progress=progress
-            )
+                connection, stored, choice, connect=context.connect, seed=seed, floor=floor, allow_ivfflat=allow_ivfflat,
+                progress=progress,
+            )  # fmt: skip
         else:
-            built = build_index(connection, stored, chosen, connect=context.connect, choice=recorded, progress=progress)
+            built = build_index(
+                connection, stored, chosen, connect=context.connect, choice=recorded, allow_ivfflat=allow_ivfflat,
+                progress=progress,
+            )  # fmt: skip
         if audited and not automatic:
             try:
                 built, measured = audit_index(connection, stored, seed=seed, floor=floor, progress=progress)

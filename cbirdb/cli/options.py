@@ -48,7 +48,21 @@ class Context:
         from cbirdb.db.connection import open_database, translated_errors
 
         with open_database(self.settings) as connection, translated_errors():
+            self.tell_defects(connection)
             yield connection
+
+    def tell_defects(self, connection: psycopg.Connection, *, embedded: bool = False) -> None:
+        """Warn of what a shared server's pgvector lacks; of the embedded one's only where ``embedded`` says so.
+
+        Nobody can mend that one, and what its defects forbid is not done there: a word at `db start` is enough.
+        """
+        from cbirdb.db.known_defects import how_to_update, missing_fixes, on_embedded_server
+        from cbirdb.db.migrate import extension_version
+
+        if self.quiet or (on_embedded_server(connection) and not embedded):
+            return
+        if fixes := missing_fixes(extension_version(connection) or ""):
+            click.echo(f"Warning: {fixes} {how_to_update(connection)}", err=True)
 
     def load_options(self, weights: Path | None, device: str) -> LoadOptions:
         """Where encoders' weights are, and on what to run them."""

@@ -17,7 +17,7 @@ CREATE DATABASE cbirdb OWNER cbirdb;
 REVOKE ALL ON DATABASE cbirdb FROM PUBLIC;
 SQL
 
-run -d cbirdb -f "${CBIRDB_DBA_SQL:-/usr/local/share/cbirdb/dba}/create_roles.sql"
+run -d cbirdb -f /etc/cbirdb/roles.sql
 
 run -d cbirdb <<'SQL'
 CREATE EXTENSION vector;

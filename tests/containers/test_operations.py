@@ -7,33 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.database_container import IMAGE, ROOT, free_port
+from tests.compose_project import Run, clone_into, compose_project
+from tests.database_container import IMAGE, ROOT
 
 GUIDE = ROOT / "docs" / "operations.md"
-Run = Callable[[str], "subprocess.CompletedProcess[str]"]
-
-# Where Compose 2 is not installed, docker-compose stands in for it.
-SHELL = """
-set -euo pipefail
-docker() {
-  if [ "$1" = compose ] && ! command docker compose version >/dev/null 2>&1; then
-    shift
-    docker-compose "$@"
-  else
-    command docker "$@"
-  fi
-}
-"""
 WITHOUT_ROWS = {"cbir.failure_by_reason", "cbir.running_work"}
 """Views that are empty where nothing has failed and nobody is at work."""
 
@@ -45,38 +29,10 @@ def commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What git has, and nothing that was built or made beside it."""
-    folder = tmp_path_factory.mktemp("clone") / "cbirdb"
-    files = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, files.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(clone: Path) -> Iterator[Run]:
-    """Runs a command of the guide in the clone's folder ``docker``; project, port and image are this test's own."""
-    name = f"cbirdb-test-{uuid.uuid4().hex[:8]}"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("CBIRDB_", "COMPOSE_", "PG"))}
-    environment |= {"COMPOSE_PROJECT_NAME": name, "CBIRDB_PORT": str(free_port()), "CBIRDB_IMAGE": f"{name}:local"}
-    # Two gigabytes for an index of some hundred pictures would only take them from other tests.
-    environment |= {"CBIRDB_SHARED_BUFFERS": "128MB", "CBIRDB_MAINTENANCE_WORK_MEM": "128MB", "CBIRDB_SHM_SIZE": "256m"}
-
-    def call(command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", "-c", SHELL + command], cwd=clone / "docker", env=environment, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=400,
-        )  # fmt: skip
-
-    yield call
-    call("docker compose --profile tools down -v --remove-orphans")
-    call(f"docker image rm {name}:local")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs a command of the guide."""
+    with compose_project(clone_into(tmp_path_factory.mktemp("clone") / "cbirdb")) as call:
+        yield call
 
 
 def test_the_compose_file_names_the_image_that_the_tests_run_on() -> None:

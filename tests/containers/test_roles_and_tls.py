@@ -64,6 +64,7 @@ def deployed() -> Iterator[Deployed]:
                 (ROOT / "docker" / "pg_hba.conf", "/etc/cbirdb/pg_hba.conf", "ro"),
                 (ROOT / "docker" / "initdb" / "10-cbirdb.sh", "/docker-entrypoint-initdb.d/10-cbirdb.sh", "ro"),
                 (ROOT / "sql" / "dba", "/usr/local/share/cbirdb/dba", "ro"),
+                (ROOT / "docker" / "roles.sql", "/etc/cbirdb/roles.sql", "ro"),
             ],
             wait_as={"user": "cbirdb", "password": OWNER_PASSWORD, "dbname": "cbirdb", "sslmode": "require"},
             entrypoint=["/bin/bash", "-c", give],
@@ -173,3 +174,14 @@ def test_whoever_is_not_let_in_is_told_why_in_one_sentence(
     assert len(outcome.err.splitlines()) == 1
     assert OWNER_PASSWORD not in outcome.err
     assert json.dumps(OWNER_PASSWORD) not in outcome.err
+
+
+def test_the_roles_script_gives_the_owner_what_a_hand_over_needs_and_may_be_repeated(deployed: Deployed) -> None:
+    deployed.superuser("DO $$ BEGIN IF to_regrole('cbir_search') IS NULL THEN CREATE ROLE cbir_search; END IF; END $$")
+    for _ in range(2):
+        deployed.server.run("psql", "-Xq", "-d", "cbirdb", "-f", "/etc/cbirdb/roles.sql", user="postgres")
+    options = deployed.superuser(
+        "SELECT inherit_option, set_option, admin_option FROM pg_auth_members"
+        " WHERE roleid = 'cbir_search'::regrole AND member = 'cbirdb'::regrole"
+    )
+    assert options == "f|t|f"

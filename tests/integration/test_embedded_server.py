@@ -15,7 +15,8 @@ import psycopg
 import pytest
 
 from cbirdb.db.embedded import LONGEST_SOCKET_FOLDER, EmbeddedServer
-from cbirdb.db.migrate import current_state, installed_state
+from cbirdb.db.known_defects import missing_fixes, on_embedded_server
+from cbirdb.db.migrate import current_state, extension_version, installed_state
 from cbirdb.db.tuning import server_settings
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
@@ -72,6 +73,14 @@ def test_a_second_start_leaves_the_running_server_alone(running: EmbeddedServer)
     done = cbirdb(running.home, "db", "start")
     assert (done.returncode, done.stdout) == (0, "")
     assert postmaster(running) == before
+
+
+def test_start_names_the_release_that_mends_what_the_server_lacks(running: EmbeddedServer) -> None:
+    with psycopg.connect(running.uri()) as connection:
+        lacking = missing_fixes(extension_version(connection) or "")
+        assert on_embedded_server(connection)
+    said = cbirdb(running.home, "db", "start").stderr
+    assert said.startswith(f"Warning: {lacking} ") if lacking else "Warning" not in said
 
 
 def test_nobody_else_may_enter_the_socket_folder_or_read_data_and_log(running: EmbeddedServer) -> None:
