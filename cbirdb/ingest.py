@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import psycopg
 
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 BATCH_WITH_FILES = 256
 BATCH_WITHOUT_FILES = 5000
-T = TypeVar("T")
 
 
 class MakePseudonyms(Protocol):
@@ -89,6 +88,10 @@ class IngestSummary(FailureTally):
     unchanged: int = 0
     missing: int = 0
     duplicate: int = 0
+    damaged: int = 0
+    """Images with a report of damage, taken all the same."""
+    stored_failed: int = 0
+    """Failures of images that are in the catalogue, and stay there."""
     excluded: int = 0
     excluded_reasons: Counter[str] = field(default_factory=Counter)
     first_missing: list[str] = field(default_factory=list)
@@ -121,6 +124,8 @@ def ingest(
     shares: SplitShares | None = None,
     limit: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    accept_damaged: bool = False,
+    recheck: bool = False,
     moved: bool = False,
     dry_run: bool = False,
     pseudonyms: MakePseudonyms | None = None,
@@ -131,6 +136,8 @@ def ingest(
     :param reader_name: name in ``datasets.registry.READERS``.
     :param limit: look at no more than this many items.
     :param max_pixels: an image with more is a failure.
+    :param accept_damaged: take images of which a decoder reports damage, and record what it reports.
+    :param recheck: read and decode files again that have not changed.
     :param moved: the dataset's folder lies elsewhere than at the last time.
     :param dry_run: read everything, write nothing that lasts.
     :param pseudonyms: gives those of patients; asked only for datasets that tell patients apart.
@@ -138,7 +145,7 @@ def ingest(
     """
     source = open_dataset(reader_name, path, options or ReadOptions())
     total = min(source.total, limit) if limit is not None else source.total
-    run = _Ingest(connection, reader_name, source, shares or SplitShares(), pseudonyms, moved=moved)
+    run = _Ingest(connection, reader_name, source, shares or SplitShares(), pseudonyms, moved=moved, recheck=recheck)
     size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
@@ -147,21 +154,15 @@ def ingest(
         if source.tells_patients:
             run.check_pseudonyms()
         run.open_datasets(source.datasets)
-        with look_pool(max_pixels) as pool:
-            for batch in batched(islice(source.items, limit), size):
+        with look_pool(max_pixels, accept_damaged=accept_damaged) as pool:
+            items = islice(source.items, limit)
+            while batch := list(islice(items, size)):
                 run.batch(batch, pool)
                 task.advance(len(batch))
         if limit is None:
             run.resolve_lists(source.lists)
             run.resolve_gone(source, began)
     return run.summary
-
-
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of at most ``size`` items, in order."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 class _Ingest:
@@ -176,6 +177,7 @@ class _Ingest:
         pseudonyms: MakePseudonyms | None,
         *,
         moved: bool,
+        recheck: bool,
     ) -> None:
         self.summary = IngestSummary()
         self._connection = connection
@@ -187,6 +189,7 @@ class _Ingest:
         self._make_pseudonyms = pseudonyms
         self._pseudonyms: Pseudonyms | None = None
         self._moved = moved
+        self._recheck = recheck
         self._labels = catalogue.LabelWriter()
         self._seen: set[int] = set()
         self._unread_lists: set[str] = set()
@@ -270,13 +273,15 @@ class _Ingest:
         known = {source: image.row.facts for source, image in stored.items()}
         failures: list[Failure] = []
         rows: list[ImageRow] = []
-        for record, look in zip(records, looks(records, known, pool), strict=True):
+        for record, look in zip(records, looks(records, known, pool, recheck=self._recheck), strict=True):
             if isinstance(look, PixelError):
                 if self._is_missing(record, look):
                     continue
                 failures.append(Failure(record.source, look.reason, look.message, record.dataset))
+                self.summary.stored_failed += record.source in stored
             else:
                 rows.append(self._row(record, look))
+                self.summary.damaged += look is not None and look.damage is not None
         new = [row for row in rows if row.source not in stored]
         self._insert(dataset_id, new)
         changed = [(stored[row.source], row) for row in rows if row.source in stored and stored[row.source].row != row]

@@ -11,6 +11,7 @@ import click
 from cbirdb.cli.options import (
     Context,
     NumberRange,
+    accept_damaged_option,
     dataset_option,
     device_option,
     dtype_option,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     help="An image whose decoder takes longer is a failure.",
 )  # fmt: skip
 @max_pixels_option
+@accept_damaged_option
 @format_option
 @pass_context
 def encode(
@@ -75,6 +77,7 @@ def encode(
     workers: int | None,
     image_timeout: float,
     max_pixels: int,
+    accept_damaged: bool,
     output_format: str,
 ) -> int:
     """Compute the embeddings of all images that lack one, and load them.
@@ -90,7 +93,7 @@ def encode(
     progress = context.progress()
     options = EncodeOptions(
         datasets=datasets, precision=precision, batch_size=batch_size, limit=limit, shard=_shard(shard, progress),
-        decode=DecodeOptions(workers=workers, timeout_s=image_timeout, max_pixels=max_pixels),
+        decode=DecodeOptions(workers, image_timeout, max_pixels, accept_damaged),
     )  # fmt: skip
     with context.open_database() as connection:
         encoders = load_encoders(connection, names, context.load_options(weights, device), dtype=dtype)
@@ -98,6 +101,8 @@ def encode(
     for summary, encoder in zip(summaries, encoders, strict=True):
         for line in summary.describe_failures(f"encoded by {summary.encoder}", "encode"):
             progress.note(line)
+        if summary.damaged:
+            progress.note(f"{summary.damaged:,} are damaged and recorded as such (cbir.image.damage).")
         if summary.without_file:
             progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
         if summary.changed:

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cbirdb.cli.options import Context, device_option, encoder_option, format_option, pass_context, weights_option
+from cbirdb.cli.options import (
+    Context,
+    accept_damaged_option,
+    device_option,
+    encoder_option,
+    format_option,
+    pass_context,
+    weights_option,
+)
 from cbirdb.cli.output import write_rows
 from cbirdb.errors import InputError
 
 if TYPE_CHECKING:
     import psycopg
 
+    from cbirdb.pixels import OnDamage
     from cbirdb.search import Mode
 
 LARGEST_ID = 2**63 - 1
@@ -55,6 +64,7 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
     "--sheet", type=click.Path(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
 )
 @click.option("--purpose", metavar="TEXT", help="Why you search, for the audit of searches.")
+@accept_damaged_option
 @weights_option
 @device_option
 @format_option
@@ -78,6 +88,7 @@ def search(
     mode: Mode,
     sheet: Path | None,
     purpose: str | None,
+    accept_damaged: bool,
     weights: Path | None,
     device: str,
     output_format: str,
@@ -86,6 +97,7 @@ def search(
     from cbirdb import search as verb
     from cbirdb.contact_sheet import check_target
     from cbirdb.known_encoders import stored_encoder
+    from cbirdb.pixels import refuse
     from cbirdb.running_encoders import load_encoders
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
@@ -104,8 +116,9 @@ def search(
         if image is not None:
             (model,) = load_encoders(connection, [encoder], context.load_options(weights, device))
             rows = verb.search_by_file(
-                connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose
-            )
+                connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose,
+                on_damage=_tell_damage(context) if accept_damaged else refuse,
+            )  # fmt: skip
         else:
             image_id = verb.image_of_uid(connection, sop_uid) if sop_uid is not None else image_id
             rows = verb.search_by_image(
@@ -117,6 +130,11 @@ def search(
             context.progress().note(f"The contact sheet is {sheet}.")
     write_rows(rows, output_format, columns=TABLE)
     context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
+
+
+def _tell_damage(context: Context) -> OnDamage:
+    """Say that the query is damaged, in place of refusing it."""
+    return lambda report: context.progress().note(f"The query is damaged: {report.message}.")
 
 
 def _draw(
