@@ -97,7 +97,6 @@ def search(
     from cbirdb import search as verb
     from cbirdb.contact_sheet import check_target
     from cbirdb.known_encoders import stored_encoder
-    from cbirdb.pixels import refuse
     from cbirdb.running_encoders import load_encoders
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
@@ -117,7 +116,7 @@ def search(
             (model,) = load_encoders(connection, [encoder], context.load_options(weights, device))
             rows = verb.search_by_file(
                 connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose,
-                on_damage=_tell_damage(context) if accept_damaged else refuse,
+                on_damage=_damage_handler(context, accept_damaged),
             )  # fmt: skip
         else:
             image_id = verb.image_of_uid(connection, sop_uid) if sop_uid is not None else image_id
@@ -132,8 +131,12 @@ def search(
     context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
 
 
-def _tell_damage(context: Context) -> OnDamage:
-    """Say that the query is damaged, in place of refusing it."""
+def _damage_handler(context: Context, accept_damaged: bool) -> OnDamage:
+    """Refuse a damaged query, or say that it is damaged."""
+    from cbirdb.pixels import refuse
+
+    if not accept_damaged:
+        return refuse
     return lambda report: context.progress().note(f"The query is damaged: {report.message}.")
 
 

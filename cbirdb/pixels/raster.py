@@ -36,7 +36,7 @@ def inspect_file(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bo
     """
     data, modified_ns = _read_bytes(path)
     reports: list[PixelError] = []
-    picture = _decode(data, max_pixels, reports.append if accept_damaged else refuse)
+    picture = decode(data, max_pixels, reports.append if accept_damaged else refuse)
     return FileFacts(
         sha256=hashlib.sha256(data).digest(),
         width=picture.width,
@@ -54,7 +54,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = ref
     :raises PixelError: when it cannot be read, is no image, or is damaged.
     """
     data, _ = _read_bytes(path)
-    return to_rgb(_decode(data, max_pixels, on_damage))
+    return to_rgb(decode(data, max_pixels, on_damage))
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -114,7 +114,7 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
     return data, found.st_mtime_ns
 
 
-def _decode(data: bytes, max_pixels: int, on_damage: OnDamage) -> Image.Image:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refuse) -> Image.Image:
     """The fully decoded first and only frame."""
     # A DICOM file may begin as a TIFF does, and hold a second picture.
     if data[128:132] == b"DICM":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ CHECKED = ("raw", "packbits", "jpeg")
 SEPARATE_PLANES = 2
 SUBSAMPLED = 6
 """PhotometricInterpretation YCbCr: its data without compression are smaller than its pixels."""
+LONGEST_EXCESS = 127
+"""Bytes that a run of PackBits can have beyond the end of its picture."""
 TOLD = 1 << 16
 """Most bytes that are kept of what libtiff says."""
 
@@ -46,7 +48,7 @@ TOLD = 1 << 16
 class _Piece:
     """A strip or a tile of one plane."""
 
-    data: bytes
+    data: memoryview
     width: int
     height: int
     size: int
@@ -54,20 +56,13 @@ class _Piece:
 
 
 def load(picture: Image.Image, data: bytes, on_damage: OnDamage) -> None:
-    """Decode an opened TIFF.
-
-    :raises PixelError: when libtiff cannot decode it.
-    """
-    with _libtiff_messages() as told:
-        try:
-            picture.load()
-        except (OSError, ValueError) as error:
-            raise PixelError(
-                "truncated" if "truncated" in str(error) else "corrupt", f"{type(error).__name__}: {error}"
-            ) from error
+    """Decode an opened TIFF; raises what Pillow raises when it cannot."""
+    compression = str(picture.info.get("compression"))
+    # What is not compressed Pillow reads by itself.
+    with nullcontext([]) if compression == "raw" else _libtiff_messages() as told:
+        picture.load()
     if told:
         on_damage(PixelError("corrupt", f"libtiff: {told[0]}"))
-    compression = str(picture.info.get("compression"))
     if compression in REPORTED:
         return
     tags = picture.tag_v2  # type: ignore[attr-defined]
@@ -79,7 +74,8 @@ def load(picture: Image.Image, data: bytes, on_damage: OnDamage) -> None:
         if compression == "raw":
             _check_size(len(piece.data), piece, on_damage)
         elif compression == "packbits":
-            _check_size(_unpacked_size(piece), piece, on_damage, exact=True)
+            if not _fills_exactly(piece):
+                _check_size(_unpacked_size(piece), piece, on_damage, exact=True)
         else:
             _check_jpeg(piece, picture, on_damage)
 
@@ -113,6 +109,7 @@ def _libtiff_messages() -> Iterator[list[str]]:
 def _pieces(picture: Any, data: bytes, on_damage: OnDamage) -> Iterator[_Piece]:
     """The strips or tiles, as the file's directory describes them."""
     tags = picture.tag_v2
+    view = memoryview(data)
     width, height = int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH])
     bits = tags.get(BITSPERSAMPLE, (1,))
     samples = int(tags.get(SAMPLESPERPIXEL, 1))
@@ -125,7 +122,8 @@ def _pieces(picture: Any, data: bytes, on_damage: OnDamage) -> Iterator[_Piece]:
         wide, high = width, min(height, int(tags.get(ROWSPERSTRIP, height)) or height)
     places = list(tags.get(TILEOFFSETS if tiled else STRIPOFFSETS, ()))
     # libtiff reckons counts that are not there.
-    counts = list(tags.get(TILEBYTECOUNTS if tiled else STRIPBYTECOUNTS, ())) or [len(data)] * len(places)
+    counts_given = list(tags.get(TILEBYTECOUNTS if tiled else STRIPBYTECOUNTS, ()))
+    counts = counts_given or [len(data)] * len(places)
     shapes = [
         (wide, high if tiled else min(high, height - top), plane)
         for plane in planes
@@ -135,8 +133,10 @@ def _pieces(picture: Any, data: bytes, on_damage: OnDamage) -> Iterator[_Piece]:
     if min(len(places), len(counts)) < len(shapes):
         on_damage(PixelError("corrupt", f"TIFF: {len(shapes)} strips or tiles are needed, {len(places)} are listed"))
     for (columns, rows, plane), start, count in zip(shapes, places, counts, strict=False):
+        if start + count > len(data) and counts_given:
+            on_damage(PixelError("truncated", "TIFF: a strip or tile ends behind the end of the file"))
         size = rows * -(-columns * sum(plane) // 8)
-        yield _Piece(data[start : start + count], columns, rows, size)
+        yield _Piece(view[start : start + count], columns, rows, size)
 
 
 def _check_size(found: int, piece: _Piece, on_damage: OnDamage, *, exact: bool = False) -> None:
@@ -144,6 +144,20 @@ def _check_size(found: int, piece: _Piece, on_damage: OnDamage, *, exact: bool =
         on_damage(PixelError("truncated", f"TIFF: a strip or tile has {found:,} bytes of {piece.size:,}"))
     elif exact and found > piece.size:
         on_damage(PixelError("corrupt", f"TIFF: a strip or tile has {found:,} bytes where {piece.size:,} fit"))
+
+
+def _fills_exactly(piece: _Piece) -> bool:
+    """Whether PackBits gives just as many bytes as there should be: quick, as Pillow's decoder finds out.
+
+    A last run of bytes that differ from the last of the data then stands where the picture ends, and is all there is.
+    """
+    other = piece.data[-1] ^ 0xFF if piece.data else 0
+    run = bytes([257 - LONGEST_EXCESS, other])
+    try:
+        line = Image.frombytes("L", (piece.size + LONGEST_EXCESS, 1), bytes(piece.data) + run, "packbits", "L")
+    except ValueError:
+        return False
+    return line.tobytes()[piece.size :] == bytes([other]) * LONGEST_EXCESS
 
 
 def _unpacked_size(piece: _Piece) -> int:
@@ -168,7 +182,7 @@ def _unpacked_size(piece: _Piece) -> int:
 def _check_jpeg(piece: _Piece, picture: Any, on_damage: OnDamage) -> None:
     """Decode a piece again with a decoder that reports: libtiff only warns, and nobody hears it."""
     tables = bytes(picture.tag_v2.get(JPEGTABLES, b""))
-    stream = tables[:-2] + piece.data[2:] if tables else piece.data
+    stream = tables[:-2] + bytes(piece.data[2:]) if tables else bytes(piece.data)
     try:
         found = decode_strictly(stream, "GRAY" if len(picture.getbands()) == 1 else "RGB")
     except ValueError as error:
@@ -177,5 +191,5 @@ def _check_jpeg(piece: _Piece, picture: Any, on_damage: OnDamage) -> None:
             PixelError("not checkable", "a TIFF with JPEG data of unknown subsampling") if unknown else report(error)
         )
         return
-    if found.shape[0] < piece.height or found.shape[1] < piece.width:
-        on_damage(PixelError("corrupt", "TIFF: a strip or tile of JPEG data is smaller than its place"))
+    if found.shape[:2] != (piece.height, piece.width):
+        on_damage(PixelError("corrupt", "TIFF: a strip or tile of JPEG data is not as large as its place"))
