@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,8 @@ def load(picture: Image.Image, data: bytes, on_damage: OnDamage) -> None:
     """Decode an opened TIFF; raises what Pillow raises when it cannot."""
     compression = str(picture.info.get("compression"))
     # What is not compressed Pillow reads by itself.
-    with nullcontext([]) if compression == "raw" else _libtiff_messages() as told:
+    messages: AbstractContextManager[list[str]] = nullcontext([]) if compression == "raw" else _libtiff_messages()
+    with messages as told:
         picture.load()
     if told:
         on_damage(PixelError("corrupt", f"libtiff: {told[0]}"))
