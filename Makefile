@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit clean
+.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit fuzz clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -30,6 +30,10 @@ test-containers: $(VENV)/.installed-test
 test-in-container: $(VENV)/.installed-test
 	$(pytest) --server=container -m "not slow and not container" \
 	  $(or $(ARGS),tests/sql tests/migration tests/integration)
+
+# Damaged pictures, real and generated, beside other decoders, which it names where they are missing; some minutes.
+fuzz: $(VENV)/.installed-test
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz_images $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -195,7 +195,7 @@ class _Sheet:
                 self.draw.line(ends, fill=(184, 186, 190), width=2)
             middle_x, middle_y = left + _TILE // 2, top + _TILE // 2
             self.draw.rectangle([(middle_x - 60, middle_y - 14), (middle_x + 60, middle_y + 14)], fill=_EMPTY)
-            self.draw.text((middle_x, middle_y), "file not found", fill=_INK, font=_font(15), anchor="mm")
+            self.draw.text((middle_x, middle_y), "no readable file", fill=_INK, font=_font(15), anchor="mm")
             return
         self.draw.rectangle([(left, top), (right, bottom)], fill=(0, 0, 0))
         scale = _TILE / max(image.size)

@@ -24,7 +24,7 @@ from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
 from cbirdb.machine import machine_cpus
-from cbirdb.pixels import read_rgb
+from cbirdb.pixels import read_rgb, refuse
 from cbirdb.shared_memory import SharedMemory
 from cbirdb.workers import (
     WorkerDiedError,
@@ -52,6 +52,8 @@ class DecodeOptions:
     timeout_s: float = IMAGE_TIMEOUT_S
     """Seconds that one image may take."""
     max_pixels: int = MAX_PIXELS
+    accept_damaged: bool = False
+    """Take images of which a decoder reports damage, and not only those that the catalogue says are damaged."""
     allowed: AllowedRoots = field(default_factory=AllowedRoots)
     """Folders that files may be read from."""
 
@@ -64,6 +66,8 @@ class Inputs:
     pixels: NDArray[np.float32]
     """Shape (len(images), *input_shape)."""
     failures: list[tuple[PendingImage, PixelError]]
+    damage: dict[int, str]
+    """What a decoder reported of images that were taken all the same, by their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +87,22 @@ class _Layout:
         return whole
 
 
-_Task = tuple[str, str, int, int, int]
-"""The dataset's folder, file in it, number of the slot, row in it, and which preprocessings are wanted (a bit each)."""
-_Outcome: TypeAlias = PixelError | dict[int, PixelError]
-"""Why there is no picture; or why it is no input of some preprocessings, by their numbers."""
+_Task = tuple[str, str, int, int, int, bool]
+"""The dataset's folder, file in it, number of the slot, row in it, which preprocessings are wanted (a bit each), and whether it may be damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What became of a file that holds a picture."""
+
+    errors: dict[int, PixelError]
+    """Why it is no input of some preprocessings, by their numbers."""
+    damage: str | None
+    """What a decoder reported."""
+
+
+_Outcome: TypeAlias = PixelError | _Prepared
+"""Why there is no picture; or what became of it."""
 
 
 class Decoder:
@@ -150,22 +166,26 @@ class Decoder:
         for number, layout in enumerate(self._which):
             if image.missing[number]:
                 wanted |= 1 << layout
-        return self._pool.submit((image.root, image.source, slot, row, wanted))
+        accepted = self._options.accept_damaged or image.damaged
+        return self._pool.submit((image.root, image.source, slot, row, wanted, accepted))
 
     def _inputs(self, encoder: int, slot: int, batch: list[PendingImage], outcomes: list[_Outcome]) -> Inputs:
         rows: list[int] = []
         failures: list[tuple[PendingImage, PixelError]] = []
+        damage: dict[int, str] = {}
         for row, (image, outcome) in enumerate(zip(batch, outcomes, strict=True)):
             if image.missing[encoder]:
-                error = outcome.get(self._which[encoder]) if isinstance(outcome, dict) else outcome
+                error = outcome.errors.get(self._which[encoder]) if isinstance(outcome, _Prepared) else outcome
                 if error is None:
                     rows.append(row)
+                    if isinstance(outcome, _Prepared) and outcome.damage is not None:
+                        damage[image.image_id] = outcome.damage
                 else:
                     failures.append((image, error))
         whole = self._layouts[self._which[encoder]].array(self._memory, slot * self._slot_size)
         # A batch without gaps, the usual case, is not copied.
         pixels = whole[: len(rows)] if rows == list(range(len(rows))) else whole[rows]
-        return Inputs([batch[row] for row in rows], pixels, failures)
+        return Inputs([batch[row] for row in rows], pixels, failures, damage)
 
 
 class _Prepare:
@@ -178,9 +198,14 @@ class _Prepare:
         self._options = options
 
     def __call__(self, task: _Task) -> _Outcome:
-        root, source, slot, row, wanted = task
+        root, source, slot, row, wanted, accepted = task
+        reports: list[PixelError] = []
         try:
-            picture = read_rgb(self._options.allowed.file(root, source), self._options.max_pixels)
+            picture = read_rgb(
+                self._options.allowed.file(root, source),
+                self._options.max_pixels,
+                reports.append if accepted else refuse,
+            )
         except PixelError as error:
             return error
         except MemoryError:
@@ -198,7 +223,7 @@ class _Prepare:
                 # Libraries refuse extreme shapes (a strip one pixel high) each with errors of their own.
                 except Exception as error:  # noqa: BLE001
                     errors[number] = PixelError("preprocessing", f"{type(error).__name__}: {error}")
-        return errors
+        return _Prepared(errors, reports[0].message if reports else None)
 
 
 def _outcome(future: Future[_Outcome]) -> _Outcome:

@@ -223,7 +223,7 @@ class _Submitted:
         for (stored, summary, part), result in zip(self._parts, self._results, strict=True):
             if part.images or part.failures:
                 raw: NDArray[np.float32] = result()
-                yield EncodedBatch(stored, summary, part.images, raw, part.failures)
+                yield EncodedBatch(stored, summary, part.images, raw, part.failures, part.damage)
 
 
 def _nothing(dim: int) -> NDArray[np.float32]:

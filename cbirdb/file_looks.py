@@ -22,9 +22,9 @@ Look: TypeAlias = FileFacts | PixelError | None
 LookPool: TypeAlias = "WorkerPool[Path, Look]"
 
 
-def look_pool(max_pixels: int) -> LookPool:
+def look_pool(max_pixels: int, *, accept_damaged: bool = False) -> LookPool:
     """The worker processes; a context manager."""
-    function = partial(look, max_pixels=max_pixels)
+    function = partial(look, max_pixels=max_pixels, accept_damaged=accept_damaged)
     return WorkerPool(function, workers=machine_cpus(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__])
 
 
@@ -34,11 +34,14 @@ def looks(
     pool: LookPool,
     root: Path | None,
     allowed: AllowedRoots,
+    *,
+    recheck: bool = False,
 ) -> list[Look]:
     """What is known about the records' files; reads those whose size and time do not say that they have not changed.
 
     :param known: what is stored, by source.
     :param root: the folder that no file may lie outside of.
+    :param recheck: read all of them.
     """
     found: list[Look | Future[Look]] = []
     for record in records:
@@ -49,15 +52,15 @@ def looks(
         except PixelError as error:
             found.append(error)
             continue
-        unread = record.path is None or (facts is not None and _same_file(record.path, facts))
-        found.append(facts if unread or record.path is None else pool.submit(record.path))
+        same = not recheck and facts is not None and record.path is not None and _same_file(record.path, facts)
+        found.append(facts if same or record.path is None else pool.submit(record.path))
     return [_outcome(one) if isinstance(one, Future) else one for one in found]
 
 
-def look(path: Path, max_pixels: int = MAX_PIXELS) -> Look:
+def look(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = False) -> Look:
     """What a worker process does with one file."""
     try:
-        return inspect_file(path, max_pixels)
+        return inspect_file(path, max_pixels, accept_damaged=accept_damaged)
     except PixelError as error:
         return error
     except MemoryError:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import psycopg
 
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 
 BATCH_WITH_FILES = 256
 BATCH_WITHOUT_FILES = 5000
-T = TypeVar("T")
 
 
 class MakePseudonyms(Protocol):
@@ -90,6 +89,10 @@ class IngestSummary(FailureTally):
     unchanged: int = 0
     missing: int = 0
     duplicate: int = 0
+    damaged: int = 0
+    """Images with a report of damage, taken all the same."""
+    stored_failed: int = 0
+    """Failures of images that are in the catalogue, and stay there."""
     excluded: int = 0
     excluded_reasons: Counter[str] = field(default_factory=Counter)
     first_missing: list[str] = field(default_factory=list)
@@ -122,6 +125,8 @@ def ingest(
     shares: SplitShares | None = None,
     limit: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    accept_damaged: bool = False,
+    recheck: bool = False,
     moved: bool = False,
     dry_run: bool = False,
     pseudonyms: MakePseudonyms | None = None,
@@ -133,6 +138,8 @@ def ingest(
     :param reader_name: name in ``datasets.registry.READERS``.
     :param limit: look at no more than this many items.
     :param max_pixels: an image with more is a failure.
+    :param accept_damaged: take images of which a decoder reports damage, and record what it reports.
+    :param recheck: read and decode files again that have not changed.
     :param moved: the dataset's folder lies elsewhere than at the last time.
     :param dry_run: read everything, write nothing that lasts.
     :param pseudonyms: gives those of patients; asked only for datasets that tell patients apart.
@@ -143,7 +150,7 @@ def ingest(
     source = open_dataset(reader_name, path, options)
     total = min(source.total, limit) if limit is not None else source.total
     run = _Ingest(
-        connection, reader_name, source, shares or SplitShares(), pseudonyms, options.allowed, moved=moved
+        connection, reader_name, source, shares or SplitShares(), pseudonyms, options.allowed, moved=moved, recheck=recheck
     )  # fmt: skip
     size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
     # A dry run does everything and takes it back, so that what it says is what would happen.
@@ -155,8 +162,9 @@ def ingest(
         run.open_datasets(source.datasets)
         if source.root is not None and home is not None and not dry_run:
             _remember(home, source.root, progress)
-        with look_pool(max_pixels) as pool:
-            for batch in batched(islice(source.items, limit), size):
+        with look_pool(max_pixels, accept_damaged=accept_damaged) as pool:
+            items = islice(source.items, limit)
+            while batch := list(islice(items, size)):
                 run.batch(batch, pool)
                 task.advance(len(batch))
         if limit is None:
@@ -175,13 +183,6 @@ def _remember(home: Path, root: Path, progress: Progress) -> None:
         )
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of at most ``size`` items, in order."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
 class _Ingest:
     """One run: turns batches of items into rows and counts what became of them."""
 
@@ -195,6 +196,7 @@ class _Ingest:
         allowed: AllowedRoots,
         *,
         moved: bool,
+        recheck: bool,
     ) -> None:
         self.summary = IngestSummary()
         self._connection = connection
@@ -208,6 +210,7 @@ class _Ingest:
         self._make_pseudonyms = pseudonyms
         self._pseudonyms: Pseudonyms | None = None
         self._moved = moved
+        self._recheck = recheck
         self._labels = catalogue.LabelWriter()
         self._seen: set[int] = set()
         self._unread_lists: set[str] = set()
@@ -291,13 +294,16 @@ class _Ingest:
         known = {source: image.row.facts for source, image in stored.items()}
         failures: list[Failure] = []
         rows: list[ImageRow] = []
-        for record, look in zip(records, looks(records, known, pool, self._folder, self._allowed), strict=True):
+        looked = looks(records, known, pool, self._folder, self._allowed, recheck=self._recheck)
+        for record, look in zip(records, looked, strict=True):
             if isinstance(look, PixelError):
                 if self._is_missing(record, look):
                     continue
                 failures.append(Failure(record.source, look.reason, look.message, record.dataset))
+                self.summary.stored_failed += record.source in stored
             else:
                 rows.append(self._row(record, look))
+                self.summary.damaged += look is not None and look.damage is not None
         new = [row for row in rows if row.source not in stored]
         self._insert(dataset_id, new)
         changed = [(stored[row.source], row) for row in rows if row.source in stored and stored[row.source].row != row]

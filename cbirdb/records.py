@@ -113,3 +113,5 @@ class FileFacts:
     height: int
     file_bytes: int
     modified_ns: int
+    damage: str | None = None
+    """What a decoder reported of a picture that was taken although it is damaged."""

@@ -18,7 +18,7 @@ from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
-from cbirdb.pixels import read_rgb
+from cbirdb.pixels import OnDamage, read_rgb, refuse
 from cbirdb.running_encoders import check_same_encoder
 from cbirdb.vectors import l2_normalize, why_unusable
 
@@ -95,15 +95,17 @@ def search_by_file(
     filters: Filters = NO_FILTERS,
     mode: Mode = "auto",
     purpose: str | None = None,
+    on_damage: OnDamage = refuse,
 ) -> list[dict[str, Any]]:
     """The k images most similar to a picture in a file.
 
+    :param on_damage: called with what a decoder reports of a damaged picture.
     :raises InputError: when the file is not a picture, or has no embedding because it is of one grey value.
     :raises EncoderError: when the encoder differs from the one that made the stored embeddings.
     """
     check_same_encoder(stored, encoder)
     try:
-        picture = read_rgb(path)
+        picture = read_rgb(path, on_damage=on_damage)
     except PixelError as error:
         raise InputError(f"The query {path} cannot be used: {error.reason} ({error.message}).") from error
     raw = encoder.encode(encoder.preprocess(picture)[None])
@@ -191,7 +193,8 @@ def query_tile(
 
 def file_tile(path: Path) -> tuple[Tile, tuple[str, ...]]:
     """The query of a contact sheet, from a file, of which no labels are known."""
-    return Tile(read_rgb(path), (path.name,), None), ()
+    # Damage was refused, or accepted, when the file was searched for.
+    return Tile(read_rgb(path, on_damage=lambda _: None), (path.name,), None), ()
 
 
 def result_tiles(
@@ -225,4 +228,4 @@ def _picture(root: str | None, source: str, allowed: AllowedRoots) -> Any:
     try:
         return read_rgb(allowed.file(root, source))
     except PixelError:
-        return None  # the sheet says "file not found" in its place
+        return None  # the sheet says so in its place

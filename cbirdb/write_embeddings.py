@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from cbirdb.db.catalogue import record_damage
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import PendingImage, StoredEncoder
 from cbirdb.db.failures import record_failures, resolve_failures
@@ -34,6 +35,8 @@ class EncodeSummary(FailureTally):
     encoded: int = 0
     already_there: int = 0
     without_file: int = 0
+    damaged: int = 0
+    """Images with a report of damage, encoded all the same."""
     changed: int = 0
     """Images whose file was replaced, or that were removed, while they were encoded: nothing is written of them."""
 
@@ -58,6 +61,8 @@ class EncodedBatch:
     raw: NDArray[np.float32]
     """Raw embeddings, shape (len(images), dim)."""
     unreadable: Sequence[tuple[PendingImage, PixelError]]
+    damage: Mapping[int, str]
+    """What decoders reported of images that were taken all the same, by their ids."""
 
 
 class EmbeddingWriter:
@@ -93,6 +98,10 @@ class EmbeddingWriter:
 
     def _write(self, batch: EncodedBatch) -> None:
         embeddings, usable = l2_normalize(batch.raw)
+        damage = {i.image_id: (i.sha256, batch.damage[i.image_id]) for i in batch.images if i.image_id in batch.damage}
+        if damage:
+            # Before the embeddings: no kill leaves an embedding of a damaged image that nobody knows to be one.
+            self._connection.run(lambda connection: record_damage(connection, damage))
         good = [image for image, is_usable in zip(batch.images, usable, strict=True) if is_usable]
         failures = [(image, error.reason, error.message) for image, error in batch.unreadable]
         for image, row, is_usable in zip(batch.images, batch.raw, usable, strict=True):
@@ -102,6 +111,7 @@ class EmbeddingWriter:
             lambda connection: _store(connection, batch.stored, good, embeddings[usable], failures)
         )
         batch.summary.encoded += written.added
+        batch.summary.damaged += len(damage)
         batch.summary.already_there += len(written.images) - written.added
         batch.summary.changed += len(good) + len(failures) - len(written.images) - len(written.failures)
         batch.summary.count_failures(written.failures)

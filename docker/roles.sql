@@ -3,5 +3,4 @@
 \set ON_ERROR_STOP on
 \i /usr/local/share/cbirdb/dba/create_roles.sql
 -- `cbirdb db upgrade` hands public functions and views over to this role, as the owner, who is cbirdb here.
-SELECT 'GRANT cbir_search TO cbirdb WITH INHERIT FALSE, SET TRUE'
-WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'cbir_search') \gexec
+GRANT cbir_search TO cbirdb WITH INHERIT FALSE, SET TRUE;

@@ -71,9 +71,9 @@ def _log_reading(log: Path) -> None:
     if getattr(read_rgb, "logs", False):
         return
 
-    def logged(path: Path, max_pixels: int) -> Image.Image:
+    def logged(path: Path, *rest: Any) -> Image.Image:
         append((str(log), f"read:{path.name}"))
-        return read_rgb(path, max_pixels)
+        return read_rgb(path, *rest)
 
     logged.logs = True
     decode.read_rgb = logged

@@ -10,6 +10,7 @@ import click
 
 from cbirdb.cli.options import (
     Context,
+    accept_damaged_option,
     allow_root_option,
     dataset_option,
     device_option,
@@ -63,6 +64,7 @@ LARGEST_BATCH, MOST_WORKERS, LONGEST_TIMEOUT_S = 1_000_000, 10_000, 86_400
 )  # fmt: skip
 @max_pixels_option
 @allow_root_option
+@accept_damaged_option
 @format_option
 @pass_context
 def encode(
@@ -80,6 +82,7 @@ def encode(
     image_timeout: float,
     max_pixels: int,
     allow_root: tuple[Path, ...],
+    accept_damaged: bool,
     output_format: str,
 ) -> int:
     """Compute the embeddings of all images that lack one, and load them.
@@ -96,7 +99,7 @@ def encode(
     options = EncodeOptions(
         datasets=datasets, precision=precision, batch_size=batch_size, limit=limit, shard=_shard(shard, progress),
         decode=DecodeOptions(
-            workers=workers, timeout_s=image_timeout, max_pixels=max_pixels, allowed=context.allowed_roots(allow_root)
+            workers, image_timeout, max_pixels, accept_damaged=accept_damaged, allowed=context.allowed_roots(allow_root)
         ),
     )  # fmt: skip
     with context.open_database() as connection:
@@ -105,6 +108,8 @@ def encode(
     for summary, encoder in zip(summaries, encoders, strict=True):
         for line in summary.describe_failures(f"encoded by {summary.encoder}", "encode"):
             progress.note(line)
+        if summary.damaged:
+            progress.note(f"{summary.damaged:,} are damaged and recorded as such (cbir.image.damage).")
         if summary.without_file:
             progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
         if summary.changed:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cbirdb.cli.options import Context, allow_root_option, format_option, max_pixels_option, pass_context
+from cbirdb.cli.options import (
+    Context,
+    accept_damaged_option,
+    allow_root_option,
+    format_option,
+    max_pixels_option,
+    pass_context,
+)
 from cbirdb.cli.output import write_parts, write_rows
 from cbirdb.cli.values import COUNT, FilePath, Line, Text
 from cbirdb.errors import ExitCode, InputError
@@ -38,6 +45,10 @@ if TYPE_CHECKING:
 @click.option("--limit", type=COUNT, metavar="N", help="Look at no more than N images.")
 @max_pixels_option
 @allow_root_option
+@accept_damaged_option
+@click.option(
+    "--recheck", is_flag=True, help="Read and decode unchanged files again, too: finds damage of what is stored."
+)
 @click.option("--moved", is_flag=True, help="The dataset is the same, its folder lies elsewhere now.")
 @click.option("--dry-run", is_flag=True, help="Read everything, write nothing.")
 @format_option
@@ -57,6 +68,8 @@ def ingest(
     limit: int | None,
     max_pixels: int,
     allow_root: tuple[Path, ...],
+    accept_damaged: bool,
+    recheck: bool,
     moved: bool,
     dry_run: bool,
     output_format: str,
@@ -87,7 +100,7 @@ def ingest(
     with context.open_database() as connection:
         summary = run(
             connection, dataset, path, options=options, shares=shares, limit=limit, max_pixels=max_pixels,
-            moved=moved, dry_run=dry_run, pseudonyms=pseudonyms,
+            accept_damaged=accept_damaged, recheck=recheck, moved=moved, dry_run=dry_run, pseudonyms=pseudonyms,
             home=context.settings.home_folder, progress=progress,
         )  # fmt: skip
     for line in _remarks(summary, dry_run=dry_run):
@@ -110,6 +123,13 @@ def _selection(summary: IngestSummary) -> list[dict[str, object]]:
 def _remarks(summary: IngestSummary, *, dry_run: bool) -> list[str]:
     lines = ["Dry run: nothing was written."] if dry_run else []
     lines += summary.describe_failures("read", "ingest")
+    if summary.stored_failed:
+        lines.append(
+            f"{summary.stored_failed:,} of these are in the catalogue and stay there, with the embeddings of what they"
+            " were. Restore the files, or take the dataset back: cbirdb datasets drop"
+        )
+    if summary.damaged:
+        lines.append(f"{summary.damaged:,} are damaged and recorded as such (cbir.image.damage).")
     for reason, count in summary.missing_reasons.items():
         lines.append(f"{count:,} are {reason}, such as {', '.join(summary.first_missing)}.")
     for reason, count in summary.excluded_reasons.items():

@@ -186,6 +186,15 @@ def max_pixels_option(function: F) -> F:
     )(function)  # fmt: skip
 
 
+def accept_damaged_option(function: F) -> F:
+    """``--accept-damaged`` of what is decoded; `ingest`, `encode` and `search` have it."""
+    return click.option(
+        "--accept-damaged",
+        is_flag=True,
+        help="Take images of which a decoder reports missing or invalid data; they are recorded as damaged.",
+    )(function)
+
+
 def weights_option(function: F) -> F:
     """``--weights DIR``."""
     return click.option(

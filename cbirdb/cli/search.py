@@ -10,6 +10,7 @@ import click
 
 from cbirdb.cli.options import (
     Context,
+    accept_damaged_option,
     allow_root_option,
     device_option,
     encoder_option,
@@ -22,6 +23,7 @@ from cbirdb.cli.values import COUNT, LARGEST_BIGINT, FilePath, Purpose, Text
 from cbirdb.limits import LARGEST_K
 
 if TYPE_CHECKING:
+    from cbirdb.pixels import OnDamage
     from cbirdb.search import Mode
 
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
@@ -62,6 +64,7 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 )
 @click.option("--purpose", type=Purpose(), metavar="TEXT", help="Why you search, for the audit of searches.")
 @allow_root_option
+@accept_damaged_option
 @weights_option
 @device_option
 @format_option
@@ -86,6 +89,7 @@ def search(
     sheet: Path | None,
     purpose: str | None,
     allow_root: tuple[Path, ...],
+    accept_damaged: bool,
     weights: Path | None,
     device: str,
     output_format: str,
@@ -113,8 +117,9 @@ def search(
         if image is not None:
             (model,) = load_encoders(connection, [encoder], context.load_options(weights, device))
             rows = verb.search_by_file(
-                connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose
-            )
+                connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose,
+                on_damage=_damage_handler(context, accept_damaged),
+            )  # fmt: skip
         else:
             rows = verb.search_by_image(
                 connection, stored, image_id, sop_uid=sop_uid, k=k, filters=filters, same_patient=same_patient,
@@ -140,6 +145,15 @@ def search(
             context.progress().note(f"The contact sheet is {sheet}.")
     write_rows(rows, output_format, columns=TABLE)
     context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
+
+
+def _damage_handler(context: Context, accept_damaged: bool) -> OnDamage:
+    """Refuse a damaged query, or say that it is damaged."""
+    from cbirdb.pixels import refuse
+
+    if not accept_damaged:
+        return refuse
+    return lambda report: context.progress().note(f"The query is damaged: {report.message}.")
 
 
 def _remark(found: int, k: int, mode: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import date
 
 import psycopg
@@ -87,7 +87,7 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
     found = connection.execute(
         """
         SELECT i.source, i.image_id, i.split, i.modality, i.anatomic_region,
-               i.sha256, i.width, i.height, i.file_bytes, i.file_modified_ns,
+               i.sha256, i.width, i.height, i.file_bytes, i.file_modified_ns, i.damage,
                i.view, p.pseudonym, p.sex, s.study_uid, s.study_date, s.age_years,
                (SELECT coalesce(jsonb_object_agg(l.name, il.value), '{}')
                 FROM cbir.image_label AS il JOIN cbir.label AS l USING (label_id) WHERE il.image_id = i.image_id)
@@ -100,8 +100,8 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
     )
     images = {}
     for source, image_id, split, modality, region, sha256, *rest in found:
-        width, height, size, modified_ns, view, pseudonym, sex, study_uid, study_date, age_years, labels = rest
-        facts = FileFacts(bytes(sha256), width, height, size, modified_ns) if sha256 is not None else None
+        width, height, size, modified_ns, damage, view, pseudonym, sex, study_uid, study_date, age_years, labels = rest
+        facts = FileFacts(bytes(sha256), width, height, size, modified_ns, damage) if sha256 is not None else None
         patient = PatientRow(pseudonym, sex) if pseudonym is not None else None
         study = StudyRow(study_uid, study_date, age_years) if study_uid is not None else None
         row = ImageRow(source, split, modality, region, labels, facts, view, patient, study)
@@ -181,13 +181,13 @@ def insert_images(connection: psycopg.Connection, dataset_id: int, rows: Sequenc
         """
         INSERT INTO cbir.image (
             dataset_id, source, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns,
-            view, patient_id, study_id
+            damage, view, patient_id, study_id
         )
         SELECT %(dataset_id)s, new.*
         FROM unnest(
             %(source)s::text[], %(split)s::text[], %(modality)s::text[], %(region)s::text[], %(sha256)s::bytea[],
             %(width)s::int[], %(height)s::int[], %(file_bytes)s::bigint[], %(modified_ns)s::bigint[],
-            %(view)s::text[], %(patient_id)s::bigint[], %(study_id)s::bigint[]
+            %(damage)s::text[], %(view)s::text[], %(patient_id)s::bigint[], %(study_id)s::bigint[]
         ) AS new
         ON CONFLICT (dataset_id, source, frame) DO NOTHING
         RETURNING source, image_id
@@ -203,6 +203,7 @@ def insert_images(connection: psycopg.Connection, dataset_id: int, rows: Sequenc
             "height": [f.height if f else None for f in facts],
             "file_bytes": [f.file_bytes if f else None for f in facts],
             "modified_ns": [f.modified_ns if f else None for f in facts],
+            "damage": [f.damage if f else None for f in facts],
             "view": [row.view for row in rows],
             "patient_id": [patient_id for patient_id, _ in people],
             "study_id": [study_id for _, study_id in people],
@@ -269,17 +270,36 @@ def update_image(connection: psycopg.Connection, dataset_id: int, image_id: int,
     connection.execute(
         """
         UPDATE cbir.image SET source = %s, split = %s, modality = %s, anatomic_region = %s,
-            sha256 = %s, width = %s, height = %s, file_bytes = %s, file_modified_ns = %s,
+            sha256 = %s, width = %s, height = %s, file_bytes = %s, file_modified_ns = %s, damage = %s,
             view = %s, patient_id = %s, study_id = %s
         WHERE image_id = %s
         """,
         [
             row.source, row.split, row.modality, row.anatomic_region,
-            *((facts.sha256, facts.width, facts.height, facts.file_bytes, facts.modified_ns) if facts else [None] * 5),
+            *(astuple(facts) if facts else [None] * 6),
             row.view, patient_id, study_id, image_id,
         ],
     )  # fmt: skip
     connection.execute("DELETE FROM cbir.image_label WHERE image_id = %s", [image_id])
+
+
+def record_damage(connection: psycopg.Connection, damage: Mapping[int, tuple[bytes | None, str]]) -> None:
+    """Record what a decoder reported of images that were stored before.
+
+    :param damage: by image id, the hash of what was read, and the report.
+    """
+    hashes, reports = zip(*damage.values(), strict=True)
+    with connection.transaction():
+        # Locked in the order of their ids, as every other writer of several images does.
+        connection.execute(
+            "SELECT FROM cbir.image WHERE image_id = ANY(%s) ORDER BY image_id FOR NO KEY UPDATE", [list(damage)]
+        )
+        connection.execute(
+            "UPDATE cbir.image AS i SET damage = new.damage"
+            " FROM unnest(%s::bigint[], %s::bytea[], %s::text[]) AS new (image_id, sha256, damage)"
+            " WHERE i.image_id = new.image_id AND i.sha256 IS NOT DISTINCT FROM new.sha256",
+            [list(damage), list(hashes), list(reports)],
+        )
 
 
 def forget_embeddings(connection: psycopg.Connection, image_ids: Sequence[int]) -> None:

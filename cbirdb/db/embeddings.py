@@ -44,6 +44,8 @@ class PendingImage:
     root: str
     sha256: bytes | None
     """Of the file's content, as the catalogue has it; None when the file was not looked at."""
+    damaged: bool
+    """Whether it was taken although it is damaged."""
     missing: Sequence[bool]
     """Of each encoder that was asked about: True when the image has no embedding of it."""
 
@@ -211,7 +213,7 @@ def pending_page(
     """
     lacks = [sql.SQL(_LACKS).format(table=sql.Identifier(SCHEMA, encoder.table)) for encoder in encoders]
     query = sql.SQL(
-        "SELECT i.image_id, i.dataset_id, d.name, i.source, d.root, i.sha256, ARRAY[{each}]"
+        "SELECT i.image_id, i.dataset_id, d.name, i.source, d.root, i.sha256, i.damage IS NOT NULL, ARRAY[{each}]"
         + _FILES
         + "AND i.image_id > %(after)s AND d.root IS NOT NULL AND ({any}) ORDER BY i.image_id LIMIT %(page)s"
     ).format(each=sql.SQL(", ").join(lacks), any=sql.SQL(" OR ").join(lacks))

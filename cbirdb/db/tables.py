@@ -134,6 +134,7 @@ image = Table(
     Column("file_modified_ns", BigInteger, comment="mtime in nanoseconds since 1970: tells a changed file cheaply."),
     Column("sha256", LargeBinary, comment="SHA-256 of the file's bytes; equal hashes are duplicates."),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("damage", Text, comment="What a decoder reported of an image taken although damaged; NULL: nothing."),
     UniqueConstraint("dataset_id", "source", "frame"),
     _one_of("split", "train", "val", "test"),
     Index(None, "sha256"),

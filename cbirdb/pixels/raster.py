@@ -16,37 +16,45 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from cbirdb.errors import PixelError
 from cbirdb.limits import LARGEST_FILE, MAX_PIXELS
+from cbirdb.pixels import jpeg, png, tiff
+from cbirdb.pixels.damage import OnDamage, check_pixels, refuse
 from cbirdb.records import FileFacts
 
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM", "WEBP")
+"""What is read, by Pillow's names: formats of which it is known how damage is told. Others run programs (EPS)."""
 WHITE_IS_ZERO = 0
 """TIFF 6.0, tag PhotometricInterpretation."""
 BLOCK = 1 << 20
 """Pixels that are scaled at a time."""
 
 
-def inspect_file(path: Path, max_pixels: int = MAX_PIXELS) -> FileFacts:
+def inspect_file(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = False) -> FileFacts:
     """Read a file once: its hash, its size, and whether every pixel of it decodes.
 
+    :param accept_damaged: note what a decoder reports in place of refusing the file.
     :raises PixelError: when it cannot be read, is no image, or is damaged.
     """
     data, modified_ns = _read_bytes(path)
-    picture = _decode(data, max_pixels)
+    reports: list[PixelError] = []
+    picture = decode(data, max_pixels, reports.append if accept_damaged else refuse)
     return FileFacts(
         sha256=hashlib.sha256(data).digest(),
         width=picture.width,
         height=picture.height,
         file_bytes=len(data),
         modified_ns=modified_ns,
+        damage=reports[0].message if reports else None,
     )
 
 
-def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refuse) -> Image.Image:
     """A file's picture as 8-bit RGB. Grey values deeper than 8 bits are scaled to their own range.
 
+    :param on_damage: called with what a decoder reports of a damaged picture.
     :raises PixelError: when it cannot be read, is no image, or is damaged.
     """
     data, _ = _read_bytes(path)
-    return to_rgb(_decode(data, max_pixels))
+    return to_rgb(decode(data, max_pixels, on_damage))
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -54,7 +62,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         # Pillow would clip 16-bit values at 255 and turn a radiograph white.
         picture = Image.fromarray(_eight_bits(picture))
-    return picture.convert("RGB")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on transparent palettes, which are shown as they are stored
+        return picture.convert("RGB")
 
 
 def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
@@ -104,24 +114,17 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
     return data, found.st_mtime_ns
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refuse) -> Image.Image:
     """The fully decoded first and only frame."""
+    # A DICOM file may begin as a TIFF does, and hold a second picture.
+    if data[128:132] == b"DICM":
+        raise PixelError("not an image", "a DICOM file; this version does not read DICOM yet")
     try:
         with warnings.catch_warnings():
             # What Pillow finds large is below our limit or refused; corrupt metadata is not our concern.
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1:
-                raise PixelError("multi-frame", f"the file holds {frames} frames; split it into single images")
-            if (pixels := picture.width * picture.height) > max_pixels:
-                raise PixelError(
-                    "too large", f"{pixels:,} pixels, more than the {max_pixels:,} that are safe to decode"
-                )
-            picture.load()
+            return _decode_checked(data, max_pixels, on_damage)
     except UnidentifiedImageError as error:
-        if data[128:132] == b"DICM":
-            raise PixelError("not an image", "a DICOM file; this version does not read DICOM yet") from error
         raise PixelError("not an image", "no known image format") from error
     except Image.DecompressionBombError as error:
         raise PixelError("too large", "the picture has more pixels than is safe to decode") from error
@@ -133,4 +136,21 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise PixelError(reason, f"{type(error).__name__}: {error}") from error
+
+
+def _decode_checked(data: bytes, max_pixels: int, on_damage: OnDamage) -> Image.Image:
+    """Decode with whichever decoder reports damage of the format."""
+    if data.startswith(png.SIGNATURE):
+        data = png.checked(data, max_pixels, on_damage)
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise PixelError("multi-frame", f"the file holds {frames} frames; split it into single images")
+    check_pixels(picture.width, picture.height, max_pixels)
+    if picture.format in ("JPEG", "MPO"):
+        return jpeg.decode(data, picture, on_damage)
+    if picture.format == "TIFF":
+        tiff.load(picture, data, on_damage)
+    else:
+        picture.load()
     return picture

@@ -22,7 +22,8 @@ SELECT
     (st.age_years + 0)::smallint AS patient_age_years,
     i.width + 0 AS width,
     i.height + 0 AS height,
-    encode(i.sha256, 'hex') AS sha256
+    encode(i.sha256, 'hex') AS sha256,
+    i.damage || '' AS damage
 FROM cbir.image AS i
 INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id
 LEFT JOIN cbir.series AS se ON i.series_id = se.series_id

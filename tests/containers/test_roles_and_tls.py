@@ -18,7 +18,7 @@ from tests.conftest import Outcome
 from tests.database_container import PASSWORD, ROOT, DatabaseContainer, database_container
 
 OWNER_PASSWORD = "eines: mit\\ 'Zeichen'"
-GROUPS = ("cbir_admin", "cbir_auditor", "cbir_ingest", "cbir_reader")
+GROUPS = ("cbir_admin", "cbir_auditor", "cbir_ingest", "cbir_reader", "cbir_search")
 Cli = Callable[..., Outcome]
 
 

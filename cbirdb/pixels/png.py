@@ -1,0 +1,113 @@
+"""PNG: every CRC, the whole of the compressed data, and exactly as many rows as the header says.
+
+Pillow checks neither the CRC of image data nor whether they end with the last row: a file whose height was changed is
+filled with black, or cut. Here the data are unpacked once and handed to Pillow as stored blocks, so that the pixels are
+Pillow's and nothing is unpacked twice.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from cbirdb.errors import PixelError
+from cbirdb.pixels.damage import OnDamage, check_pixels
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples of a pixel by colour type."""
+PALETTE = 3
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of Adam7: first column and row, and the steps between columns and rows."""
+STORED_BLOCK = 65_535
+"""Most bytes that a block of DEFLATE holds as they are."""
+
+
+def checked(data: bytes, max_pixels: int, on_damage: OnDamage) -> bytes:
+    """The same picture as a PNG that Pillow decodes without having to unpack it.
+
+    :raises PixelError: when it cannot be decoded at all.
+    """
+    chunks = list(_chunks(data, on_damage)) if data != SIGNATURE else []
+    if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
+        return data  # Pillow says what is wrong with it
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    check_pixels(width, height, max_pixels)
+    if colours not in CHANNELS:
+        return data
+    if colours == PALETTE and not any(kind == b"PLTE" for kind, _ in chunks):
+        raise PixelError("corrupt", "PNG: the palette is missing")
+    needed = _unpacked_size(width, height, bits * CHANNELS[colours], interlaced=bool(interlaced))
+    image = b"".join(content for kind, content in chunks if kind == b"IDAT")
+    rows = _unpack(image, needed, on_damage)
+    head = [chunk for chunk in chunks if chunk[0] != b"IDAT"]
+    place = next((number for number, chunk in enumerate(chunks) if chunk[0] == b"IDAT"), len(head))
+    return b"".join([SIGNATURE, *map(_chunk, [*head[:place], (b"IDAT", _stored(rows)), *head[place:]])])
+
+
+def _chunks(data: bytes, on_damage: OnDamage) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of each chunk before IEND, the last one cut where the file is."""
+    position = len(SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        content = data[position + 8 : end]
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(data[end : end + 4], "big"):
+            on_damage(PixelError("corrupt", f"PNG: wrong CRC of the chunk {kind!r}"))
+        if kind == b"IEND":
+            return
+        yield kind, content
+        position = end + 4
+    else:
+        kind, content = b"", b""
+    on_damage(PixelError("truncated", "PNG: the file ends before its end mark"))
+    if content:
+        yield kind, content
+
+
+def _unpacked_size(width: int, height: int, pixel_bits: int, *, interlaced: bool) -> int:
+    """Bytes of all rows, each with its filter's number before it."""
+    size = 0
+    for left, top, across, down in PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + -(-columns * pixel_bits // 8))
+    return size
+
+
+def _unpack(image: bytes, needed: int, on_damage: OnDamage) -> bytes:
+    """The rows; black ones in place of those that are missing."""
+    inflater = zlib.decompressobj()
+    try:
+        # One byte more than there should be tells too many, and no bomb goes off.
+        rows = inflater.decompress(image, needed + 1)
+    except zlib.error as error:
+        raise PixelError("corrupt", f"PNG: {error}") from error
+    if len(rows) > needed:
+        on_damage(PixelError("corrupt", "PNG: there are more image data than the header says"))
+    elif len(rows) < needed:
+        what = "truncated" if not inflater.eof else "corrupt"
+        on_damage(PixelError(what, f"PNG: {needed - len(rows):,} of {needed:,} bytes of image data are missing"))
+    elif not inflater.eof:
+        on_damage(PixelError("truncated", "PNG: the checksum of the image data is missing"))
+    return rows[:needed].ljust(needed, b"\0")
+
+
+def _stored(rows: bytes) -> bytes:
+    """A zlib stream of these bytes as they are; without its checksum, which was looked at and which Pillow leaves."""
+    parts = [b"\x78\x01"]
+    for start in range(0, len(rows), STORED_BLOCK):
+        block = rows[start : start + STORED_BLOCK]
+        last = start + STORED_BLOCK >= len(rows)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    return b"".join(parts)
+
+
+def _chunk(chunk: tuple[bytes, bytes]) -> bytes:
+    kind, content = chunk
+    # Of image data Pillow does not look at the CRC: they are of our own making.
+    crc = 0 if kind == b"IDAT" else zlib.crc32(content, zlib.crc32(kind))
+    return b"".join([struct.pack(">I4s", len(content), kind), content, struct.pack(">I", crc)])

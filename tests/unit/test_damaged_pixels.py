@@ -1,0 +1,294 @@
+"""What a decoder reports refuses a picture; what it does not report, and tags that it does not know, do not."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import IMAGELENGTH, STRIPBYTECOUNTS
+
+from cbirdb.errors import PixelError
+from cbirdb.limits import MAX_PIXELS
+from cbirdb.pixels import inspect_file, read_rgb
+from cbirdb.pixels.raster import decode
+from tests.conftest import SHARED_DATA
+from tests.fuzz.damage import (
+    chunks_of,
+    cut_and_closed,
+    frame_header,
+    other_height_png,
+    other_tag_tiff,
+    png_of,
+    short_data_png,
+    wrong_crc,
+)
+from tests.fuzz.pictures import chunk, coloured, deep, encoded, generated, smooth
+
+JFIF_VERSION = 11
+"""Where the major version stands in a file that begins with a JFIF header."""
+RESEMBLING = 0.02
+"""Mean difference, of 1, between a picture and the same with some rows lost: below it pictures are alike."""
+
+
+def reports(data: bytes) -> list[PixelError]:
+    """What is reported of a picture that is taken all the same."""
+    found: list[PixelError] = []
+    decode(data, MAX_PIXELS, found.append)
+    return found
+
+
+def refused(data: bytes) -> PixelError:
+    with pytest.raises(PixelError) as error:
+        decode(data, MAX_PIXELS)
+    return error.value
+
+
+def by_pillow(data: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+@pytest.mark.parametrize(("name", "data"), [(f"{kind} {name}", data) for kind, name, data in generated()])
+def test_an_intact_picture_is_taken_with_the_pixels_that_pillow_gives(name: str, data: bytes) -> None:
+    ours, theirs = decode(data, MAX_PIXELS), by_pillow(data)
+    assert (ours.mode, ours.size) == (theirs.mode, theirs.size)
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    assert ours.getpalette() == theirs.getpalette()
+
+
+@pytest.mark.reference
+def test_every_real_picture_is_taken_with_the_pixels_that_pillow_gives() -> None:
+    if not SHARED_DATA.is_dir():
+        pytest.skip("there are no real pictures beside this checkout")
+    seen: Counter[str] = Counter()
+    for path in sorted(path for path in SHARED_DATA.rglob("*") if path.suffix in (".png", ".jpg", ".jpeg")):
+        data = path.read_bytes()
+        ours, theirs = decode(data, MAX_PIXELS), by_pillow(data)
+        assert (ours.mode, ours.size, ours.tobytes()) == (theirs.mode, theirs.size, theirs.tobytes()), path.name
+        seen[str(theirs.format)] += 1
+    assert seen == {"JPEG": 2280, "PNG": 621}
+
+
+def test_orientation_in_exif_is_not_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(smooth(), "JPEG", exif=exif), MAX_PIXELS).size == smooth().size
+
+
+# --- JPEG ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_jpeg_that_was_cut_and_closed_is_corrupt(seed: int) -> None:
+    assert refused(cut_and_closed(encoded(smooth(), "JPEG"), random.Random(seed))).reason == "corrupt"
+
+
+def test_a_jpeg_with_more_rows_in_its_header_than_data_is_corrupt() -> None:
+    data = encoded(smooth(), "JPEG")
+    place = frame_header(data)
+    for height in (49_376, 16):
+        harmed = data[:place] + struct.pack(">H", height) + data[place + 2 :]
+        assert refused(harmed).reason == "corrupt"
+
+
+def test_a_jpeg_that_misses_a_restart_marker_is_corrupt() -> None:
+    data = encoded(smooth(), "JPEG", restart_marker_blocks=4)
+    place = data.index(b"\xff\xd1")
+    error = refused(data[:place] + b"\xff\xd5" + data[place + 2 :])
+    assert (error.reason, "marker" in error.message) == ("corrupt", True)
+
+
+@pytest.mark.parametrize(("kept", "reason"), [(-2, "truncated"), (-200, "truncated")])
+def test_a_jpeg_without_its_end_is_truncated(kept: int, reason: str) -> None:
+    assert refused(encoded(smooth(), "JPEG")[:kept]).reason == reason
+
+
+def test_a_jpeg_of_no_height_or_of_twelve_bits_is_refused() -> None:
+    data = encoded(smooth(), "JPEG")
+    place = frame_header(data)
+    for harmed in (data[:place] + bytes(2) + data[place + 2 :], data[: place - 1] + b"\x0c" + data[place:]):
+        assert refused(harmed).reason in ("corrupt", "not an image")
+
+
+def unknown_tags() -> dict[str, bytes]:
+    """JPEG files of which libjpeg warns without a word about the picture."""
+    grey, printing = encoded(smooth(), "JPEG"), encoded(coloured().convert("CMYK"), "JPEG")
+    adobe = printing.index(b"Adobe") + 11
+    profile = b"\xff\xe2" + struct.pack(">H", 2 + 17) + b"ICC_PROFILE\0\x02\x05abc"
+    return {
+        "JWRN_JFIF_MAJOR": grey[:JFIF_VERSION] + b"\x05" + grey[JFIF_VERSION + 1 :],
+        "JWRN_ADOBE_XFORM": printing[:adobe] + b"\x07" + printing[adobe + 1 :],
+        "JWRN_BOGUS_ICC": grey[:20] + profile + grey[20:],
+        "unknown marker": grey[:20] + b"\xff\xeb\0\x06what" + grey[20:],
+        "bytes behind the end": grey + b"what a camera leaves there",
+    }
+
+
+@pytest.mark.parametrize("name", list(unknown_tags()))
+def test_a_jpeg_with_tags_that_nobody_knows_is_taken(name: str) -> None:
+    data = unknown_tags()[name]
+    np.testing.assert_array_equal(np.asarray(decode(data, MAX_PIXELS)), np.asarray(by_pillow(data)))
+
+
+@pytest.mark.parametrize("name", ["JWRN_JFIF_MAJOR", "JWRN_ADOBE_XFORM", "JWRN_BOGUS_ICC"])
+def test_an_unknown_tag_hides_no_damage(name: str) -> None:
+    harmed = cut_and_closed(unknown_tags()[name], random.Random(1))
+    assert refused(harmed).reason == "corrupt"
+    assert reports(harmed)
+
+
+# --- PNG -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"tEXt", b"IDAT", b"IEND"])
+def test_a_png_with_one_wrong_crc_is_corrupt(kind: bytes) -> None:
+    head, *rest = chunks_of(encoded(smooth(), "PNG"))
+    data = png_of([head, (b"tEXt", b"Comment\0none"), *rest])
+    place = data.index(kind) + 4 + int.from_bytes(data[data.index(kind) - 4 : data.index(kind)], "big")
+    error = refused(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    assert (error.reason, kind.decode() in error.message) == ("corrupt", True)
+
+
+@pytest.mark.parametrize("name", ["grey", "interlaced"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_png_with_more_or_fewer_rows_than_its_header_says_is_refused(name: str, seed: int) -> None:
+    (data,) = [data for kind, found, data in generated() if (kind, found) == ("PNG", f"generated {name}")]
+    for harm in (other_height_png, short_data_png):
+        assert refused(harm(data, random.Random(seed))).reason in ("corrupt", "truncated")
+
+
+def test_a_png_without_its_end_mark_or_its_palette_is_refused() -> None:
+    data = encoded(coloured().convert("P", palette=Image.Palette.ADAPTIVE), "PNG")
+    assert refused(data[:-12]).reason == "truncated"
+    assert refused(png_of([one for one in chunks_of(data) if one[0] != b"PLTE"])).reason == "corrupt"
+
+
+def test_a_png_with_a_wrong_checksum_of_its_data_is_corrupt() -> None:
+    head, (_, image), end = chunks_of(encoded(smooth(), "PNG"))
+    assert refused(png_of([head, (b"IDAT", image[:-1] + bytes([image[-1] ^ 1])), end])).reason == "corrupt"
+
+
+def test_a_png_with_bytes_behind_its_end_or_an_unknown_chunk_is_taken() -> None:
+    head, *rest = chunks_of(encoded(smooth(), "PNG"))
+    data = png_of([head, (b"shOT", b"whatever"), *rest]) + b"more"
+    np.testing.assert_array_equal(np.asarray(decode(data, MAX_PIXELS)), np.asarray(smooth()))
+
+
+def test_a_png_bomb_is_corrupt_and_takes_no_memory() -> None:
+    header = struct.pack(">IIBBBBB", 10, 10, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(200_000_000), 9))
+    assert refused(data + chunk(b"IEND", b"")).reason == "corrupt"
+
+
+# --- TIFF ------------------------------------------------------------------------------------------------------------
+
+
+class Largest(random.Random):
+    """Chooses the largest number that there is."""
+
+    def choice(self, seq: list[int]) -> int:  # type: ignore[override]
+        return max(seq)
+
+
+class Smallest(random.Random):
+    """Chooses the smallest."""
+
+    def choice(self, seq: list[int]) -> int:  # type: ignore[override]
+        return min(seq)
+
+
+@pytest.mark.parametrize("compression", [None, "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
+def test_a_tiff_of_more_rows_than_it_has_is_refused(compression: str | None) -> None:
+    data = encoded(smooth(), "TIFF", compression=compression)
+    assert refused(other_tag_tiff(IMAGELENGTH)(data, Largest())).reason in ("corrupt", "truncated")
+
+
+def test_a_tiff_whose_strip_ends_behind_the_file_or_holds_too_little_is_truncated() -> None:
+    data = encoded(smooth(), "TIFF")
+    assert refused(other_tag_tiff(STRIPBYTECOUNTS)(data, Largest())).reason == "truncated"
+    assert refused(other_tag_tiff(STRIPBYTECOUNTS)(data, Smallest())).reason == "truncated"
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+def test_damage_that_libtiff_reports_is_corrupt_and_not_written_to_stderr(
+    compression: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = bytearray(encoded(deep() if compression != "jpeg" else smooth(), "TIFF", compression=compression))
+    data[700:760] = bytes(range(200, 255)) + bytes(5)
+    assert refused(bytes(data)).reason == "corrupt"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_fax_in_a_tiff_is_not_checkable_and_can_be_accepted() -> None:
+    data = encoded(smooth().convert("1"), "TIFF", compression="group4")
+    assert refused(data).reason == "not checkable"
+    assert [report.reason for report in reports(data)] == ["not checkable"]
+
+
+# --- What is no picture ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file_format", ["TIFF", "JPEG", "PNG"])
+def test_a_file_with_a_dicom_preamble_passes_as_no_other_format(tmp_path: Path, file_format: str) -> None:
+    data = encoded(smooth(), file_format)
+    path = tmp_path / "a"
+    if file_format == "TIFF":
+        # A TIFF whose directory and strips lie behind the preamble: both a DICOM file's beginning and a valid TIFF.
+        start = int.from_bytes(data[4:8], "little")
+        entries = [bytearray(data[start + 2 + 12 * n : start + 14 + 12 * n]) for n in range(data[start])]
+        for entry in entries:
+            if entry[:2] == struct.pack("<H", 273):
+                entry[8:12] = struct.pack("<I", 200)
+        strip = data[8 : 8 + 96 * 80]
+        directory = struct.pack("<H", len(entries)) + b"".join(bytes(entry) for entry in entries) + bytes(4)
+        double = data[:4] + struct.pack("<I", 200 + len(strip)) + bytes(120) + b"DICM" + bytes(68) + strip + directory
+        assert by_pillow(double).format == "TIFF"
+        path.write_bytes(double)
+    else:
+        path.write_bytes(data[:128] + b"DICM" + data[132:])
+    with pytest.raises(PixelError, match="DICOM"):
+        inspect_file(path)
+
+
+def test_formats_that_run_programs_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.eps").write_bytes(encoded(smooth(), "EPS"))
+    with pytest.raises(PixelError) as error:
+        inspect_file(tmp_path / "a.eps")
+    assert error.value.reason == "not an image"
+
+
+# --- Accepted all the same -------------------------------------------------------------------------------------------
+
+
+def test_an_accepted_picture_has_its_report_with_its_facts(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(cut_and_closed(encoded(smooth(), "JPEG"), random.Random(1)))
+    facts = inspect_file(path, accept_damaged=True)
+    assert (facts.width, facts.height) == smooth().size
+    assert facts.damage == "libjpeg: Corrupt JPEG data: premature end of data segment"
+    path.write_bytes(encoded(smooth(), "JPEG"))
+    assert inspect_file(path, accept_damaged=True).damage is None
+
+
+def test_an_accepted_picture_shows_what_there_is_of_it(tmp_path: Path) -> None:
+    whole, path = np.asarray(smooth(), dtype=float), tmp_path / "a"
+    head, (_, image), end = chunks_of(encoded(smooth(), "PNG"))
+    rows = zlib.decompress(image)
+    for data in (
+        wrong_crc(encoded(smooth(), "PNG"), random.Random(2)),
+        png_of([head, (b"IDAT", zlib.compress(rows[: len(rows) // 2])), end]),
+        encoded(smooth(), "JPEG")[:-300],
+    ):
+        path.write_bytes(data)
+        found: list[PixelError] = []
+        shown = np.asarray(read_rgb(path, on_damage=found.append))[..., 0]
+        assert found
+        assert abs(shown - whole)[:30].mean() / 255 < RESEMBLING
