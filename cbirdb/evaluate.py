@@ -20,7 +20,7 @@ import cbirdb
 from cbirdb.db import neighbours, selection
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
-from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
+from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, refuse_rival, server_versions
 from cbirdb.db.runs import Definition, count_without_relevant, held_run
 from cbirdb.db.selection import Counts, Selection
 from cbirdb.errors import InputError
@@ -141,6 +141,8 @@ def evaluate(
         counts = _counted(connection, task)
         build = current_build(connection, encoder)
         exact = _is_exact(mode, counts, build, encoder)
+        if build is not None and not exact:
+            refuse_rival(connection, build)
         resources = Resources(connect, workers or machine_cpus(), device, memory_mb)
         definition = Definition(
             task, PROTOCOLS[protocol], selection.dataset_names(connection, task), k, None if exact else build, seed,

@@ -86,6 +86,7 @@ def psql(context: Context, arguments: tuple[str, ...]) -> None:
 def upgrade(context: Context, *, if_needed: bool) -> None:
     """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
     from cbirdb.db.connection import connect, translated_errors
+    from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.migrate import current_revision, current_state, head_revision, installed_state
     from cbirdb.db.migrate import upgrade as run_upgrade
 
@@ -95,7 +96,7 @@ def upgrade(context: Context, *, if_needed: bool) -> None:
             before = current_revision(connection)
             up_to_date = current_state(connection) == installed_state()
         if not (if_needed and up_to_date):
-            run_upgrade(connection)
+            run_upgrade(connection, LockWaits(connection, context.progress().note))
     click.echo(f"Schema 'cbir' stands at migration {stands}" + (", as before." if before == stands else "."), err=True)
 
 
@@ -109,6 +110,7 @@ def roles(context: Context, script: bool, output_format: str) -> None:
     Creating them needs CREATEROLE, once per cluster; where they exist this is `cbirdb db upgrade`, which grants.
     """
     from cbirdb.db.connection import connect
+    from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.migrate import upgrade as run_upgrade
     from cbirdb.db.roles import ROLES, create_roles
     from cbirdb.db.sql_objects import repository_folder
@@ -119,7 +121,7 @@ def roles(context: Context, script: bool, output_format: str) -> None:
         return
     with connect(context.settings) as connection:
         create_roles(connection, path)
-        run_upgrade(connection)
+        run_upgrade(connection, LockWaits(connection, context.progress().note))
     write_rows([{"role": name, "may": duty} for name, duty in ROLES.items()], output_format)
 
 
@@ -128,10 +130,12 @@ def roles(context: Context, script: bool, output_format: str) -> None:
 @pass_context
 def row_security(context: Context, state: str) -> None:
     """Switch row-level security: on, every role sees the datasets that cbir.dataset_access gives it, and no other."""
+    from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.roles import set_row_security
 
     with context.open_database() as connection:
-        given = set_row_security(connection, enabled=state == "on")
+        waits = LockWaits(connection, context.progress().note)
+        given = set_row_security(connection, enabled=state == "on", waits=waits)
     click.echo(f"Row-level security is {state}.", err=True)
     if state == "on" and not given:
         click.echo("No role is given a dataset yet, so only the owner sees any: fill cbir.dataset_access.", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import EncoderError, InputError, UnknownNameError
 from cbirdb.records import Precision, Shard
@@ -263,12 +264,37 @@ def count_embeddings(connection: psycopg.Connection, encoder: StoredEncoder) -> 
     return int(row[0]) if row else 0
 
 
-def drop_encoder(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
-    """Remove an encoder with its embeddings, indexes and evaluation runs."""
-    with connection.transaction():
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(SCHEMA, encoder.table)))
-        connection.execute("DELETE FROM cbir.search_run WHERE encoder_id = %s", [encoder.encoder_id])
+def drop_encoder(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    *,
+    waits: LockWaits | None = None,
+    and_then: Callable[[], object] = lambda: None,
+) -> None:
+    """Remove an encoder with its embeddings, indexes and evaluation runs.
+
+    :param waits: how this connection waits for those who read the tables.
+    :param and_then: is done in the same transaction.
+    """
+    waits = waits or LockWaits(connection)
+
+    def drop() -> None:
+        _drop_runs(connection, encoder)
         connection.execute("DELETE FROM cbir.encoder WHERE encoder_id = %s", [encoder.encoder_id])
+        and_then()
+        there = connection.execute("SELECT to_regclass('cbir.' || quote_ident(%s)) IS NOT NULL", [encoder.table])
+        if there.fetchone() == (True,):
+            # Last, as all searches wait from here on: with the table's foreign key a trigger of cbir.image goes.
+            waits.lock_tables([encoder.table, "image"])
+            connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(SCHEMA, encoder.table)))
+
+    # Millions of rows may hang on runs: not within what is tried again.
+    _drop_runs(connection, encoder)
+    waits.retry(drop)
+
+
+def _drop_runs(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
+    connection.execute("DELETE FROM cbir.search_run WHERE encoder_id = %s", [encoder.encoder_id])
 
 
 def check_datasets(connection: psycopg.Connection, names: Sequence[str]) -> None:

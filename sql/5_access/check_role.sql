@@ -1,6 +1,6 @@
 -- Title: Refuse to give a dataset to a role that does not exist
 -- Description: Trigger function. A name with a typing error would give nobody anything, in silence.
-CREATE FUNCTION cbir.check_role()
+CREATE OR REPLACE FUNCTION cbir.check_role()
 RETURNS trigger
 LANGUAGE plpgsql
 SET search_path FROM CURRENT

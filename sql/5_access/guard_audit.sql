@@ -3,7 +3,7 @@
 --   change that it lets through is what an erasure makes of a row (cbir.redacted_search): ids of images, studies and
 --   patients that are no longer there are taken out, each where it stands, and nothing else. Whoever may change the
 --   table's definition can take the trigger off.
-CREATE FUNCTION cbir.guard_audit()
+CREATE OR REPLACE FUNCTION cbir.guard_audit()
 RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER
