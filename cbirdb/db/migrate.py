@@ -59,6 +59,8 @@ def upgrade(connection: psycopg.Connection, waits: LockWaits | None = None) -> N
 
     waits = waits or LockWaits(connection)
     with translated_errors():
+        _check_server(connection)
+        _check_extension(connection)
         if tables := _tables_to_lock(connection):
             waits.note(f"Searches wait while this upgrade runs: it locks {', '.join(tables)}.")
         waits.retry(lambda: _upgrade(connection, waits))
@@ -66,7 +68,6 @@ def upgrade(connection: psycopg.Connection, waits: LockWaits | None = None) -> N
 
 def _upgrade(connection: psycopg.Connection, waits: LockWaits) -> None:
     _one_at_a_time(connection)
-    _check_server(connection)
     ensure_extension(connection)
     keep_triggers = _keeps_triggers(connection)
     if not keep_triggers:
@@ -178,8 +179,12 @@ def ensure_extension(connection: psycopg.Connection) -> None:
                 "The extension pgvector is not in this database and this role may not create it.",
                 hint="Ask a database administrator to run: CREATE EXTENSION vector;",
             ) from error
-        installed = extension_version(connection)
-    if version_tuple(installed or "0") < MINIMUM_PGVECTOR:
+    _check_extension(connection)
+
+
+def _check_extension(connection: psycopg.Connection) -> None:
+    installed = extension_version(connection)
+    if installed is not None and version_tuple(installed) < MINIMUM_PGVECTOR:
         wanted = ".".join(map(str, MINIMUM_PGVECTOR))
         raise SchemaError(
             f"pgvector {installed} is too old: it needs {wanted} or newer (index corruption, CVE-2026-3172).",
