@@ -226,6 +226,15 @@ def nearest(connection: psycopg.Connection, mode: str) -> list[tuple[int, str]]:
     ).fetchall()
 
 
+def label(connection: psycopg.Connection) -> None:
+    """All images alike, one half of them to be searched for in the other."""
+    connection.execute("INSERT INTO cbir.label (name) VALUES ('one')")
+    connection.execute("UPDATE cbir.image SET split = CASE WHEN image_id % 2 = 0 THEN 'test' ELSE 'train' END")
+    connection.execute(
+        "INSERT INTO cbir.image_label (image_id, label_id, value) SELECT image_id, label_id, 1 FROM cbir.image, cbir.label"
+    )
+
+
 def doctor_of_indexes(cli: Cli) -> dict[str, str]:
     (row,) = [row for row in cli("db", "doctor", "--format", "json").rows if row["check"] == "Vector indexes"]
     return row
@@ -248,10 +257,14 @@ def test_an_index_with_a_condition_or_of_another_order_disturbs_no_search(
     assert {used for _, used in nearest(connection, "auto")} == {"approximate"}
 
 
-def test_audits_and_approximate_evaluations_refuse_two_indexes_that_fit(cli: Cli, two_valid: tuple[str, str]) -> None:
-    err = one_sentence(cli("index", "audit", "-e", "toy"))
-    assert f"a second index of the same kind, cbir.{two_valid[0]}" in err
-    assert "Run: cbirdb index build -e toy" in err
+def test_audits_and_approximate_evaluations_refuse_two_indexes_that_fit(
+    cli: Cli, connection: psycopg.Connection, two_valid: tuple[str, str]
+) -> None:
+    label(connection)
+    for command in ("index audit -e toy", "evaluate -e toy -k 5 --mode approximate"):
+        err = one_sentence(cli(*command.split()))
+        assert f"a second index of the same kind, cbir.{two_valid[0]}" in err
+        assert "Run: cbirdb index build -e toy" in err
 
 
 @pytest.mark.parametrize("left", ["two_valid", "one_invalid"])
@@ -400,15 +413,12 @@ def test_who_keeps_the_first_ingest_from_noting_its_key_is_named(
 def test_who_keeps_an_evaluation_from_marking_its_run_is_named(
     start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
-    connection.execute("INSERT INTO cbir.label (name) VALUES ('one')")
-    connection.execute("UPDATE cbir.image SET split = CASE WHEN image_id % 2 = 0 THEN 'test' ELSE 'train' END")
-    connection.execute(
-        "INSERT INTO cbir.image_label (image_id, label_id, value) SELECT image_id, label_id, 1 FROM cbir.image, cbir.label"
-    )
+    label(connection)
     with psycopg.connect(dsn) as holder:
         holder.execute("SELECT pg_advisory_xact_lock(%s, 1)", [RUN_LOCK])
         process = start(dsn, "evaluate", "-e", "toy")
         wait_until_blocked(process, connection)
         time.sleep(2)
+        pid = holder.info.backend_pid
     # Said once a second after the wait began.
-    assert f"held by pid {holder.info.backend_pid} (role postgres" in ends_well(process)
+    assert f"held by pid {pid} (role postgres" in ends_well(process)
