@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from cbirdb.db.connection import see_extension
+from cbirdb.db.index_builds import stray_indexes
 from cbirdb.db.known_defects import how_to_update, missing_fixes
 from cbirdb.db.migrate import (
     MINIMUM_PGVECTOR,
@@ -199,6 +200,26 @@ def _listed(findings: Sequence[str]) -> str:
     return "; ".join(findings)
 
 
+def check_indexes(connection: psycopg.Connection) -> Check:
+    """Vector indexes."""
+    if not _value(connection, "SELECT cbir.sees_all_rows() AND has_table_privilege('cbir.index_build', 'SELECT')"):
+        return Check("Vector indexes", True, "not checked: this role may not see the records of builds")
+    strays = stray_indexes(connection)
+    if not strays:
+        used = _value(connection, "SELECT count(*) FROM cbir.index_build WHERE dropped_at IS NULL")
+        return Check("Vector indexes", True, f"{used} in use, and no other")
+    words = [
+        f"cbir.{s.index_name} of {s.encoder} is {'in use' if s.in_use else 'not in use'}{'' if s.valid else ', invalid'}"
+        for s in strays
+    ]
+    advice = [
+        f"Run: cbirdb index build -e {name}" for name in sorted({s.encoder for s in strays if s.ours or s.in_use})
+    ]
+    if not all(s.ours or s.in_use for s in strays):
+        advice.append("DROP INDEX CONCURRENTLY what cbirdb did not build: searches may be exact because of it.")
+    return Check("Vector indexes", False, "; ".join(words), " ".join(advice))
+
+
 CHECKS: tuple[Callable[[psycopg.Connection], Check], ...] = (
     check_server,
     check_extension,
@@ -209,4 +230,5 @@ CHECKS: tuple[Callable[[psycopg.Connection], Check], ...] = (
     check_memory,
     check_search,
     check_erasures,
+    check_indexes,
 )

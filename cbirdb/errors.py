@@ -95,5 +95,13 @@ class UnreachableError(DatabaseError):
     """No server answers, or not yet: another try may find it."""
 
 
+class BusyError(UnreachableError):
+    """A server is there, and has no connection left (SQLSTATE 53300)."""
+
+
+class NotReadyError(UnreachableError):
+    """A server is there, and takes no connection yet, or no more (SQLSTATE 57P03)."""
+
+
 class SchemaError(DatabaseError):
     """The schema ``cbir`` or the extension is missing, too old or too new."""

@@ -20,7 +20,7 @@ import cbirdb
 from cbirdb.db import neighbours, selection
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
-from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, server_versions
+from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, refuse_rival, server_versions
 from cbirdb.db.runs import Definition, count_without_relevant, held_run
 from cbirdb.db.selection import Counts, Selection
 from cbirdb.errors import InputError, OptionError
@@ -140,7 +140,7 @@ def evaluate(
         task = Selection(encoder, tuple(datasets), query_split, index_split, protocol, split_seed, same_patient)
         counts = _counted(connection, task)
         build = current_build(connection, encoder)
-        exact = _is_exact(mode, counts, build, encoder)
+        exact = _is_exact(connection, mode, counts, build, encoder)
         resources = Resources(connect, workers or machine_cpus(), device, memory_mb)
         definition = Definition(
             task, PROTOCOLS[protocol], selection.dataset_names(connection, task), k, None if exact else build, seed,
@@ -217,14 +217,19 @@ def _counted(connection: psycopg.Connection, task: Selection) -> Counts:
     return counts
 
 
-def _is_exact(mode: Mode, counts: Counts, build: IndexBuild | None, encoder: StoredEncoder) -> bool:
+def _is_exact(
+    connection: psycopg.Connection, mode: Mode, counts: Counts, build: IndexBuild | None, encoder: StoredEncoder
+) -> bool:
     if mode == "approximate" and build is None:
         raise InputError(
             f"The encoder '{encoder.name}' has no vector index to search approximately.",
             hint=f"Run: cbirdb index build -e {encoder.name}",
         )
     multiplications = counts.queries * counts.indexed * encoder.dim
-    return mode == "exact" or build is None or (mode == "auto" and multiplications <= EXACT_UP_TO)
+    if mode == "exact" or build is None or (mode == "auto" and multiplications <= EXACT_UP_TO):
+        return True
+    refuse_rival(connection, build)
+    return False
 
 
 def _close_run(

@@ -1,7 +1,8 @@
 """Builds, drops and reports the vector index of an encoder.
 
-The build, its record and the statistics are one transaction: a build that is killed leaves nothing behind, and an
-index that exists is one whose parameters are known.
+The build, its record and the statistics are one transaction: a build that is killed in it leaves nothing behind, and an
+index in use is one whose parameters are known. The old index is dropped afterwards, so that searches never wait; a kill
+before that leaves it, unused, to the next build or drop.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +20,13 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
-from cbirdb.db.index_builds import IndexBuild, current_build, server_versions
+from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, leftover_indexes, server_versions
 from cbirdb.db.known_defects import refuse_unsafe_ivfflat
+from cbirdb.db.lock_waits import WRITERS_QUEUE_S, Connect, LockWaits, wait_without_limit
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
-from cbirdb.index_audit import Floor, NoIndexError, audit_index
+from cbirdb.index_audit import Floor, audit_index
 from cbirdb.index_choice import Choice
 from cbirdb.index_settling import settle_search
 from cbirdb.progress import SILENT, Progress, Task
@@ -32,7 +34,6 @@ from cbirdb.progress import SILENT, Progress, Task
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-Connect = Callable[[], psycopg.Connection]
 
 
 def build_index(
@@ -63,24 +64,47 @@ def build_index(
         method = method.for_rows(rows)
         estimate = method.memory_estimate(rows, encoder.dim, encoder.precision)
         _compare_with_memory(connection, method, estimate, rows, progress)
-        with progress.task(f"indexing {encoder.name}", total=None, unit="steps") as task, connection.transaction():
-            _one_at_a_time(connection, encoder)
-            see_extension(connection)
-            name = _new_name(connection, encoder, method)
-            table = sql.Identifier(SCHEMA, encoder.table)
-            started = time.monotonic()
-            with _watched(connection.info.backend_pid, connect, task), _memory_needed(estimate):
-                connection.execute(method.create_statement(table, name, encoder.dim, encoder.precision))
-            seconds = time.monotonic() - started
-            old = _retire(connection, encoder)
-            _record(connection, encoder, method, name, estimate, seconds, choice)
-            connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(SCHEMA, encoder.table)))
-            build = current_build(connection, encoder)
-            # Last of all: it locks out searches until the transaction ends, which is now.
-            _drop(connection, old)
-    if build is None:
-        raise InputError(f"The index of '{encoder.name}' was not recorded.", hint="Build it again.")
+        waits = LockWaits(connection, progress.note)
+        build = None
+        with progress.task(f"indexing {encoder.name}", total=None, unit="steps") as task:
+            while build is None:
+                _drop_leftovers(waits, encoder)
+                build = waits.retry(
+                    lambda: _build_and_record(waits, connect, encoder, method, estimate, choice, task),
+                    lock_timeout_s=WRITERS_QUEUE_S,
+                )
+            _drop_leftovers(waits, encoder)
     return build
+
+
+def _build_and_record(
+    waits: LockWaits,
+    connect: Connect,
+    encoder: StoredEncoder,
+    method: IndexMethod,
+    estimate: int,
+    choice: Mapping[str, Any] | None,
+    task: Task,
+) -> IndexBuild | None:
+    """In a transaction: build, and record that this index is in use; None where one of before is still to be dropped."""
+    connection, table = waits.connection, sql.Identifier(SCHEMA, encoder.table)
+    # What the build itself needs (SHARE), and only one can have: searches pass, writers and other builds wait.
+    connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table))
+    wait_without_limit(connection)
+    if leftover_indexes(connection, encoder):
+        # Of a build that ended while this one waited. Until it is gone searches do without an index.
+        return None
+    see_extension(connection)
+    name = _new_name(connection, encoder, method)
+    started = time.monotonic()
+    with _watched(connection.info.backend_pid, connect, task), _memory_needed(estimate):
+        connection.execute(method.create_statement(table, name, encoder.dim, encoder.precision))
+    seconds = time.monotonic() - started
+    with waits.naming_blockers():
+        _retire(connection, encoder)
+        _record(connection, encoder, method, name, estimate, seconds, choice)
+        connection.execute(sql.SQL("ANALYZE {}").format(table))
+    return current_build(connection, encoder)
 
 
 def build_chosen(
@@ -130,30 +154,43 @@ def _settle_and_audit(
     progress: Progress,
 ) -> tuple[IndexBuild, str | None]:
     fitted = method.for_rows(built.rows_indexed)
-    built = settle_search(connection, encoder, built, fitted, seed=seed, floor=floor, progress=progress)
     try:
+        built = settle_search(connection, encoder, built, fitted, seed=seed, floor=floor, progress=progress)
         built, measured = audit_index(connection, encoder, seed=seed, floor=floor, progress=progress)
-    except NoIndexError:
-        progress.note("The index was dropped by somebody else before it could be audited.")
+    except NoIndexError as error:
+        progress.note(f"The index was not audited: {error}")
         return built, None
     return built, measured.below(floor)
 
 
-def drop_index(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
-    """Drop the encoder's vector index; returns how many there were.
+def drop_index(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    *,
+    progress: Progress = SILENT,
+) -> int:
+    """Drop the encoder's vector index, and what killed builds and drops left; returns how many there were.
 
     :raises InputError: when there is none.
     """
-    with translated_errors(), connection.transaction():
-        _one_at_a_time(connection, encoder)
-        names = _retire(connection, encoder)
-        if not names:
+    waits = LockWaits(connection, progress.note)
+    with translated_errors():
+        waits.retry(lambda: _retire_alone(connection, encoder), lock_timeout_s=WRITERS_QUEUE_S)
+        dropped = _drop_leftovers(waits, encoder)
+        if not dropped:
             raise InputError(
                 f"The encoder '{encoder.name}' has no vector index.",
                 hint=f"Build one: cbirdb index build -e {encoder.name}",
             )
-        _drop(connection, names)
-    return len(names)
+    return dropped
+
+
+def _retire_alone(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
+    """While nobody builds."""
+    connection.execute(
+        sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.Identifier(SCHEMA, encoder.table))
+    )
+    _retire(connection, encoder)
 
 
 def _compare_with_memory(
@@ -192,24 +229,26 @@ def _new_name(connection: psycopg.Connection, encoder: StoredEncoder, method: In
     return f"{encoder.table[:44]}_{method.name.replace('-', '_')}_{row[0] if row else 1}"
 
 
-def _one_at_a_time(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
-    """Wait until nobody else builds or drops an index of this encoder, until the transaction ends."""
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"cbirdb index {encoder.name}"])
-
-
-def _retire(connection: psycopg.Connection, encoder: StoredEncoder) -> list[str]:
-    """Record that the encoder's index is dropped; returns the names of what is still to be dropped."""
-    found = connection.execute(
-        "UPDATE cbir.index_build SET dropped_at = now() WHERE encoder_id = %s AND dropped_at IS NULL"
-        " RETURNING index_name",
+def _retire(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
+    """Record that the encoder's index is not in use any more."""
+    connection.execute(
+        "UPDATE cbir.index_build SET dropped_at = now() WHERE encoder_id = %s AND dropped_at IS NULL",
         [encoder.encoder_id],
     )
-    return [row[0] for row in found]
 
 
-def _drop(connection: psycopg.Connection, names: list[str]) -> None:
+def _drop_leftovers(waits: LockWaits, encoder: StoredEncoder) -> int:
+    """Drop the encoder's indexes that are not in use any more; returns how many there were.
+
+    CONCURRENTLY waits for those who read the table now, and lets everybody else read and write meanwhile.
+    """
+    names = leftover_indexes(waits.connection, encoder)
     for name in names:
-        connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(SCHEMA, name)))
+        with waits.naming_blockers():
+            waits.connection.execute(
+                sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(SCHEMA, name))
+            )
+    return len(names)
 
 
 def _record(

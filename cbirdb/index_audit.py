@@ -26,7 +26,7 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder
-from cbirdb.db.index_builds import IndexBuild, current_build
+from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, refuse_rival
 from cbirdb.db.index_walks import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
 from cbirdb.db.schema import SCHEMA
@@ -40,10 +40,6 @@ NEAR, FAR = 10, 100
 TOLERANCE = 2e-6
 """Distances that differ by less are ties: the server sums in single precision, in another order than NumPy."""
 DEFAULT_SAMPLE = 1000
-
-
-class NoIndexError(InputError):
-    """There is no index to audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +266,7 @@ def audit_index(
 ) -> tuple[IndexBuild, Measured]:
     """Measure the index in use through ``cbir.nearest_image``, as everybody searches, and store the result with it.
 
-    :raises NoIndexError: when there is no index.
+    :raises NoIndexError: when there is no index, or two that searches might take.
     """
     floor = floor or Floor()
     table = sql.Identifier(SCHEMA, encoder.table)
@@ -311,6 +307,7 @@ def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> I
             "Row-level security hides images from this role, so its searches do not use the index.",
             hint="Audit as the owner of schema 'cbir'.",
         )
+    refuse_rival(connection, build)
     return build
 
 

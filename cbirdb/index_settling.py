@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder
-from cbirdb.db.index_builds import IndexBuild
+from cbirdb.db.index_builds import IndexBuild, refuse_rival
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.index_audit import Floor, Measured, Recall, Truth, find_truth, measure, walk_search
@@ -43,6 +43,7 @@ def settle_search(
     than those of an audit with the same seed, so that the audit does not measure what it was fitted to.
 
     :param method: what was built, with the widths to begin with.
+    :raises NoIndexError: when searches might take another index.
     """
     floor = floor or Floor()
     table = sql.Identifier(SCHEMA, encoder.table)
@@ -52,6 +53,7 @@ def settle_search(
         connection.transaction(),
     ):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        refuse_rival(connection, build)
         truth = find_truth(connection, table, encoder, sample=QUERIES, seed=(seed + 1) % 2**63)
 
         def look(tried: IndexMethod, queries: int) -> Measured:

@@ -102,6 +102,7 @@ def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
 def upgrade(context: Context, *, if_needed: bool) -> None:
     """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
     from cbirdb.db.connection import connect, translated_errors
+    from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.migrate import current_revision, current_state, head_revision, installed_state, upgrade_own
     from cbirdb.db.migrate import upgrade as run_upgrade
 
@@ -111,7 +112,8 @@ def upgrade(context: Context, *, if_needed: bool) -> None:
             before = current_revision(connection)
             up_to_date = current_state(connection) == installed_state()
         if not (if_needed and up_to_date):
-            (upgrade_own if context.settings.embedded else run_upgrade)(connection)
+            waits = LockWaits(connection, context.progress().note)
+            (upgrade_own if context.settings.embedded else run_upgrade)(connection, waits)
     click.echo(f"Schema 'cbir' stands at migration {stands}" + (", as before." if before == stands else "."), err=True)
 
 
@@ -125,6 +127,7 @@ def roles(context: Context, script: bool, output_format: str) -> None:
     Creating them needs CREATEROLE, once per cluster; where they exist this is `cbirdb db upgrade`, which grants.
     """
     from cbirdb.db.connection import connect
+    from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.migrate import upgrade as run_upgrade
     from cbirdb.db.roles import ROLES, create_roles
     from cbirdb.db.sql_objects import repository_folder
@@ -135,7 +138,7 @@ def roles(context: Context, script: bool, output_format: str) -> None:
         return
     with connect(context.settings) as connection:
         create_roles(connection, path)
-        run_upgrade(connection)
+        run_upgrade(connection, LockWaits(connection, context.progress().note))
     write_rows([{"role": name, "may": duty} for name, duty in ROLES.items()], output_format)
 
 
@@ -149,6 +152,7 @@ def row_security(context: Context, state: str, yes: bool) -> None:
     After a restore into another cluster, or when a role was dropped and made again, its rows there count for nobody until
     an administrator has looked at the names: confirm shows them and asks.
     """
+    from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.roles import confirm_access, set_row_security, unconfirmed_access
 
     with context.open_database() as connection:
@@ -162,7 +166,8 @@ def row_security(context: Context, state: str, yes: bool) -> None:
             click.echo(f"{count} rows of cbir.dataset_access count from now on.", err=True)
             return
         connection.add_notice_handler(lambda notice: click.echo(f"{notice.message_primary}", err=True))
-        given = set_row_security(connection, enabled=state == "on")
+        waits = LockWaits(connection, context.progress().note)
+        given = set_row_security(connection, enabled=state == "on", waits=waits)
     click.echo(f"Row-level security is {state}.", err=True)
     if state == "on" and not given:
         click.echo("No role is given a dataset yet, so only the owner sees any: fill cbir.dataset_access.", err=True)

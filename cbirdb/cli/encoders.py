@@ -181,6 +181,7 @@ def drop(context: Context, name: str, yes: bool) -> None:
     """Remove an encoder's embeddings, indexes and evaluation runs, and its record if it was added."""
     from cbirdb.db.embeddings import count_embeddings, drop_encoder, find_encoder
     from cbirdb.db.encoder_records import delete_record
+    from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.rights import require_delete, require_ownership
     from cbirdb.known_encoders import added_encoders, stored_encoder
 
@@ -194,10 +195,11 @@ def drop(context: Context, name: str, yes: bool) -> None:
             require_delete(connection, table)
         if not yes:
             confirm(f"Remove {count:,} embeddings of '{name}' and all that rests on them?")
-        with connection.transaction():
-            if stored is not None:
-                drop_encoder(connection, stored)
+        if stored is None:
             delete_record(connection, name)
+        else:
+            waits = LockWaits(connection, context.progress().note)
+            drop_encoder(connection, stored, waits=waits, and_then=lambda: delete_record(connection, name))
     click.echo(f"Removed {count:,} embeddings of '{name}'{' and its record' if added else ''}.", err=True)
 
 

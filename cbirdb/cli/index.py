@@ -86,8 +86,9 @@ def build(
 
     Options of HNSW alone mean --method hnsw. Exit code 4: under auto, the index that is in use is below the floor.
     """
+    from cbirdb.db.index_builds import NoIndexError
     from cbirdb.index import build_chosen, build_index
-    from cbirdb.index_audit import Floor, NoIndexError, audit_index
+    from cbirdb.index_audit import Floor, audit_index
     from cbirdb.index_choice import choose_method
     from cbirdb.known_encoders import stored_encoder
 
@@ -121,8 +122,8 @@ def build(
             try:
                 built, measured = audit_index(connection, stored, seed=seed, floor=floor, progress=progress)
                 missed = measured.below(floor)
-            except NoIndexError:
-                progress.note("The index was dropped by somebody else before it could be audited.")
+            except NoIndexError as error:
+                progress.note(f"The index was not audited: {error}")
     write_rows([built.row()], output_format, columns=TABLE)
     if missed:
         progress.note(f"Approximate results will not count as final: {missed}.")
@@ -221,7 +222,7 @@ def drop(context: Context, encoder: str) -> None:
     from cbirdb.known_encoders import stored_encoder
 
     with context.open_database() as connection:
-        drop_index(connection, stored_encoder(connection, encoder))
+        drop_index(connection, stored_encoder(connection, encoder), progress=context.progress())
     click.echo(f"The index of '{encoder}' is dropped.", err=True)
 
 

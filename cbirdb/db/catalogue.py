@@ -9,6 +9,7 @@ from datetime import date
 import psycopg
 from psycopg import sql
 
+from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.records import WHOLE, FileFacts, Shard
@@ -150,7 +151,8 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
     if row is None:
         with connection.transaction():
             # Two first ingests at once: the later one waits, and then sees the key of the other.
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('cbirdb pseudonym key', 0))")
+            with LockWaits(connection).naming_blockers():  # anybody can have taken it
+                connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('cbirdb pseudonym key', 0))")
             connection.execute(
                 "INSERT INTO cbir.pseudonym_key (fingerprint)"
                 " SELECT %s WHERE NOT EXISTS (SELECT FROM cbir.pseudonym_key)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,11 +12,22 @@ from datetime import datetime
 import psycopg
 
 from cbirdb.config import Settings
-from cbirdb.errors import CbirdbError, DatabaseError, InputError, SchemaError, UnreachableError
+from cbirdb.errors import (
+    BusyError,
+    CbirdbError,
+    DatabaseError,
+    InputError,
+    NotReadyError,
+    SchemaError,
+    UnreachableError,
+)
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
+BUSY_S = 15.0
+"""How long a server that is there but takes no connection now is asked again."""
+ASK_AGAIN_S = 0.5
 
 
 def conninfo(settings: Settings) -> str:
@@ -32,11 +44,28 @@ def conninfo(settings: Settings) -> str:
 def connect(settings: Settings) -> psycopg.Connection:
     """Open a connection in autocommit mode: every transaction in cbirdb is an explicit ``transaction()`` block.
 
+    Waits for a server that has no connection left, or that starts or recovers, for ``BUSY_S``.
+
     :raises DatabaseError: when there is no server, the password is wrong, the database does not exist, ...
     """
+    target = conninfo(settings)
+    deadline, told = time.monotonic() + BUSY_S, False
+    while True:
+        try:
+            return _connect(target)
+        except (BusyError, NotReadyError) as error:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                log.warning("%s Trying again for up to %.0f seconds.", error.message, BUSY_S)
+                told = True
+        time.sleep(ASK_AGAIN_S)
+
+
+def _connect(target: str) -> psycopg.Connection:
     try:
         return psycopg.connect(
-            conninfo(settings),
+            target,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="cbirdb",
@@ -49,7 +78,7 @@ def connect(settings: Settings) -> psycopg.Connection:
             hint="It looks like postgresql://user@host:5432/database or host=... dbname=...",
         ) from None
     except psycopg.OperationalError as error:
-        raise _connection_error(error) from error
+        raise connection_error(error) from error
 
 
 def open_database(settings: Settings) -> psycopg.Connection:
@@ -196,6 +225,21 @@ _CAUSES = (
     ),
     ("does not exist", "The server has no such database or role: {cause}.", "Check the connection string."),
     (
+        "too many clients",
+        "The server has as many connections as it allows.",
+        "Close sessions that nobody uses, or raise max_connections.",
+    ),
+    (
+        "connection slots are reserved",
+        "The server has no connection left for this role; the last are reserved.",
+        "Close sessions that nobody uses, or raise max_connections.",
+    ),
+    (
+        "too many connections for",
+        "The server allows no more connections for this role or database.",
+        "Close sessions that nobody uses, or raise CONNECTION LIMIT.",
+    ),
+    (
         "the database system is",
         "The server is starting, recovering or shutting down.",
         "Try again in a moment; if it stays so, its log says why (a full disk, for one).",
@@ -226,15 +270,23 @@ _LASTING = {
     "does not exist",
 }
 """Those of them that another try will meet again."""
+_KINDS: dict[str, type[DatabaseError]] = {
+    "too many clients": BusyError,
+    "connection slots are reserved": BusyError,
+    "too many connections for": BusyError,
+    "the database system is": NotReadyError,
+}
+"""Those of them that say that a server is there."""
 
 
-def _connection_error(error: psycopg.OperationalError) -> DatabaseError:
+def connection_error(error: psycopg.OperationalError) -> DatabaseError:
+    """What the driver could not do, in our words: by its text, as it passes no SQLSTATE on when it connects."""
     text = str(error)
     target = re.search(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?', text)
     where = " port ".join(part for part in target.groups() if part) if target else "as named"
     for needle, sentence, hint in _CAUSES:
         if needle in text:
-            kind = DatabaseError if needle in _LASTING else UnreachableError
+            kind = _KINDS.get(needle, DatabaseError if needle in _LASTING else UnreachableError)
             return kind(sentence.format(where=where, cause=_last_cause(text)), hint=hint)
     return UnreachableError(f"No connection to the server: {_last_cause(text)}.", hint="Check the connection string.")
 

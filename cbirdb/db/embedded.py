@@ -19,8 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg import sql
+
+from cbirdb.db.connection import ASK_AGAIN_S, BUSY_S, connection_error
 from cbirdb.db.tuning import server_settings
-from cbirdb.errors import DatabaseError
+from cbirdb.errors import BusyError, DatabaseError, NotReadyError
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +67,18 @@ class EmbeddedServer:
     def start(self) -> str:
         """Make the server run, creating it when there is none, and return its URI. Safe for two at once.
 
+        One that is there is waited for: while it starts, recovers or stops, and for a moment while it is busy.
+
         :raises DatabaseError: when the binaries are not installed or the server does not start.
+        :raises UnreachableError: when a server is there and takes no connection.
         """
-        if self.running():
+        if self._ready():
             return self.uri()
         self._make_home()
         from filelock import FileLock
 
         with FileLock(self.home / ".lock"):
-            if not self.running():
+            if not self._answers():
                 binaries = self._binaries()
                 if not self.exists():
                     self._create(binaries)
@@ -93,20 +100,63 @@ class EmbeddedServer:
         return (self.data / "PG_VERSION").exists()
 
     def running(self) -> bool:
-        """Whether the server accepts connections. Asks the server; a left-over pid file proves nothing."""
-        import psycopg
+        """Whether there is a server, even if it takes no connection now. A left-over pid file proves nothing."""
+        try:
+            return self._ask()
+        except (BusyError, NotReadyError):
+            return True
 
+    def _ready(self) -> bool:
+        """Whether the database can be connected to; where it is not even made, there may be no server."""
+        try:
+            self._connect(DATABASE).close()
+        except DatabaseError:
+            return False
+        return True
+
+    def _answers(self) -> bool:
+        """Wait for a server that is there until it takes a connection; False when there is none.
+
+        :raises UnreachableError: when it has not in time.
+        """
+        started, told = time.monotonic(), False
+        while True:
+            try:
+                return self._ask()
+            except (BusyError, NotReadyError) as error:
+                patience = BUSY_S if isinstance(error, BusyError) else START_TIMEOUT_S
+                if time.monotonic() - started > patience:
+                    raise
+                if not told:
+                    log.warning("%s Trying again for up to %.0f seconds.", error.message, patience)
+                    told = True
+            time.sleep(ASK_AGAIN_S)
+
+    def _ask(self) -> bool:
+        """Whether a server takes a connection now.
+
+        :raises UnreachableError: when one is there and does not.
+        """
         if not (self.socket_folder / ".s.PGSQL.5432").exists():
             return False
         try:
-            psycopg.connect(self.uri(), connect_timeout=5).close()
-        except psycopg.OperationalError as error:
-            # "database does not exist": it runs, but was killed between initdb and CREATE DATABASE.
-            if "does not exist" in str(error) and "database" in str(error):
-                self._ensure_database()
-                return True
+            self._connect("postgres").close()
+        except (BusyError, NotReadyError):
+            raise
+        except DatabaseError as error:
+            if isinstance(error.__cause__, psycopg.errors.ConnectionTimeout):
+                # Somebody holds the socket: without a server the answer would be a refusal, at once.
+                raise NotReadyError(
+                    "The embedded server does not answer.", hint=f"The log is {self.log_file}."
+                ) from error
             return False
         return True
+
+    def _connect(self, database: str) -> psycopg.Connection:
+        try:
+            return psycopg.connect(self.uri(database), autocommit=True, connect_timeout=5)
+        except psycopg.OperationalError as error:
+            raise connection_error(error) from error
 
     def psql(self) -> Path:
         """The path of this server's own psql."""
@@ -221,10 +271,7 @@ class EmbeddedServer:
             time.sleep(0.1)
 
     def _ensure_database(self) -> None:
-        import psycopg
-        from psycopg import sql
-
-        with psycopg.connect(self.uri("postgres"), autocommit=True, connect_timeout=5) as connection:
+        with self._connect("postgres") as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                 try:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import EncoderError, InputError, SchemaError, UnknownNameError
 from cbirdb.names import printable
@@ -282,23 +283,45 @@ def count_embeddings(connection: psycopg.Connection, encoder: StoredEncoder) -> 
     return int(row[0]) if row else 0
 
 
-def drop_encoder(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
+def drop_encoder(
+    connection: psycopg.Connection,
+    encoder: StoredEncoder,
+    *,
+    waits: LockWaits | None = None,
+    and_then: Callable[[], object] = lambda: None,
+) -> None:
     """Remove an encoder with its embeddings, indexes and evaluation runs.
 
+    :param waits: how this connection waits for those who read the tables.
+    :param and_then: is done in the same transaction.
     :raises SchemaError: when the table that would be dropped is not one that cbirdb made for embeddings.
     """
+    waits = waits or LockWaits(connection)
     # Derived from the name: what a table says is not what is dropped.
     table = sql.Identifier(SCHEMA, table_name(encoder.name))
-    with connection.transaction():
-        row = connection.execute(_IS_EMBEDDING_TABLE, [table.as_string(connection)]).fetchone()
-        if row is not None and not row[0]:
-            raise SchemaError(
-                f"The table {table_name(encoder.name)} does not look like one of embeddings, so it is not dropped.",
-                hint="Compare it with what cbir.create_embedding_table makes.",
-            )
-        connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
-        connection.execute("DELETE FROM cbir.search_run WHERE encoder_id = %s", [encoder.encoder_id])
+    row = connection.execute(_IS_EMBEDDING_TABLE, [table.as_string(connection)]).fetchone()
+    if row is not None and not row[0]:
+        raise SchemaError(
+            f"The table {table_name(encoder.name)} does not look like one of embeddings, so it is not dropped.",
+            hint="Compare it with what cbir.create_embedding_table makes.",
+        )
+
+    def drop() -> None:
+        _drop_runs(connection, encoder)
         connection.execute("DELETE FROM cbir.encoder WHERE encoder_id = %s", [encoder.encoder_id])
+        and_then()
+        if row is not None:
+            # Last, as all searches wait from here on: with the table's foreign key a trigger of cbir.image goes.
+            waits.lock_tables([table_name(encoder.name), "image"])
+            connection.execute(sql.SQL("DROP TABLE {}").format(table))
+
+    # Millions of rows may hang on runs: not within what is tried again.
+    _drop_runs(connection, encoder)
+    waits.retry(drop)
+
+
+def _drop_runs(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
+    connection.execute("DELETE FROM cbir.search_run WHERE encoder_id = %s", [encoder.encoder_id])
 
 
 _IS_EMBEDDING_TABLE = """

@@ -11,6 +11,8 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.lock_waits import LockWaits
+
 log = logging.getLogger(__name__)
 
 # The only statements that are run because a certificate says so: its text is a table's, which an administrator of the
@@ -147,7 +149,8 @@ def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mappin
                 continue
             try:
                 if known:
-                    connection.execute(statement.encode())
+                    with LockWaits(connection).naming_blockers():
+                        connection.execute(statement.encode())
             except psycopg.errors.InsufficientPrivilege as error:
                 warnings.append(str(error))
             if warnings or not known:

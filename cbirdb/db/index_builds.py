@@ -9,6 +9,11 @@ import psycopg
 
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.migrate import extension_version
+from cbirdb.errors import InputError
+
+
+class NoIndexError(InputError):
+    """The encoder has no vector index, or none that searches can be sure to use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,67 @@ def current_build(connection: psycopg.Connection, encoder: StoredEncoder) -> Ind
         [encoder.name, encoder.encoder_id],
     ).fetchone()
     return IndexBuild(*row) if row else None
+
+
+def leftover_indexes(connection: psycopg.Connection, encoder: StoredEncoder) -> list[str]:
+    """Indexes of the encoder that cbirdb built and that are not in use: of builds and drops that were killed."""
+    return [stray.index_name for stray in stray_indexes(connection, encoder.encoder_id) if stray.ours]
+
+
+@dataclass(frozen=True, slots=True)
+class StrayIndex:
+    """A vector index of an embedding table that is not the one in use, or is in use and not valid."""
+
+    encoder: str
+    index_name: str
+    in_use: bool
+    ours: bool
+    """cbirdb built it, and another took its place; or rebuilding one that cbirdb built was interrupted."""
+    valid: bool
+
+
+def stray_indexes(connection: psycopg.Connection, encoder_id: int | None = None) -> list[StrayIndex]:
+    """Vector indexes that ought not to be there, of one encoder or of all."""
+    return [StrayIndex(*row) for row in connection.execute(_STRAYS, {"encoder_id": encoder_id})]
+
+
+# REINDEX CONCURRENTLY adds _ccnew and _ccold to the name, which it cuts where it grows too long.
+_STRAYS = """
+SELECT e.name, c.relname, used.found, built.found AND NOT used.found, x.indisvalid
+FROM cbir.encoder AS e
+INNER JOIN pg_index AS x ON x.indrelid = to_regclass('cbir.' || quote_ident(e.table_name))
+INNER JOIN pg_class AS c ON c.oid = x.indexrelid
+INNER JOIN pg_am AS a ON a.oid = c.relam AND a.amname IN ('hnsw', 'ivfflat')
+CROSS JOIN LATERAL (SELECT EXISTS (
+    SELECT FROM cbir.index_build AS b
+    WHERE b.encoder_id = e.encoder_id AND b.index_name = c.relname AND b.dropped_at IS NULL
+) AS found) AS used
+CROSS JOIN LATERAL (SELECT EXISTS (
+    SELECT FROM cbir.index_build AS b
+    WHERE b.encoder_id = e.encoder_id AND (
+        b.index_name = c.relname
+        OR (NOT x.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$'
+            AND starts_with(b.index_name, regexp_replace(c.relname, '_cc(new|old)[0-9]*$', '')))
+    )
+) AS found) AS built
+WHERE (e.encoder_id = %(encoder_id)s OR %(encoder_id)s::bigint IS NULL) AND NOT (used.found AND x.indisvalid)
+ORDER BY e.name, c.relname
+"""
+
+
+def refuse_rival(connection: psycopg.Connection, build: IndexBuild) -> None:
+    """Refuse to walk where the planner may take another index than the one in use.
+
+    :raises NoIndexError: naming the other.
+    """
+    row = connection.execute(
+        "SELECT cbir.rival_index(to_regclass('cbir.' || quote_ident(%s)))", [build.index_name]
+    ).fetchone()
+    if row and row[0]:
+        raise NoIndexError(
+            f"The encoder '{build.encoder}' has a second index of the same kind, {row[0]}, so no search uses either.",
+            hint=f"Run: cbirdb index build -e {build.encoder}; or drop that one, if cbirdb did not build it.",
+        )
 
 
 def server_versions(connection: psycopg.Connection) -> dict[str, str]:

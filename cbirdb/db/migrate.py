@@ -1,20 +1,22 @@
 """Brings schema ``cbir`` up to date: Alembic's tables first, then the functions and views of ``sql/``.
 
-One transaction and one advisory lock for all of it, so that it either happens or does not, and two
-processes cannot do it at once.
+One transaction and one lock for all of it, so that it either happens or does not, and two processes cannot do it at
+once. Where somebody is in the way it lets go of everything and tries again, see ``lock_waits``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.roles import acting_as_owner, check_search_role, create_roles
+from cbirdb.db.lock_waits import LockWaits
+from cbirdb.db.roles import acting_as_owner, check_search_role, create_roles, protected_tables
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.sql_objects import create_sql_objects, drop_sql_objects, repository_folder, sql_files
 from cbirdb.errors import SchemaError
@@ -69,43 +71,111 @@ def _is_ours(name: str | None, kind: str, _parents: Any) -> bool:
     return not (kind == "table" and str(name).startswith("embedding_"))
 
 
-def upgrade(connection: psycopg.Connection) -> None:
+def upgrade(connection: psycopg.Connection, waits: LockWaits | None = None) -> None:
     """Create or update everything in schema ``cbir``. Safe to repeat, safe for two at once.
 
+    :param waits: how this connection waits for those who use the tables.
     :raises SchemaError: when the server or the extension is missing or too old, or an object outside of
         cbirdb depends on one of its views.
     :raises DatabaseError: when a privilege is missing.
     """
-    with translated_errors(), connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
+    import alembic.command  # noqa: F401 (takes most of a second, in which nothing should be locked)
+
+    waits = waits or LockWaits(connection)
+    with translated_errors():
         _check_server(connection)
-        ensure_extension(connection)
+        _check_extension(connection)
         check_search_role(connection)
-        # Views hold on to the columns that they show, so they go before the tables may change under them.
-        grants = drop_sql_objects(connection)
-        with acting_as_owner(connection):
-            _run_alembic(connection)
-            create_sql_objects(connection, grants)
-            connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
-            # Last of what changes functions and views: comments and grants are the owner's, and then no longer.
-            connection.execute("SELECT cbir.hand_over()")
+        if tables := _tables_to_lock(connection):
+            waits.note(f"Searches wait while this upgrade runs: it locks {', '.join(tables)}.")
+        waits.retry(lambda: _upgrade(connection, waits))
+
+
+def _upgrade(connection: psycopg.Connection, waits: LockWaits) -> None:
+    _one_at_a_time(connection)
+    ensure_extension(connection)
+    keep_triggers = _keeps_triggers(connection)
+    if not keep_triggers:
+        waits.lock_tables(_tables_with_triggers(connection))
+    # Views hold on to the columns that they show, so they go before the tables may change under them.
+    grants = drop_sql_objects(connection, keep_triggers=keep_triggers)
+    with acting_as_owner(connection):
+        _run_alembic(connection)
+        create_sql_objects(connection, grants)
+        connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
+        # Last of what changes functions and views: comments and grants are the owner's, and then no longer.
+        connection.execute("SELECT cbir.hand_over()")
+        if connection.execute("SELECT FROM cbir.setting WHERE name = 'row_security' AND enabled").fetchone():
             # Policies may name a role that has been created since, and cover a table that is new.
-            connection.execute(
-                "SELECT cbir.set_row_security(TRUE) FROM cbir.setting WHERE name = 'row_security' AND enabled"
+            waits.lock_tables(protected_tables(connection))
+            connection.execute("SELECT cbir.set_row_security(TRUE)")
+        connection.execute("COMMENT ON TABLE cbir.alembic_version IS 'The migration that these tables stand at.'")
+        connection.execute(
+            sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
+                sql.Identifier(SCHEMA),
+                sql.Literal(f"Content-based image retrieval (cbirdb); state {installed_state()}"),
             )
-            connection.execute("COMMENT ON TABLE cbir.alembic_version IS 'The migration that these tables stand at.'")
-            connection.execute(
-                sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
-                    sql.Identifier(SCHEMA),
-                    sql.Literal(f"Content-based image retrieval (cbirdb); state {installed_state()}"),
-                )
-            )
+        )
 
 
-def upgrade_own(connection: psycopg.Connection) -> None:
+def _one_at_a_time(connection: psycopg.Connection) -> None:
+    """Be the only upgrade until the transaction ends, by a lock that no reader can take."""
+    lock = "LOCK TABLE cbir.alembic_version IN SHARE ROW EXCLUSIVE MODE"
+    if current_revision(connection) is None:
+        # There is no table yet. Everybody can take this one; who has it is named.
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
+        if current_revision(connection) is None:
+            return
+    connection.execute(lock)
+
+
+def _keeps_triggers(connection: psycopg.Connection) -> bool:
+    """Whether triggers can stay while their functions are replaced, so that tables need no lock that readers feel.
+
+    Not where a migration may change the table under them, nor where a superuser would run what an owner has made of them.
+    """
+    row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    return current_revision(connection) == head_revision() and row == (False,)
+
+
+def _tables_with_triggers(connection: psycopg.Connection) -> list[str]:
+    found = connection.execute(
+        "SELECT DISTINCT c.relname FROM pg_class AS c INNER JOIN pg_trigger AS t ON t.tgrelid = c.oid"
+        " WHERE c.relnamespace = to_regnamespace(%s) AND NOT t.tgisinternal ORDER BY c.relname",
+        [SCHEMA],
+    )
+    return [row[0] for row in found]
+
+
+def _tables_to_lock(connection: psycopg.Connection) -> list[str]:
+    """Tables that an upgrade locks readers out of: for triggers, for policies, and those that a migration names."""
+    revision = current_revision(connection)
+    if revision is None:
+        return []
+    pending = [path.read_text() for path in _migrations() if path.name.split("_")[0] > revision]
+    found = connection.execute(
+        """
+        SELECT c.relname FROM pg_class AS c
+        WHERE c.relnamespace = %(schema)s::regnamespace AND c.relkind = 'r' AND (
+            c.relname = ANY (%(triggers)s)
+            OR c.relrowsecurity
+            OR %(pending)s ~ ('\\m' || c.relname || '\\M')
+        )
+        ORDER BY c.relname
+        """,
+        {
+            "schema": SCHEMA,
+            "triggers": [] if _keeps_triggers(connection) else _tables_with_triggers(connection),
+            "pending": "\n".join(pending),
+        },
+    )
+    return [f"{SCHEMA}.{row[0]}" for row in found]
+
+
+def upgrade_own(connection: psycopg.Connection, waits: LockWaits | None = None) -> None:
     """The same for a server that is cbirdb's own: there the roles are made, too."""
     create_roles(connection, repository_folder("sql") / "dba" / "create_roles.sql")
-    upgrade(connection)
+    upgrade(connection, waits)
 
 
 def upgrade_tables(connection: psycopg.Connection) -> None:
@@ -142,8 +212,12 @@ def ensure_extension(connection: psycopg.Connection) -> None:
                 "The extension pgvector is not in this database and this role may not create it.",
                 hint="Ask a database administrator to run: CREATE EXTENSION vector;",
             ) from error
-        installed = extension_version(connection)
-    if version_tuple(installed or "0") < MINIMUM_PGVECTOR:
+    _check_extension(connection)
+
+
+def _check_extension(connection: psycopg.Connection) -> None:
+    installed = extension_version(connection)
+    if installed is not None and version_tuple(installed) < MINIMUM_PGVECTOR:
         wanted = ".".join(map(str, MINIMUM_PGVECTOR))
         raise SchemaError(
             f"pgvector {installed} is too old: it needs {wanted} or newer (index corruption, CVE-2026-3172).",
@@ -163,9 +237,9 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def _run_alembic(connection: psycopg.Connection) -> None:
-    # Alembic takes long to import, too.
     from alembic import command
     from alembic.util.exc import CommandError
+    from sqlalchemy.exc import DBAPIError
 
     with sqlalchemy_connection(connection) as bound:
         config = alembic_config()
@@ -176,6 +250,8 @@ def _run_alembic(connection: psycopg.Connection) -> None:
             raise SchemaError(
                 "This database was made by a newer cbirdb than this one.", hint="Install the newer cbirdb."
             ) from error
+        except DBAPIError as error:
+            raise error.orig or error from error  # as the driver said it, for those who try again or put it in words
 
 
 def alembic_config() -> Any:
@@ -255,4 +331,8 @@ def current_revision(connection: psycopg.Connection) -> str | None:
 
 def head_revision() -> str:
     """The newest migration of this installation: the highest number among the files."""
-    return max(path.name.split("_")[0] for path in (repository_folder("alembic") / "versions").glob("[0-9]*.py"))
+    return max(path.name.split("_")[0] for path in _migrations())
+
+
+def _migrations() -> list[Path]:
+    return sorted((repository_folder("alembic") / "versions").glob("[0-9]*.py"))

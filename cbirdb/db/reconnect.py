@@ -8,7 +8,7 @@ from typing import TypeVar
 import psycopg
 import tenacity
 
-from cbirdb.errors import UnreachableError
+from cbirdb.errors import BusyError, NotReadyError, UnreachableError
 
 T = TypeVar("T")
 
@@ -96,4 +96,7 @@ class ReconnectingConnection:
         error = state.outcome.exception() if state.outcome is not None else None
         lost = isinstance(error, (LostConnectionError, UnreachableError))
         if lost and state.attempt_number == 1 and state.next_action is not None:
-            self._note(f"The connection to the server was lost; trying again for up to {self._patience_s:.0f} seconds.")
+            what = "The connection to the server was lost"
+            if isinstance(error, (BusyError, NotReadyError)):
+                what = error.message.rstrip(".")
+            self._note(f"{what}; trying again for up to {self._patience_s:.0f} seconds.")

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
+from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema import SCHEMA
 from cbirdb.errors import DatabaseError
 
@@ -85,14 +86,33 @@ def check_search_role(connection: psycopg.Connection) -> None:
         )
 
 
-def set_row_security(connection: psycopg.Connection, *, enabled: bool) -> bool:
+def set_row_security(connection: psycopg.Connection, *, enabled: bool, waits: LockWaits | None = None) -> bool:
     """Switch row-level security for every table; returns whether any role is given a dataset.
 
+    :param waits: how this connection waits for those who read the tables.
     :raises DatabaseError: when this role does not own the schema.
     """
-    with translated_errors(), connection.transaction():
-        connection.execute("SELECT cbir.set_row_security(%s)", [enabled])
-        return connection.execute("SELECT FROM cbir.dataset_access LIMIT 1").fetchone() is not None
+    waits = waits or LockWaits(connection)
+    with translated_errors():
+        return waits.retry(lambda: _set_row_security(waits, enabled))
+
+
+def _set_row_security(waits: LockWaits, enabled: bool) -> bool:
+    connection = waits.connection
+    # All at once, before anything else: what follows waits for nobody while it holds them.
+    waits.lock_tables(protected_tables(connection))
+    connection.execute("SELECT cbir.set_row_security(%s)", [enabled])
+    return connection.execute("SELECT FROM cbir.dataset_access LIMIT 1").fetchone() is not None
+
+
+def protected_tables(connection: psycopg.Connection) -> list[str]:
+    """Tables that row-level security is for."""
+    found = connection.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind = 'r'"
+        " AND cbir.tenant_condition(relname) IS NOT NULL ORDER BY relname",
+        [SCHEMA],
+    )
+    return [row[0] for row in found]
 
 
 def unconfirmed_access(connection: psycopg.Connection) -> list[tuple[str, str]]:

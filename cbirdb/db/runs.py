@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from cbirdb.db.index_builds import IndexBuild
+from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.selection import Counts, Selection
 from cbirdb.errors import InputError
 
@@ -81,7 +82,8 @@ def held_run(connect: Callable[[], psycopg.Connection], definition: Definition, 
         if run_id is None:
             with own.transaction():  # nobody sees the run before it is marked
                 run_id = _open(own, definition, counts)
-                marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])
+                with LockWaits(marker).naming_blockers():  # anybody can have taken it
+                    marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])
         stored = own.execute("SELECT query_image_id FROM cbir.search_result WHERE run_id = %s", [run_id])
         try:
             yield HeldRun(run_id, frozenset(row[0] for row in stored), outdated)

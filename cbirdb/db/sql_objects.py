@@ -33,12 +33,13 @@ Grant = tuple[str, str, str]
 """Kind of object (view, routine), its name, and the GRANT statement that was in force on it."""
 
 
-def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
+def drop_sql_objects(connection: psycopg.Connection, *, keep_triggers: bool = False) -> list[Grant]:
     """Drop the functions, views and types that the last upgrade made; returns what was granted on them.
 
     ``CREATE OR REPLACE`` alone would keep what a newer version no longer has and cannot drop a view's column.
     What others have made in the schema is left alone.
 
+    :param keep_triggers: leave triggers and their functions, which are then replaced: DROP TRIGGER locks out searches.
     :raises SchemaError: when an object outside of cbirdb depends on one of them.
     """
     # With nothing on the search path PostgreSQL writes every name with its schema, as cbir.sql_object has it.
@@ -48,9 +49,10 @@ def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
         return []
     grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA, "own": [*ROLES]}).fetchall()
     try:
-        for (statement,) in connection.execute(_TRIGGERS).fetchall():
-            connection.execute(statement)
-        _check_strangers(connection)
+        if not keep_triggers:
+            for (statement,) in connection.execute(_TRIGGERS).fetchall():
+                connection.execute(statement)
+            _check_strangers(connection)
         for (statement,) in connection.execute(_DROPS, {"schema": SCHEMA}).fetchall():
             connection.execute(statement)
     except psycopg.errors.DependentObjectsStillExist as error:
@@ -58,7 +60,11 @@ def drop_sql_objects(connection: psycopg.Connection) -> list[Grant]:
             f"Something outside of cbirdb depends on its views: {error.diag.message_detail or error}",
             hint="Drop it, upgrade, and create it again.",
         ) from error
-    connection.execute("DELETE FROM cbir.sql_object")
+    # What triggers keep is not made anew, but replaced, and stays noted.
+    connection.execute(
+        "DELETE FROM cbir.sql_object WHERE kind <> 'routine'"
+        " OR NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = to_regprocedure(name))"
+    )
     return grants
 
 
@@ -87,6 +93,8 @@ def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> N
         try:
             # Without parameters psycopg sends the file as one simple query, so it may hold several statements.
             connection.execute(path.read_bytes())
+        except psycopg.errors.LockNotAvailable:
+            raise  # to be tried again
         except psycopg.Error as error:
             raise SchemaError(f"{path.name} could not be applied: {error}") from error
     connection.execute("SELECT set_config('search_path', '', true)")
@@ -156,6 +164,7 @@ FROM (
     SELECT 'ROUTINE', p.oid::regprocedure::text, 2
     FROM cbir.sql_object AS o INNER JOIN pg_proc AS p ON p.oid = to_regprocedure(o.name)
     WHERE o.kind = 'routine' AND p.pronamespace = %(schema)s::regnamespace
+      AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = p.oid)
     UNION
     SELECT 'TYPE', c.oid::regclass::text, 3
     FROM cbir.sql_object AS o INNER JOIN pg_class AS c ON c.oid = to_regclass(o.name)

@@ -9,7 +9,8 @@
 --                with them all is faster than walking until enough of them were met, or when a short, narrow walk
 --                meets none of them: they lie elsewhere. When it meets four times as many as an
 --                even spread would, the next walk goes only as deep as half that density asks for.
---   Where row-level security hides images from the caller every search is exact, whatever the mode.
+--   Where row-level security hides images from the caller every search is exact, whatever the mode; so it is while
+--   there is a second index that a walk might take (see cbir.rival_index).
 --   "+ 0" keeps an exact search off the index.
 -- Inputs: an encoder, a vector of its dimension, k, what to leave out (an image, a patient's, a study's), a filter
 --   (see cbir.image_filter), a mode.
@@ -100,7 +101,8 @@ BEGIN
             USING ERRCODE = 'undefined_object', HINT = format('Run: cbirdb index build -e %s', encoder);
     END IF;
 
-    use_index := mode <> 'exact' AND build.index_build_id IS NOT NULL AND NOT restricted;
+    use_index := mode <> 'exact' AND build.index_build_id IS NOT NULL AND NOT restricted
+    AND cbir.rival_index(to_regclass(format('cbir.%I', build.index_name))) IS NULL;
     IF num_nonnulls(without_image, without_patient, without_study) > 0 THEN
         left_out := ARRAY(
             SELECT i.image_id

@@ -2,7 +2,7 @@
 -- Description: Trigger function. A name with a typing error would give nobody anything, in silence. The role's OID is
 --   kept beside its name: a role that is dropped and made again under the same name is another one, and does not
 --   inherit the sight of the first.
-CREATE FUNCTION cbir.check_role()
+CREATE OR REPLACE FUNCTION cbir.check_role()
 RETURNS trigger
 LANGUAGE plpgsql
 SET search_path FROM CURRENT

@@ -2,7 +2,7 @@
 -- Description: Trigger function, of cbir.dataset alone. Files are read by whoever encodes, so a site that named the
 --   folder of another one would have that one's images in its own dataset. Where rows are restricted, a folder may not
 --   be, hold or lie in that of a dataset which the acting role does not see; elsewhere datasets may share files.
-CREATE FUNCTION cbir.check_root()
+CREATE OR REPLACE FUNCTION cbir.check_root()
 RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER

@@ -1,5 +1,6 @@
 -- Title: Create the triggers
--- Description: Called by every `cbirdb db upgrade`, which drops them before it drops the functions that they call.
+-- Description: As cbir.trigger_definition lists them. Called by every `cbirdb db upgrade`; those that are there are
+--   replaced.
 CREATE FUNCTION cbir.create_triggers()
 RETURNS void
 LANGUAGE plpgsql
@@ -10,7 +11,7 @@ DECLARE
 BEGIN
     FOR wanted IN SELECT t.* FROM cbir.trigger_definition() AS t LOOP
         EXECUTE format(
-            'CREATE TRIGGER %I %s EXECUTE FUNCTION cbir.%I()',
+            'CREATE OR REPLACE TRIGGER %I %s EXECUTE FUNCTION cbir.%I()',
             wanted.trigger_name, format(wanted.event, format('cbir.%I', wanted.table_name)), wanted.function_name
         );
     END LOOP;

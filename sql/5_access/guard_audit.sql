@@ -4,7 +4,7 @@
 --   patients that are no longer there are taken out, each where it stands, and nothing else. A purpose may lose the
 --   pseudonym that the setting cbir.erased_pseudonym names (see cbir.redact_audit), if that has a certificate of
 --   erasure: no other word can be taken out. Whoever may change the table's definition can take the trigger off.
-CREATE FUNCTION cbir.guard_audit()
+CREATE OR REPLACE FUNCTION cbir.guard_audit()
 RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER

@@ -1,6 +1,6 @@
 -- Title: Note who changed a setting and when, in its row and in the audit
 -- Description: Trigger function, of this table alone. Switching the audit off is itself in the audit.
-CREATE FUNCTION cbir.note_setting()
+CREATE OR REPLACE FUNCTION cbir.note_setting()
 RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER

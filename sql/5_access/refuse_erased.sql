@@ -3,7 +3,7 @@
 --   images that are added, once per statement, and of each that gets another name or dataset: whoever writes, and by
 --   which way, an erased patient does not come back. `cbirdb ingest` leaves them out before it gets here. A dataset
 --   with a certificate keeps its name, and no other one takes it: what was erased is known by a hash of it.
-CREATE FUNCTION cbir.refuse_erased()
+CREATE OR REPLACE FUNCTION cbir.refuse_erased()
 RETURNS trigger
 LANGUAGE plpgsql
 SECURITY DEFINER

@@ -20,7 +20,7 @@ from tests.conftest import Outcome, picture_bytes
 Cli = Callable[..., Outcome]
 CHECKS = [
     "PostgreSQL version", "pgvector version", "Schema cbir", "Privileges", "Memory settings", "Nearest-neighbour query",
-    "Erased patients",
+    "Erased patients", "Vector indexes",
 ]  # fmt: skip
 
 

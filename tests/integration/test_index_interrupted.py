@@ -55,9 +55,8 @@ def held(dsn: str, statement: str) -> Iterator[None]:
         holder.rollback()
 
 
-LOCK_BEFORE_ALL = "SELECT pg_advisory_xact_lock(hashtextextended('cbirdb index toy', 0))"
 LOCK_TABLE = f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE"
-"""As someone who is adding embeddings: the index cannot be created."""
+"""As someone who is adding embeddings: the build has not begun."""
 LOCK_RECORDS = "LOCK TABLE cbir.index_build IN SHARE MODE"
 """The records can be read but not written: the new index is there, not yet recorded."""
 LOCK_ENCODER = "SELECT FROM cbir.encoder FOR UPDATE"
@@ -108,7 +107,7 @@ def nearest(dsn: str) -> list[int]:
     return [row[0] for row in found]
 
 
-@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+@pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
 def test_a_killed_first_build_leaves_neither_index_nor_record(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
@@ -122,7 +121,7 @@ def test_a_killed_first_build_leaves_neither_index_nor_record(
     assert len(indexes(connection)) == len(records(connection)) == 1
 
 
-@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+@pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
 def test_a_killed_rebuild_leaves_the_old_index_in_use(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
@@ -139,7 +138,7 @@ def test_a_killed_rebuild_leaves_the_old_index_in_use(
     assert [options["m"] for _, _, options, _ in indexes(connection)] == ["12"]
 
 
-@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+@pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
 def test_a_rebuild_whose_session_is_ended_fails_in_one_sentence_and_leaves_the_old_index_in_use(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
@@ -158,7 +157,7 @@ def test_a_rebuild_whose_session_is_ended_fails_in_one_sentence_and_leaves_the_o
     assert cli("index", "status", "-e", "toy", "--format", "json").rows == [old]
 
 
-@pytest.mark.parametrize("lock", [LOCK_BEFORE_ALL, LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
+@pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
 def test_searches_go_on_while_a_rebuild_waits_or_runs(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
@@ -220,7 +219,7 @@ def test_an_audit_that_begins_during_a_drop_says_that_there_is_no_index(
 def test_two_builds_at_once_leave_one_index(
     start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
-    with held(dsn, LOCK_BEFORE_ALL):
+    with held(dsn, LOCK_TABLE):
         processes = [start("--m", 8), start("--m", 12)]
         wait_for_both(connection)
     for process in processes:
