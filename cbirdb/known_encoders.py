@@ -55,8 +55,6 @@ def make_record(
     if name in SHIPPED:
         raise InputError(f"'{name}' is an encoder that ships with cbirdb.", hint="Choose another name.")
     table_name(name)  # the name must make a table name, too, and a folder's
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"'{name}' cannot name an encoder.", hint="Use 1 to 40 letters, digits and hyphens.")
     folder = Path(weights).expanduser()
     if weights and folder.is_dir():
         weights = str(folder.resolve())

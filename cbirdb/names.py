@@ -30,6 +30,19 @@ def problem_of_line(name: str) -> tuple[str, str] | None:
     return problem_of_name(name) or (("wrong characters", "a control character") if _CONTROL.search(name) else None)
 
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def on_one_line(text: str) -> str:
+    """The text with escapes for what would steer a terminal: names of files are whatever somebody called them."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def on_lines(text: str) -> str:
+    """The same, where the text's own line breaks are meant."""
+    return "\n".join(map(on_one_line, text.split("\n")))
+
+
 def printable(name: str) -> str:
     """The name itself where the database can hold it; else with escapes, and its middle left out where it is long."""
     if problem_of_name(name) is None:

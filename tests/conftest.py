@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from PIL import Image
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cbirdb.cli.main import run
 from cbirdb.db.embedded import EmbeddedServer
@@ -142,10 +142,55 @@ def empty_database(server: str) -> Iterator[str]:
     yield from _database(server, None)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of a module marked ``also_by_a_site`` run twice: as the owner, and as a site's logins under row security."""
+    if "by_a_site" in metafunc.fixturenames and metafunc.definition.get_closest_marker("also_by_a_site"):
+        metafunc.parametrize("by_a_site", [False, True], ids=["owner", "site"], indirect=True)
+
+
 @pytest.fixture
-def dsn(server: str, template: str) -> Iterator[str]:
-    """DSN of a database of this test's own, with an up-to-date schema and no data."""
-    yield from _database(server, template)
+def by_a_site(request: pytest.FixtureRequest) -> bool:
+    """Whether the command line acts as a site's logins, under row-level security."""
+    return bool(getattr(request, "param", False))
+
+
+@pytest.fixture
+def dsn(request: pytest.FixtureRequest, server: str, template: str, by_a_site: bool) -> Iterator[str]:
+    """Superuser's DSN of a database of this test's own, with an up-to-date schema and no data."""
+    if not by_a_site:
+        yield from _database(server, template)
+        return
+    for dsn in _database(request.getfixturevalue("role_server"), request.getfixturevalue("role_template")):
+        with psycopg.connect(dsn, autocommit=True) as admin:
+            _give_every_dataset_to(admin, request.getfixturevalue("logins"))
+        yield dsn
+
+
+def _give_every_dataset_to(admin: psycopg.Connection, logins: Logins) -> None:
+    """Row-level security is on, and whatever dataset is made is the site's: the test says which ones there are."""
+    site = [logins.names["site_a"], logins.names["ingest_a"]]
+    admin.execute("SELECT cbir.set_row_security(TRUE)")
+    admin.execute(
+        sql.SQL(
+            """
+            CREATE FUNCTION public.give_to_the_site() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+            BEGIN
+                INSERT INTO cbir.dataset_access (role_name, dataset) SELECT unnest({}::text[]), new.name ON CONFLICT DO NOTHING;
+                RETURN new;
+            END
+            $$;
+            CREATE TRIGGER give_to_the_site BEFORE INSERT ON cbir.dataset
+            FOR EACH ROW EXECUTE FUNCTION public.give_to_the_site();
+            """
+        ).format(sql.Literal(site))
+    )
+
+
+SITE_LOGINS = {
+    **dict.fromkeys(("search", "metrics", "compare", "classify", "leakage", "failures"), "site_a"),
+    **dict.fromkeys(("ingest", "encode", "import-embeddings"), "ingest_a"),
+}
+"""As which login a site runs a command; all others are an administrator's."""
 
 
 def _database(server: str, template: str | None) -> Iterator[str]:
@@ -259,10 +304,28 @@ def role_database(role_server: str, role_template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def cli(dsn: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+def cli(
+    request: pytest.FixtureRequest,
+    dsn: str,
+    by_a_site: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Outcome]:
     """Runs ``cbirdb`` in this process, on the test's own database."""
     monkeypatch.setenv("CBIRDB_DSN", dsn)
-    return command_line(capsys)
+    call = command_line(capsys)
+    if not by_a_site:
+        return call
+    logins: Logins = request.getfixturevalue("logins")
+    database = str(conninfo_to_dict(dsn)["dbname"])
+
+    def as_a_site(*arguments: object) -> Outcome:
+        command = next((str(word) for word in arguments if str(word) in SITE_LOGINS), "")
+        who = "site_a" if arguments[:2] == ("db", "status") else SITE_LOGINS.get(command, "admin")
+        monkeypatch.setenv("CBIRDB_DSN", logins.dsn(who, database))
+        return call(*arguments)
+
+    return as_a_site
 
 
 def command_line(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:

@@ -13,6 +13,7 @@ import click
 from cbirdb.cli.values import FilePath, Text
 from cbirdb.config import Settings
 from cbirdb.errors import CbirdbError, ExitCode
+from cbirdb.names import on_lines
 
 COMMANDS = {
     "demo": ("cbirdb.cli.demo:demo", "Run the whole pipeline on generated phantoms."),
@@ -122,7 +123,7 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except CbirdbError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {on_lines(str(error))}", err=True)
         _show_cause(error)
         return int(error.exit_code)
     except SystemExit:

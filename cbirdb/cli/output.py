@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from cbirdb.names import on_one_line
+
 Row = Mapping[str, Any]
 
 
@@ -102,7 +104,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return on_one_line(", ".join(map(str, value)))
     if hasattr(value, "strftime") and hasattr(value, "hour"):
         return str(value.strftime("%Y-%m-%d %H:%M"))
-    return str(value)
+    return on_one_line(str(value))

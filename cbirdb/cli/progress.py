@@ -15,6 +15,8 @@ from rich.progress import Task as RichTask
 from rich.table import Column
 from rich.text import Text
 
+from cbirdb.names import on_lines
+
 SECONDS_BETWEEN_LINES = 10
 
 
@@ -36,7 +38,7 @@ class TerminalProgress:
 
     def note(self, message: str) -> None:
         """One line on stderr."""
-        click.echo(message, err=True)
+        click.echo(on_lines(message), err=True)
 
 
 class _State(ProgressColumn):

@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import Outcome, picture
 
+pytestmark = pytest.mark.also_by_a_site
+
 Cli = Callable[..., Outcome]
 COUNTS = {"train": 12, "val": 4, "test": 6}
 

@@ -19,8 +19,8 @@ from tests.conftest import Outcome, picture_bytes
 
 Cli = Callable[..., Outcome]
 CHECKS = [
-    "PostgreSQL version", "pgvector version", "Schema cbir", "Privileges", "Memory settings", "Nearest-neighbour query",
-    "Erased patients", "Vector indexes",
+    "PostgreSQL version", "pgvector version", "Schema cbir", "Tables and columns", "Access control", "Privileges",
+    "Memory settings", "Nearest-neighbour query", "Erased patients", "Vector indexes",
 ]  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from tests.conftest import Outcome, picture_bytes, write_csv
 from tests.encode_checks import MeanOfQuarters, open_failures, vectors
 from tests.encode_checks import encode as encode_with
 
+pytestmark = pytest.mark.also_by_a_site
+
 Cli = Callable[..., Outcome]
 
 

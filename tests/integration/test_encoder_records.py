@@ -172,8 +172,9 @@ def test_a_folder_is_remembered_by_its_whole_path(
     ("name", "words"),
     [
         ("my-model", "There is an encoder named 'my-model' already."),
-        ("my_model", "'my_model' would share the table embedding_my_model"),
-        ("MY.MODEL", "'MY.MODEL' would share the table embedding_my_model"),
+        ("my.model", "'my.model' would share the table embedding_my_model"),
+        ("my_model", "'my_model' cannot name an encoder"),
+        ("MY.MODEL", "'MY.MODEL' cannot name an encoder"),
     ],
 )
 def test_a_name_is_given_once(cli: Cli, connection: psycopg.Connection, name: str, words: str) -> None:
@@ -193,7 +194,7 @@ def test_a_name_that_would_share_the_table_of_imported_embeddings_is_refused(
         "INSERT INTO cbir.encoder (name, table_name, dim, precision, spec, provenance)"
         " VALUES ('my-model', 'embedding_my_model', 6, 'half', '{}', '{}')"
     )
-    refused = cli("encoders", "add", "my_model", "--loader", "hf", "--weights", "a/b")
+    refused = cli("encoders", "add", "my.model", "--loader", "hf", "--weights", "a/b")
     assert refused.code == 1
     assert "share the table embedding_my_model" in refused.err
     assert cli(*ADD).code == 0, "its own name may get a record, to encode further images"

@@ -16,6 +16,8 @@ from psycopg import sql
 from tests.conftest import Outcome
 from tests.published_vectors import DIM, NAMES, add_images, unit, write
 
+pytestmark = pytest.mark.also_by_a_site
+
 Cli = Callable[..., Outcome]
 
 

@@ -12,9 +12,12 @@ from collections import Counter
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.catalogue_checks import Cli, contents, counts, ingest, labels, paper_row, value
 from tests.conftest import picture_bytes, write_csv
+
+pytestmark = pytest.mark.also_by_a_site
 
 PROGRAM = Path(sys.executable).with_name("cbirdb")
 

@@ -11,6 +11,8 @@ import pytest
 from tests.catalogue_checks import Cli, contents, counts, ingest, open_failures, value
 from tests.conftest import picture, picture_bytes
 
+pytestmark = pytest.mark.also_by_a_site
+
 
 def test_a_file_name_that_is_not_utf8_is_a_failure_and_not_the_end(
     cli: Cli, connection: psycopg.Connection, class_folder: Path

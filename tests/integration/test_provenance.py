@@ -24,6 +24,8 @@ from tests.encode_checks import encode
 from tests.published_vectors import write
 from tests.worker_encoders import Projection
 
+pytestmark = pytest.mark.also_by_a_site
+
 Cli = Callable[..., Outcome]
 NAME = "projection"
 

@@ -1,0 +1,80 @@
+"""What a site's reader asks on the command line works without a right on any table, and shows the site's own alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cbirdb.cli.main import run
+from tests.conftest import Logins
+
+READS = [
+    ("db", "status"),
+    ("db", "doctor"),
+    ("metrics", "-n", "1,5"),
+    ("metrics", "--by", "class", "-n", "1"),
+    ("metrics", "--by", "index-size", "-n", "1", "--run", "1"),
+    ("metrics", "--by", "anatomy", "-n", "1", "--run", "1"),
+    ("metrics", "--confidence", "--resamples", "100", "-n", "1"),
+    ("leakage", "-e", "toy", "-n", "1"),
+    ("leakage", "-e", "toy", "--causes"),
+    ("failures",),
+    ("encoders", "list"),
+    ("search", "-e", "toy", "--image-id", "1"),
+    ("search", "-e", "toy", "--sop-uid", "study a1.1"),
+    ("search", "-e", "toy", "--image-id", "1", "--label", "XR/shared", "--dataset", "a"),
+    ("search", "-e", "toy", "--sop-uid", "study a1.1", "--sheet", "SHEET"),
+]
+
+
+@pytest.mark.parametrize("command", READS, ids=" ".join)
+def test_a_sites_reader_asks_and_sees_its_own(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    words = [str(tmp_path / "sheet.png") if word == "SHEET" else word for word in command]
+    assert run(["--dsn", logins.dsn("site_a", sites), *words]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "study b" not in shown.out
+    assert "broken b" not in shown.out
+    assert "XR/b" not in shown.out
+
+
+def test_the_status_counts_what_the_site_sees(sites: str, logins: Logins, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--dsn", logins.dsn("site_a", sites), "db", "status", "--format", "csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("dataset")] == ['dataset,a,"30 images, 2 labels, read by test"']
+    assert [line for line in lines if line.startswith("encoder")] == [
+        'encoder,toy,"30 embeddings, 2 dimensions, single precision"'
+    ]
+    assert len([line for line in lines if line.startswith("run")]) == 1
+    assert not [line for line in lines if line.startswith("index")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "-e", "toy", "--image-id", "37"),
+        ("search", "-e", "toy", "--sop-uid", "study b1.1"),
+        ("search", "-e", "toy", "--image-id", "1", "--dataset", "b"),
+        ("metrics", "--run", "2"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_hidden_is_not_there_on_the_command_line(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert run(["--dsn", logins.dsn("site_a", sites), *command]) == 1
+    assert "here is no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("evaluate", "-e", "toy"), ("erase", "--patient", "a1", "--yes"), ("index", "build", "-e", "toy")],
+    ids=" ".join,
+)
+def test_what_is_an_administrators_is_refused_to_a_site(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    assert run(["--dsn", logins.dsn("site_a", sites), *command]) == 3
+    assert "not allowed" in capsys.readouterr().err
