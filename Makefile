@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-containers test-in-container lint format migration lock clean
+.PHONY: demo test test-slow test-containers test-in-container mutants lint format migration lock clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -29,6 +29,11 @@ test-containers: $(VENV)/.installed-test
 test-in-container: $(VENV)/.installed-test
 	$(pytest) --server=container -m "not slow and not container" \
 	  $(or $(ARGS),tests/sql tests/migration tests/integration)
+
+# Single faults in copies of the tree, each against the tests that touch its file (docs/mutants.md); takes hours. Goes on
+# where it was. As in: make mutants SEED=3 SAMPLE=20 JOBS=8
+mutants: $(VENV)/.installed-test
+	$(BIN)/python -m tests.mutants --seed $(or $(SEED),0) --sample $(or $(SAMPLE),60) --jobs $(or $(JOBS),1) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
