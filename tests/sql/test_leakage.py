@@ -89,3 +89,18 @@ def test_a_neighbour_at_the_given_distance_is_nearly_identical(connection: psyco
     assert leaks(connection, summary.run_id, first) == [(pair[A], "nearly identical")]
     assert leaks(connection, summary.run_id, second) == [(image, "nearly identical") for image in pair[:2]]
     assert leaks(connection, summary.run_id, first / 2) == []
+
+
+def test_queries_with_the_same_list_count_each(connection: psycopg.Connection) -> None:
+    """Three queries, two of which have the same vector and label: P@1 is 1, 1 and 0, whatever leaks is left out."""
+    store(connection, [
+        Case(on_circle(1), "train", {"A": 1}), Case(on_circle(9), "train", {"B": 1}),
+        Case(on_circle(0), "test", {"A": 1}), Case(on_circle(0), "test", {"A": 1}), Case(on_circle(8), "test", {"A": 1}),
+    ])  # fmt: skip
+    summary = run(connection, 2)
+    found = connection.execute(
+        "SELECT variant, micro_precision, queries FROM cbir.precision_without_leakage(%s, 0, '{1}')", [summary.run_id]
+    ).fetchall()
+    assert found == [
+        (variant, pytest.approx(2 / 3), 3) for variant in ("all", "without touched queries", "without leaking images")
+    ]
