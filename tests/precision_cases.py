@@ -76,6 +76,18 @@ def run(connection: psycopg.Connection, k: int, **options: Any) -> EvaluationSum
     )  # fmt: skip
 
 
+def second_encoder(
+    connection: psycopg.Connection, ids: Sequence[int], vectors: Sequence[tuple[float, float]], **options: Any
+) -> None:
+    """Encoder 'other' with vectors of its own, evaluated as ``run`` does."""
+    stored = register_encoder(connection, "other", dim=2, precision="single", spec={}, provenance={})
+    copy_embeddings(connection, stored.table, np.array(ids), np.array(vectors, dtype=np.float32), "single")
+    evaluate(
+        connection, stored, connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True), k=4, mode="exact",
+        workers=1, **options,
+    )  # fmt: skip
+
+
 def on_circle(degrees: float) -> tuple[float, float]:
     return float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))
 

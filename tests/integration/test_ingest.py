@@ -107,6 +107,42 @@ def test_a_changed_file_is_updated_and_loses_its_embedding_while_a_touched_one_k
     assert cli("encode", "-e", "tiny-image", "--format", "json").rows[-1]["encoded"] == 1
 
 
+def test_a_changed_file_of_the_same_size_loses_its_embedding(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    """Uncompressed pictures of one size are files of one size, whatever they show."""
+    root = tmp_path / "images"
+    root.mkdir()
+    for number, name in enumerate(("kept.bmp", "changed.bmp")):
+        (root / name).write_bytes(picture_bytes(number, file_format="BMP"))
+    ingest(cli, "folder", root)
+    cli("encode", "-e", "tiny-image")
+    file = root / "changed.bmp"
+    before = file.stat()
+    file.write_bytes(picture_bytes(300, file_format="BMP"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert file.stat().st_size == before.st_size
+    assert counts(ingest(cli, "folder", root)) == {"updated": 1, "unchanged": 1}
+    encoded = connection.execute("SELECT source FROM cbir.image JOIN cbir.embedding_tiny_image USING (image_id)")
+    assert encoded.fetchall() == [("kept.bmp",)]
+    digest = value(connection, "SELECT sha256 FROM cbir.image WHERE source = 'changed.bmp'")
+    assert digest == hashlib.sha256(file.read_bytes()).digest()
+
+
+def test_a_file_of_another_size_is_read_again_although_its_time_is_the_same(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
+    ingest(cli, "folder", class_folder)
+    file = class_folder / "nodule" / "00.png"
+    before = file.stat()
+    file.write_bytes(picture_bytes(300))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size != before.st_size
+    assert counts(ingest(cli, "folder", class_folder)) == {"updated": 1, "unchanged": 19}
+    digest = value(connection, "SELECT sha256 FROM cbir.image WHERE source = 'nodule/00.png'")
+    assert digest == hashlib.sha256(file.read_bytes()).digest()
+
+
 def test_a_dataset_in_another_folder_is_refused_until_it_is_said_to_have_moved(
     cli: Cli, connection: psycopg.Connection, class_folder: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,8 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
 from cbirdb.confidence import compare
-from cbirdb.db.copy import copy_embeddings
-from cbirdb.db.embeddings import register_encoder
 from cbirdb.errors import InputError
-from cbirdb.evaluate import evaluate
-from tests.precision_cases import HAND, Case, collections, on_circle, oracle, run, store
+from tests.precision_cases import HAND, Case, collections, on_circle, oracle, run, second_encoder, store
 
 FRACTIONS = [0.3, 0.6, 1.0]
 
@@ -381,16 +377,6 @@ def check_cells(connection: psycopg.Connection, by: str) -> None:
                 of_label[label][0] += total
                 of_label[label][1] += number
         assert np.mean([total / number for total, number in of_label.values()]) == pytest.approx(row["macro_precision"])
-
-
-def second_encoder(connection: psycopg.Connection, ids: Sequence[int], vectors: Sequence[tuple[float, float]]) -> None:
-    """Encoder 'other' with vectors of its own, evaluated as ``run`` does."""
-    stored = register_encoder(connection, "other", dim=2, precision="single", spec={}, provenance={})
-    copy_embeddings(connection, stored.table, np.array(ids), np.array(vectors, dtype=np.float32), "single")
-    evaluate(
-        connection, stored, connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True), k=4, mode="exact",
-        workers=1,
-    )  # fmt: skip
 
 
 def test_a_comparison_worked_by_hand_differs(connection: psycopg.Connection) -> None:

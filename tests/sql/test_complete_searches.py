@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
 
-from tests.stored_pictures import Picture, fill, ids, index, index_name, scans, search, unit
+from cbirdb.db.embeddings import find_encoder
+from cbirdb.db.vector_index import IvfFlat
+from cbirdb.index import build_index
+from tests.stored_pictures import Picture, fill, ids, index, index_name, put_in_studies, scans, search, unit
 
 
 @pytest.fixture
@@ -134,3 +138,40 @@ def test_an_index_that_someone_dropped_by_hand_breaks_search(connection: psycopg
     assert {row["mode"] for row in search(connection, many[0])} == {"exact"}
     with pytest.raises(psycopg.errors.UndefinedObject, match="no vector index"):
         search(connection, many[0], mode="approximate")
+
+
+def test_a_walk_that_meets_fewer_images_than_exist_is_made_up_for_exactly(connection: psycopg.Connection) -> None:
+    """Ten lists of some two vectors: a walk looks into four of them at most, which do not hold ten others."""
+    known = fill(connection, unit(20))
+    stored = find_encoder(connection, "toy")
+    assert stored is not None
+    build_index(
+        connection, stored, IvfFlat(lists=10, probes=1),
+        connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True),
+    )  # fmt: skip
+    name = index_name(connection)
+    for mode in ("approximate", "auto"):
+        before = scans(connection, name)
+        found = search(connection, known[0], k=15, mode=mode)
+        assert scans(connection, name) > before, "the index was tried"
+        assert ids(found) == ids(search(connection, known[0], k=15, mode="exact"))
+        assert {(row["mode"], row["complete"]) for row in found} == {("exact", True)}
+
+
+def test_a_large_study_does_not_crowd_others_out_of_its_own_search(connection: psycopg.Connection) -> None:
+    """Its images are nearer to each other than any other: were they in the lists, these would have to be longer."""
+    own = unit(1) + np.random.default_rng(1).normal(scale=1e-3, size=(120, 8)).astype(np.float32)
+    known = fill(connection, np.concatenate([own, unit(200, seed=4)]))
+    put_in_studies(connection, known, ["query"] * 120 + [f"s{n // 2}" for n in range(200)])
+    index(connection)
+    name = index_name(connection)
+    before = scans(connection, name)
+    found = connection.execute(
+        "SELECT study_uid, mode FROM cbir.similar_studies('toy', study_uid => 'query', k => 3)"
+    ).fetchall()
+    assert scans(connection, name) == before + 1 + 120, "one that asks for the mode, and one list for each image"
+    assert {mode for _, mode in found} == {"approximate"}
+    exact = connection.execute(
+        "SELECT study_uid FROM cbir.similar_studies('toy', study_uid => 'query', k => 3, mode => 'exact')"
+    ).fetchall()
+    assert [uid for uid, _ in found] == [uid for (uid,) in exact]

@@ -122,8 +122,9 @@ def test_index_state_shows_the_index_in_use_and_the_rows_that_came_after_it(
 def test_failures_are_counted_by_reason(connection: psycopg.Connection) -> None:
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'test')")
     connection.execute(
-        "INSERT INTO cbir.failure (stage, dataset_id, source, reason, detail, occurrences, resolved)"
-        " SELECT 'ingest', dataset_id, source, reason, 'x', times, resolved FROM cbir.dataset, (VALUES"
+        "INSERT INTO cbir.failure (stage, dataset_id, source, reason, detail, occurrences, resolved, first_at, last_at)"
+        " SELECT 'ingest', dataset_id, source, reason, 'x', times, resolved, '2026-01-01'::timestamptz + times * '1 day'::interval,"
+        " '2026-02-01'::timestamptz + times * '1 day'::interval FROM cbir.dataset, (VALUES"
         " ('a', 'corrupt', 2, false), ('b', 'corrupt', 1, false), ('c', 'corrupt', 1, true), ('e', 'empty file', 5, true)"
         ") AS v (source, reason, times, resolved)"
     )
@@ -134,6 +135,8 @@ def test_failures_are_counted_by_reason(connection: psycopg.Connection) -> None:
     }
     assert {row["dataset"] for row in found.values()} == {"d"}
     assert {row["encoder"] for row in found.values()} == {None}
+    # The first time of the first, and the last of the last.
+    assert [f"{found['corrupt'][at]:%m-%d}" for at in ("first_at", "last_at")] == ["01-02", "02-03"]
 
 
 @pytest.fixture

@@ -154,3 +154,43 @@ def test_images_that_take_no_part_are_counted_wrongly(connection: psycopg.Connec
     assert (summary.queries, summary.indexed, summary.left_out, summary.not_encoded) == (3, 4, 4, 2)
     with pytest.raises(InputError, match="-k must lie between"):
         run(connection, 0)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "relevant", "wanted"),
+    [
+        ([1, 1, 2], 3, 4, 2 / 3),
+        ([1, 1, 2], 2, 4, 1 / 2),
+        ([1, 1, 2], 5, 4, 2 / 4),  # a list shorter than min(5, 4) counts what it has
+        ([1, 1, 2], 3, 2, 1 / 2),  # no more than the relevant ones can be asked for
+        ([0, 0, 1], 2, 1, 0),
+        ([], 3, 2, 0),
+        ([1], 1, 0, None),
+    ],
+)
+def test_modified_precision_worked_by_hand(
+    connection: psycopg.Connection, hits: list[int], n: int, relevant: int, wanted: float | None
+) -> None:
+    row = connection.execute("SELECT cbir.modified_precision(%s::smallint[], %s, %s)", [hits, n, relevant]).fetchone()
+    assert row == (wanted if wanted is None else pytest.approx(wanted),)
+
+
+def test_a_list_that_an_erasure_made_too_short_counts_what_it_has(connection: psycopg.Connection) -> None:
+    """Three A are indexed, of which the query's list of k = 2 has the nearest two. One of these is erased: of two relevant
+    images that are left the list has one, so P@1 is 1 and P@2 is 1/2.
+    """
+    ids = store(connection, [Case(on_circle(at), "train", {"A": 1}) for at in (1, 2, 3)] + [
+        Case(on_circle(0), "test", {"A": 1})
+    ])  # fmt: skip
+    connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, 'p' FROM cbir.dataset")
+    connection.execute(
+        "UPDATE cbir.image SET patient_id = (SELECT patient_id FROM cbir.patient) WHERE image_id = %s", [ids[0]]
+    )
+    run(connection, 2)
+    connection.execute("SELECT * FROM cbir.erase_patient('p')")
+    for figures in (
+        "SELECT n, precision_at_n FROM cbir.query_precision",
+        "SELECT n, precision_at_n FROM cbir.query_precision_by_label",
+        "SELECT n, micro_precision FROM cbir.precision_by_run",
+    ):
+        assert sorted(connection.execute(figures.encode()).fetchall()) == [(1, 1.0), (2, 0.5)], figures

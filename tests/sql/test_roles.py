@@ -120,6 +120,9 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "erase images without a certificate": ({ADMIN}, lambda a: a.sql("SELECT cbir.erase_images('{1}')")),
     "read certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erasure_certificate")),
     "list certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.cli("erase", "--list")),
+    "see which erased patients are back": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.returned_patient")),
+    "see which images were erased": ({AUDITOR, ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erased_image")),
+    "read the program's own notes": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.sql_object")),
     "switch row-level security": ({ADMIN}, lambda a: a.cli("db", "row-security", "on")),
     "give a role a dataset": (
         {ADMIN}, lambda a: a.sql("INSERT INTO cbir.dataset_access VALUES ('cbir_reader', 'images')")
@@ -180,6 +183,21 @@ def test_each_role_can_do_what_it_is_for_and_nothing_else(
     else:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             act(acting)
+
+
+def test_readers_and_ingest_are_kept_from_what_is_about_erasures_and_searches_alone(role_database: str) -> None:
+    """Of every table and view, those to come included."""
+    query = (
+        "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')"
+        " AND NOT has_table_privilege(%s, oid, 'SELECT') ORDER BY 1"
+    )
+    of_audit = ["erased_image", "erasure_certificate", "returned_patient", "search_audit"]
+    with psycopg.connect(role_database) as connection:
+        kept = {role: [row[0] for row in connection.execute(query, [role]).fetchall()] for role in ROLES}
+    assert kept["cbir_admin"] == []
+    assert kept["cbir_reader"] == sorted([*of_audit, "pseudonym_key", "sql_object"])
+    assert kept["cbir_ingest"] == sorted([*of_audit, "sql_object"])
+    assert "returned_patient" in kept["cbir_auditor"]
 
 
 def test_everything_belongs_to_the_administrators_or_to_the_role_that_searches(role_database: str) -> None:

@@ -110,6 +110,29 @@ def test_not_even_a_superuser_changes_a_row_without_taking_the_trigger_off(
     assert audit(connection) == before
 
 
+@pytest.mark.parametrize(("name", "table"), [("study_id", "study"), ("without_patient", "patient")])
+def test_what_a_search_left_out_is_redacted_once_it_is_gone_and_not_before(
+    connection: psycopg.Connection, ids: list[int], name: str, table: str
+) -> None:
+    row = connection.execute(
+        "WITH p AS (INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT min(dataset_id), 'p' FROM cbir.dataset"
+        " RETURNING patient_id, dataset_id), s AS (INSERT INTO cbir.study (dataset_id, study_uid)"
+        " SELECT dataset_id, 's' FROM p RETURNING study_id) SELECT patient_id, study_id FROM p, s"
+    ).fetchone()
+    assert row is not None
+    one = {"patient": row[0], "study": row[1]}[table]
+    connection.execute(
+        "INSERT INTO cbir.search_audit (login, role, function, filter, returned)"
+        " VALUES ('x', 'x', 'similar_studies', jsonb_build_object(%s::text, %s::bigint), '{}')", [name, one],
+    )  # fmt: skip
+    redact = "UPDATE cbir.search_audit SET filter = jsonb_build_object(%s::text, 'erased')"
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="only be added to"):
+        connection.execute(redact.encode(), [name])
+    connection.execute(f"DELETE FROM cbir.{table}".encode())
+    connection.execute(redact.encode(), [name])
+    assert [found["filter"] for found in audit(connection)] == [{name: "erased"}]
+
+
 def test_it_can_be_switched_off_and_that_is_in_it(connection: psycopg.Connection, ids: list[int]) -> None:
     connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
     assert len(connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]]).fetchall()) == 4

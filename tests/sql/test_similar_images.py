@@ -13,7 +13,19 @@ from numpy.typing import NDArray
 from pgvector import Vector
 
 from cbirdb.db.embeddings import table_name
-from tests.stored_pictures import DIM, FILTERS, PICTURES, Picture, exact_vectors, fill, ids, index, search, unit
+from tests.stored_pictures import (
+    DIM,
+    FILTERS,
+    PICTURES,
+    Picture,
+    exact_vectors,
+    fill,
+    ids,
+    index,
+    put_in_studies,
+    search,
+    unit,
+)  # fmt: skip
 
 COLUMNS = [
     "rank", "image_id", "distance", "similarity", "labels", "dataset", "modality", "anatomic_region", "study_uid",
@@ -102,6 +114,27 @@ def test_a_filter_lets_the_wrong_images_pass(connection: psycopg.Connection, mod
         found = search(connection, unit(1, seed=9)[0], k=50, mode=mode, **filters)
         assert sorted(ids(found)) == [known[n] for n in wanted], filters
         assert [row["distance"] for row in found] == sorted(row["distance"] for row in found)
+
+
+@pytest.mark.parametrize("function", ["similar_images", "label_suggestions", "similar_studies"])
+@pytest.mark.parametrize(("same_patient", "own"), [(None, False), (False, False), (True, True)])
+def test_the_patient_is_left_out_unless_same_patient_is_true(
+    connection: psycopg.Connection, function: str, same_patient: bool | None, own: bool
+) -> None:
+    """NULL, which a client sends that leaves a parameter empty, is not a yes."""
+    pictures = [Picture(patient="p"), Picture(patient="p", labels=("own",)), Picture(patient="q", labels=("other",))]
+    known = fill(connection, unit(3), pictures)
+    put_in_studies(connection, known, ["query", "own", "other"])
+    start, what = {
+        "similar_images": ("image_id => %(image)s", "labels[1]"),
+        "label_suggestions": ("image_id => %(image)s", "label"),
+        "similar_studies": ("study_uid => 'query'", "study_uid"),
+    }[function]
+    found = connection.execute(
+        f"SELECT {what} FROM cbir.{function}('toy', {start}, same_patient => %(same)s::boolean)",
+        {"image": known[0], "same": same_patient},
+    ).fetchall()
+    assert {row[0] for row in found} == ({"own", "other"} if own else {"other"})
 
 
 Call = Callable[[psycopg.Connection, list[int]], object]

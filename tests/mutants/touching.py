@@ -1,0 +1,90 @@
+"""Which test files touch a file of SQL or Python: they name what it defines, or a command or function that uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+MOST_FILES = 16
+"""Test files that are run for one fault, the nearest first."""
+_IMPORT = re.compile(r"^\s*(?:from ([\w.]+) import ([\w, ]+|\([^)]*\))|import ([\w.]+))", re.MULTILINE)
+
+
+class Touching:
+    """Knows the sources, the tests and what they mention."""
+
+    def __init__(self, root: Path) -> None:
+        sources = [*root.glob("sql/[0-9]*/*.sql"), *root.glob("cbirdb/**/*.py")]
+        self._texts = {str(path.relative_to(root)): path.read_text() for path in sources}
+        tests = {str(path.relative_to(root)): path.read_text() for path in root.glob("tests/**/*.py")}
+        self._tests = {
+            path: text for path, text in tests.items()
+            if re.match("test_(?!mutants)", Path(path).name) and "containers/" not in path
+        }  # fmt: skip
+        # What a test takes from files beside it counts as its own.
+        helpers = {path.removesuffix(".py").replace("/", "."): text for path, text in tests.items()}
+        self._tests = {path: _with_helpers(text, helpers) for path, text in self._tests.items()}
+        self._test_imports = {path: _imported(text) for path, text in self._tests.items()}
+        self._imports = {path: _imported(text) for path, text in self._texts.items() if path.endswith(".py")}
+
+    def of(self, path: str) -> list[str]:
+        """Test files, nearest first: by how many steps of use lie between, those named after it first, then by mentions."""
+        chosen: list[str] = []
+        known, step = {path}, {path}
+        while step and len(chosen) < MOST_FILES:
+            mentions = {test: self._mentions(test, step) for test in self._tests if test not in chosen}
+            named = [test for test, number in mentions.items() if number]
+            topics = {Path(path).stem for path in step}
+            own = {test for test in named if any(topic in Path(test).stem for topic in topics)}
+            chosen += sorted(named, key=lambda test: (test not in own, -mentions[test], test))
+            step = {user for user in self._texts if self._uses(user, step)} - known
+            known |= step
+        # What is imported by a name that is put together, such as an encoder's family: tests of the folder's subject.
+        return chosen[:MOST_FILES] or sorted(
+            test for test in self._tests if Path(path).parent.name[:-1] in Path(test).stem
+        )
+
+    def _uses(self, user: str, used: Iterable[str]) -> bool:
+        for path in used:
+            if path.endswith(".sql"):
+                if _named(path).search(self._texts[user]):
+                    return True
+            elif _module(path) in self._imports.get(user, ()):
+                return True
+        return False
+
+    def _mentions(self, test: str, paths: Iterable[str]) -> int:
+        text, number = self._tests[test], 0
+        for path in paths:
+            if path.endswith(".sql"):
+                number += len(_named(path).findall(text))
+            elif path.startswith("cbirdb/cli/"):
+                # A command, as tests give it to the command line.
+                number += len(re.findall(rf"[\"(,] ?\"{Path(path).stem.replace('_', '-')}\"", text))
+            else:
+                number += _module(path) in self._test_imports[test]
+        return number
+
+
+def _named(path: str) -> re.Pattern[str]:
+    """How an object of SQL is named; one whose name is an English word, with its schema."""
+    name = Path(path).stem
+    return re.compile(rf"\b{name}\b" if "_" in name else rf"\bcbir\.{name}\b")
+
+
+def _module(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _imported(text: str) -> set[str]:
+    """Modules that a text imports; of ``from a import b`` both a and a.b, since b may be a module."""
+    found = set()
+    for module, names, plain in _IMPORT.findall(text):
+        found |= {module or plain} | {f"{module}.{name}" for name in re.findall(r"\w+", names)}
+    return found
+
+
+def _with_helpers(text: str, helpers: dict[str, str]) -> str:
+    taken = {name for name in _imported(text) if name in helpers and not name.endswith("conftest")}
+    return "\n".join([text, *(helpers[name] for name in sorted(taken))])
