@@ -229,7 +229,10 @@ def test_a_role_without_privileges_changes_nothing(
 def test_a_reader_may_not_ingest(own: EmbeddedServer, call: Call, class_folder: Path) -> None:
     with psycopg.connect(own.uri(), autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS reader_role; CREATE ROLE reader_role LOGIN")
-        connection.execute("GRANT cbir_reader TO reader_role")
+        connection.execute(
+            "GRANT USAGE ON SCHEMA cbir TO reader_role; GRANT SELECT ON ALL TABLES IN SCHEMA cbir TO reader_role;"
+            " GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cbir TO reader_role"
+        )
     dsn = make_conninfo(own.uri(), user="reader_role")
     assert call("--dsn", dsn, "db", "status")[0] == 0
     assert "not allowed" in refused(call("--dsn", dsn, "ingest", "folder", class_folder))

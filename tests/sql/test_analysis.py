@@ -361,7 +361,8 @@ def check_cells(connection: psycopg.Connection, by: str) -> None:
     sums: dict[tuple[str, int], list[tuple[Any, float, int]]] = defaultdict(list)
     for name, n, label, total, number in connection.execute(
         "SELECT group_name, n, label_id, cbir.modified_precision(hits, n, relevant_count), 1"
-        " FROM cbir.scored_list(%s), generate_series(1, 3) AS n",
+        " FROM cbir.search_run AS r CROSS JOIN LATERAL cbir.scored_list(%s, r.run_id), generate_series(1, 3) AS n"
+        " WHERE r.finished_at IS NOT NULL",
         [by],
     ):
         sums[name, n].append((label, total, number))
