@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.conftest import Outcome
+from tests.conftest import Outcome, picture_bytes
 from tests.official_layouts import (
     NIH_ROWS,
     write_chexpert,
@@ -88,3 +88,14 @@ def test_images_of_other_datasets_that_come_without_their_files_first_are_not_th
     before = sources(connection)
     assert cli(*command).code == 0
     assert sources(connection) == before
+
+
+def test_files_of_one_name_in_two_folders_are_two_images_where_folders_are_classes(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    for number, name in enumerate(("nodule", "normal")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "a.png").write_bytes(picture_bytes(number))
+        counts = cli("ingest", "folder", tmp_path / "images", "--format", "json").rows[-1]
+        assert (counts["added"], counts["updated"], counts["unchanged"]) == (1, 0, number)
+    assert sources(connection) == ["nodule/a.png", "normal/a.png"]

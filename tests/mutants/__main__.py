@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 AIM = 0.95
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo-output", "node_modules")
 Result = dict[str, object]
-running: set[subprocess.Popen[str]] = set()
+running: set[subprocess.Popen[bytes]] = set()
 """What is to be ended when the tool is."""
 
 
@@ -80,39 +80,44 @@ def tried(edit: Edit, tests: list[str], ready: Queue[Path], timeout_s: int) -> R
 
 
 def run_tests(tree: Path, tests: list[str], timeout_s: int) -> tuple[str, str]:
+    """The outcome, and the test that failed first."""
     command = [
         sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider",
         "-m", "not slow and not container", *tests,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    # A session of its own, so that what hangs is ended with everything that it started.
-    process = subprocess.Popen(
-        command, cwd=tree, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    running.add(process)
-    try:
-        out, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        return "timed out", f"after {timeout_s} s"
-    finally:
-        end(process)
-        running.discard(process)
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", out, re.MULTILINE)
+    with tempfile.TemporaryFile("w+") as output:
+        # A session of its own, so that what hangs is ended with everything that it started.
+        process = subprocess.Popen(
+            command, cwd=tree, env=environment, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
+        )
+        running.add(process)
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return "timed out", f"after {timeout_s} s"
+        finally:
+            end(process)
+            running.discard(process)
+        output.seek(0)
+        said = output.read()
     if process.returncode == 0:
         return "survived", ""
-    if re.search(r"\bin (?:role_)?template\b", out) and re.search(r"psycopg\.errors\.\w+", out):
+    if process.returncode < 0 or "! KeyboardInterrupt !" in said:
+        return "interrupted", ""
+    if re.search(r"\bin (?:role_)?template\b", said) and re.search(r"psycopg\.errors\.\w+", said):
         return "not loaded", ""
-    return "caught", failed[1] if failed else out.strip().splitlines()[-1][:120]
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said, re.MULTILINE)
+    return "caught", failed[1] if failed else said.strip().splitlines()[-1][:120]
 
 
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """As Ctrl-C does it, so that pytest stops the servers that it started; by force when that does not help."""
     for how in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is None:
             os.killpg(process.pid, how)
             with suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=60)
+                process.wait(60)
 
 
 def main() -> int:
@@ -129,7 +134,8 @@ def main() -> int:
     results.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     sample = drawn(given.seed, given.sample, given.only)
-    found = {row["key"]: row for row in known if row["key"] in {one.key for one in sample}}
+    keys = {one.key for one in sample}
+    found = {row["key"]: row for row in known if row["key"] in keys and row["outcome"] != "fails anyhow"}
     touching = Touching(ROOT)
     todo = [one for one in sample if one.key not in found]
     print(f"{len(sample)} faults, {len(found)} of them tried before; results: {results}", flush=True)
