@@ -183,7 +183,7 @@ def test_doctor_finds_nothing_wrong_with_the_embedded_server(running: EmbeddedSe
     done = cbirdb(running.home, "db", "doctor", "--format", "csv")
     assert done.returncode == 0, done.stdout
     results = [line.split(",")[1] for line in done.stdout.splitlines()[1:]]
-    assert results == ["ok"] * 8
+    assert results == ["ok"] * 10
 
 
 @pytest.mark.parametrize("missing", ["schema", "extension"])

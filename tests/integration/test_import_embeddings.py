@@ -247,7 +247,7 @@ def test_a_file_that_cannot_be_read_is_not_one_sentence_or_leaves_something(
     [
         ("paper", (), DIM + 1, f"The encoder 'paper' has {DIM} dimensions in this database, not {DIM + 1}"),
         ("paper", ("--precision", "single"), DIM, "are stored in half precision, not single"),
-        ("Paper!", (), DIM, "would share the table embedding_paper"),
+        ("paper.", (), DIM, "would share the table embedding_paper"),
         ("resnet50", (), DIM, f"The vectors have {DIM} dimensions, the encoder 'resnet50' makes 1000"),
         ("!", (), DIM, "'!' cannot name an encoder"),
         ("paper", ("--dataset", "nih41"), DIM, "Did you mean 'nih14'"),

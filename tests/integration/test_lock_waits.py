@@ -21,7 +21,7 @@ from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.roles import set_row_security
 from cbirdb.db.runs import RUN_LOCK
-from tests.conftest import Logins
+from tests.conftest import Logins, new_database
 from tests.index_checks import TABLE, Cli, build, fill, indexes, one_sentence, records
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -35,6 +35,13 @@ COMMANDS = {
     "row security": ("db", "row-security", "on"),
     "upgrade": ("db", "upgrade"),
 }
+
+
+@pytest.fixture
+def dsn(role_server: str, role_template: str) -> Iterator[str]:
+    """On the server that has cbirdb's roles, without which there is no row-level security."""
+    with new_database(role_server, role_template) as dsn:
+        yield dsn
 
 
 @pytest.fixture
