@@ -7,7 +7,6 @@ where it was, because what is there already and has not changed is neither read 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -27,13 +26,14 @@ from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
 from cbirdb.db.connection import server_time, translated_errors
 from cbirdb.db.failures import record_failures, resolve_failures, resolve_gone, resolve_gone_lists
 from cbirdb.erased_records import without_erased, without_erased_files
-from cbirdb.errors import InputError, OptionError, PixelError
+from cbirdb.errors import InputError, PixelError
 from cbirdb.file_looks import LookPool, look_pool, looks
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.names import printable
 from cbirdb.progress import SILENT, Progress
 from cbirdb.pseudonyms import Pseudonyms
-from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Missing, Split
+from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Missing
+from cbirdb.split_shares import SplitShares
 from cbirdb.tally import FailureTally
 
 log = logging.getLogger(__name__)
@@ -46,36 +46,6 @@ class MakePseudonyms(Protocol):
     """Gives patients' pseudonyms; ``create``: with a new key, where there is none yet."""
 
     def __call__(self, *, create: bool) -> Pseudonyms: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SplitShares:
-    """Percentages of train, val and test for images whose split comes from their content."""
-
-    train: int = 80
-    val: int = 10
-    test: int = 10
-
-    @classmethod
-    def parse(cls, text: str) -> SplitShares:
-        """``80/10/10`` -> shares.
-
-        :raises OptionError: when it is not three percentages that make 100.
-        """
-        parts = text.split("/")
-        if len(parts) != 3 or not all(re.fullmatch(r"\s*[0-9]{1,3}\s*", part) for part in parts):
-            raise OptionError(f"'{text}' is not a split.", hint="Give train/val/test in percent, such as 80/10/10.")
-        train, val, test = (int(part) for part in parts)
-        if train + val + test != 100:
-            raise OptionError(f"The split {text} makes {train + val + test} percent, not 100.")
-        return cls(train, val, test)
-
-    def of(self, sha256: bytes) -> Split:
-        """The split of a file's content: the same on every machine and in every order."""
-        position = int.from_bytes(sha256[:8], "big") * 100 / 2**64
-        if position < self.test:
-            return "test"
-        return "val" if position < self.test + self.val else "train"
 
 
 @dataclass(slots=True)

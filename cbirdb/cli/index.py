@@ -15,6 +15,11 @@ from cbirdb.db.vector_index import METHODS, IndexMethod
 from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
+    import psycopg
+
+    from cbirdb.db.embeddings import StoredEncoder
+    from cbirdb.db.index_builds import IndexBuild
+    from cbirdb.index_audit import Floor
     from cbirdb.index_choice import Choice
     from cbirdb.progress import Progress
 
@@ -86,9 +91,8 @@ def build(
 
     Options of HNSW alone mean --method hnsw. Exit code 4: under auto, the index that is in use is below the floor.
     """
-    from cbirdb.db.index_builds import NoIndexError
     from cbirdb.index import build_chosen, build_index
-    from cbirdb.index_audit import Floor, audit_index
+    from cbirdb.index_audit import Floor
     from cbirdb.index_choice import choose_method
     from cbirdb.known_encoders import stored_encoder
 
@@ -119,17 +123,33 @@ def build(
                 progress=progress,
             )  # fmt: skip
         if audited and not automatic:
-            try:
-                built, measured = audit_index(connection, stored, seed=seed, floor=floor, progress=progress)
-                missed = measured.below(floor)
-            except NoIndexError as error:
-                progress.note(f"The index was not audited: {error}")
+            built, missed = _audit(connection, stored, built, seed, floor, progress)
     write_rows([built.row()], output_format, columns=TABLE)
     if missed:
         progress.note(f"Approximate results will not count as final: {missed}.")
         if automatic:
             return int(ExitCode.PARTIAL)
     return int(ExitCode.OK)
+
+
+def _audit(
+    connection: psycopg.Connection,
+    stored: StoredEncoder,
+    built: IndexBuild,
+    seed: int,
+    floor: Floor,
+    progress: Progress,
+) -> tuple[IndexBuild, str | None]:
+    """The build with its audit, and what that says against it."""
+    from cbirdb.db.index_builds import NoIndexError
+    from cbirdb.index_audit import audit_index
+
+    try:
+        built, measured = audit_index(connection, stored, seed=seed, floor=floor, progress=progress)
+    except NoIndexError as error:
+        progress.note(f"The index was not audited: {error}")
+        return built, None
+    return built, measured.below(floor)
 
 
 def _refuse_idle_options(*, automatic: bool, audited: bool) -> None:

@@ -85,9 +85,9 @@ def ingest(
     cbirdb ingest paper-csv datasets --images /data       the paper's CSV files
     """  # noqa: D301 (Click wants the character itself)
     from cbirdb.datasets.base import ReadOptions
-    from cbirdb.ingest import SplitShares
     from cbirdb.ingest import ingest as run
     from cbirdb.pseudonyms import Pseudonyms
+    from cbirdb.split_shares import SplitShares
 
     if images is not None and not images.is_dir():
         raise InputError(f"There is no folder {images}.", hint="Check --images.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,10 @@ from cbirdb.cli.values import COUNT, LARGEST_BIGINT, FilePath, Purpose, Text
 from cbirdb.limits import LARGEST_K
 
 if TYPE_CHECKING:
+    import psycopg
+
+    from cbirdb.allowed_roots import AllowedRoots
+    from cbirdb.contact_sheet import Tile
     from cbirdb.pixels import OnDamage
     from cbirdb.search import Mode
 
@@ -96,22 +100,17 @@ def search(
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb import search as verb
-    from cbirdb.contact_sheet import check_target, write_contact_sheet
+    from cbirdb.contact_sheet import check_target
     from cbirdb.known_encoders import stored_encoder
     from cbirdb.running_encoders import load_encoders
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
-    if study_from is not None and study_to is not None and study_from > study_to:
-        raise click.UsageError(f"--study-from ({study_from:%Y-%m-%d}) lies after --study-to ({study_to:%Y-%m-%d}).")
     allowed = context.allowed_roots(allow_root)
     if sheet is not None:
         check_target(sheet)
-    filters = verb.Filters(
-        dataset, modality, anatomic_region, label, split,
-        study_from.date() if study_from else None, study_to.date() if study_to else None,
-        image_ids,
-    )  # fmt: skip
+    days = _days(study_from, study_to)
+    filters = verb.Filters(dataset, modality, anatomic_region, label, split, *days, image_ids)
     with context.open_database() as connection:
         stored = stored_encoder(connection, encoder)
         if image is not None:
@@ -126,25 +125,45 @@ def search(
                 mode=mode, purpose=purpose,
             )  # fmt: skip
         if sheet is not None:
-            query, labels = (
+            query = (
                 verb.file_tile(image)
                 if image is not None
                 else verb.query_tile(connection, allowed, image_id=image_id, sop_uid=sop_uid)
             )
-            write_contact_sheet(
-                sheet,
-                query,
-                verb.result_tiles(connection, allowed, rows, labels),
-                title=f"Most similar images, {encoder}",
-            )
-            if refused := verb.refused_datasets(connection, allowed, rows):
-                context.progress().note(
-                    f"Pictures of {', '.join(refused)} are left out: nobody on this machine has allowed that folder to be"
-                    " read. Name it: --allow-root DIR"
-                )
-            context.progress().note(f"The contact sheet is {sheet}.")
+            _draw(context, connection, allowed, sheet, query, rows, encoder)
     write_rows(rows, output_format, columns=TABLE)
     context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
+
+
+def _days(study_from: datetime | None, study_to: datetime | None) -> tuple[date | None, date | None]:
+    if study_from is not None and study_to is not None and study_from > study_to:
+        raise click.UsageError(f"--study-from ({study_from:%Y-%m-%d}) lies after --study-to ({study_to:%Y-%m-%d}).")
+    return study_from.date() if study_from else None, study_to.date() if study_to else None
+
+
+def _draw(
+    context: Context,
+    connection: psycopg.Connection,
+    allowed: AllowedRoots,
+    sheet: Path,
+    query: tuple[Tile, tuple[str, ...]],
+    rows: list[dict[str, Any]],
+    encoder: str,
+) -> None:
+    """Write the contact sheet, and say which pictures may not be read here."""
+    from cbirdb import search as verb
+    from cbirdb.contact_sheet import write_contact_sheet
+
+    tile, labels = query
+    write_contact_sheet(
+        sheet, tile, verb.result_tiles(connection, allowed, rows, labels), title=f"Most similar images, {encoder}"
+    )
+    if refused := verb.refused_datasets(connection, allowed, rows):
+        context.progress().note(
+            f"Pictures of {', '.join(refused)} are left out: nobody on this machine has allowed that folder to be read."
+            " Name it: --allow-root DIR"
+        )
+    context.progress().note(f"The contact sheet is {sheet}.")
 
 
 def _damage_handler(context: Context, accept_damaged: bool) -> OnDamage:

@@ -23,7 +23,9 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 BEGIN
-    PERFORM cbir.check_golden_embedding(golden_embedding, dim);
+    IF NOT EXISTS (SELECT FROM cbir.encoder AS e WHERE e.name = register_encoder.name) THEN
+        PERFORM cbir.check_golden_embedding(golden_embedding, dim);
+    END IF;
     INSERT INTO cbir.encoder (
         name, table_name, dim, precision, licence, weights_sha256, preprocessing_sha256, spec, provenance, golden_embedding
     )

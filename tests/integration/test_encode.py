@@ -248,7 +248,7 @@ def test_another_dimension_under_the_same_name_is_refused(connection: psycopg.Co
 def test_a_name_that_differs_in_punctuation_alone_is_refused(connection: psycopg.Connection, ingested: Path) -> None:
     first, second = MeanOfQuarters(), MeanOfQuarters()
     first.spec = replace(first.spec, name="my-quarters")
-    second.spec = replace(second.spec, name="my_quarters")
+    second.spec = replace(second.spec, name="my.quarters")
     encode(connection, first)
     with pytest.raises(InputError, match="would share the table embedding_my_quarters"):
         encode(connection, second)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.folder import FolderReader
 from cbirdb.errors import InputError
@@ -189,12 +190,16 @@ def test_the_order_is_the_same_in_every_run(tmp_path: Path) -> None:
     assert sources == ["0.png", "B/1.png", "a/z.png", "b/10.png", "b/2.png"]
 
 
-def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+def test_links_to_folders_elsewhere_are_followed_where_that_was_asked_for(tmp_path: Path) -> None:
     elsewhere = make(tmp_path / "elsewhere", "cysts/a.png")
     root = make(tmp_path / "d", "n/b.png")
     (root / "n" / "link.png").symlink_to(elsewhere / "cysts" / "a.png")
     (root / "cyst").symlink_to(elsewhere / "cysts", target_is_directory=True)
-    assert [item.source for item in read(root)] == ["cyst/a.png", "n/b.png", "n/link.png"]
+    asked = AllowedRoots(named=(str(elsewhere),))
+    assert [item.source for item in read(root, allowed=asked)] == ["cyst/a.png", "n/b.png", "n/link.png"]
+    left_out, *others = read(root)
+    assert (left_out.source, left_out.reason) == ("cyst", "outside of its folder")
+    assert [item.source for item in others] == ["n/b.png", "n/link.png"], "what a link to a file shows, ingest asks"
 
 
 def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
