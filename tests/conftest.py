@@ -301,8 +301,7 @@ def cli(
 
     def as_a_site(*arguments: object) -> Outcome:
         command = next((str(word) for word in arguments if str(word) in SITE_LOGINS), "")
-        if command == "ingest":
-            give(datasets_of(arguments))
+        give(datasets_of(arguments) if command == "ingest" else [])
         who = "site_a" if arguments[:2] == ("db", "status") else SITE_LOGINS.get(command, "admin")
         monkeypatch.setenv("CBIRDB_DSN", logins.dsn(who, database))
         return call(*arguments)
@@ -314,11 +313,13 @@ def cli(
         return foretold.rows[-1]["dataset"].split(", ") if foretold.code in (0, 4) else []
 
     def give(datasets: list[str]) -> None:
+        """Those that a command will make, and those that are there."""
         site = [logins.names["site_a"], logins.names["ingest_a"]]
         with psycopg.connect(dsn, autocommit=True) as admin:
             admin.execute(
                 "INSERT INTO cbir.dataset_access (role_name, dataset)"
-                " SELECT s, d FROM unnest(%s::text[]) AS s, unnest(%s::text[]) AS d ON CONFLICT DO NOTHING",
+                " SELECT s, d.name FROM unnest(%s::text[]) AS s,"
+                " (SELECT name FROM cbir.dataset UNION SELECT unnest(%s::text[])) AS d ON CONFLICT DO NOTHING",
                 [site, datasets],
             )
 
