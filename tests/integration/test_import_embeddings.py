@@ -42,7 +42,8 @@ def stored(connection: psycopg.Connection) -> dict[str, NDArray[np.float32]]:
 def state(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
     """Every table with its rows."""
     tables = connection.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r' ORDER BY 1"
+        "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r'"
+        " AND relname <> 'dataset_access' ORDER BY 1"
     ).fetchall()
     return [
         (

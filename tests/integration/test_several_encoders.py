@@ -47,8 +47,8 @@ def test_each_encoder_stores_what_it_stores_alone(
 ) -> None:
     """Two that share their preprocessing, and one of larger inputs."""
     kinds = [("first", 4, 6), ("second", 4, 3), ("third", 9, 5)]
-    alone = [Projection(f"alone {name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
-    together = [Projection(f"together {name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
+    alone = [Projection(f"alone-{name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
+    together = [Projection(f"together-{name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
     for encoder in alone:
         encode(connection, [encoder])
     summaries = encode(connection, together, batch_size=batch_size)
