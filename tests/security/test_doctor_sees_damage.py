@@ -69,6 +69,14 @@ DAMAGE = {
     "ALTER FUNCTION cbir.record_search RESET search_path": "its search_path is not pinned",
     "ALTER VIEW cbir.image_overview OWNER TO cbir_admin": "view image_overview: it does not run as cbir_search",
     "ALTER TABLE cbir.image OWNER TO pg_monitor": "it belongs to",
+    "GRANT SELECT (pseudonym) ON cbir.patient TO pg_monitor": "table patient: pg_monitor has SELECT (pseudonym)",
+    "GRANT EXECUTE ON FUNCTION cbir.record_search TO pg_monitor": "pg_monitor may call it",
+    "GRANT EXECUTE ON FUNCTION cbir.erased_dataset TO pg_monitor": "pg_monitor may call it",
+    "REVOKE EXECUTE ON FUNCTION cbir.similar_images FROM cbir_reader": "cbir_reader may not call it",
+    "GRANT CREATE ON SCHEMA cbir TO cbir_ingest": "schema cbir: cbir_ingest may create in it",
+    "GRANT CREATE ON SCHEMA public TO PUBLIC": "schema public: PUBLIC may create in it",
+    "GRANT cbir_search TO pg_monitor": "members of cbir_search: pg_monitor",
+    "CREATE RULE mine AS ON INSERT TO cbir.search_audit DO INSTEAD NOTHING": "rule mine on search_audit: not made by cbirdb",
 }
 
 

@@ -161,6 +161,19 @@ def test_a_folder_that_nobody_named_on_this_machine_is_not_read(
     assert cli("--home", here, "encode", "-e", "tiny-image", "--allow-root", tmp_path).code == 0
 
 
+def test_a_folder_that_is_a_link_into_another_datasets_folder_is_not_read(
+    cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
+) -> None:
+    own, other = two_folders
+    cli("--home", tmp_path, "ingest", "folder", own)
+    cli("--home", tmp_path, "ingest", "folder", other)
+    (own / "link").symlink_to(other)
+    connection.execute("UPDATE cbir.dataset SET root = %s WHERE root = %s", [str(own / "link"), str(own)])
+    refused = cli("--home", tmp_path, "encode", "-e", "tiny-image")
+    assert refused.code == 1
+    assert "--allow-root" in refused.err
+
+
 def test_the_environment_names_folders_too(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
