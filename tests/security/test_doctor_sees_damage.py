@@ -9,6 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cbirdb.db.embeddings import register_encoder
+from cbirdb.db.migrate import upgrade
 from cbirdb.doctor import check_access, check_tables
 from tests.conftest import Logins, new_database
 
@@ -86,6 +87,16 @@ def test_damage_of_access_control_is_named(owner: psycopg.Connection, statement:
     found = check_access(owner)
     assert not found.passed
     assert str(DAMAGE[statement]) in found.detail
+
+
+def test_an_upgrade_mends_policies_and_takes_rights_back(secured: str, role_server: str, logins: Logins) -> None:
+    with psycopg.connect(make_conninfo(role_server, dbname=secured), autocommit=True) as superuser:
+        superuser.execute("ALTER POLICY cbir_tenant ON cbir.study USING (TRUE)")
+        superuser.execute(f"GRANT SELECT ON cbir.image TO {logins.names['stranger']}".encode())
+        assert not check_access(superuser).passed
+        with logins.connect("admin", secured) as admin:
+            upgrade(admin)
+        assert check_access(superuser).passed, check_access(superuser).detail
 
 
 @pytest.mark.parametrize(
