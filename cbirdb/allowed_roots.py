@@ -43,8 +43,15 @@ class AllowedRoots:
         return cls(_read(home / FILE), tuple(os.path.realpath(folder) for folder in folders))
 
     def allows(self, root: str) -> bool:
-        """Whether images of a dataset in this folder may be read."""
-        return self.remembered is None or _inside(os.path.realpath(root), (*self.remembered, *self.named))
+        """Whether images of a dataset in this folder may be read.
+
+        An ingest gives a dataset the real path of its folder. Another path is a symbolic link, which may lead into the
+        folder of another site.
+        """
+        if self.remembered is None:
+            return True
+        real = os.path.realpath(root)
+        return _inside(real, self.named) or (real == os.path.normpath(root) and _inside(real, self.remembered))
 
     def check(self, dataset: str, root: str) -> None:
         """:raises InputError: when images of this dataset may not be read here."""

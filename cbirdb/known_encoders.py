@@ -16,8 +16,9 @@ from cbirdb.errors import InputError, OptionError
 
 
 def known_encoders(connection: psycopg.Connection) -> dict[str, EncoderSpec]:
-    """Records by name: the shipped ones, then the added ones."""
-    return {**SHIPPED, **added_encoders(connection)}
+    """Records by name: the shipped ones, then the added ones that have other names."""
+    added = added_encoders(connection)
+    return {**SHIPPED, **{name: added[name] for name in added if name not in SHIPPED}}
 
 
 def stored_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder:

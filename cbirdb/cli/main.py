@@ -71,7 +71,9 @@ def _name_variables(command: click.Command, prefix: str) -> None:
         if isinstance(parameter, click.Option):
             name = f"{prefix}_{max(parameter.opts, key=len).lstrip('-')}".upper().replace("-", "_")
             # One that several commands share may have a name of its own besides.
-            parameter.envvar = [name, parameter.envvar] if isinstance(parameter.envvar, str) else name
+            # A command that this process ran before has been here.
+            others = [parameter.envvar] if isinstance(parameter.envvar, str) else (parameter.envvar or [])
+            parameter.envvar = list(dict.fromkeys([name, *others]))
     if isinstance(command, click.Group):
         for name, child in command.commands.items():
             _name_variables(child, f"{prefix}_{name}")

@@ -105,7 +105,7 @@ def _upgrade(connection: psycopg.Connection, waits: LockWaits) -> None:
         connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
         # Last of what changes functions and views: comments and grants are the owner's, and then no longer.
         connection.execute("SELECT cbir.hand_over()")
-        if connection.execute("SELECT FROM cbir.setting WHERE name = 'row_security' AND enabled").fetchone():
+        if connection.execute("SELECT enabled FROM cbir.setting WHERE name = 'row_security'").fetchone() == (True,):
             # Policies may name a role that has been created since, and cover a table that is new.
             waits.lock_tables(protected_tables(connection))
             connection.execute("SELECT cbir.set_row_security(TRUE)")

@@ -5,6 +5,8 @@ CREATE FUNCTION cbir.acting_role()
 RETURNS text
 LANGUAGE sql
 STABLE
+-- Else whoever calls it from a view could put a current_setting of his own in its way.
+SET search_path FROM CURRENT
 AS $$
 SELECT coalesce(nullif(current_setting('role'), 'none'), session_user)
 $$;

@@ -21,6 +21,13 @@ BEGIN
             SELECT FROM jsonb_object_keys(coalesce(spec -> 'options', '{}')) AS o (option)
             WHERE o.option NOT IN ('pooling', 'quick_gelu')
         )
+        -- What a record must have: each command of each site reads all records.
+        OR EXISTS (
+            SELECT FROM unnest('{embedding,preprocessing,licence,training_scheme,citation}'::text[]) AS f (field)
+            WHERE jsonb_typeof(spec -> f.field) IS DISTINCT FROM 'string'
+        )
+        OR jsonb_typeof(coalesce(spec -> 'revision', 'null')) NOT IN ('string', 'null')
+        OR (spec -> 'dim' = 'null' OR spec ->> 'dim' ~ '^[1-9][0-9]{0,4}$') IS NOT TRUE
         OR octet_length(spec::text) > 20000
     THEN
         RAISE EXCEPTION 'this is no record of an encoder' USING

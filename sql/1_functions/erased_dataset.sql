@@ -9,6 +9,7 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 BEGIN
+    PERFORM cbir.refuse_maintenance();
     RETURN QUERY
     SELECT c.dataset
     FROM (SELECT DISTINCT e.dataset FROM cbir.erasure_certificate AS e) AS c

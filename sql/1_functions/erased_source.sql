@@ -15,6 +15,7 @@ SECURITY DEFINER
 SET search_path FROM CURRENT
 AS $$
 BEGIN
+    PERFORM cbir.refuse_maintenance();
     IF
         EXISTS (SELECT FROM cbir.erasure_certificate)
         AND cbir.sees_dataset(cbir.acting_role(), erased_source.dataset)

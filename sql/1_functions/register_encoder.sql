@@ -25,6 +25,14 @@ AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM cbir.encoder AS e WHERE e.name = register_encoder.name) THEN
         PERFORM cbir.check_golden_embedding(golden_embedding, dim);
+    -- Each command of each site reads them.
+    IF
+        (jsonb_typeof(spec) = 'object' AND jsonb_typeof(provenance) = 'object') IS NOT TRUE
+        OR octet_length(concat(spec, provenance, licence, weights_sha256, preprocessing_sha256)) > 50000
+    THEN
+        RAISE EXCEPTION 'this does not describe an encoder' USING
+            ERRCODE = 'invalid_parameter_value', HINT = 'Give objects for spec and provenance, 50,000 bytes in all at most.';
+    END IF;
     END IF;
     INSERT INTO cbir.encoder (
         name, table_name, dim, precision, licence, weights_sha256, preprocessing_sha256, spec, provenance, golden_embedding

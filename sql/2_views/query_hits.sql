@@ -5,6 +5,7 @@
 --   are grouped by; and the cluster: the patient, or, where patients are not known, the query image (then its number is
 --   negative). Where an image may have several labels there is a row per label, which counts carriers of that label,
 --   and one without label, which counts images that share any.
+--   Columns of the image are expressions, see cbir.image_overview.
 -- Note: each part joins run and image before both are put together. The planner knows nothing of a union's columns:
 --   it would take all lists for a two-hundredth of them, and go without parallel workers. There the vector is also
 --   made once, however often it is used.
@@ -15,9 +16,9 @@ WITH scored AS (
         r.query_image_id,
         r.label_id,
         run.k,
-        i.dataset_id,
-        i.modality,
-        i.anatomic_region,
+        i.dataset_id + 0 AS dataset_id,
+        i.modality || '' AS modality,
+        i.anatomic_region || '' AS anatomic_region,
         coalesce(i.patient_id, -i.image_id) AS cluster_id,
         r.relevant_count,
         r.hits,
@@ -32,9 +33,9 @@ WITH scored AS (
         l.query_image_id,
         l.label_id,
         run.k,
-        i.dataset_id,
-        i.modality,
-        i.anatomic_region,
+        i.dataset_id + 0 AS dataset_id,
+        i.modality || '' AS modality,
+        i.anatomic_region || '' AS anatomic_region,
         coalesce(i.patient_id, -i.image_id) AS cluster_id,
         l.relevant_count,
         l.hits,

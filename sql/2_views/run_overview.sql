@@ -1,31 +1,31 @@
 -- Title: Evaluations as a person reads them
 -- Description: One row per evaluation run with its encoder, what was asked, and what its figures rest on. Precision is
---   in cbir.precision_by_run.
+--   in cbir.precision_by_run. Columns are expressions, see cbir.image_overview.
 CREATE VIEW cbir.run_overview WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
     r.encoder_id,
     e.name AS encoder,
-    r.protocol,
-    r.split_seed,
-    r.same_patient,
-    r.datasets,
-    r.query_split,
-    r.index_split,
-    r.k,
-    r.mode,
-    r.ann_recall,
-    r.ann_recall_at,
-    r.ann_recall_queries,
+    r.protocol || '' AS protocol,
+    r.split_seed + 0 AS split_seed,
+    (r.same_patient::integer + 0)::boolean AS same_patient,
+    r.datasets || '{}' AS datasets,
+    r.query_split || '' AS query_split,
+    r.index_split || '' AS index_split,
+    r.k + 0 AS k,
+    r.mode || '' AS mode,
+    r.ann_recall + 0 AS ann_recall,
+    r.ann_recall_at + 0 AS ann_recall_at,
+    r.ann_recall_queries + 0 AS ann_recall_queries,
     r.index_audit,
-    r.not_final,
-    r.indexed_images,
-    r.query_images,
-    r.short_queries,
-    r.erased_images,
-    r.erased_neighbours,
-    r.started_at,
-    r.finished_at
+    r.not_final || '' AS not_final,
+    r.indexed_images + 0 AS indexed_images,
+    r.query_images + 0 AS query_images,
+    r.short_queries + 0 AS short_queries,
+    r.erased_images + 0 AS erased_images,
+    r.erased_neighbours + 0 AS erased_neighbours,
+    r.started_at + interval '0' AS started_at,
+    r.finished_at + interval '0' AS finished_at
 FROM cbir.search_run AS r
 INNER JOIN cbir.encoder AS e ON r.encoder_id = e.encoder_id;
 

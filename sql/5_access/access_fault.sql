@@ -81,7 +81,15 @@ BEGIN
         AND NOT EXISTS (
             SELECT FROM cbir.trigger_definition() AS d WHERE d.table_name = c.relname AND d.trigger_name = t.tgname
         );
-    RETURN QUERY SELECT g.object, g.fault FROM cbir.wrong_grant(protected, bounded) AS g;
+    RETURN QUERY
+    SELECT format('rule %s on %s', r.rulename, c.relname), 'not made by cbirdb'
+    FROM pg_rewrite AS r
+    INNER JOIN pg_class AS c ON c.oid = r.ev_class
+    WHERE c.relnamespace = 'cbir'::regnamespace AND c.relkind = 'r';
+    RETURN QUERY
+    SELECT g.object, g.fault FROM cbir.wrong_grant(protected, bounded) AS g
+    UNION ALL
+    SELECT w.object, w.fault FROM cbir.wrong_call(protected, bounded) AS w;
     RETURN QUERY
     SELECT format('dataset_access of %s', a.role_name),
         CASE

@@ -13,6 +13,7 @@ BEGIN
         RAISE EXCEPTION 'cbir.check_root belongs to cbir.dataset' USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     IF new.root IS NULL OR NOT cbir.rows_are_restricted() THEN
+        PERFORM cbir.refuse_maintenance();
         RETURN new;
     END IF;
     IF new.root <> '/' AND (new.root !~ '^(/[^/]+)+$' OR new.root ~ '/[.]{1,2}(/|$)') THEN

@@ -59,6 +59,8 @@ LEFT JOIN (
     ('confirm_access', 'admin'),
     ('access_fault', 'admin'),
     ('wrong_grant', 'admin'),
+    ('wrong_call', 'admin'),
+    ('trigger_definition', 'admin'),
     ('table_privilege', 'owner'),
     ('certify_erasure', 'owner'),
     ('erase_from_runs', 'owner'),

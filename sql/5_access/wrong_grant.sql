@@ -18,9 +18,16 @@ relation AS (
         ))
 ),
 held AS (
-    SELECT r.name, r.is_view, r.relowner, a.privilege_type, coalesce(g.rolname, 'PUBLIC')::text AS grantee, a.grantee AS id
+    SELECT
+        r.name, r.is_view, r.relowner, a.privilege_type, x.columns, coalesce(g.rolname, 'PUBLIC')::text AS grantee,
+        a.grantee AS id
     FROM relation AS r
-    CROSS JOIN LATERAL aclexplode(r.relacl) AS a
+    CROSS JOIN LATERAL (
+        SELECT r.relacl AS acl, '' AS columns
+        UNION ALL
+        SELECT t.attacl, format(' (%I)', t.attname) FROM pg_attribute AS t WHERE t.attrelid = r.oid
+    ) AS x
+    CROSS JOIN LATERAL aclexplode(x.acl) AS a
     LEFT JOIN pg_roles AS g ON g.oid = a.grantee
 ),
 routine AS (
@@ -38,7 +45,7 @@ UNION ALL
 -- Rights that nobody should have: of cbirdb's own roles more than they need, and of others any on the audit, on
 -- encoders, and under row-level security on tables.
 SELECT format('%s %s', CASE WHEN h.is_view THEN 'view' ELSE 'table' END, h.name),
-    format('%s has %s', h.grantee, h.privilege_type)
+    format('%s has %s%s', h.grantee, h.privilege_type, h.columns)
 FROM held AS h
 WHERE
     h.id NOT IN (h.relowner, (SELECT o.id FROM owner AS o))

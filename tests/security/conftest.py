@@ -23,8 +23,11 @@ def sites(role_server: str, role_template: str, logins: Logins) -> Iterator[str]
             connection.execute(
                 "UPDATE cbir.image SET sha256 = sha256(convert_to(source, 'UTF8')), width = 500 + image_id"
             )
+            connection.execute("UPDATE cbir.image SET modality = 'MR' WHERE source LIKE 'study b%'")
             indexed(connection)
             for datasets in (("a",), ("b",), ("a", "b")):
                 evaluated(connection, *datasets)
+            connection.execute("UPDATE cbir.search_run SET started_at = '2001-01-01' WHERE datasets = '{b}'")
             secure(connection, logins)
+            connection.execute("ANALYZE")
         yield str(conninfo_to_dict(dsn)["dbname"])

@@ -7,6 +7,7 @@ import string
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
 from tests.conftest import Logins
@@ -104,6 +105,8 @@ IDENTIFYING = {
     ("failure_overview", "source"): ("broken b", "broken z"),
     ("duplicate_image", "source"): ("study b1/1", "study z1/1"),
     ("split_leakage", "dataset_a"): ("b", "z"),
+    ("query_hits", "modality"): ("MR", "ZZ"),
+    ("run_overview", "started_at"): ("2001-01-01", "2002-01-01"),
 }
 
 
@@ -114,6 +117,8 @@ def test_plans_count_the_same_for_a_hidden_value_and_an_absent_one(
 ) -> None:
     hidden, absent = IDENTIFYING[view, column]
     with logins.connect("site_a", sites) as here:
+        # As of large tables, where a condition that may steer an index does.
+        here.execute("SET enable_seqscan = off")
         shown = [
             plan(here, f"SELECT * FROM cbir.{view} WHERE {column} {operator} {value!r}") for value in (hidden, absent)
         ]
@@ -177,6 +182,57 @@ def test_the_acting_role_is_judged_and_not_the_login(sites: str, logins: Logins)
         superuser.execute(f"SET ROLE {logins.names['site_a']}".encode())
         for query in (count, searched):
             assert superuser.execute(query.encode()).fetchone() == (30,)
+
+
+def test_maintenance_of_a_readers_table_shows_nothing_to_the_functions_of_its_index(
+    sites: str, role_server: str, logins: Logins
+) -> None:
+    """ANALYZE, autovacuum's too, runs them as the reader, in the session of a superuser."""
+    searched = "cbir.similar_images('toy', query => '[1,0]', k => 100)"
+    with (
+        psycopg.connect(make_conninfo(role_server, dbname=sites), autocommit=True) as superuser,
+        logins.connect("site_a", sites) as reader,
+    ):
+        superuser.execute(f"CREATE SCHEMA scratch AUTHORIZATION {logins.names['site_a']}".encode())
+        for statement in (
+            "CREATE TABLE scratch.loot (source text)",
+            "CREATE TABLE scratch.bait AS SELECT 1 AS x",
+            f"""CREATE FUNCTION scratch.look() RETURNS integer LANGUAGE plpgsql AS $$
+            BEGIN
+                INSERT INTO scratch.loot SELECT source FROM cbir.image_overview;
+                INSERT INTO scratch.loot SELECT source FROM {searched};
+                RETURN 1;
+            EXCEPTION WHEN insufficient_privilege THEN
+                INSERT INTO scratch.loot VALUES (sqlerrm);
+                INSERT INTO scratch.loot SELECT source FROM cbir.image_overview;
+                RETURN 1;
+            END $$""",
+            """CREATE FUNCTION scratch.key(integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql
+            AS 'BEGIN RETURN scratch.look(); END'""",
+            "CREATE INDEX ON scratch.bait (scratch.key(x))",
+        ):
+            reader.execute(statement.encode())
+        reader.execute("TRUNCATE scratch.loot")
+        superuser.execute("ANALYZE scratch.bait")
+        found = {source for (source,) in reader.execute("SELECT source FROM scratch.loot")}
+        superuser.execute("DROP SCHEMA scratch CASCADE")
+    assert "nothing is answered to the functions of an index while a table is maintained" in found
+    assert any(source.startswith("study a") for source in found)
+    assert not any(source.startswith("study b") for source in found)
+
+
+def test_who_acts_is_not_read_through_the_callers_search_path(sites: str, role_server: str, logins: Logins) -> None:
+    with psycopg.connect(make_conninfo(role_server, dbname=sites), autocommit=True) as superuser:
+        superuser.execute("CREATE SCHEMA scratch")
+        superuser.execute(
+            "CREATE FUNCTION scratch.current_setting(text) RETURNS text LANGUAGE sql AS $$SELECT 'postgres'::text$$"
+        )
+        superuser.execute("GRANT USAGE ON SCHEMA scratch TO PUBLIC")
+        with logins.connect("site_a", sites) as reader:
+            reader.execute("SET search_path = scratch, pg_catalog")
+            assert reader.execute("SELECT cbir.acting_role()").fetchone() == (logins.names["site_a"],)
+            assert reader.execute("SELECT count(*) FROM cbir.table_size").fetchone() == (0,)
+        superuser.execute("DROP SCHEMA scratch CASCADE")
 
 
 def test_every_policy_is_made_of_built_in_functions(sites: str, logins: Logins) -> None:

@@ -9,6 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cbirdb.db.embeddings import register_encoder
+from cbirdb.db.migrate import upgrade
 from cbirdb.doctor import check_access, check_tables
 from tests.conftest import Logins, new_database
 
@@ -69,6 +70,14 @@ DAMAGE = {
     "ALTER FUNCTION cbir.record_search RESET search_path": "its search_path is not pinned",
     "ALTER VIEW cbir.image_overview OWNER TO cbir_admin": "view image_overview: it does not run as cbir_search",
     "ALTER TABLE cbir.image OWNER TO pg_monitor": "it belongs to",
+    "GRANT SELECT (pseudonym) ON cbir.patient TO pg_monitor": "table patient: pg_monitor has SELECT (pseudonym)",
+    "GRANT EXECUTE ON FUNCTION cbir.record_search TO pg_monitor": "pg_monitor may call it",
+    "GRANT EXECUTE ON FUNCTION cbir.erased_dataset TO pg_monitor": "pg_monitor may call it",
+    "REVOKE EXECUTE ON FUNCTION cbir.similar_images FROM cbir_reader": "cbir_reader may not call it",
+    "GRANT CREATE ON SCHEMA cbir TO cbir_ingest": "schema cbir: cbir_ingest may create in it",
+    "GRANT CREATE ON SCHEMA public TO PUBLIC": "schema public: PUBLIC may create in it",
+    "GRANT cbir_search TO pg_monitor": "members of cbir_search: pg_monitor",
+    "CREATE RULE mine AS ON INSERT TO cbir.search_audit DO INSTEAD NOTHING": "rule mine on search_audit: not made by cbirdb",
 }
 
 
@@ -78,6 +87,16 @@ def test_damage_of_access_control_is_named(owner: psycopg.Connection, statement:
     found = check_access(owner)
     assert not found.passed
     assert str(DAMAGE[statement]) in found.detail
+
+
+def test_an_upgrade_mends_policies_and_takes_rights_back(secured: str, role_server: str, logins: Logins) -> None:
+    with psycopg.connect(make_conninfo(role_server, dbname=secured), autocommit=True) as superuser:
+        superuser.execute("ALTER POLICY cbir_tenant ON cbir.study USING (TRUE)")
+        superuser.execute(f"GRANT SELECT ON cbir.image TO {logins.names['stranger']}".encode())
+        assert not check_access(superuser).passed
+        with logins.connect("admin", secured) as admin:
+            upgrade(admin)
+        assert check_access(superuser).passed, check_access(superuser).detail
 
 
 @pytest.mark.parametrize(

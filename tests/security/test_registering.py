@@ -8,11 +8,20 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from cbirdb.cli.main import run
 from cbirdb.db.embeddings import find_encoder, register_encoder
+from cbirdb.encoders.shipped import SHIPPED
+from cbirdb.known_encoders import known_encoders
 from tests.conftest import Logins, Outcome, new_database, picture_bytes
 from tests.two_sites import fill, secure
+
+COMPLETE = {
+    "name": "x", "family": "timm_models", "weights": "timm/x", "dim": 5, "embedding": "x", "preprocessing": "x",
+    "licence": "x", "training_scheme": "unknown", "citation": "x",
+}  # fmt: skip
+"""A record that is taken."""
 
 
 @pytest.fixture
@@ -86,7 +95,7 @@ def test_a_vector_of_the_fixed_picture_has_the_encoders_dimension_and_length_one
 )
 def test_a_record_names_no_code_and_no_address(database: str, logins: Logins, spec: dict[str, object]) -> None:
     with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
-        site.execute("SELECT cbir.add_encoder_record('x', %s)", [psycopg.types.json.Jsonb(spec)])
+        site.execute("SELECT cbir.add_encoder_record('x', %s)", [Jsonb({**COMPLETE, "weights": None, **spec})])
 
 
 @pytest.mark.parametrize("root", ["/images/b", "/images/b/deeper", "/images", "/"])
@@ -159,6 +168,40 @@ def test_a_folder_that_nobody_named_on_this_machine_is_not_read(
     connection.execute("UPDATE cbir.image SET source = 'x/secret.png'")
     assert cli("--home", elsewhere, "encode", "-e", "tiny-image").code == 1
     assert cli("--home", here, "encode", "-e", "tiny-image", "--allow-root", tmp_path).code == 0
+
+
+def test_a_record_that_lacks_what_every_command_reads_is_refused(database: str, logins: Logins) -> None:
+    with logins.connect("ingest", database) as connection:
+        query = "SELECT cbir.add_encoder_record('x', %s)"
+        for field, wrong in [("dim", 0), *((name, None) for name in [*COMPLETE][4:]), ("revision", 7)]:
+            with pytest.raises(psycopg.errors.InvalidParameterValue):
+                connection.execute(query, [Jsonb({**COMPLETE, field: wrong})])
+        assert connection.execute(query, [Jsonb(COMPLETE)]).fetchone() == (True,)
+        for spec, provenance in [(None, {}), ([], {}), ({}, []), ({"x": "y" * 50000}, {})]:
+            with pytest.raises(psycopg.errors.InvalidParameterValue):
+                connection.execute(
+                    "SELECT cbir.register_encoder('other', 2, 'half', NULL, NULL, NULL, %s, %s)",
+                    [Jsonb(spec), Jsonb(provenance)],
+                )
+
+
+def test_a_stored_record_does_not_stand_in_for_one_that_ships(connection: psycopg.Connection) -> None:
+    planted = {**SHIPPED["tiny-image"].as_json(), "citation": "planted"}
+    connection.execute("INSERT INTO cbir.encoder_record (name, spec) VALUES ('tiny-image', %s)", [Jsonb(planted)])
+    assert known_encoders(connection)["tiny-image"] == SHIPPED["tiny-image"]
+
+
+def test_a_folder_that_is_a_link_into_another_datasets_folder_is_not_read(
+    cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
+) -> None:
+    own, other = two_folders
+    cli("--home", tmp_path, "ingest", "folder", own)
+    cli("--home", tmp_path, "ingest", "folder", other)
+    (own / "link").symlink_to(other)
+    connection.execute("UPDATE cbir.dataset SET root = %s WHERE root = %s", [str(own / "link"), str(own)])
+    refused = cli("--home", tmp_path, "encode", "-e", "tiny-image")
+    assert refused.code == 1
+    assert "--allow-root" in refused.err
 
 
 def test_the_environment_names_folders_too(
