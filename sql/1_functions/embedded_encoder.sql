@@ -1,6 +1,6 @@
 -- Title: Encoders whose embedding table is there
--- Description: What goes through the tables of all encoders starts here. cbir_ingest may add rows to cbir.encoder, and
---   one that names no table, or none of embeddings, must not stop an erasure or a search for everybody.
+-- Description: What goes through the tables of all encoders starts here. An encoder whose table somebody has dropped
+--   must not stop an erasure or a search for everybody.
 CREATE FUNCTION cbir.embedded_encoder()
 RETURNS SETOF cbir.encoder
 LANGUAGE sql

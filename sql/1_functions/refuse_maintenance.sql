@@ -9,7 +9,10 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 BEGIN
-    EXECUTE 'UNLISTEN cbir';
+    -- A standby maintains nothing, and knows no UNLISTEN.
+    IF NOT pg_is_in_recovery() THEN
+        EXECUTE 'UNLISTEN cbir';
+    END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN
         RAISE EXCEPTION 'nothing is answered to the functions of an index while a table is maintained' USING
