@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit fuzz clean
+.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit fuzz chaos clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -34,6 +34,11 @@ test-in-container: $(VENV)/.installed-test
 # Damaged pictures, real and generated, beside other decoders, which it names where they are missing; some minutes.
 fuzz: $(VENV)/.installed-test
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz_images $(ARGS)
+
+# Kills client, backend and postmaster at random, beside a run that nobody disturbs; a round takes about a minute.
+chaos: $(VENV)/.installed-test
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.chaos --seed $(or $(SEED),1) \
+	  --rounds $(or $(ROUNDS),20) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -56,10 +56,12 @@ _WHAT = {
         FROM cbir.search_result AS r INNER JOIN cbir.search_run USING (run_id)
         INNER JOIN cbir.encoder AS e USING (encoder_id)
         INNER JOIN cbir.image AS q ON q.image_id = r.query_image_id LEFT JOIN cbir.label AS l USING (label_id)""",
+    # Not to the 16th digit: sums over classes are made in the order of labels' ids, which differ.
     "precision": """
-        SELECT DISTINCT encoder, n, micro_precision, micro_std, macro_precision, macro_std, queries, classes, mode,
-            ann_recall, not_final
-        FROM cbir.precision_by_run""",
+        SELECT DISTINCT r.encoder, s.datasets::text, r.n, round(r.micro_precision::numeric, 14),
+            round(r.micro_std::numeric, 14), round(r.macro_precision::numeric, 14), round(r.macro_std::numeric, 14),
+            r.queries, r.classes, r.mode, r.ann_recall, r.not_final
+        FROM cbir.precision_by_run AS r INNER JOIN cbir.search_run AS s USING (run_id)""",
     "table": "SELECT relname, relkind FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')",
 }
 _EMBEDDINGS = """
@@ -87,7 +89,9 @@ def state(connection: psycopg.Connection) -> State:
         found[f"embedding of {name}"] = connection.execute(embeddings).fetchall()
         found[f"search with {name}"] = connection.execute(searches, [name]).fetchall()
     found["stray index"] = [(stray.index_name, stray.valid) for stray in stray_indexes(connection)]
-    found["doctor"] = [(check.check, check.passed, "" if check.passed else check.detail) for check in doctor(connection)]
+    found["doctor"] = [
+        (check.check, check.passed, "" if check.passed else check.detail) for check in doctor(connection)
+    ]
     return found | _left(connection)
 
 
