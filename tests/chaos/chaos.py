@@ -115,14 +115,16 @@ class Machine:
                 [str(PROGRAM), "--home", str(self.server.home), *arguments, *shown],
                 stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
             )  # fmt: skip
-            hit = bool(victim) and self._kill(process, victim, started + after_s)
-            complaint = ""
+            complaint, hit = "", False
             try:
+                hit = bool(victim) and self._kill(process, victim, started + after_s)
                 process.wait(HANGS_AFTER_S)
             except subprocess.TimeoutExpired:
                 complaint = "it hangs"
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
             seconds = time.monotonic() - started
             out.seek(0)
             err.seek(0)

@@ -56,10 +56,10 @@ _WHAT = {
         FROM cbir.search_result AS r INNER JOIN cbir.search_run USING (run_id)
         INNER JOIN cbir.encoder AS e USING (encoder_id)
         INNER JOIN cbir.image AS q ON q.image_id = r.query_image_id LEFT JOIN cbir.label AS l USING (label_id)""",
-    # Not to the 16th digit: sums over classes are made in the order of labels' ids, which differ.
+    # Not to the last digits: sums over classes are made in the order of labels' ids, which differ. Hits are compared whole.
     "precision": """
-        SELECT DISTINCT r.encoder, s.datasets::text, r.n, round(r.micro_precision::numeric, 14),
-            round(r.micro_std::numeric, 14), round(r.macro_precision::numeric, 14), round(r.macro_std::numeric, 14),
+        SELECT DISTINCT r.encoder, s.datasets::text, r.n, round(r.micro_precision::numeric, 9),
+            round(r.micro_std::numeric, 9), round(r.macro_precision::numeric, 9), round(r.macro_std::numeric, 9),
             r.queries, r.classes, r.mode, r.ann_recall, r.not_final
         FROM cbir.precision_by_run AS r INNER JOIN cbir.search_run AS s USING (run_id)""",
     "table": "SELECT relname, relkind FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')",
