@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit fuzz mutants clean
+.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit fuzz chaos mutants clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -38,6 +38,11 @@ fuzz: $(VENV)/.installed-test
 # where it was. As in: make mutants SEED=3 SAMPLE=20 JOBS=8
 mutants: $(VENV)/.installed-test
 	$(BIN)/python -m tests.mutants --seed $(or $(SEED),0) --sample $(or $(SAMPLE),60) --jobs $(or $(JOBS),1) $(ARGS)
+
+# Kills client, backend and postmaster at random, beside a run that nobody disturbs; a round takes about a minute.
+chaos: $(VENV)/.installed-test
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.chaos --seed $(or $(SEED),1) \
+	  --rounds $(or $(ROUNDS),20) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,17 @@ class EmbeddedServer:
 
     def stop(self) -> bool:
         """Stop the server; False when it was not running."""
-        if not self.running():
-            return False
+        try:
+            if not self._ask():
+                return False
+            mode = "fast"
+        except BusyError:
+            mode = "fast"
+        except NotReadyError:
+            # PostgreSQL 18 hangs when it is told to stop fast while it recovers from a crash. The next start recovers.
+            mode = "immediate"
         self._run(
-            self._binaries(), "pg_ctl", "stop", "-w", "-t", str(START_TIMEOUT_S), "-m", "fast", "-D", str(self.data)
+            self._binaries(), "pg_ctl", "stop", "-w", "-t", str(START_TIMEOUT_S), "-m", mode, "-D", str(self.data)
         )
         return True
 
@@ -254,16 +262,19 @@ class EmbeddedServer:
         self._give_to_server(folder)
 
     def _forget_dead_server(self) -> None:
-        """Wait for a killed server to be gone, then remove its pid file, whose number may soon be another program's."""
+        """Wait for a killed server to be gone, then remove its pid file, whose number may soon be another program's.
+
+        Its processes outlive it for as long as they do not look: the one that recovers, for seconds.
+        """
         pid_file = self.data / "postmaster.pid"
         patience = time.monotonic() + DYING_TIMEOUT_S
         while time.monotonic() < patience:
             try:
-                name, state = _process(int(pid_file.read_text().split()[0]))
+                lines = pid_file.read_text().splitlines()
+                pid = int(lines[0])
             except (OSError, ValueError, IndexError):
-                return  # no pid file, or no such process
-            if state == "Z" or name != "postgres":
-                # PostgreSQL itself still refuses while the old server's processes hold its shared memory.
+                return  # no pid file
+            if not _is_server(pid) and not _shared_memory_in_use(lines):
                 log.info("removing %s of a server that is gone", pid_file)
                 pid_file.unlink(missing_ok=True)
                 (self.socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
@@ -331,10 +342,26 @@ def _server_environment() -> dict[str, str]:
     return kept | {"LC_ALL": "C.UTF-8"}
 
 
-def _process(pid: int) -> tuple[str, str]:
-    """Name and state of a process, such as ``("postgres", "Z")``."""
-    text = Path(f"/proc/{pid}/stat").read_text()
-    return text.partition("(")[2].rpartition(")")[0], text.rpartition(")")[2].split()[0]
+def _is_server(pid: int) -> bool:
+    """Whether this process is a PostgreSQL server that lives."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.partition("(")[2].startswith("postgres)") and text.rpartition(")")[2].split()[0] != "Z"
+
+
+def _shared_memory_in_use(pid_file: Sequence[str]) -> bool:
+    """Whether processes hold the shared memory whose key and id a pid file has in its seventh line.
+
+    False also where the machine does not tell: PostgreSQL then refuses to start, and says why.
+    """
+    try:
+        number = pid_file[6].split()[1]
+        blocks = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+    except (OSError, IndexError):
+        return False
+    return any(block[1] == number and block[6] != "0" for block in blocks)
 
 
 def _is_root() -> bool:

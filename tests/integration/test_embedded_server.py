@@ -259,6 +259,26 @@ def test_what_was_committed_is_there_after_the_server_was_killed(fresh: Embedded
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
 
 
+def test_a_start_waits_for_processes_that_outlive_a_killed_server(fresh: EmbeddedServer) -> None:
+    """As the one that recovers does for seconds, while it does not look whether its server lives."""
+    fresh.start()
+    killed = postmaster(fresh)
+    children = Path(f"/proc/{killed}/task/{killed}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGSTOP)
+    os.kill(killed, signal.SIGKILL)
+    starting = subprocess.Popen(
+        [PROGRAM, "db", "start"], env=environment(fresh.home), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            starting.wait(4)
+    finally:
+        os.kill(int(children[0]), signal.SIGCONT)
+    _, err = starting.communicate(timeout=60)
+    assert starting.returncode == 0, err
+    assert postmaster(fresh) != killed
+
+
 def test_a_data_folder_whose_making_was_killed_is_made_anew(fresh: EmbeddedServer) -> None:
     (fresh.data / "base").mkdir(parents=True)
     (fresh.data / "base" / "1").write_text("half")
