@@ -100,10 +100,8 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     ),
     "say anew what an encoder is": ({ADMIN}, lambda a: a.sql("UPDATE cbir.encoder SET golden_embedding = '{1}'")),
     "store the record of an encoder": (
-        {INGEST, ADMIN},
-        lambda a: a.sql(
-            "SELECT cbir.add_encoder_record('x', '{\"name\": \"x\", \"family\": \"huggingface\", \"weights\": \"a/b\"}')"
-        ),
+        {INGEST, ADMIN}, lambda a: a.cli("encoders", "add", "x", "--loader", "timm", "--weights", "a/b")
+    ),
     ),
     "write into the audit": ({ADMIN}, lambda a: a.sql(
         "INSERT INTO cbir.search_audit (login, role, function, returned) VALUES ('x', 'x', 'x', '{}')"
