@@ -102,7 +102,6 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "store the record of an encoder": (
         {INGEST, ADMIN}, lambda a: a.cli("encoders", "add", "x", "--loader", "timm", "--weights", "a/b")
     ),
-    ),
     "write into the audit": ({ADMIN}, lambda a: a.sql(
         "INSERT INTO cbir.search_audit (login, role, function, returned) VALUES ('x', 'x', 'x', '{}')"
     )),
