@@ -15,7 +15,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import ASK_AGAIN_S, BUSY_S, connection_error
+from cbirdb.db.server_processes import is_server, shared_memory_in_use
 from cbirdb.db.tuning import server_settings
 from cbirdb.errors import BusyError, DatabaseError, NotReadyError
 
@@ -274,7 +274,7 @@ class EmbeddedServer:
                 pid = int(lines[0])
             except (OSError, ValueError, IndexError):
                 return  # no pid file
-            if not _is_server(pid) and not _shared_memory_in_use(lines):
+            if not is_server(pid) and not shared_memory_in_use(lines):
                 log.info("removing %s of a server that is gone", pid_file)
                 pid_file.unlink(missing_ok=True)
                 (self.socket_folder / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
@@ -340,28 +340,6 @@ def _server_environment() -> dict[str, str]:
     """The environment without libpq's variables, which would lead pg_ctl to another server, and with a locale."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C.UTF-8"}
-
-
-def _is_server(pid: int) -> bool:
-    """Whether this process is a PostgreSQL server that lives."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return text.partition("(")[2].startswith("postgres)") and text.rpartition(")")[2].split()[0] != "Z"
-
-
-def _shared_memory_in_use(pid_file: Sequence[str]) -> bool:
-    """Whether processes hold the shared memory whose key and id a pid file has in its seventh line.
-
-    False also where the machine does not tell: PostgreSQL then refuses to start, and says why.
-    """
-    try:
-        number = pid_file[6].split()[1]
-        blocks = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
-    except (OSError, IndexError):
-        return False
-    return any(block[1] == number and block[6] != "0" for block in blocks)
 
 
 def _is_root() -> bool:
