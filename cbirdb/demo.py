@@ -61,11 +61,13 @@ def demo(
     out: Path,
     *,
     connect: Callable[[], psycopg.Connection],
+    home: Path | None = None,
     progress: Progress = SILENT,
 ) -> DemoResult:
     """Generate phantoms, ingest, encode, index, evaluate and search, with each of the encoders.
 
     :param out: folder for phantoms and contact sheets; made if it is not there.
+    :param home: where this machine remembers that the phantoms' folder may be read; None: nowhere.
     :raises InputError: when the folder cannot be written, or the dataset's name is taken by another folder.
     """
     try:
@@ -76,7 +78,9 @@ def demo(
     phantoms = out / "phantoms"
     images = write_phantoms(phantoms)
     # A demo that was run from another folder is the same dataset: its pictures are the same to the byte.
-    summary = ingest(connection, "folder", phantoms, options=ReadOptions(name=DATASET), moved=True, progress=progress)
+    summary = ingest(
+        connection, "folder", phantoms, options=ReadOptions(name=DATASET), moved=True, home=home, progress=progress
+    )  # fmt: skip
     result = DemoResult(images, summary.row())
     encode(connection, encoders, EncodeOptions(datasets=[DATASET]), connect=connect, progress=progress)
     for encoder in encoders:

@@ -60,7 +60,10 @@ def demo(
         if fetch:
             fetch_missing(connection, names, options)
         encoders = load_encoders(connection, names, options)
-        result = run(connection, encoders, out, connect=context.connect, progress=context.progress())
+        result = run(
+            connection, encoders, out, connect=context.connect, home=context.settings.home_folder,
+            progress=context.progress(),
+        )  # fmt: skip
     if output_format != "table":
         write_rows(result.overall, output_format)
         return

@@ -96,6 +96,7 @@ def test_every_printed_command_runs_as_printed(shown: Shown, class_folder: Path)
         assert done.stdout.strip(), command
         assert "no rows" not in done.stdout, command
         assert "(0 rows)" not in done.stdout, command
+        assert "left out" not in done.stderr, command
     assert (shown.folder / "similar.png").is_file()
     assert (
         "20 " in subprocess.run([PROGRAM, "db", "status"], env=shown.environment, capture_output=True, text=True).stdout
