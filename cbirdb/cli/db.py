@@ -112,6 +112,7 @@ def upgrade(context: Context, *, if_needed: bool) -> None:
             before = current_revision(connection)
             up_to_date = current_state(connection) == installed_state()
         if not (if_needed and up_to_date):
+            _say_notices(connection)
             waits = LockWaits(connection, context.progress().note)
             (upgrade_own if context.settings.embedded else run_upgrade)(connection, waits)
     click.echo(f"Schema 'cbir' stands at migration {stands}" + (", as before." if before == stands else "."), err=True)
@@ -165,7 +166,7 @@ def row_security(context: Context, state: str, yes: bool) -> None:
             count = confirm_access(connection) if waiting else 0
             click.echo(f"{count} rows of cbir.dataset_access count from now on.", err=True)
             return
-        connection.add_notice_handler(lambda notice: click.echo(f"{notice.message_primary}", err=True))
+        _say_notices(connection)
         waits = LockWaits(connection, context.progress().note)
         given = set_row_security(connection, enabled=state == "on", waits=waits)
     click.echo(f"Row-level security is {state}.", err=True)
@@ -198,6 +199,16 @@ def doctor(context: Context, output_format: str) -> int:
         checks = run_doctor(connection)
     write_rows([check.row() for check in checks], output_format)
     return int(ExitCode.OK if all(check.passed for check in checks) else ExitCode.PARTIAL)
+
+
+def _say_notices(connection: psycopg.Connection) -> None:
+    """Print what the server tells of rights that it takes back."""
+
+    def say(notice: psycopg.errors.Diagnostic) -> None:
+        if (notice.message_primary or "").startswith("revoked: "):
+            click.echo(notice.message_primary, err=True)
+
+    connection.add_notice_handler(say)
 
 
 def _any_database(context: Context) -> psycopg.Connection:

@@ -268,6 +268,16 @@ def test_a_right_that_a_hospital_granted_is_taken_back_and_named(role_server: st
         ).fetchone() == (False,)
 
 
+def test_an_upgrade_names_the_rights_that_it_takes_back(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = logins.names["stranger"]
+    with logins.connect("admin", sites) as connection:
+        connection.execute(f"GRANT SELECT ON cbir.study TO {name}".encode())
+    assert run(["--dsn", logins.dsn("admin", sites), "db", "upgrade"]) == 0
+    assert f"revoked: SELECT on cbir.study from {name}" in capsys.readouterr().err
+
+
 def test_row_security_needs_the_role_that_searches(dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On a server without cbirdb's roles."""
     assert run(["--dsn", dsn, "db", "row-security", "on"]) == 1
