@@ -141,20 +141,20 @@ def test_an_index_that_someone_dropped_by_hand_breaks_search(connection: psycopg
 
 
 def test_a_walk_that_meets_fewer_images_than_exist_is_made_up_for_exactly(connection: psycopg.Connection) -> None:
-    """Ten lists, none of them empty: a walk looks into four at most, which cannot hold all nineteen others."""
+    """As many lists as vectors: a walk for ten looks into four lists at most, which hold four."""
     known = fill(connection, unit(20))
     stored = find_encoder(connection, "toy")
     assert stored is not None
     build_index(
-        connection, stored, IvfFlat(lists=10, probes=1),
+        connection, stored, IvfFlat(lists=20, probes=1),
         connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True),
     )  # fmt: skip
     name = index_name(connection)
     for mode in ("approximate", "auto"):
         before = scans(connection, name)
-        found = search(connection, known[0], k=19, mode=mode)
+        found = search(connection, known[0], k=10, mode=mode)
         assert scans(connection, name) > before, "the index was tried"
-        assert ids(found) == ids(search(connection, known[0], k=19, mode="exact"))
+        assert ids(found) == ids(search(connection, known[0], k=10, mode="exact"))
         assert {(row["mode"], row["complete"]) for row in found} == {("exact", True)}
 
 
