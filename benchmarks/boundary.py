@@ -1,4 +1,4 @@
-"""What the security boundary costs a search: the same function run as cbir_search and as its caller, in turns.
+"""Measures what the security boundary costs a search: the same function run as cbir_search and as its caller, in turns.
 
     python benchmarks/boundary.py --home /tmp/boundary
 

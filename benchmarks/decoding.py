@@ -1,4 +1,4 @@
-"""What it costs to have a decoder report damage: cbirdb's way of decoding beside Pillow's alone, in pairs.
+"""Measures the cost of having a decoder report damage: cbirdb's way of decoding beside Pillow's alone, in pairs.
 
     python benchmarks/decoding.py --json benchmarks/decoding.json
 

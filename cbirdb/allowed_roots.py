@@ -1,4 +1,4 @@
-"""Which folders of this machine images are read from.
+"""Decides which folders of this machine images are read from.
 
 A database says where files lie, but not everybody who may write there may have files of this machine opened. So the
 operator names the folders: the PATH of an ``ingest`` here, ``--allow-root`` or CBIRDB_ALLOW_ROOT. What an ingest named is
@@ -32,7 +32,7 @@ class AllowedRoots:
 
     @classmethod
     def of_machine(cls, home: Path, named: Iterable[Path] = ()) -> AllowedRoots:
-        """What is remembered under ``home``, and what this command names.
+        """Read what is remembered under ``home``, and add what this command names.
 
         :raises InputError: when a named folder is not there, or the file that remembers is damaged.
         """
@@ -43,7 +43,7 @@ class AllowedRoots:
         return cls(_read(home / FILE), tuple(os.path.realpath(folder) for folder in folders))
 
     def allows(self, root: str) -> bool:
-        """Whether images of a dataset in this folder may be read.
+        """Tell whether images of a dataset in this folder may be read.
 
         An ingest gives a dataset the real path of its folder. Another path is a symbolic link, which may lead into the
         folder of another site.

@@ -30,12 +30,13 @@ def problem_of_line(name: str) -> tuple[str, str] | None:
     return problem_of_name(name) or (("wrong characters", "a control character") if _CONTROL.search(name) else None)
 
 
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that break a line or steer a terminal; the same as in ``cbir.stated_purpose``."""
 
 
 def on_one_line(text: str) -> str:
     """The text with escapes for what would steer a terminal: names of files are whatever somebody called them."""
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def on_lines(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a decoder reported of images that were taken although they are damaged.
+"""Add what a decoder reported of images that were taken although they are damaged.
 
 Revision: 0008, after 0007.
 """

@@ -129,17 +129,16 @@ def roles(context: Context, script: bool, output_format: str) -> None:
     """
     from cbirdb.db.connection import connect
     from cbirdb.db.lock_waits import LockWaits
-    from cbirdb.db.migrate import upgrade as run_upgrade
-    from cbirdb.db.roles import ROLES, create_roles
-    from cbirdb.db.sql_objects import repository_folder
+    from cbirdb.db.migrate import upgrade_own
+    from cbirdb.db.roles import ROLES
+    from cbirdb.db.sql_objects import ROLES_SCRIPT, repository_folder
 
-    path = repository_folder("sql") / "dba" / "create_roles.sql"
     if script:
-        click.echo(path.read_text(), nl=False)
+        click.echo((repository_folder("sql") / ROLES_SCRIPT).read_text(), nl=False)
         return
     with connect(context.settings) as connection:
-        create_roles(connection, path)
-        run_upgrade(connection, LockWaits(connection, context.progress().note))
+        _say_notices(connection)
+        upgrade_own(connection, LockWaits(connection, context.progress().note))
     write_rows([{"role": name, "may": duty} for name, duty in ROLES.items()], output_format)
 
 

@@ -171,7 +171,7 @@ def precision_option(function: F) -> F:
 def allow_root_option(function: F) -> F:
     """``--allow-root``: folders of this machine that images may be read from."""
     return click.option(
-        "--allow-root", "allow_root", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+        "--allow-root", "allow_root", multiple=True, type=FilePath(path_type=Path), metavar="DIR",
         envvar="CBIRDB_ALLOW_ROOT", show_envvar=False,
         help="A folder of this machine that images may be read from, besides those that were ingested here; symbolic"
         " links may lead there. May be repeated; CBIRDB_ALLOW_ROOT holds several with ':' between them.",

@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
+from cbirdb.names import CONTROLS
+
 LARGEST_BIGINT = 2**63 - 1
 LONGEST_PURPOSE = 1000
 """Characters. As in ``cbir.stated_purpose``, like the patterns below."""
 _BLANK = re.compile(r"[\t-\r \x85\xa0\u1680\u180e\u2000-\u200d\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]*")
-_SPOILS_A_LINE = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 COUNT = click.IntRange(1, LARGEST_BIGINT)
 """How many of something, or the id of a row."""
@@ -48,7 +49,7 @@ class Line(Text):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text as it was given."""
         text = super().convert(value, param, ctx)
-        if _SPOILS_A_LINE.search(text):
+        if CONTROLS.search(text):
             self.fail("it holds a line break or another control character.", param, ctx)
         return text
 

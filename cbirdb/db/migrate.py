@@ -18,7 +18,7 @@ from cbirdb.db.connection import translated_errors
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.roles import acting_as_owner, check_search_role, create_roles, protected_tables
 from cbirdb.db.schema import SCHEMA
-from cbirdb.db.sql_objects import create_sql_objects, drop_sql_objects, repository_folder, sql_files
+from cbirdb.db.sql_objects import ROLES_SCRIPT, create_sql_objects, drop_sql_objects, repository_folder, sql_files
 from cbirdb.errors import SchemaError
 
 LOCK_KEY = 0x63626972  # "cbir" in ASCII
@@ -173,8 +173,8 @@ def _tables_to_lock(connection: psycopg.Connection) -> list[str]:
 
 
 def upgrade_own(connection: psycopg.Connection, waits: LockWaits | None = None) -> None:
-    """The same for a server that is cbirdb's own: there the roles are made, too."""
-    create_roles(connection, repository_folder("sql") / "dba" / "create_roles.sql")
+    """The same, and the roles are made before: for a server that is cbirdb's own, and for whoever may create roles."""
+    create_roles(connection, repository_folder("sql") / ROLES_SCRIPT)
     upgrade(connection, waits)
 
 

@@ -29,6 +29,8 @@ def sql_files() -> Iterator[Path]:
     yield from sorted(repository_folder("sql").glob("[0-9]*/*.sql"), key=lambda path: (path.parent.name, path.stem))
 
 
+ROLES_SCRIPT = "dba/create_roles.sql"
+"""Below ``sql/``; no upgrade applies it, as roles belong to a whole server."""
 Grant = tuple[str, str, str]
 """Kind of object (view, routine), its name, and the GRANT statement that was in force on it."""
 

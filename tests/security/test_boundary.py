@@ -249,6 +249,18 @@ def test_every_policy_is_made_of_built_in_functions(sites: str, logins: Logins) 
         assert not set(re.findall(r"(\w+)\(", text)) & ours
 
 
+@pytest.mark.parametrize("who", ["site_a", "reader", "ingest_a", "ingest", "admin", "auditor", "stranger"])
+def test_functions_and_policies_agree_on_who_is_restricted(sites: str, logins: Logins, who: str) -> None:
+    with logins.connect("admin", sites) as owner:
+        row = owner.execute("SELECT cbir.unrestricted_condition()").fetchone()
+        owner.execute(f"GRANT USAGE ON SCHEMA cbir TO {logins.names['stranger']}".encode())
+    with logins.connect(who, sites) as here:
+        by_policy, by_function = (
+            here.execute(f"SELECT {row[0] if row else ''}, cbir.sees_all_rows()".encode()).fetchone() or ()
+        )
+    assert by_policy == by_function == (who == "admin")
+
+
 def test_a_right_that_a_hospital_granted_is_taken_back_and_named(role_server: str, sites: str, logins: Logins) -> None:
     with logins.connect("admin", sites) as connection:
         notices: list[str] = []

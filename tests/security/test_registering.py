@@ -216,6 +216,18 @@ def test_the_environment_names_folders_too(
     assert (missing.code, "There is no folder" in missing.err) == (1, True)
 
 
+def test_an_empty_name_is_not_taken_for_the_folder_one_is_in(
+    cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, _ = two_folders
+    cli("--home", tmp_path / "elsewhere", "ingest", "folder", own)
+    monkeypatch.chdir(own)
+    refused = cli("--home", tmp_path / "here", "encode", "-e", "tiny-image", "--allow-root", "")
+    assert (refused.code, "it is empty" in refused.err) == (2, True)
+    monkeypatch.setenv("CBIRDB_ALLOW_ROOT", f":{tmp_path / 'other'}")
+    assert cli("--home", tmp_path / "here", "encode", "-e", "tiny-image").code in (1, 2)
+
+
 def test_what_is_remembered_is_the_operators_alone(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
