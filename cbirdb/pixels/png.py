@@ -43,7 +43,8 @@ def checked(data: bytes, max_pixels: int, on_damage: OnDamage) -> bytes:
     rows = _unpack(image, needed, on_damage)
     head = [chunk for chunk in chunks if chunk[0] != b"IDAT"]
     place = next((number for number, chunk in enumerate(chunks) if chunk[0] == b"IDAT"), len(head))
-    return b"".join([SIGNATURE, *map(_chunk, [*head[:place], (b"IDAT", _stored(rows)), *head[place:]])])
+    before, after = (b"".join(map(_chunk, part)) for part in (head[:place], head[place:]))
+    return b"".join([SIGNATURE, before, *_stored(rows), after])
 
 
 def _chunks(data: bytes, on_damage: OnDamage) -> Iterator[tuple[bytes, bytes]]:
@@ -96,18 +97,23 @@ def _unpack(image: bytes, needed: int, on_damage: OnDamage) -> bytes:
     return rows[:needed].ljust(needed, b"\0")
 
 
-def _stored(rows: bytes) -> bytes:
-    """A zlib stream of these bytes as they are; without its checksum, which was looked at and which Pillow leaves."""
-    parts = [b"\x78\x01"]
-    for start in range(0, len(rows), STORED_BLOCK):
-        block = rows[start : start + STORED_BLOCK]
+def _stored(rows: bytes) -> Iterator[bytes | memoryview]:
+    """The chunk of image data with these bytes as they are, in pieces, so that they are copied once.
+
+    It has no checksum, which was looked at, and no CRC: of image data Pillow asks for neither.
+    """
+    view = memoryview(rows)
+    starts = range(0, len(rows), STORED_BLOCK)
+    yield struct.pack(">I4sBB", 2 + 5 * len(starts) + len(rows), b"IDAT", 0x78, 0x01)
+    for start in starts:
+        block = view[start : start + STORED_BLOCK]
         last = start + STORED_BLOCK >= len(rows)
-        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
-    return b"".join(parts)
+        yield struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF)
+        yield block
+    yield bytes(4)
 
 
 def _chunk(chunk: tuple[bytes, bytes]) -> bytes:
     kind, content = chunk
-    # Of image data Pillow does not look at the CRC: they are of our own making.
-    crc = 0 if kind == b"IDAT" else zlib.crc32(content, zlib.crc32(kind))
+    crc = zlib.crc32(content, zlib.crc32(kind))
     return b"".join([struct.pack(">I4s", len(content), kind), content, struct.pack(">I", crc)])
