@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.datasets.base import ReadOptions, Source
-from cbirdb.datasets.layout import existing_folder
+from cbirdb.datasets.official_layout import existing_folder
 from cbirdb.errors import InputError, OptionError, PixelError
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, ImageRecord, Split
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.chexpert import OBSERVATIONS
 from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows
-from cbirdb.datasets.layout import existing_folder, first_problem, label_values, require
+from cbirdb.datasets.official_layout import existing_folder, first_problem, label_values, require
 from cbirdb.records import DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
 SPLIT_TABLE, LABEL_TABLE, METADATA_TABLE = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows, to_its_end
-from cbirdb.datasets.layout import existing_folder, first_problem, require
+from cbirdb.datasets.official_layout import existing_folder, first_problem, require
 from cbirdb.records import POSITIVE, DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
 TABLE = "Data_Entry_2017*.csv"

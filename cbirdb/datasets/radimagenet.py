@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.csv_rows import count_rows, find_file, read_rows
-from cbirdb.datasets.layout import existing_folder, first_problem, require
+from cbirdb.datasets.official_layout import existing_folder, first_problem, require
 from cbirdb.records import POSITIVE, DatasetItem, Failure, ImageRecord, Missing, Split
 
 LISTS: tuple[tuple[str, Split], ...] = (

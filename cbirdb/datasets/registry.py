@@ -9,10 +9,10 @@ from cbirdb.datasets.base import DatasetReader, ReadOptions, Source
 from cbirdb.datasets.chexpert import ChexpertReader
 from cbirdb.datasets.folder import FolderReader
 from cbirdb.datasets.mimic_cxr import MimicCxrReader
+from cbirdb.datasets.name_checks import storable
 from cbirdb.datasets.nih14 import Nih14Reader
 from cbirdb.datasets.paper_csv import PaperCsvReader
 from cbirdb.datasets.radimagenet import RadImageNetReader
-from cbirdb.datasets.storable import storable
 from cbirdb.errors import InputError, OptionError, UnknownNameError
 
 READERS: dict[str, DatasetReader] = {
