@@ -40,7 +40,7 @@ from cbirdb.decode import DecodeOptions, preload_workers
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing
 from cbirdb.ingest import ingest
-from cbirdb.machine import machine_cpus
+from cbirdb.parallel.machine import machine_cpus
 from cbirdb.pixels import read_rgb
 from cbirdb.running_encoders import load_encoders
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbirdb.errors import InputError
-from cbirdb.machine import machine_cpus
+from cbirdb.parallel.machine import machine_cpus
 
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]

@@ -23,16 +23,16 @@ from cbirdb.db.embeddings import PendingImage
 from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
-from cbirdb.machine import machine_cpus
-from cbirdb.pixels import read_rgb, refuse
-from cbirdb.shared_memory import SharedMemory
-from cbirdb.workers import (
+from cbirdb.parallel.machine import machine_cpus
+from cbirdb.parallel.shared_memory import SharedMemory
+from cbirdb.parallel.worker_pool import (
     WorkerDiedError,
     WorkerPool,
     WorkerTimeoutError,
     as_pixel_error,
     preload_modules,
 )
+from cbirdb.pixels import read_rgb, refuse
 
 SLOTS = 3
 """Batches in memory: one that is encoded, and those that are decoded meanwhile."""

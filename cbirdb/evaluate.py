@@ -27,8 +27,8 @@ from cbirdb.errors import InputError, OptionError
 from cbirdb.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
 from cbirdb.index_audit import Floor
 from cbirdb.limits import LARGEST_K
-from cbirdb.machine import machine_cpus
 from cbirdb.matrix_search import MEMORY_MB
+from cbirdb.parallel.machine import machine_cpus
 from cbirdb.progress import SILENT, Progress
 
 Protocol = Literal["paper", "any-label"]

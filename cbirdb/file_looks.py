@@ -12,10 +12,10 @@ from typing import TypeAlias
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
-from cbirdb.machine import machine_cpus
+from cbirdb.parallel.machine import machine_cpus
+from cbirdb.parallel.worker_pool import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
 from cbirdb.pixels import inspect_file
 from cbirdb.records import FileFacts, ImageRecord
-from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
 
 Look: TypeAlias = FileFacts | PixelError | None
 """What a look at a file says. An error is a value here, so that it reaches the batch it belongs to."""

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from cbirdb.shared_memory import SharedMemory
+from cbirdb.parallel.shared_memory import SharedMemory
 
 Order = tuple[str, Any]
 """An action's name and its argument."""

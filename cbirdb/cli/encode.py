@@ -123,7 +123,7 @@ def encode(
 
 
 def _shard(given: str | None, progress: Progress) -> Shard:
-    from cbirdb.shards import parse_shard, shard_of_process, tasks_without_step
+    from cbirdb.parallel.shards import parse_shard, shard_of_process, tasks_without_step
 
     if given is not None:
         return parse_shard(given)

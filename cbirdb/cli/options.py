@@ -67,7 +67,7 @@ class Context:
     def load_options(self, weights: Path | None, device: str) -> LoadOptions:
         """Where encoders' weights are, and on what to run them."""
         from cbirdb.encoders.base import LoadOptions
-        from cbirdb.shards import device_of_process
+        from cbirdb.parallel.shards import device_of_process
 
         return LoadOptions(
             weights=weights, store=self.settings.weights_folder, device=device_of_process(device, os.environ)

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cbirdb.machine import machine_cpus
+from cbirdb.parallel.machine import machine_cpus
 
 MB = 1 << 20
 GB = 1 << 30

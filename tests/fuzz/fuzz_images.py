@@ -23,7 +23,7 @@ from pathlib import Path
 from cbirdb.errors import PixelError
 from cbirdb.file_looks import look_pool
 from cbirdb.limits import MAX_PIXELS
-from cbirdb.workers import WorkerDiedError, WorkerTimeoutError
+from cbirdb.parallel.worker_pool import WorkerDiedError, WorkerTimeoutError
 from tests.fuzz.damage import DAMAGE, INTACT
 from tests.fuzz.judges import JUDGES, missing_programs
 from tests.fuzz.pictures import generated

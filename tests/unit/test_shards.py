@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cbirdb.errors import InputError
+from cbirdb.parallel.shards import device_of_process, parse_shard, shard_of_process, tasks_without_step
 from cbirdb.records import WHOLE, Shard
-from cbirdb.shards import device_of_process, parse_shard, shard_of_process, tasks_without_step
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from cbirdb.errors import PixelError
-from cbirdb.shared_memory import SharedMemory
-from cbirdb.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
+from cbirdb.parallel.shared_memory import SharedMemory
+from cbirdb.parallel.worker_pool import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
 from tests import worker_functions
 from tests.worker_functions import Order, Squares, obey
 
@@ -127,7 +127,7 @@ def test_a_pool_that_is_never_used_starts_nothing() -> None:
     # In a process of its own: this one has run other pools, and their fork server is left to be used again.
     done = python("""
         import subprocess
-        from cbirdb.workers import WorkerPool
+        from cbirdb.parallel.worker_pool import WorkerPool
         from tests.worker_functions import obey
         with WorkerPool(obey, workers=3, timeout_s=1) as pool:
             print(subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "comm="], capture_output=True, text=True).stdout)
@@ -365,7 +365,7 @@ def _whole(program: str) -> str:
 def owner_of_workers(action: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A process with two workers, one of which has begun something; and the ids of all that it has started."""
     program = f"""
-        from cbirdb.workers import WorkerPool
+        from cbirdb.parallel.worker_pool import WorkerPool
         from tests.worker_functions import obey
         if __name__ == "__main__":
             signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest-xdist's workers ignore
