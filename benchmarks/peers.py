@@ -43,7 +43,7 @@ from search_peers import PEERS, Built, Options, Peer
 from server import add_server_options, server_settings
 
 from cbirdb.db.vector_index import METHODS
-from cbirdb.exact_neighbours import exact_neighbours
+from cbirdb.vectors.exact_knn import exact_neighbours
 
 DEPTHS = (10, 100)
 YARDSTICK = "faiss-hnsw"

@@ -36,7 +36,7 @@ from cbirdb.errors import EncoderError, InputError
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import WHOLE, Precision, Shard
 from cbirdb.running_encoders import check_same_encoder
-from cbirdb.vectors import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, why_unusable
 from cbirdb.write_embeddings import EmbeddingWriter, EncodedBatch, EncodeSummary
 
 log = logging.getLogger(__name__)

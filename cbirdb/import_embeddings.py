@@ -31,7 +31,7 @@ from cbirdb.names import printable, problem_of_name
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
 from cbirdb.tally import EXAMPLES, FailureTally
-from cbirdb.vectors import UNIT_NORM_TOLERANCE, l2_normalize, row_norms, why_unusable
+from cbirdb.vectors.normalize import UNIT_NORM_TOLERANCE, l2_normalize, row_norms, why_unusable
 
 log = logging.getLogger(__name__)
 

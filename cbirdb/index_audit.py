@@ -32,8 +32,8 @@ from cbirdb.db.read_embeddings import read_embeddings
 from cbirdb.db.schema import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError, OptionError
-from cbirdb.exact_neighbours import exact_neighbours
 from cbirdb.progress import SILENT, Progress
+from cbirdb.vectors.exact_knn import exact_neighbours
 
 NEAR, FAR = 10, 100
 """The two depths at which recall is measured."""

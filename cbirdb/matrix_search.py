@@ -20,7 +20,7 @@ from cbirdb.db.listed_neighbours import measure_pairs, most_barred, read_part
 from cbirdb.db.neighbours import Search
 from cbirdb.db.read_embeddings import Block
 from cbirdb.db.selection import ChangedError
-from cbirdb.exact_neighbours import exact_neighbours
+from cbirdb.vectors.exact_knn import exact_neighbours
 
 MARGIN = 16
 """Neighbours kept beyond k."""

@@ -14,7 +14,7 @@ from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.registry import get_spec, is_here, load_encoder
 from cbirdb.errors import EncoderError
 from cbirdb.known_encoders import added_encoders
-from cbirdb.vectors import cosine, l2_normalize
+from cbirdb.vectors.normalize import cosine, l2_normalize
 
 
 def fetch_missing(connection: psycopg.Connection, names: Sequence[str], options: LoadOptions) -> None:

@@ -20,7 +20,7 @@ from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
 from cbirdb.pixels import OnDamage, read_rgb, refuse
 from cbirdb.running_encoders import check_same_encoder
-from cbirdb.vectors import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, why_unusable
 
 Mode = Literal["auto", "exact", "approximate"]
 

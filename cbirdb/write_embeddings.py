@@ -21,7 +21,7 @@ from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.errors import PixelError
 from cbirdb.records import Failure
 from cbirdb.tally import FailureTally
-from cbirdb.vectors import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, why_unusable
 
 QUEUED = 4
 """Batches that may wait for the database; then the encoder does."""

@@ -22,7 +22,7 @@ from cbirdb.db.vector_index import Hnsw
 from cbirdb.encode import EncodeOptions
 from cbirdb.errors import DatabaseError, ExitCode
 from cbirdb.index import build_index
-from cbirdb.vectors import l2_normalize
+from cbirdb.vectors.normalize import l2_normalize
 from tests.conftest import Outcome
 from tests.database_container import DatabaseContainer
 from tests.worker_encoders import Slow

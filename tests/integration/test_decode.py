@@ -18,7 +18,7 @@ from PIL import Image
 
 from cbirdb.encoders.base import Encoder
 from cbirdb.pixels import read_rgb
-from cbirdb.vectors import l2_normalize
+from cbirdb.vectors.normalize import l2_normalize
 from tests.conftest import Outcome, picture, picture_bytes
 from tests.encode_checks import encode, marked_picture, open_failures, vectors
 from tests.worker_encoders import MARKS, Failing, Flat, Projection, Quarters

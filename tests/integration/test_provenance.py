@@ -19,7 +19,7 @@ from cbirdb.encoders import registry
 from cbirdb.encoders.base import Encoder, LoadOptions, WeightFiles
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
-from cbirdb.vectors import cosine, l2_normalize
+from cbirdb.vectors.normalize import cosine, l2_normalize
 from tests.conftest import Outcome
 from tests.encode_checks import encode
 from tests.published_vectors import write

@@ -19,7 +19,7 @@ from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
 from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
-from cbirdb.vectors import l2_normalize
+from cbirdb.vectors.normalize import l2_normalize
 
 IMAGES, DIM = 500, 64
 TABLE = "cbir.embedding_toy"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from cbirdb.errors import InputError
-from cbirdb.vectors import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, why_unusable
 
 
 def test_a_row_is_divided_by_its_euclidean_length() -> None:

@@ -1,6 +1,6 @@
 """The true nearest neighbours of many queries, by blocked matrix products: one pass over the vectors serves them all.
 
-What multiplies and compares: ``comparers.py``.
+What multiplies and compares: ``choose_kernel.py``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cbirdb.comparers import Comparer, Floats, comparers, one_thread_each
-from cbirdb.vectors import row_norms
+from cbirdb.vectors.kernels import Comparer, Floats, comparers, one_thread_each
+from cbirdb.vectors.normalize import row_norms
 
 FIRST_PIECE = 2048
 """Vectors after which every query has its first limit, where the first block has as many; the larger, the fewer pairs later
