@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cbirdb.vectors.kernels import Comparer, Floats, comparers, one_thread_each
+from cbirdb.vectors.choose_kernel import choose_kernels, one_thread_each
+from cbirdb.vectors.kernels import Floats, Kernel
 from cbirdb.vectors.normalize import row_norms
 
 FIRST_PIECE = 2048
@@ -51,8 +52,8 @@ def exact_neighbours(
     :param expected: how many vectors will come; 0: not known.
     :raises InputError: when the device is not there.
     """
-    chosen = comparers(_normalized(queries), device, expected)
-    shares = [_Share(comparer, k) for comparer in chosen]
+    chosen = choose_kernels(_normalized(queries), device, expected)
+    shares = [_Share(kernel, k) for kernel in chosen]
     working: deque[Sequence[Future[None]]] = deque()
     with one_thread_each(chosen), ExitStack() as stack:
         # A thread for each share, so that none waits for another at the end of a block.
@@ -77,13 +78,13 @@ def _wait_for(working: Sequence[Future[None]]) -> None:
 
 
 class _Share:
-    """Some of the queries: those of one comparer."""
+    """Some of the queries: those of one kernel."""
 
-    def __init__(self, comparer: Comparer, k: int) -> None:
-        self._comparer = comparer
-        self._kept = _Nearest(comparer.queries, k)
+    def __init__(self, kernel: Kernel, k: int) -> None:
+        self._comparer = kernel
+        self._kept = _Nearest(kernel.queries, k)
         self._k = k
-        self._largest = max(1, comparer.product_bytes // (4 * max(1, comparer.queries)))
+        self._largest = max(1, kernel.product_bytes // (4 * max(1, kernel.queries)))
         # Pieces that double find about k new pairs per query each.
         self._piece = min(self._largest, max(4 * k, FIRST_PIECE))
 

@@ -1,28 +1,14 @@
-"""What multiplies queries with vectors and finds the pairs that are near: on a GPU where PyTorch sees one, else on the CPU.
+"""Multiply queries with vectors and keep the pairs that are near: with NumPy, or with PyTorch on a CPU or GPU.
 
-    many processors       PyTorch, which multiplies, compares and chooses with all of them.
-    few                   NumPy, which compares and chooses with one: so the queries are shared out, and each processor does all
-                          three for its share.
-    few, and much to do   the same, but products are rough first, in bfloat16, where the processors do those several times as
-                          fast (Intel's AMX); single precision is left for the pairs that may be near by them.
-
-Pairs come out the same whichever it is, up to the rounding of sums in single precision.
+Pairs come out the same whichever kernel finds them, up to the rounding of sums in single precision.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cbirdb.errors import InputError
-from cbirdb.parallel.machine import machine_cpus
 
 Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
@@ -30,38 +16,14 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 PRODUCT_BYTES = {"numpy": 32 << 20, "cpu": 64 << 20, "cuda": 256 << 20}
 """A block is compared in pieces whose products with all queries take about this much: with NumPy, with PyTorch on a CPU, on a
 GPU. On a CPU what is compared should still be in its caches, and new memory costs as much as the comparison."""
-QUERIES_PER_SHARE = 128
-"""At least: for fewer, going through the vectors costs more than comparing them."""
-MANY_PROCESSORS = 8
-"""From so many on PyTorch, which also compares and selects in parallel, is worth its import. Whether rough products on shares would
-be quicker there was not measured."""
-GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
-"""What the drivers of NVIDIA, AMD and WSL show in /dev."""
-ROUGH_FROM = 1_000_000_000_000
-"""Multiplications (queries x vectors x dimensions) from which rough products save more than PyTorch's import takes."""
-ROUGH_QUERIES = 4000
-"""At least: with 2,000 and 3,000 the pass as a whole was hardly quicker, with 5,000 by a third (on two processors)."""
-ROUGH_IS_FASTER = 2
-"""So many times as fast rough products must be to be taken: what they leave open is multiplied again."""
-TIMED = 5
-"""So often that is timed, as other work may come between."""
-BFLOAT16_ROUNDING = 2.0**-8
-"""Largest relative error of a component that is rounded to bfloat16, which has a significand of 8 bits."""
-SUMMING = 2e-5
-"""More than two errors together: of a sum in single precision over a pair of unit vectors (measured: up to 2.4e-6 for 16,000
-components), and of a number up to 2 that is kept as two bfloat16 (up to 7.6e-6)."""
-PAIR_COST = 60
-"""A pair on its own costs as much as so many products of a block."""
-PAIRS_AT_A_TIME = 128
-"""What is gathered for them should still be in the second-level cache when it is multiplied."""
 
 
-class Comparer(Protocol):
+class Kernel(Protocol):
     """Compares its queries with some vectors."""
 
     queries: int
     product_bytes: int
-    """What the products with a piece may take, at four bytes each, whatever the comparer's own take."""
+    """What the products with a piece may take, at four bytes each, whatever the kernel's own take."""
 
     def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
         """Pairs whose cosine distance is below the query's limit; without limits, at least the ``k`` nearest of each query.
@@ -71,61 +33,7 @@ class Comparer(Protocol):
         """
 
 
-def comparers(queries: Floats, device: str, vectors: int) -> Sequence[Comparer]:
-    """One for all queries, or one for each processor's share of them.
-
-    :param queries: unit vectors, shape (m, dim).
-    :param device: auto, cuda, cuda:N or cpu.
-    :param vectors: how many they will be compared with; 0: not known.
-    :raises InputError: when the device is not there.
-    """
-    on_gpu = device.startswith("cuda")
-    may_be_rough = len(queries) >= ROUGH_QUERIES and vectors * queries.size >= ROUGH_FROM
-    if not (on_gpu or may_be_rough or _torch_may_pay(device)):
-        return _shares(queries, _NumpyComparer)
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # not there, or one of its libraries is not
-        if on_gpu:
-            raise InputError(
-                f"A GPU needs PyTorch, which could not be loaded: {error}.",
-                hint="pip install 'cbirdb[encoders]', or --device cpu",
-            ) from None
-        return _shares(queries, _NumpyComparer)
-    gpus = torch.cuda.device_count()
-    if on_gpu and int(device.partition(":")[2] or 0) >= gpus:
-        raise InputError(
-            f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Leave --device out, or give --device cpu."
-        )
-    used = device if device != "auto" else "cuda" if gpus else "cpu"
-    if used != "cpu" or machine_cpus() >= MANY_PROCESSORS:
-        return [_TorchComparer(queries, torch, used)]
-    if may_be_rough and _is_bfloat16_fast(torch, queries.shape[1]):
-        return _shares(queries, lambda share, count: _RoughComparer(share, count, torch))
-    return _shares(queries, _NumpyComparer)
-
-
-@contextmanager
-def one_thread_each(shares: Sequence[Comparer]) -> Iterator[None]:
-    """Keeps NumPy and PyTorch from taking all processors for each product, where several are computed at a time."""
-    if len(shares) == 1:
-        yield
-        return
-    from threadpoolctl import threadpool_limits
-
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else 0
-    try:
-        if torch:
-            torch.set_num_threads(1)  # new threads have as many as this one had
-        with threadpool_limits(limits=1, user_api="blas"):
-            yield
-    finally:
-        if torch:
-            torch.set_num_threads(threads)
-
-
-class _NumpyComparer:
+class NumpyKernel:
     def __init__(self, queries: Floats, share_count: int = 1) -> None:
         self.queries = len(queries)
         self.product_bytes = PRODUCT_BYTES["numpy"] // share_count
@@ -151,7 +59,7 @@ class _NumpyComparer:
         return np.nextafter(np.partition(products, count - k, axis=1)[:, count - k], np.float32(-np.inf))
 
 
-class _TorchComparer:
+class TorchKernel:
     def __init__(self, queries: Floats, torch: Any, device: str) -> None:
         self._torch = torch
         self._device = device
@@ -167,150 +75,3 @@ class _TorchComparer:
             found = products > self._torch.from_numpy(1 - limit).to(self._device)[:, None]
         rows, columns = found.nonzero(as_tuple=True)
         return rows.cpu().numpy(), columns.cpu().numpy(), (1 - products[rows, columns]).cpu().numpy()
-
-
-class _RoughComparer:
-    """Multiplies in bfloat16, and in single precision what may be near by that; all else is certain to be far.
-
-    Of each query q and vector x only what differs from the queries' mean c is rounded, to q' and x': embeddings often lie in a
-    narrow cone, and what they share would be rounded more coarsely than they differ. With y = x - c
-
-        ``q.x - c.q = (q - c).y + c.y``
-        ``(q - c).y <= q'.x' + |q - c| |y - x'| + |q - c - q'| |x'|``
-
-    the second by the Cauchy-Schwarz inequality. With what is added to q'.x' the bound is one product of longer vectors.
-
-    It is of no use where the k-th neighbour is less like the query than the mean of the queries is, as where queries are
-    pictures of another kind than the images: that leaves everything open.
-    """
-
-    def __init__(self, queries: Floats, share_count: int, torch: Any) -> None:
-        self.queries = len(queries)
-        self._queries = queries
-        self._precise = _NumpyComparer(queries, share_count)
-        self.product_bytes = 2 * self._precise.product_bytes  # they are half as large
-        self._torch = torch
-        self._centre: Floats = queries.mean(axis=0)
-        self._on_centre = queries @ self._centre
-        rest = queries - self._centre
-        self._rough_queries = torch.empty((len(queries), self._length), dtype=torch.bfloat16)
-        errors = self._round(rest, self._rough_queries)[0]
-        self._fill(self._rough_queries, [_above(_lengths(rest)), _above(errors), 1, 1])
-        self._rough = torch.empty((0, self._length), dtype=torch.bfloat16)
-        self._products = torch.empty(0, dtype=torch.bfloat16)
-        # Pieces tried in a row of which too much was left open. At first, while limits are far, that is to be expected.
-        self._in_vain = 0
-        # Pieces that are not tried next: ever more, so that where it is always so little time is lost.
-        self._not_tried = 0
-
-    def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
-        if np.isinf(limit).all() or self._not_tried > 0:
-            self._not_tried = max(0, self._not_tried - 1)
-            return self._precise.nearer(vectors, limit, k)
-        least = (1 - limit).astype(np.float32)
-        is_open = self._bounds(vectors) >= _lowest_bits(least - self._on_centre - SUMMING)[:, None]
-        if np.count_nonzero(is_open) * PAIR_COST > is_open.size:
-            self._in_vain += 1
-            self._not_tried = self._in_vain
-            return self._precise.nearer(vectors, limit, k)
-        self._in_vain = 0
-        rows, columns = np.divmod(np.flatnonzero(is_open), len(vectors))
-        products = _multiply_pairs(self._queries, rows, vectors, columns)
-        near = products > least[rows]
-        return rows[near], columns[near], 1 - products[near]
-
-    def _bounds(self, vectors: Floats) -> NDArray[np.int16]:
-        """What ``q.x - c.q`` is at most, in bfloat16, of shape (queries, n): its bits, which for positive numbers are in the
-        order of the numbers, and above those of negative ones.
-        """
-        torch, shape = self._torch, (len(self._queries), len(vectors))
-        if len(self._rough) < len(vectors):
-            self._rough = torch.empty((len(vectors), self._length), dtype=torch.bfloat16)
-            self._products = torch.empty(shape[0] * shape[1], dtype=torch.bfloat16)
-        rough = self._rough[: len(vectors)]
-        errors, lengths = self._round(vectors - self._centre, rough)
-        shift = torch.from_numpy(vectors @ self._centre - self._centre @ self._centre)
-        coarse = shift.bfloat16()
-        self._fill(rough, [_above(errors), _above(lengths), coarse, shift - coarse])
-        products = self._products[: shape[0] * shape[1]].view(shape)
-        torch.mm(self._rough_queries, rough.T, out=products)
-        bits: NDArray[np.int16] = products.view(torch.int16).numpy()
-        return bits
-
-    @property
-    def _length(self) -> int:
-        """Of a row: the rounded components, what rounding may have lost, and the shift, each in two parts; filled up with zeros
-        to what processors multiply at a time.
-        """
-        return -(-(len(self._centre) + 4) // 32) * 32
-
-    def _round(self, rest: Floats, rough: Any) -> tuple[Floats, Floats]:
-        """Write what is rounded to the beginning of each row; returns how long the errors are, and what is left."""
-        kept = rough[:, : rest.shape[1]].copy_(self._torch.from_numpy(rest)).float().numpy()
-        return _lengths(rest - kept), _lengths(kept)
-
-    def _fill(self, rough: Any, columns: Sequence[Any]) -> None:
-        """The rest of each row."""
-        dim = len(self._centre)
-        for number, column in enumerate(columns, start=dim):
-            rough[:, number] = self._torch.from_numpy(column) if isinstance(column, np.ndarray) else column
-        rough[:, dim + len(columns) :] = 0
-
-
-def _lengths(vectors: Floats) -> Floats:
-    lengths: Floats = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    return lengths
-
-
-def _above(values: Floats) -> Floats:
-    """What is not below the values once it is rounded."""
-    return values * np.float32(1 + 2 * BFLOAT16_ROUNDING)
-
-
-def _multiply_pairs(queries: Floats, rows: NDArray[np.int64], vectors: Floats, columns: NDArray[np.int64]) -> Floats:
-    """The product of each row of the one with the row of the other that belongs to it."""
-    products = np.empty(len(rows), np.float32)
-    first, second = (np.empty((PAIRS_AT_A_TIME, queries.shape[1]), np.float32) for _ in range(2))
-    for start in range(0, len(rows), PAIRS_AT_A_TIME):
-        some = slice(start, start + PAIRS_AT_A_TIME)
-        count = len(rows[some])
-        # "clip", as NumPy buffers what it gives back otherwise; all of them are within.
-        np.take(queries, rows[some], axis=0, out=first[:count], mode="clip")
-        np.take(vectors, columns[some], axis=0, out=second[:count], mode="clip")
-        np.einsum("ij,ij->i", first[:count], second[:count], out=products[some])
-    return products
-
-
-def _lowest_bits(least: NDArray[np.floating]) -> NDArray[np.int16]:
-    """What a product that is above ``least`` has at least, as the bits of the bfloat16 that it is rounded to."""
-    bits = (least.astype(np.float32).view(np.uint32) >> 16).astype(np.int16)
-    # Where negative products, whose bits are in reverse order, may be enough, all are.
-    return np.where(least > 0, bits, np.iinfo(np.int16).min).astype(np.int16)
-
-
-def _shares(queries: Floats, make: Callable[[Floats, int], Comparer]) -> Sequence[Comparer]:
-    count = max(1, min(machine_cpus(), len(queries) // QUERIES_PER_SHARE))
-    return [make(share, count) for share in np.array_split(queries, count)]
-
-
-def _torch_may_pay(device: str) -> bool:
-    """To import it takes seconds: not where NumPy does as well, on few processors without a GPU."""
-    may_be_gpu = device == "auto" and (
-        "torch" in sys.modules or any(any(Path("/dev").glob(name)) for name in GPU_FILES)
-    )
-    return may_be_gpu or machine_cpus() >= MANY_PROCESSORS
-
-
-def _is_bfloat16_fast(torch: Any, dim: int) -> bool:
-    """Measured, as many a processor only imitates it."""
-    factors = {
-        dtype: (torch.ones(256, dim, dtype=dtype), torch.ones(1024, dim, dtype=dtype).T)
-        for dtype in (torch.float32, torch.bfloat16)
-    }
-    seconds = dict.fromkeys(factors, float("inf"))
-    for _ in range(1 + TIMED):  # the first prepares what later ones use again
-        for dtype, (queries, vectors) in factors.items():
-            began = time.perf_counter()
-            torch.mm(queries, vectors)
-            seconds[dtype] = min(seconds[dtype], time.perf_counter() - began)
-    return seconds[torch.bfloat16] * ROUGH_IS_FASTER < seconds[torch.float32]

@@ -16,7 +16,7 @@ from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import get_encoder, register_encoder
 from cbirdb.evaluate import EvaluationSummary
 from cbirdb.evaluate import evaluate as evaluate_with
-from cbirdb.vectors import kernels
+from cbirdb.vectors import bfloat16_kernel, choose_kernel
 from cbirdb.vectors.kernels import Floats
 from tests.evaluations import Cli, assert_same, evaluate, runs
 
@@ -141,21 +141,21 @@ def test_rough_products_find_other_neighbours_than_scans(
     images: str,
 ) -> None:
     request.getfixturevalue(images)
-    monkeypatch.setattr(kernels, "ROUGH_FROM", 1)
-    monkeypatch.setattr(kernels, "PAIR_COST", 0)
-    monkeypatch.setattr(kernels, "ROUGH_QUERIES", 100)
-    monkeypatch.setattr(kernels, "_is_bfloat16_fast", lambda *_: True)
-    monkeypatch.setattr(kernels, "machine_cpus", lambda: 2)
+    monkeypatch.setattr(choose_kernel, "ROUGH_FROM", 1)
+    monkeypatch.setattr(bfloat16_kernel, "PAIR_COST", 0)
+    monkeypatch.setattr(choose_kernel, "ROUGH_QUERIES", 100)
+    monkeypatch.setattr(choose_kernel, "is_bfloat16_fast", lambda *_: True)
+    monkeypatch.setattr(choose_kernel, "machine_cpus", lambda: 2)
     monkeypatch.setattr(read_embeddings, "BLOCK_BYTES", 0)
     monkeypatch.setattr(read_embeddings, "BLOCK_ROWS", 40)
     measured: list[int] = []
-    multiply = kernels._multiply_pairs
+    multiply = bfloat16_kernel._multiply_pairs
 
     def noting(queries: Floats, rows: NDArray[np.int64], vectors: Floats, columns: NDArray[np.int64]) -> Floats:
         measured.append(len(rows))
         return multiply(queries, rows, vectors, columns)
 
-    monkeypatch.setattr(kernels, "_multiply_pairs", noting)
+    monkeypatch.setattr(bfloat16_kernel, "_multiply_pairs", noting)
     results, _ = by_scans_and_products(cli, connection, monkeypatch, "-k", 20)
     assert_same(results[1], results[0])
     assert 0 < sum(measured) < 200 * 400, "rough products leave out nothing, or were not asked"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cbirdb.errors import InputError
-from cbirdb.vectors import kernels
+from cbirdb.vectors import bfloat16_kernel, choose_kernel, kernels
 from cbirdb.vectors.exact_knn import exact_neighbours
 from cbirdb.vectors.kernels import Floats
 
@@ -23,10 +23,10 @@ def test_numpy_and_torch_find_different_pairs() -> None:
         part / np.linalg.norm(part, axis=1, keepdims=True)
         for part in (rng.normal(size=(n, 16)).astype(np.float32) for n in (30, 5, 200, 300))
     )
-    both = kernels._NumpyComparer(queries), kernels._TorchComparer(queries, torch, "cpu")
+    both = kernels.NumpyKernel(queries), kernels.TorchKernel(queries, torch, "cpu")
     for piece, limit in zip(pieces, (np.inf, np.inf, 0.6), strict=True):
         (rows, columns, distances), other = (
-            comparer.nearer(piece, np.full(30, limit, np.float32), 10) for comparer in both
+            kernel.nearer(piece, np.full(30, limit, np.float32), 10) for kernel in both
         )
         np.testing.assert_array_equal((rows, columns), other[:2])
         np.testing.assert_allclose(distances, other[2], atol=1e-6)
@@ -36,10 +36,10 @@ def unit(vectors: np.ndarray) -> Floats:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def rough(queries: Floats) -> kernels._RoughComparer:
+def rough(queries: Floats) -> bfloat16_kernel.Bfloat16Kernel:
     import torch
 
-    return kernels._RoughComparer(queries, 1, torch)
+    return bfloat16_kernel.Bfloat16Kernel(queries, 1, torch)
 
 
 def pairs_of(found: kernels.Pairs) -> set[tuple[int, int]]:
@@ -49,14 +49,14 @@ def pairs_of(found: kernels.Pairs) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("spread", [0.05, 0.5, 4.0])
 @pytest.mark.parametrize("portion", [0.001, 0.02, 0.9])
 def test_rough_products_lose_pairs_or_add_some(spread: float, portion: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "PAIR_COST", 0)
+    monkeypatch.setattr(bfloat16_kernel, "PAIR_COST", 0)
     rng = np.random.default_rng(4)
     centre = rng.normal(size=96)
     queries, vectors = (unit(centre + spread * rng.normal(size=(n, 96))) for n in (40, 3000))
     limit = np.quantile(1 - queries @ vectors.T, portion, axis=1).astype(np.float32)
     # As far as the farthest, and beyond: products that may be negative.
     limit[:3] = 0.9, 1.0, 1.3
-    precise = kernels._NumpyComparer(queries).nearer(vectors, limit, 10)
+    precise = kernels.NumpyKernel(queries).nearer(vectors, limit, 10)
     found = rough(queries).nearer(vectors, limit, 10)
     differing = pairs_of(found) ^ pairs_of(precise)
     products = queries.astype(float) @ vectors.astype(float).T
@@ -74,22 +74,22 @@ def test_a_bound_is_below_what_it_bounds(shared: float, badly_rounded: str) -> N
     if badly_rounded != "nothing":
         # A little less than half of what separates 0.125 from the next bfloat16, so that all of a product's errors add up; the
         # queries' centre is 0.
-        largest = 0.125 * (1 + kernels.BFLOAT16_ROUNDING * 0.999)
+        largest = 0.125 * (1 + bfloat16_kernel.BFLOAT16_ROUNDING * 0.999)
         queries = np.full((2, dim), 0.125 if badly_rounded == "vectors" else largest) * [[1], [-1]]
         vectors[0] = 0.125 if badly_rounded == "queries" else largest
     along = unit(rng.normal(size=(1, dim)))
     queries, vectors = (((part + shared * along) / (1 + shared)).astype(np.float32) for part in (queries, vectors))
-    comparer = rough(queries)
-    rounded = (comparer._bounds(vectors).astype(np.int32) << 16).view(np.float32)
+    kernel = rough(queries)
+    rounded = (kernel._bounds(vectors).astype(np.int32) << 16).view(np.float32)
     # Before they were rounded themselves.
-    bounds = comparer._rough_queries.double().numpy() @ comparer._rough[: len(vectors)].double().numpy().T
-    np.testing.assert_allclose(rounded, bounds, rtol=kernels.BFLOAT16_ROUNDING, atol=kernels.SUMMING)
+    bounds = kernel._rough_queries.double().numpy() @ kernel._rough[: len(vectors)].double().numpy().T
+    np.testing.assert_allclose(rounded, bounds, rtol=bfloat16_kernel.BFLOAT16_ROUNDING, atol=bfloat16_kernel.SUMMING)
     wide, centre = queries.astype(float), queries.mean(axis=0).astype(float)
     true = wide @ vectors.astype(float).T - (wide @ centre)[:, None]
-    assert not (bounds < true - kernels.SUMMING).any()
+    assert not (bounds < true - bfloat16_kernel.SUMMING).any()
     # Not far above either, or nothing would be left out.
     lengths = np.linalg.norm(wide - centre, axis=1)[:, None] * np.linalg.norm(vectors - centre, axis=1)
-    assert (bounds < true + 5 * kernels.BFLOAT16_ROUNDING * lengths + kernels.SUMMING).all()
+    assert (bounds < true + 5 * bfloat16_kernel.BFLOAT16_ROUNDING * lengths + bfloat16_kernel.SUMMING).all()
 
 
 @pytest.fixture
@@ -103,44 +103,44 @@ def test_a_product_is_rounded_below_the_lowest_bits_of_what_it_reaches(numbers: 
     import torch
 
     bits = torch.from_numpy(numbers).bfloat16().view(torch.int16).numpy()
-    assert (bits >= kernels._lowest_bits(numbers)).all()
+    assert (bits >= bfloat16_kernel._lowest_bits(numbers)).all()
     # And some that do not reach it are left out.
     positive = numbers[numbers > 1e-30]
     bits = torch.from_numpy(positive * np.float32(0.98)).bfloat16().view(torch.int16).numpy()
-    assert (bits < kernels._lowest_bits(positive)).all()
+    assert (bits < bfloat16_kernel._lowest_bits(positive)).all()
 
 
 def test_what_is_added_for_rounding_is_rounded_down(numbers: Floats) -> None:
     import torch
 
     lengths = np.abs(numbers[np.abs(numbers) > 1e-30])
-    assert (torch.from_numpy(kernels._above(lengths)).bfloat16().float().numpy() >= lengths).all()
+    assert (torch.from_numpy(bfloat16_kernel._above(lengths)).bfloat16().float().numpy() >= lengths).all()
 
 
 def test_what_rough_products_leave_open_is_more_than_multiplying_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     vectors = unit(rng.normal(size=32) + 1e-3 * rng.normal(size=(4000, 32)))
-    comparer = rough(vectors[:50])
+    kernel = rough(vectors[:50])
     limit = np.full(50, 1e-7, np.float32)
     tried: list[int] = []
-    bounds = comparer._bounds
-    monkeypatch.setattr(comparer, "_bounds", lambda *given: tried.append(1) or bounds(*given))
+    bounds = kernel._bounds
+    monkeypatch.setattr(kernel, "_bounds", lambda *given: tried.append(1) or bounds(*given))
     found, tries = None, []
     for _ in range(6):
-        found = comparer.nearer(vectors, limit, 5)
+        found = kernel.nearer(vectors, limit, 5)
         tries.append(len(tried))
     assert tries == [1, 1, 2, 2, 2, 3], "after each try in vain it waits for one piece more"
     for _ in range(3):
-        comparer.nearer(vectors, limit, 5)
+        kernel.nearer(vectors, limit, 5)
     with monkeypatch.context() as patch:
-        patch.setattr(kernels, "PAIR_COST", 0)
-        comparer.nearer(vectors, limit, 5)
+        patch.setattr(bfloat16_kernel, "PAIR_COST", 0)
+        kernel.nearer(vectors, limit, 5)
     assert len(tried) == 4
-    comparer.nearer(vectors, limit, 5)
-    comparer.nearer(vectors, limit, 5)
-    comparer.nearer(vectors, limit, 5)
+    kernel.nearer(vectors, limit, 5)
+    kernel.nearer(vectors, limit, 5)
+    kernel.nearer(vectors, limit, 5)
     assert len(tried) == 6, "after one try that was not in vain it waits for one piece again"
-    assert pairs_of(found) == pairs_of(kernels._NumpyComparer(vectors[:50]).nearer(vectors, limit, 5))
+    assert pairs_of(found) == pairs_of(kernels.NumpyKernel(vectors[:50]).nearer(vectors, limit, 5))
 
 
 def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,30 +148,30 @@ def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypa
 
     rng = np.random.default_rng(9)
     vectors, queries = (rng.normal(size=(n, 24)).astype(np.float32) for n in (9000, 301))
-    monkeypatch.setattr(kernels, "machine_cpus", lambda: 2)
-    monkeypatch.setattr(kernels, "QUERIES_PER_SHARE", 100)
-    monkeypatch.setattr(kernels, "ROUGH_QUERIES", 100)
-    monkeypatch.setattr(kernels, "_is_bfloat16_fast", lambda *_: True)
+    monkeypatch.setattr(choose_kernel, "machine_cpus", lambda: 2)
+    monkeypatch.setattr(choose_kernel, "QUERIES_PER_SHARE", 100)
+    monkeypatch.setattr(choose_kernel, "ROUGH_QUERIES", 100)
+    monkeypatch.setattr(choose_kernel, "is_bfloat16_fast", lambda *_: True)
     threads = torch.get_num_threads()
     inside: set[int] = set()
-    bounds = kernels._RoughComparer._bounds
+    bounds = bfloat16_kernel.Bfloat16Kernel._bounds
 
-    def noting(self: kernels._RoughComparer, vectors: Floats) -> np.ndarray:
+    def noting(self: bfloat16_kernel.Bfloat16Kernel, vectors: Floats) -> np.ndarray:
         inside.add(torch.get_num_threads())
         return bounds(self, vectors)
 
-    monkeypatch.setattr(kernels._RoughComparer, "_bounds", noting)
+    monkeypatch.setattr(bfloat16_kernel.Bfloat16Kernel, "_bounds", noting)
     torch.set_num_threads(2)
     chosen, found = [], []
     for least in (1, 10**15):
-        monkeypatch.setattr(kernels, "ROUGH_FROM", least)
-        chosen.append({type(one).__name__ for one in kernels.comparers(unit(queries), "cpu", len(vectors))})
+        monkeypatch.setattr(choose_kernel, "ROUGH_FROM", least)
+        chosen.append({type(one).__name__ for one in choose_kernel.choose_kernels(unit(queries), "cpu", len(vectors))})
         blocks = ((np.arange(at, at + 3000), vectors[at : at + 3000]) for at in range(0, 9000, 3000))
         found.append(exact_neighbours(queries, blocks, 30, device="cpu", expected=len(vectors)))
-    assert chosen == [{"_RoughComparer"}, {"_NumpyComparer"}]
+    assert chosen == [{"Bfloat16Kernel"}, {"NumpyKernel"}]
     np.testing.assert_array_equal(found[0].ids, found[1].ids)
     np.testing.assert_allclose(found[0].distances, found[1].distances, atol=1e-6)
-    assert {type(one).__name__ for one in kernels.comparers(unit(queries), "cpu", 0)} == {"_NumpyComparer"}
+    assert {type(one).__name__ for one in choose_kernel.choose_kernels(unit(queries), "cpu", 0)} == {"NumpyKernel"}
     assert inside == {1}, "each share multiplies with all processors"
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
@@ -180,40 +180,40 @@ def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypa
 @pytest.mark.parametrize(
     ("device", "gpus", "processors", "vectors", "expected"),
     [
-        ("auto", 0, 2, 10, "_NumpyComparer"),
-        ("auto", 0, 2, 10**9, "_RoughComparer"),
-        ("cpu", 0, 2, 10**9, "_RoughComparer"),
-        ("cpu", 1, 2, 10**9, "_RoughComparer"),
-        ("auto", 0, 8, 10**9, "_TorchComparer cpu"),
-        ("cpu", 1, 8, 10, "_TorchComparer cpu"),
-        ("auto", 1, 2, 10, "_TorchComparer cuda"),
-        ("auto", 1, 2, 10**9, "_TorchComparer cuda"),
-        ("cuda:1", 2, 2, 10, "_TorchComparer cuda:1"),
+        ("auto", 0, 2, 10, "NumpyKernel"),
+        ("auto", 0, 2, 10**9, "Bfloat16Kernel"),
+        ("cpu", 0, 2, 10**9, "Bfloat16Kernel"),
+        ("cpu", 1, 2, 10**9, "Bfloat16Kernel"),
+        ("auto", 0, 8, 10**9, "TorchKernel cpu"),
+        ("cpu", 1, 8, 10, "TorchKernel cpu"),
+        ("auto", 1, 2, 10, "TorchKernel cuda"),
+        ("auto", 1, 2, 10**9, "TorchKernel cuda"),
+        ("cuda:1", 2, 2, 10, "TorchKernel cuda:1"),
     ],
 )
 def test_what_multiplies_is_not_what_suits_the_machine(
     monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processors: int, vectors: int, expected: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus)))
-    monkeypatch.setattr(kernels, "machine_cpus", lambda: processors)
-    monkeypatch.setattr(kernels, "_is_bfloat16_fast", lambda *_: True)
-    monkeypatch.setattr(kernels, "_NumpyComparer", lambda *_: "_NumpyComparer")
-    monkeypatch.setattr(kernels, "_RoughComparer", lambda *_: "_RoughComparer")
-    monkeypatch.setattr(kernels, "_TorchComparer", lambda _, __, used: f"_TorchComparer {used}")
-    many = np.zeros((kernels.ROUGH_QUERIES, 8), np.float32)
-    assert set(kernels.comparers(many, device, vectors)) == {expected}
-    if expected == "_RoughComparer":
-        assert set(kernels.comparers(many[1:], device, vectors)) == {"_NumpyComparer"}
-        monkeypatch.setattr(kernels, "_is_bfloat16_fast", lambda *_: False)
-        assert set(kernels.comparers(many, device, vectors)) == {"_NumpyComparer"}
+    monkeypatch.setattr(choose_kernel, "machine_cpus", lambda: processors)
+    monkeypatch.setattr(choose_kernel, "is_bfloat16_fast", lambda *_: True)
+    monkeypatch.setattr(choose_kernel, "NumpyKernel", lambda *_: "NumpyKernel")
+    monkeypatch.setattr(choose_kernel, "Bfloat16Kernel", lambda *_: "Bfloat16Kernel")
+    monkeypatch.setattr(choose_kernel, "TorchKernel", lambda _, __, used: f"TorchKernel {used}")
+    many = np.zeros((choose_kernel.ROUGH_QUERIES, 8), np.float32)
+    assert set(choose_kernel.choose_kernels(many, device, vectors)) == {expected}
+    if expected == "Bfloat16Kernel":
+        assert set(choose_kernel.choose_kernels(many[1:], device, vectors)) == {"NumpyKernel"}
+        monkeypatch.setattr(choose_kernel, "is_bfloat16_fast", lambda *_: False)
+        assert set(choose_kernel.choose_kernels(many, device, vectors)) == {"NumpyKernel"}
 
 
 def test_an_evaluation_needs_a_pytorch_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # its import is an error
-    many = np.zeros((kernels.ROUGH_QUERIES, 8), np.float32)
-    assert {type(one).__name__ for one in kernels.comparers(many, "cpu", 10**9)} == {"_NumpyComparer"}
+    many = np.zeros((choose_kernel.ROUGH_QUERIES, 8), np.float32)
+    assert {type(one).__name__ for one in choose_kernel.choose_kernels(many, "cpu", 10**9)} == {"NumpyKernel"}
     with pytest.raises(InputError, match="GPU needs PyTorch, which could not be loaded"):
-        kernels.comparers(many, "cuda", 10**9)
+        choose_kernel.choose_kernels(many, "cuda", 10**9)
 
 
 @pytest.mark.parametrize(("rough_seconds", "is_fast"), [(0.4, True), (0.6, False)])
@@ -224,10 +224,10 @@ def test_rough_products_are_taken_where_they_are_not_twice_as_fast(
 
     def times() -> Iterator[float]:
         # Of a product in single precision and one in bfloat16, in turns; other work comes between the first ones.
-        for turn in range(1 + kernels.TIMED):
+        for turn in range(1 + bfloat16_kernel.TIMED):
             delay = 5.0 if turn < 2 else 0.0
             yield from (0.0, 1.0 + delay, 0.0, rough_seconds + delay)
 
     clock = times()
-    monkeypatch.setattr(kernels, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    assert kernels._is_bfloat16_fast(torch, 16) is is_fast
+    monkeypatch.setattr(bfloat16_kernel, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert bfloat16_kernel.is_bfloat16_fast(torch, 16) is is_fast

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbirdb.vectors import kernels
+from cbirdb.vectors import choose_kernel
 from cbirdb.vectors.exact_knn import exact_neighbours
 
 
@@ -58,10 +58,10 @@ def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.
     rng = np.random.default_rng(8)
     vectors, queries = (rng.normal(size=(n, 12)).astype(np.float32) for n in (5000, 301))
     found = []
-    monkeypatch.setattr(kernels, "_torch_may_pay", lambda _: False)
+    monkeypatch.setattr(choose_kernel, "_torch_may_pay", lambda _: False)
     for processors in (1, 3):
-        monkeypatch.setattr(kernels, "machine_cpus", lambda processors=processors: processors)
-        monkeypatch.setattr(kernels, "QUERIES_PER_SHARE", 100)
+        monkeypatch.setattr(choose_kernel, "machine_cpus", lambda processors=processors: processors)
+        monkeypatch.setattr(choose_kernel, "QUERIES_PER_SHARE", 100)
         blocks = ((np.arange(at, at + 1000), vectors[at : at + 1000]) for at in range(0, 5000, 1000))
         found.append(exact_neighbours(queries, blocks, 30, device="cpu"))
     np.testing.assert_array_equal(found[0].ids, found[1].ids)
@@ -69,7 +69,7 @@ def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.
 
 
 def test_an_error_in_a_share_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_torch_may_pay", lambda _: False)
+    monkeypatch.setattr(choose_kernel, "_torch_may_pay", lambda _: False)
     vectors = np.eye(4, dtype=np.float32)
     with pytest.raises(ValueError, match="mismatch"):
         exact_neighbours(vectors, [(np.arange(4), np.ones((4, 3), np.float32))], 2, device="cpu")

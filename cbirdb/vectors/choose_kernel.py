@@ -1,0 +1,101 @@
+"""Choose what multiplies queries with vectors: a GPU where PyTorch sees one, else the CPU.
+
+many processors       PyTorch, which multiplies, compares and chooses with all of them.
+few                   NumPy, which compares and chooses with one: so the queries are shared out, and each processor does all
+three for its share.
+few, and much to do   the same, but products are rough first, in bfloat16, where the processors do those several times as
+fast (Intel's AMX); single precision is left for the pairs that may be near by them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from cbirdb.errors import InputError
+from cbirdb.parallel.machine import machine_cpus
+from cbirdb.vectors.bfloat16_kernel import Bfloat16Kernel, is_bfloat16_fast
+from cbirdb.vectors.kernels import Floats, Kernel, NumpyKernel, TorchKernel
+
+QUERIES_PER_SHARE = 128
+"""At least: for fewer, going through the vectors costs more than comparing them."""
+MANY_PROCESSORS = 8
+"""From so many on PyTorch, which also compares and selects in parallel, is worth its import. Whether rough products on shares would
+be quicker there was not measured."""
+GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
+"""What the drivers of NVIDIA, AMD and WSL show in /dev."""
+ROUGH_FROM = 1_000_000_000_000
+"""Multiplications (queries x vectors x dimensions) from which rough products save more than PyTorch's import takes."""
+ROUGH_QUERIES = 4000
+"""At least: with 2,000 and 3,000 the pass as a whole was hardly quicker, with 5,000 by a third (on two processors)."""
+
+
+def choose_kernels(queries: Floats, device: str, vectors: int) -> Sequence[Kernel]:
+    """One for all queries, or one for each processor's share of them.
+
+    :param queries: unit vectors, shape (m, dim).
+    :param device: auto, cuda, cuda:N or cpu.
+    :param vectors: how many they will be compared with; 0: not known.
+    :raises InputError: when the device is not there.
+    """
+    on_gpu = device.startswith("cuda")
+    may_be_rough = len(queries) >= ROUGH_QUERIES and vectors * queries.size >= ROUGH_FROM
+    if not (on_gpu or may_be_rough or _torch_may_pay(device)):
+        return _shares(queries, NumpyKernel)
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # not there, or one of its libraries is not
+        if on_gpu:
+            raise InputError(
+                f"A GPU needs PyTorch, which could not be loaded: {error}.",
+                hint="pip install 'cbirdb[encoders]', or --device cpu",
+            ) from None
+        return _shares(queries, NumpyKernel)
+    gpus = torch.cuda.device_count()
+    if on_gpu and int(device.partition(":")[2] or 0) >= gpus:
+        raise InputError(
+            f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Leave --device out, or give --device cpu."
+        )
+    used = device if device != "auto" else "cuda" if gpus else "cpu"
+    if used != "cpu" or machine_cpus() >= MANY_PROCESSORS:
+        return [TorchKernel(queries, torch, used)]
+    if may_be_rough and is_bfloat16_fast(torch, queries.shape[1]):
+        return _shares(queries, lambda share, count: Bfloat16Kernel(share, count, torch))
+    return _shares(queries, NumpyKernel)
+
+
+@contextmanager
+def one_thread_each(shares: Sequence[Kernel]) -> Iterator[None]:
+    """Keeps NumPy and PyTorch from taking all processors for each product, where several are computed at a time."""
+    if len(shares) == 1:
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
+    try:
+        if torch:
+            torch.set_num_threads(1)  # new threads have as many as this one had
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+
+
+def _shares(queries: Floats, make: Callable[[Floats, int], Kernel]) -> Sequence[Kernel]:
+    count = max(1, min(machine_cpus(), len(queries) // QUERIES_PER_SHARE))
+    return [make(share, count) for share in np.array_split(queries, count)]
+
+
+def _torch_may_pay(device: str) -> bool:
+    """To import it takes seconds: not where NumPy does as well, on few processors without a GPU."""
+    may_be_gpu = device == "auto" and (
+        "torch" in sys.modules or any(any(Path("/dev").glob(name)) for name in GPU_FILES)
+    )
+    return may_be_gpu or machine_cpus() >= MANY_PROCESSORS
