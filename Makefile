@@ -56,9 +56,9 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix sql
 
-# A draft of the next migration: what cbirdb/db/tables.py has and an up-to-date database has not.
+# A draft of the next migration: what cbirdb/db/schema/tables.py has and an up-to-date database has not.
 migration: $(VENV)/.installed-test
-	$(BIN)/python -m cbirdb.db.draft_migration "$(MESSAGE)"
+	$(BIN)/python -m cbirdb.db.schema.draft_migration "$(MESSAGE)"
 
 # Versions only: no host, no hash, so that a hospital's own mirror serves as well. The benchmarks' peers have a file of
 # their own, with the same versions of what both need.

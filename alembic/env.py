@@ -1,10 +1,10 @@
-"""Runs the migrations on the connection that ``cbirdb.db.migrate`` hands over."""
+"""Runs the migrations on the connection that ``cbirdb.db.schema.migrate`` hands over."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from cbirdb.db.migrate import alembic_arguments
+from cbirdb.db.schema.migrate import alembic_arguments
 
 connection = context.config.attributes.get("connection")
 if connection is None:

@@ -26,7 +26,7 @@ from server import add_server_options, server_settings
 from cbirdb.db.connection import connect
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import find_encoder, register_encoder
-from cbirdb.db.migrate import upgrade_own
+from cbirdb.db.schema.migrate import upgrade_own
 from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
 

@@ -34,8 +34,8 @@ from PIL import Image
 
 from cbirdb.config import Settings
 from cbirdb.db.connection import connect, open_database
-from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.embeddings import drop_encoder, find_encoder
+from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.decode import DecodeOptions, preload_workers
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing

@@ -17,12 +17,12 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 import cbirdb
-from cbirdb.db import neighbours, selection
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
+from cbirdb.db.evaluation import neighbours, selection
+from cbirdb.db.evaluation.runs import Definition, count_without_relevant, held_run
+from cbirdb.db.evaluation.selection import Counts, Selection
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, refuse_rival, server_versions
-from cbirdb.db.runs import Definition, count_without_relevant, held_run
-from cbirdb.db.selection import Counts, Selection
 from cbirdb.errors import InputError, OptionError
 from cbirdb.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
 from cbirdb.index_audit import Floor

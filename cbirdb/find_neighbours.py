@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from cbirdb.db.neighbours import Search
-from cbirdb.db.runs import keep_transaction_open
+from cbirdb.db.evaluation.neighbours import Search
+from cbirdb.db.evaluation.runs import keep_transaction_open
 from cbirdb.matrix_search import MatrixSearch
 from cbirdb.progress import Progress, Task
 

@@ -24,7 +24,7 @@ from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
 from cbirdb.db.erasure import erased_sources
 from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
-from cbirdb.db.image_locks import lock_images
+from cbirdb.db.lock_images import lock_images
 from cbirdb.errors import InputError
 from cbirdb.hdf5_vectors import Leaf, count_leaves, first_dim, leaves, open_file, read_vectors, reading
 from cbirdb.names import printable, problem_of_name

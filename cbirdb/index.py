@@ -23,7 +23,7 @@ from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, leftover_indexes, server_versions
 from cbirdb.db.known_defects import refuse_unsafe_ivfflat
 from cbirdb.db.lock_waits import WRITERS_QUEUE_S, Connect, LockWaits, wait_without_limit
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
 from cbirdb.index_audit import Floor, audit_index

@@ -27,9 +27,9 @@ from psycopg.types.json import Jsonb
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, refuse_rival
-from cbirdb.db.index_walks import Walk, apply_settings, index_walk
+from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError, OptionError
 from cbirdb.progress import SILENT, Progress

@@ -22,7 +22,7 @@ from psycopg import sql
 from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.known_defects import why_no_ivfflat
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError, OptionError
 from cbirdb.index_audit import FAR, NEAR, Floor, Measured, Truth, find_truth, measure, rounded_down, walk_search

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.index_builds import IndexBuild, refuse_rival
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.db.vector_index import IndexMethod
 from cbirdb.index_audit import Floor, Measured, Recall, Truth, find_truth, measure, walk_search
 from cbirdb.index_choice import Aim, wider_where_short

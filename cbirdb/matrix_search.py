@@ -15,11 +15,11 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from cbirdb.db.found_neighbours import Described, Found, describe, number_label_sets
-from cbirdb.db.listed_neighbours import measure_pairs, most_barred, read_part
-from cbirdb.db.neighbours import Search
+from cbirdb.db.evaluation.measure_pairs import measure_pairs, most_barred, read_part
+from cbirdb.db.evaluation.neighbours import Search
+from cbirdb.db.evaluation.selection import ChangedError
+from cbirdb.db.evaluation.store_neighbours import Described, Found, describe, number_label_sets
 from cbirdb.db.read_embeddings import Block
-from cbirdb.db.selection import ChangedError
 from cbirdb.vectors.exact_knn import exact_neighbours
 
 MARGIN = 16

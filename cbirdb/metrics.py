@@ -12,9 +12,9 @@ from psycopg.rows import dict_row
 
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.index_builds import audit_words
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.known_encoders import stored_encoder
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
-from cbirdb.known_encoders import stored_encoder
 
 GROUPS: dict[str, str] = {
     "run": "precision_by_run",

@@ -8,12 +8,12 @@ from dataclasses import replace
 import psycopg
 
 from cbirdb.db.embeddings import StoredEncoder, check_provenance, find_encoder
+from cbirdb.db.known_encoders import added_encoders
 from cbirdb.encoders.base import DType, Encoder, LoadOptions
 from cbirdb.encoders.fetch import fetch
 from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.registry import get_spec, is_here, load_encoder
 from cbirdb.errors import EncoderError
-from cbirdb.known_encoders import added_encoders
 from cbirdb.vectors.normalize import cosine, l2_normalize
 
 

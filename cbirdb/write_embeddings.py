@@ -16,7 +16,7 @@ from cbirdb.db.catalogue import record_damage
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import PendingImage, StoredEncoder
 from cbirdb.db.failures import record_failures, resolve_failures
-from cbirdb.db.image_locks import lock_images
+from cbirdb.db.lock_images import lock_images
 from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.errors import PixelError
 from cbirdb.records import Failure

@@ -23,9 +23,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cbirdb.cli.main import run
-from cbirdb.db.embedded import EmbeddedServer
-from cbirdb.db.migrate import extension_version, upgrade
-from cbirdb.db.sql_objects import repository_folder
+from cbirdb.db.schema.migrate import extension_version, upgrade
+from cbirdb.db.schema.sql_objects import repository_folder
+from cbirdb.db.server.embedded import EmbeddedServer
 from tests.database_container import IMAGE, require_engine, trusting_container
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

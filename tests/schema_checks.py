@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import psycopg
 
-from cbirdb.db import sql_objects
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
+from cbirdb.db.schema import sql_objects
 from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
 

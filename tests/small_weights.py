@@ -14,9 +14,9 @@ import timm
 import torch
 import transformers
 
+from cbirdb.db.known_encoders import make_record
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
-from cbirdb.known_encoders import make_record
 from tests.random_weights import PREPROCESSORS, randomise
 
 # A small model under the name and at the commit of a shipped record: what it is about here is where files lie.

@@ -36,7 +36,7 @@ def start(context: Context) -> None:
 def stop(context: Context) -> None:
     """Stop the embedded server."""
     _refuse_foreign(context)
-    from cbirdb.db.embedded import EmbeddedServer
+    from cbirdb.db.server.embedded import EmbeddedServer
 
     stopped = EmbeddedServer(context.settings.home_folder).stop()
     click.echo("The server has stopped." if stopped else "The server was not running.", err=True)
@@ -68,7 +68,7 @@ def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
 
     from cbirdb.cli.psql_arguments import split_arguments
     from cbirdb.db.connection import conninfo
-    from cbirdb.db.embedded import EmbeddedServer
+    from cbirdb.db.server.embedded import EmbeddedServer
 
     if arguments == ("-h",):
         click.echo(here.get_help())
@@ -103,8 +103,8 @@ def upgrade(context: Context, *, if_needed: bool) -> None:
     """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
     from cbirdb.db.connection import connect, translated_errors
     from cbirdb.db.lock_waits import LockWaits
-    from cbirdb.db.migrate import current_revision, current_state, head_revision, installed_state, upgrade_own
-    from cbirdb.db.migrate import upgrade as run_upgrade
+    from cbirdb.db.schema.migrate import current_revision, current_state, head_revision, installed_state, upgrade_own
+    from cbirdb.db.schema.migrate import upgrade as run_upgrade
 
     stands = head_revision()
     with connect(context.settings) as connection:
@@ -129,9 +129,9 @@ def roles(context: Context, script: bool, output_format: str) -> None:
     """
     from cbirdb.db.connection import connect
     from cbirdb.db.lock_waits import LockWaits
-    from cbirdb.db.migrate import upgrade_own
-    from cbirdb.db.roles import ROLES
-    from cbirdb.db.sql_objects import ROLES_SCRIPT, repository_folder
+    from cbirdb.db.schema.migrate import upgrade_own
+    from cbirdb.db.schema.roles import ROLES
+    from cbirdb.db.schema.sql_objects import ROLES_SCRIPT, repository_folder
 
     if script:
         click.echo((repository_folder("sql") / ROLES_SCRIPT).read_text(), nl=False)
@@ -153,7 +153,7 @@ def row_security(context: Context, state: str, yes: bool) -> None:
     an administrator has looked at the names: confirm shows them and asks.
     """
     from cbirdb.db.lock_waits import LockWaits
-    from cbirdb.db.roles import confirm_access, set_row_security, unconfirmed_access
+    from cbirdb.db.schema.roles import confirm_access, set_row_security, unconfirmed_access
 
     with context.open_database() as connection:
         if state == "confirm":
@@ -192,7 +192,7 @@ def status(context: Context, output_format: str) -> None:
 @pass_context
 def doctor(context: Context, output_format: str) -> int:
     """Check server, extension, migrations, privileges and memory, and run one nearest-neighbour query."""
-    from cbirdb.doctor import doctor as run_doctor
+    from cbirdb.db.doctor import doctor as run_doctor
 
     with _any_database(context) as connection:
         checks = run_doctor(connection)

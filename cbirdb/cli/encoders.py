@@ -111,7 +111,7 @@ def add(
 
     Nothing is loaded or fetched yet: `encoders fetch NAME` and `encode -e NAME` come next.
     """
-    from cbirdb.known_encoders import add_encoder, make_record
+    from cbirdb.db.known_encoders import add_encoder, make_record
 
     record = make_record(
         name, loader=loader, weights=weights, revision=revision, dim=dim, pooling=pooling, quick_gelu=quick_gelu,
@@ -161,8 +161,8 @@ def verify(context: Context, name: str, weights: Path | None, device: str, outpu
     Files are compared with the checksums of their fetching; weights, preprocessing and the embedding of a fixed
     picture with those of the first `encode` into this database.
     """
+    from cbirdb.db.known_encoders import known_encoders
     from cbirdb.encoders.registry import get_spec
-    from cbirdb.known_encoders import known_encoders
     from cbirdb.verify_encoder import verify_encoder
 
     with context.open_database() as connection:
@@ -181,9 +181,9 @@ def drop(context: Context, name: str, yes: bool) -> None:
     """Remove an encoder's embeddings, indexes and evaluation runs, and its record if it was added."""
     from cbirdb.db.embeddings import count_embeddings, drop_encoder, find_encoder
     from cbirdb.db.encoder_records import delete_record
+    from cbirdb.db.known_encoders import added_encoders, stored_encoder
     from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.rights import require_delete, require_ownership
-    from cbirdb.known_encoders import added_encoders, stored_encoder
 
     with context.open_database() as connection:
         added = name in added_encoders(connection)
@@ -213,8 +213,8 @@ def _spec(context: Context, name: str) -> EncoderSpec:
 
 def _added(context: Context) -> dict[str, EncoderSpec]:
     """Records that were added to the database; where none can be reached, none, and a note says so."""
-    from cbirdb.db.embedded import EmbeddedServer
-    from cbirdb.known_encoders import added_encoders
+    from cbirdb.db.known_encoders import added_encoders
+    from cbirdb.db.server.embedded import EmbeddedServer
 
     if context.settings.embedded and not EmbeddedServer(context.settings.home_folder).exists():
         return {}  # nothing can have been added, and a list is no reason to make a database

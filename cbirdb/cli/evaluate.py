@@ -93,9 +93,9 @@ def evaluate(
     no label or more than one take no part. Exit code 4: the search was approximate and its index is below the floor; the
     run is stored, and metrics say that it is not final.
     """
+    from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.evaluate import evaluate as run
     from cbirdb.index_audit import Floor
-    from cbirdb.known_encoders import stored_encoder
 
     progress = context.progress()
     with context.open_database() as connection:

@@ -32,8 +32,8 @@ def import_embeddings(
 
     A new encoder name is registered with the dimension of the first vector.
     """
+    from cbirdb.db.known_encoders import known_encoders
     from cbirdb.import_embeddings import import_embeddings as run
-    from cbirdb.known_encoders import known_encoders
 
     progress = context.progress()
     with context.open_database() as connection:

@@ -91,10 +91,10 @@ def build(
 
     Options of HNSW alone mean --method hnsw. Exit code 4: under auto, the index that is in use is below the floor.
     """
+    from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.index import build_chosen, build_index
     from cbirdb.index_audit import Floor
     from cbirdb.index_choice import choose_method
-    from cbirdb.known_encoders import stored_encoder
 
     given = {name: value for name, value in options.items() if value is not None}
     automatic = method == "auto" and not given
@@ -216,8 +216,8 @@ def audit(
 
     Exit code 4: it is below the floor.
     """
+    from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.index_audit import Floor, audit_index
-    from cbirdb.known_encoders import stored_encoder
 
     floor = Floor(floor_recall, floor_zeros)
     with context.open_database() as connection:
@@ -238,8 +238,8 @@ def audit(
 @pass_context
 def drop(context: Context, encoder: str) -> None:
     """Drop the encoder's index; searches are exact then."""
+    from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.index import drop_index
-    from cbirdb.known_encoders import stored_encoder
 
     with context.open_database() as connection:
         drop_index(connection, stored_encoder(connection, encoder), progress=context.progress())
@@ -253,8 +253,8 @@ def drop(context: Context, encoder: str) -> None:
 def status(context: Context, encoder: str, output_format: str) -> None:
     """Show the index in use, what it was built with, what searches set, and its audit."""
     from cbirdb.db.index_builds import current_build
+    from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.errors import InputError
-    from cbirdb.known_encoders import stored_encoder
 
     with context.open_database() as connection:
         current = current_build(connection, stored_encoder(connection, encoder))

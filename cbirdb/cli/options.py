@@ -57,7 +57,7 @@ class Context:
         Nobody can mend that one, and what its defects forbid is not done there: a word at `db start` is enough.
         """
         from cbirdb.db.known_defects import how_to_update, missing_fixes, on_embedded_server
-        from cbirdb.db.migrate import extension_version
+        from cbirdb.db.schema.migrate import extension_version
 
         if self.quiet or (on_embedded_server(connection) and not embedded):
             return

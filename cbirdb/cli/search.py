@@ -101,7 +101,7 @@ def search(
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb import search as verb
     from cbirdb.contact_sheet import check_target
-    from cbirdb.known_encoders import stored_encoder
+    from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.running_encoders import load_encoders
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.lock_waits import LockWaits
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.records import WHOLE, FileFacts, Shard
 

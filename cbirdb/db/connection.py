@@ -36,7 +36,7 @@ def conninfo(settings: Settings) -> str:
         return settings.dsn
     if not settings.embedded:
         return ""  # libpq reads its own variables
-    from cbirdb.db.embedded import EmbeddedServer
+    from cbirdb.db.server.embedded import EmbeddedServer
 
     return EmbeddedServer(settings.home_folder).start()
 
@@ -88,7 +88,7 @@ def open_database(settings: Settings) -> psycopg.Connection:
 
     :raises SchemaError: when the schema is missing or old.
     """
-    from cbirdb.db.migrate import current_state, installed_state, upgrade_own
+    from cbirdb.db.schema.migrate import current_state, installed_state, upgrade_own
 
     connection = connect(settings)
     try:

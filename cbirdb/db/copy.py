@@ -13,7 +13,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.records import Precision
 
 HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)

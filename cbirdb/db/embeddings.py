@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from cbirdb.db.lock_waits import LockWaits
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import EncoderError, InputError, SchemaError, UnknownNameError
 from cbirdb.names import printable
 from cbirdb.records import Precision, Shard

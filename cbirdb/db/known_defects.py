@@ -14,8 +14,8 @@ from pathlib import Path
 import psycopg
 
 from cbirdb.db.embeddings import StoredEncoder
-from cbirdb.db.migrate import extension_version, version_tuple
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema.migrate import extension_version, version_tuple
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.progress import Progress
 

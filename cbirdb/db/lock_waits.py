@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import CbirdbError
 
 log = logging.getLogger(__name__)

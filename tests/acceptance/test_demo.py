@@ -22,7 +22,7 @@ from PIL import Image
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
-from cbirdb.db.embedded import EmbeddedServer
+from cbirdb.db.server.embedded import EmbeddedServer
 from tests.conftest import new_database
 
 PASSWORD = "kein-Geheimnis"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cbirdb.db.embedded import EmbeddedServer
+from cbirdb.db.server.embedded import EmbeddedServer
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

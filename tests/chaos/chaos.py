@@ -30,7 +30,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from cbirdb.db.embedded import DATABASE, EmbeddedServer
+from cbirdb.db.server.embedded import DATABASE, EmbeddedServer
 from tests.chaos.inputs import write_inputs
 from tests.chaos.state import State, differences, state
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import psycopg
 from psycopg import sql
 
+from cbirdb.db.doctor import doctor
 from cbirdb.db.index_builds import stray_indexes
-from cbirdb.doctor import doctor
 
 State = Mapping[str, Sequence[tuple[object, ...]]]
 LEFT_AFTER_S = 30

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cbirdb.db.migrate import upgrade
+from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Outcome, command_line, picture_bytes
 from tests.database_container import DatabaseContainer, database_container, require_engine
 

@@ -11,7 +11,7 @@ import docker
 import psycopg
 import pytest
 
-from cbirdb.db.migrate import upgrade
+from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Outcome
 from tests.database_container import IMAGE, DatabaseContainer, database_container
 

@@ -15,8 +15,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from cbirdb.db import migrate
-from cbirdb.db.embedded import EmbeddedServer
+from cbirdb.db.schema import migrate
+from cbirdb.db.server.embedded import EmbeddedServer
 from tests.conftest import Outcome
 from tests.database_container import DatabaseContainer
 

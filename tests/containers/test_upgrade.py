@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cbirdb.db import migrate
+from cbirdb.db.schema import migrate
 from tests.conftest import Outcome
 from tests.database_container import ROOT, DatabaseContainer
 

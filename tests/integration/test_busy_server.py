@@ -18,10 +18,10 @@ from psycopg.conninfo import make_conninfo
 
 from cbirdb.config import Settings
 from cbirdb.db import connection as connecting
-from cbirdb.db import embedded
 from cbirdb.db.connection import connect
-from cbirdb.db.embedded import EmbeddedServer
 from cbirdb.db.reconnect import ReconnectingConnection
+from cbirdb.db.server import embedded
+from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.errors import BusyError, NotReadyError
 from tests.integration.test_embedded_server import PROGRAM, cbirdb, environment, postmaster
 

@@ -13,8 +13,8 @@ from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
 from cbirdb.db.connection import translated_errors
-from cbirdb.db.embedded import EmbeddedServer
-from cbirdb.db.migrate import upgrade
+from cbirdb.db.schema.migrate import upgrade
+from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.errors import DatabaseError
 
 PASSWORD = "kein-Geheimnis-7"

@@ -12,9 +12,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from cbirdb import doctor as doctor_module
-from cbirdb.db import migrate
-from cbirdb.db.migrate import extension_version, version_tuple
+from cbirdb.db import doctor as doctor_module
+from cbirdb.db.schema import migrate
+from cbirdb.db.schema.migrate import extension_version, version_tuple
 from tests.conftest import Outcome, picture_bytes
 
 Cli = Callable[..., Outcome]

@@ -14,10 +14,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cbirdb.db.embedded import LONGEST_SOCKET_FOLDER, EmbeddedServer
 from cbirdb.db.known_defects import missing_fixes, on_embedded_server
-from cbirdb.db.migrate import current_state, extension_version, installed_state
-from cbirdb.db.tuning import server_settings
+from cbirdb.db.schema.migrate import current_state, extension_version, installed_state
+from cbirdb.db.server.embedded import LONGEST_SOCKET_FOLDER, EmbeddedServer
+from cbirdb.db.server.tuning import server_settings
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
 

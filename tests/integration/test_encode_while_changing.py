@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cbirdb import encode as verb
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.catalogue import drop_dataset
-from cbirdb.db.roles import set_row_security
+from cbirdb.db.schema.roles import set_row_security
 from cbirdb.encode import EncodeOptions
 from cbirdb.ingest import ingest
 from cbirdb.pixels import read_rgb

@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from cbirdb.db.embedded import EmbeddedServer
+from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.pseudonyms import Pseudonyms
 from tests.conftest import Outcome, picture_bytes
 from tests.official_layouts import NIH_ROWS, write_key, write_nih14

@@ -16,8 +16,8 @@ import pytest
 
 from cbirdb import evaluate as module
 from cbirdb import find_neighbours
-from cbirdb.db import neighbours
-from cbirdb.db.runs import RUN_LOCK
+from cbirdb.db.evaluation import neighbours
+from cbirdb.db.evaluation.runs import RUN_LOCK
 from tests.evaluations import TEST, Cli, assert_same, evaluate, runs, write_catalogue
 
 
@@ -61,7 +61,7 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
 HANGING = """
 import sys, time
 from cbirdb import evaluate, find_neighbours, matrix_search
-from cbirdb.db import neighbours
+from cbirdb.db.evaluation import neighbours
 find_neighbours.COMMIT_FACTOR = 0
 find_neighbours.EXACT_PER_BATCH = find_neighbours.QUERIES_PER_BATCH = 1
 matrix_search.BYTES_PER_MB = 1  # a query per pass

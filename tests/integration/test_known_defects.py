@@ -21,7 +21,7 @@ from cbirdb.db.known_defects import (
     missing_fixes,
     on_embedded_server,
 )
-from cbirdb.db.migrate import extension_version
+from cbirdb.db.schema.migrate import extension_version
 from cbirdb.db.vector_index import METHODS, IvfFlat
 from cbirdb.index_choice import SAMPLE, choose_method
 from cbirdb.records import Precision

@@ -15,12 +15,12 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from cbirdb.db import migrate
 from cbirdb.db.catalogue import check_pseudonym_key
 from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.evaluation.runs import RUN_LOCK
 from cbirdb.db.lock_waits import LockWaits
-from cbirdb.db.roles import set_row_security
-from cbirdb.db.runs import RUN_LOCK
+from cbirdb.db.schema import migrate
+from cbirdb.db.schema.roles import set_row_security
 from tests.conftest import Logins, new_database
 from tests.index_checks import TABLE, Cli, build, fill, indexes, one_sentence, records
 

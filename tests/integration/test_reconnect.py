@@ -22,9 +22,9 @@ from cbirdb import encode as verb
 from cbirdb.cli.main import run
 from cbirdb.config import Settings
 from cbirdb.db.connection import connect
-from cbirdb.db.embedded import EmbeddedServer
-from cbirdb.db.migrate import upgrade
 from cbirdb.db.reconnect import ReconnectingConnection
+from cbirdb.db.schema.migrate import upgrade
+from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.encode import EncodeOptions
 from cbirdb.errors import DatabaseError, ExitCode, UnreachableError
 from cbirdb.write_embeddings import EncodeSummary

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
-from cbirdb.db.migrate import upgrade
+from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Logins, new_database
 from tests.schema_checks import dump
 

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cbirdb.db import migrate
 from cbirdb.db.embeddings import register_encoder
+from cbirdb.db.schema import migrate
 from cbirdb.errors import DatabaseError, SchemaError
 from cbirdb.evaluate import evaluate
 from tests.schema_checks import CREATED, SQL_FILES, dump, toy_encoder

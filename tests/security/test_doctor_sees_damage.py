@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from cbirdb.db.doctor import check_access, check_tables
 from cbirdb.db.embeddings import register_encoder
-from cbirdb.db.migrate import upgrade
-from cbirdb.doctor import check_access, check_tables
+from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Logins, new_database
 
 

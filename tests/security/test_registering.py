@@ -12,8 +12,8 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.cli.main import run
 from cbirdb.db.embeddings import find_encoder, register_encoder
+from cbirdb.db.known_encoders import known_encoders
 from cbirdb.encoders.shipped import SHIPPED
-from cbirdb.known_encoders import known_encoders
 from tests.conftest import Logins, Outcome, new_database, picture_bytes
 from tests.two_sites import fill, secure
 

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
-from cbirdb.db.embedded import EmbeddedServer
+from cbirdb.db.server.embedded import EmbeddedServer
 from tests.conftest import Logins
 
 READER_CALLS = [

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.catalogue import forget_embeddings
 from cbirdb.db.embeddings import find_encoder, register_encoder
-from cbirdb.db.migrate import upgrade
+from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Logins
 from tests.stored_pictures import Picture, fill
 

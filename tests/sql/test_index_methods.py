@@ -13,8 +13,8 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.connection import see_extension
 from cbirdb.db.index_builds import IndexBuild
-from cbirdb.db.index_walks import apply_settings, index_walk
-from cbirdb.db.migrate import upgrade
+from cbirdb.db.index_scan import apply_settings, index_walk
+from cbirdb.db.schema.migrate import upgrade
 from cbirdb.db.vector_index import Hnsw, IndexMethod, IvfFlat
 from cbirdb.index_audit import audit_index
 from cbirdb.records import Precision

@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from cbirdb.cli.main import cbirdb, run
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
-from cbirdb.db.roles import ROLES
+from cbirdb.db.schema.roles import ROLES
 from tests.conftest import Logins, picture_bytes
 
 READER, INGEST, ADMIN, AUDITOR, STRANGER = WHO = ("reader", "ingest", "admin", "auditor", "stranger")

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from cbirdb.db.migrate import upgrade
+from cbirdb.db.schema.migrate import upgrade
 from cbirdb.errors import SchemaError
 from tests.conftest import Logins
 

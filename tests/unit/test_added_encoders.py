@@ -22,11 +22,11 @@ import timm  # noqa: E402
 import timm.data  # noqa: E402
 import transformers  # noqa: E402
 
+from cbirdb.db.known_encoders import make_record  # noqa: E402
 from cbirdb.encoders.huggingface import POOLINGS  # noqa: E402
 from cbirdb.encoders.registry import load_encoder  # noqa: E402
 from cbirdb.encoders.spec import EncoderSpec  # noqa: E402
 from cbirdb.errors import InputError  # noqa: E402
-from cbirdb.known_encoders import make_record  # noqa: E402
 from tests.encoder_checks import (  # noqa: E402
     PICTURES,
     assert_same,

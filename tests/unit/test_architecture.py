@@ -100,7 +100,7 @@ def test_everything_that_the_package_asks_for_is_pinned(extra: str, lock: str) -
         ("cbirdb.cli.metrics", ("numpy", "PIL")),
         ("cbirdb.evaluate", ("PIL",)),
         ("cbirdb.search", ()),
-        ("cbirdb.db.migrate", ("numpy", "PIL")),
+        ("cbirdb.db.schema.migrate", ("numpy", "PIL")),
     ],
 )
 def test_a_command_waits_for_no_library_that_it_does_not_use(module: str, more: tuple[str, ...]) -> None:

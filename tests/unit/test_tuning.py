@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cbirdb.db import tuning
-from cbirdb.db.tuning import GB, MB, server_settings
+from cbirdb.db.server import tuning
+from cbirdb.db.server.tuning import GB, MB, server_settings
 
 
 def on_machine(monkeypatch: pytest.MonkeyPatch, folder: Path, *, memory: int, cpus: int = 4) -> dict[str, str]:

@@ -10,8 +10,8 @@ from alembic import command
 
 from cbirdb.config import Settings
 from cbirdb.db.connection import connect
-from cbirdb.db.embedded import EmbeddedServer
-from cbirdb.db.migrate import alembic_config, head_revision, sqlalchemy_connection, upgrade_tables
+from cbirdb.db.schema.migrate import alembic_config, head_revision, sqlalchemy_connection, upgrade_tables
+from cbirdb.db.server.embedded import EmbeddedServer
 
 
 def main(message: str) -> None:

@@ -11,9 +11,9 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.evaluation.selection import Counts, Selection
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.lock_waits import LockWaits
-from cbirdb.db.selection import Counts, Selection
 from cbirdb.errors import InputError
 
 RUN_LOCK = 0x63626965

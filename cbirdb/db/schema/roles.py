@@ -16,7 +16,7 @@ from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.lock_waits import LockWaits
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import DatabaseError
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, OID
 
-from cbirdb.db.tables import EMPTY_JSON, NOW, _key, _one_of, metadata
+from cbirdb.db.schema.tables import EMPTY_JSON, NOW, _key, _one_of, metadata
 
 ACTING_ROLE = "The role that acted: the one of SET ROLE, else the login."
 

@@ -12,9 +12,9 @@ from psycopg import sql
 
 from cbirdb.db.copy import HEADER, TRAILER
 from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.evaluation.selection import ChangedError
 from cbirdb.db.read_embeddings import Block, read_embeddings
-from cbirdb.db.schema import SCHEMA
-from cbirdb.db.selection import ChangedError
+from cbirdb.db.schema_name import SCHEMA
 
 PAIRS_PER_BATCH = 300_000
 """One large join is several times as fast as many small ones."""

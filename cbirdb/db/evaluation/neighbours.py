@@ -11,11 +11,18 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import see_extension
-from cbirdb.db.found_neighbours import BROUGHT, Found, bring_found
+from cbirdb.db.evaluation.measure_pairs import AMONG_LISTED, list_images
+from cbirdb.db.evaluation.selection import (
+    CATALOGUE_HASH,
+    CONTENT_HASH,
+    ChangedError,
+    Selection,
+    parameters_of,
+    table_of,
+)
+from cbirdb.db.evaluation.store_neighbours import BROUGHT, Found, bring_found
 from cbirdb.db.index_builds import IndexBuild
-from cbirdb.db.index_walks import Walk, apply_settings, index_walk
-from cbirdb.db.listed_neighbours import AMONG_LISTED, list_images
-from cbirdb.db.selection import CATALOGUE_HASH, CONTENT_HASH, ChangedError, Selection, parameters_of, table_of
+from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 
 # The images that may be retrieved, with the labels that count: once per transaction, for all its statements.
 _CANDIDATES: LiteralString = """

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psycopg
 
-from cbirdb.db.roles import ROLES
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema.roles import ROLES
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import DatabaseError, SchemaError
 
 log = logging.getLogger(__name__)

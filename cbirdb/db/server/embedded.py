@@ -23,8 +23,8 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.connection import ASK_AGAIN_S, BUSY_S, connection_error
-from cbirdb.db.server_processes import is_server, shared_memory_in_use
-from cbirdb.db.tuning import server_settings
+from cbirdb.db.server.processes import is_server, shared_memory_in_use
+from cbirdb.db.server.tuning import server_settings
 from cbirdb.errors import BusyError, DatabaseError, NotReadyError
 
 log = logging.getLogger(__name__)

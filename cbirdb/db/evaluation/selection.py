@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
 
 # Summed up, for a fingerprint of all that is searched with and searched through. An embedding's version is the id of the

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from cbirdb.db.schema import SCHEMA
+from cbirdb.db.schema_name import SCHEMA
 
 metadata = MetaData(
     schema=SCHEMA,

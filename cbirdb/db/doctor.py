@@ -10,7 +10,7 @@ import psycopg
 from cbirdb.db.connection import see_extension
 from cbirdb.db.index_builds import stray_indexes
 from cbirdb.db.known_defects import how_to_update, missing_fixes
-from cbirdb.db.migrate import (
+from cbirdb.db.schema.migrate import (
     MINIMUM_PGVECTOR,
     MINIMUM_POSTGRESQL,
     current_state,
@@ -19,7 +19,7 @@ from cbirdb.db.migrate import (
     table_differences,
     version_tuple,
 )
-from cbirdb.db.tuning import MB
+from cbirdb.db.server.tuning import MB
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,15 @@ from psycopg import sql
 
 from cbirdb.db.connection import translated_errors
 from cbirdb.db.lock_waits import LockWaits
-from cbirdb.db.roles import acting_as_owner, check_search_role, create_roles, protected_tables
-from cbirdb.db.schema import SCHEMA
-from cbirdb.db.sql_objects import ROLES_SCRIPT, create_sql_objects, drop_sql_objects, repository_folder, sql_files
+from cbirdb.db.schema.roles import acting_as_owner, check_search_role, create_roles, protected_tables
+from cbirdb.db.schema.sql_objects import (
+    ROLES_SCRIPT,
+    create_sql_objects,
+    drop_sql_objects,
+    repository_folder,
+    sql_files,
+)
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import SchemaError
 
 LOCK_KEY = 0x63626972  # "cbir" in ASCII
@@ -29,8 +35,8 @@ MINIMUM_POSTGRESQL = 160000
 def alembic_arguments() -> dict[str, Any]:
     """What both the migrations and the comparison in the tests tell Alembic."""
     # SQLAlchemy takes a quarter of a second to import and is needed nowhere else.
-    from cbirdb.db import access_tables  # noqa: F401 (adds its tables to the metadata)
-    from cbirdb.db.tables import metadata
+    from cbirdb.db.schema import access_tables  # noqa: F401 (adds its tables to the metadata)
+    from cbirdb.db.schema.tables import metadata
 
     return {
         "target_metadata": metadata,
