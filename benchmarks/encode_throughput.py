@@ -33,8 +33,9 @@ import psycopg
 from PIL import Image
 
 from cbirdb.config import Settings
-from cbirdb.db.connection import connect, open_database
+from cbirdb.db.connection import connect
 from cbirdb.db.embeddings import drop_encoder, find_encoder
+from cbirdb.db.schema.open import open_database
 from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.decode import DecodeOptions, preload_workers
 from cbirdb.encode import EncodeOptions, encode

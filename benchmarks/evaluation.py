@@ -32,7 +32,7 @@ from psycopg.conninfo import make_conninfo
 from published_embeddings import command, drop_database, fresh_database
 from server import add_server_options, server_settings
 
-from cbirdb.db.connection import open_database
+from cbirdb.db.schema.open import open_database
 
 ENCODER = "benchmark"
 OTHER_LABELS = 0.3

@@ -30,9 +30,9 @@ from pgvector import Vector
 from psycopg import sql
 from server import add_server_options, server_settings
 
-from cbirdb.db.connection import open_database
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, register_encoder
+from cbirdb.db.schema.open import open_database
 from cbirdb.db.vector_index import METHODS
 from cbirdb.index import build_index
 from cbirdb.index_audit import audit_index

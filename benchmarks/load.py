@@ -29,9 +29,9 @@ from clustered import clustered_vectors
 from psycopg import sql
 from server import add_server_options, server_settings
 
-from cbirdb.db.connection import open_database
 from cbirdb.db.copy import HEADER, TRAILER, copy_embeddings, encode_rows
 from cbirdb.db.embeddings import drop_encoder, find_encoder, register_encoder
+from cbirdb.db.schema.open import open_database
 
 ENCODER = "benchmark-load"
 DATASET = "benchmark-load"

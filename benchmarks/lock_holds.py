@@ -21,9 +21,10 @@ import psycopg
 from clustered import clustered_vectors
 from server import add_server_options, server_settings
 
-from cbirdb.db.connection import conninfo, open_database
+from cbirdb.db.connection import conninfo
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import drop_encoder, find_encoder, register_encoder
+from cbirdb.db.schema.open import open_database
 
 PROGRAM = Path(sys.executable).with_name("cbirdb")
 NAME, DIM = "lock-holds", 256

@@ -29,8 +29,8 @@ from server import add_server_options, server_settings
 
 from cbirdb.analysis import analyse
 from cbirdb.confidence import add_intervals
-from cbirdb.db.connection import open_database
 from cbirdb.db.embeddings import register_encoder
+from cbirdb.db.schema.open import open_database
 from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.metrics import GROUPS, metrics
 

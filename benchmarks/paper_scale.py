@@ -45,9 +45,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from published_embeddings import MODALITIES, PROGRAM, REGIONS, drop_database, fresh_database
 from server import add_server_options, server_settings
 
-from cbirdb.db.connection import open_database
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import get_encoder, register_encoder
+from cbirdb.db.schema.open import open_database
 
 ENCODER = "scale"
 BATCH = 10_000

@@ -40,8 +40,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from server import add_server_options, server_settings
 
-from cbirdb.db.connection import open_database
 from cbirdb.db.copy import HEADER, TRAILER, encode_rows
+from cbirdb.db.schema.open import open_database
 from cbirdb.hdf5_vectors import leaves, open_file, read_vectors
 
 ENCODER = "published"

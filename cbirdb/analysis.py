@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.errors import translated_errors
 from cbirdb.errors import InputError
 from cbirdb.metrics import Run, check_cutoffs, latest_runs
 

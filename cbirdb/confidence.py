@@ -15,7 +15,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.errors import translated_errors
 from cbirdb.errors import InputError, OptionError
 from cbirdb.metrics import Run, latest_runs
 from cbirdb.progress import SILENT, Progress

@@ -18,7 +18,6 @@ import psycopg
 from numpy.typing import NDArray
 
 from cbirdb.db.catalogue import count_images
-from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import (
     PendingImage,
     StoredEncoder,
@@ -29,6 +28,7 @@ from cbirdb.db.embeddings import (
     pending_roots,
     register_encoder,
 )
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.reconnect import PATIENCE_S, ReconnectingConnection
 from cbirdb.decode import DecodeOptions, Decoder, Inputs
 from cbirdb.encoders.base import Encoder

@@ -14,8 +14,8 @@ import psycopg
 
 from cbirdb.db import erasure
 from cbirdb.db.catalogue import check_pseudonym_key, has_pseudonym_key
-from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import check_datasets
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.rights import require_function
 from cbirdb.errors import InputError
 from cbirdb.pseudonyms import Pseudonyms

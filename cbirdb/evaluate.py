@@ -17,8 +17,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 import cbirdb
-from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.evaluation import neighbours, selection
 from cbirdb.db.evaluation.runs import Definition, count_without_relevant, held_run
 from cbirdb.db.evaluation.selection import Counts, Selection

@@ -19,10 +19,10 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from cbirdb.db.connection import translated_errors
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
 from cbirdb.db.erasure import erased_sources
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
 from cbirdb.db.lock_images import lock_images
 from cbirdb.errors import InputError

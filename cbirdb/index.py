@@ -18,8 +18,9 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
+from cbirdb.db.errors import translated_errors
+from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, leftover_indexes, server_versions
 from cbirdb.db.known_defects import refuse_unsafe_ivfflat
 from cbirdb.db.lock_waits import WRITERS_QUEUE_S, Connect, LockWaits, wait_without_limit

@@ -24,8 +24,9 @@ from pgvector import Vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.errors import translated_errors
+from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, refuse_rival
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings

@@ -19,8 +19,9 @@ import psycopg
 from pgvector import Vector
 from psycopg import sql
 
-from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
+from cbirdb.db.errors import translated_errors
+from cbirdb.db.extension import see_extension
 from cbirdb.db.known_defects import why_no_ivfflat
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat

@@ -12,8 +12,8 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.connection import translated_errors
 from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.index_builds import IndexBuild, refuse_rival
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.db.vector_index import IndexMethod

@@ -23,7 +23,8 @@ from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
 from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
-from cbirdb.db.connection import server_time, translated_errors
+from cbirdb.db.connection import server_time
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.failures import record_failures, resolve_failures, resolve_gone, resolve_gone_lists
 from cbirdb.erased_records import without_erased, without_erased_files
 from cbirdb.errors import InputError, PixelError

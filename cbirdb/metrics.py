@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.index_builds import audit_words
 from cbirdb.db.known_encoders import stored_encoder
 from cbirdb.db.schema_name import SCHEMA

@@ -14,8 +14,9 @@ from psycopg.rows import dict_row
 
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.contact_sheet import Tile
-from cbirdb.db.connection import see_extension, translated_errors
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
+from cbirdb.db.errors import translated_errors
+from cbirdb.db.extension import see_extension
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
 from cbirdb.pixels import OnDamage, read_rgb, refuse

@@ -23,7 +23,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cbirdb.cli.main import run
-from cbirdb.db.schema.migrate import extension_version, upgrade
+from cbirdb.db.extension import extension_version
+from cbirdb.db.schema.migrate import upgrade
 from cbirdb.db.schema.sql_objects import repository_folder
 from cbirdb.db.server.embedded import EmbeddedServer
 from tests.database_container import IMAGE, require_engine, trusting_container

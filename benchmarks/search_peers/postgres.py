@@ -11,9 +11,10 @@ from pgvector.psycopg import register_vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.connection import conninfo, open_database
+from cbirdb.db.connection import conninfo
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, register_encoder
+from cbirdb.db.schema.open import open_database
 from cbirdb.db.vector_index import METHODS, BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.index import build_index
 from cbirdb.index_choice import choose_method

@@ -101,7 +101,8 @@ def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
 @pass_context
 def upgrade(context: Context, *, if_needed: bool) -> None:
     """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
-    from cbirdb.db.connection import connect, translated_errors
+    from cbirdb.db.connection import connect
+    from cbirdb.db.errors import translated_errors
     from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.schema.migrate import current_revision, current_state, head_revision, installed_state, upgrade_own
     from cbirdb.db.schema.migrate import upgrade as run_upgrade
@@ -212,7 +213,8 @@ def _say_notices(connection: psycopg.Connection) -> None:
 
 def _any_database(context: Context) -> psycopg.Connection:
     """A connection; with the schema made where the database is ours, as it is where it is not."""
-    from cbirdb.db.connection import connect, open_database
+    from cbirdb.db.connection import connect
+    from cbirdb.db.schema.open import open_database
 
     return open_database(context.settings) if context.settings.embedded else connect(context.settings)
 

@@ -45,7 +45,8 @@ class Context:
     @contextmanager
     def open_database(self) -> Iterator[psycopg.Connection]:
         """A connection to a database whose schema is up to date; the driver's errors in the block become ours."""
-        from cbirdb.db.connection import open_database, translated_errors
+        from cbirdb.db.errors import translated_errors
+        from cbirdb.db.schema.open import open_database
 
         with open_database(self.settings) as connection, translated_errors():
             self.tell_defects(connection)
@@ -56,8 +57,8 @@ class Context:
 
         Nobody can mend that one, and what its defects forbid is not done there: a word at `db start` is enough.
         """
+        from cbirdb.db.extension import extension_version
         from cbirdb.db.known_defects import how_to_update, missing_fixes, on_embedded_server
-        from cbirdb.db.schema.migrate import extension_version
 
         if self.quiet or (on_embedded_server(connection) and not embedded):
             return

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 import psycopg
 
-from cbirdb.db.connection import see_extension
+from cbirdb.db.extension import extension_version, see_extension, version_tuple
 from cbirdb.db.index_builds import stray_indexes
 from cbirdb.db.known_defects import how_to_update, missing_fixes
 from cbirdb.db.schema.migrate import (
     MINIMUM_PGVECTOR,
     MINIMUM_POSTGRESQL,
     current_state,
-    extension_version,
     installed_state,
     table_differences,
-    version_tuple,
 )
 from cbirdb.db.server.tuning import MB
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from cbirdb.db.embeddings import StoredEncoder
-from cbirdb.db.schema.migrate import extension_version
+from cbirdb.db.extension import extension_version
 from cbirdb.errors import InputError
 
 

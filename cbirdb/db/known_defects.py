@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from cbirdb.db.embeddings import StoredEncoder
-from cbirdb.db.schema.migrate import extension_version, version_tuple
+from cbirdb.db.extension import extension_version, version_tuple
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.progress import Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.errors import translated_errors
 
 _ROWS = """
 SELECT 'dataset', d.dataset,

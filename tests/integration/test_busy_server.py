@@ -17,7 +17,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.config import Settings
-from cbirdb.db import connection as connecting
+from cbirdb.db import busy_server
 from cbirdb.db.connection import connect
 from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.db.server import embedded
@@ -55,8 +55,7 @@ def fill(server: EmbeddedServer, taken: ExitStack, **role: str) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (connecting, embedded):
-        monkeypatch.setattr(module, "BUSY_S", 1.0)
+    monkeypatch.setattr(busy_server, "BUSY_S", 1.0)
 
 
 def test_a_command_waits_for_a_connection_of_a_full_server(small: EmbeddedServer) -> None:

@@ -12,7 +12,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.schema.migrate import upgrade
 from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.errors import DatabaseError

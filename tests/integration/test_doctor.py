@@ -13,8 +13,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.db import doctor as doctor_module
+from cbirdb.db.extension import extension_version, version_tuple
 from cbirdb.db.schema import migrate
-from cbirdb.db.schema.migrate import extension_version, version_tuple
 from tests.conftest import Outcome, picture_bytes
 
 Cli = Callable[..., Outcome]

@@ -14,8 +14,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cbirdb.db.extension import extension_version
 from cbirdb.db.known_defects import missing_fixes, on_embedded_server
-from cbirdb.db.schema.migrate import current_state, extension_version, installed_state
+from cbirdb.db.schema.migrate import current_state, installed_state
 from cbirdb.db.server.embedded import LONGEST_SOCKET_FOLDER, EmbeddedServer
 from cbirdb.db.server.tuning import server_settings
 

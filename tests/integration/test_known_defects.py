@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cbirdb.db import known_defects
+from cbirdb.db.extension import extension_version
 from cbirdb.db.known_defects import (
     DEFECTS,
     Defect,
@@ -21,7 +22,6 @@ from cbirdb.db.known_defects import (
     missing_fixes,
     on_embedded_server,
 )
-from cbirdb.db.schema.migrate import extension_version
 from cbirdb.db.vector_index import METHODS, IvfFlat
 from cbirdb.index_choice import SAMPLE, choose_method
 from cbirdb.records import Precision

@@ -16,8 +16,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint
 
-from cbirdb.db.connection import open_database
 from cbirdb.db.schema import migrate, sql_objects
+from cbirdb.db.schema.open import open_database
 from cbirdb.db.schema.tables import metadata
 from cbirdb.errors import SchemaError
 from tests.schema_checks import CREATED, SQL_FILES, dump, toy_encoder

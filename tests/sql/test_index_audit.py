@@ -11,8 +11,8 @@ import pytest
 from pgvector import Vector
 from psycopg import sql
 
-from cbirdb.db.connection import see_extension
 from cbirdb.db.embeddings import find_encoder
+from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import current_build
 from cbirdb.db.vector_index import Hnsw, IndexMethod, IvfFlat
 from cbirdb.index_audit import (

@@ -11,7 +11,7 @@ from pgvector import Vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.connection import see_extension
+from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_scan import apply_settings, index_walk
 from cbirdb.db.schema.migrate import upgrade

@@ -10,7 +10,6 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from cbirdb.db.connection import see_extension
 from cbirdb.db.evaluation.measure_pairs import AMONG_LISTED, list_images
 from cbirdb.db.evaluation.selection import (
     CATALOGUE_HASH,
@@ -21,6 +20,7 @@ from cbirdb.db.evaluation.selection import (
     table_of,
 )
 from cbirdb.db.evaluation.store_neighbours import BROUGHT, Found, bring_found
+from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 

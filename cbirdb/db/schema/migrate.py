@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.errors import translated_errors
+from cbirdb.db.extension import extension_version, version_tuple
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema.roles import acting_as_owner, check_search_role, create_roles, protected_tables
 from cbirdb.db.schema.sql_objects import (
@@ -229,17 +230,6 @@ def _check_extension(connection: psycopg.Connection) -> None:
             f"pgvector {installed} is too old: it needs {wanted} or newer (index corruption, CVE-2026-3172).",
             hint="Install the newer package, then run: ALTER EXTENSION vector UPDATE;",
         )
-
-
-def extension_version(connection: psycopg.Connection) -> str | None:
-    """Pgvector's version in this database, such as ``0.8.5``; None when it is not there."""
-    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-    return row[0] if row else None
-
-
-def version_tuple(version: str) -> tuple[int, ...]:
-    """``0.8.5`` -> (0, 8, 5)."""
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def _run_alembic(connection: psycopg.Connection) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from cbirdb.db.connection import translated_errors
+from cbirdb.db.errors import translated_errors
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import DatabaseError

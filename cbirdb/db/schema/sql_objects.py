@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 def repository_folder(name: str) -> Path:
     """``sql/`` or ``alembic/``: at the top of a checkout, inside the package when installed from a wheel."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     for candidate in (package / f"_{name}", package.parent / name):
         if candidate.is_dir():
             return candidate

@@ -22,7 +22,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cbirdb.db.connection import ASK_AGAIN_S, BUSY_S, connection_error
+from cbirdb.db.busy_server import wait_while_busy
+from cbirdb.db.errors import connection_error
 from cbirdb.db.server.processes import is_server, shared_memory_in_use
 from cbirdb.db.server.tuning import server_settings
 from cbirdb.errors import BusyError, DatabaseError, NotReadyError
@@ -127,18 +128,7 @@ class EmbeddedServer:
 
         :raises UnreachableError: when it has not in time.
         """
-        started, told = time.monotonic(), False
-        while True:
-            try:
-                return self._ask()
-            except (BusyError, NotReadyError) as error:
-                patience = BUSY_S if isinstance(error, BusyError) else START_TIMEOUT_S
-                if time.monotonic() - started > patience:
-                    raise
-                if not told:
-                    log.warning("%s Trying again for up to %.0f seconds.", error.message, patience)
-                    told = True
-            time.sleep(ASK_AGAIN_S)
+        return wait_while_busy(self._ask, starting_s=START_TIMEOUT_S)
 
     def _ask(self) -> bool:
         """Whether a server takes a connection now.

@@ -1,0 +1,38 @@
+"""Open a database whose schema ``cbir`` is up to date."""
+
+from __future__ import annotations
+
+import psycopg
+
+from cbirdb.config import Settings
+from cbirdb.db.connection import connect
+from cbirdb.db.errors import translated_errors
+from cbirdb.db.schema.migrate import current_state, installed_state, upgrade_own
+from cbirdb.errors import SchemaError
+
+
+def open_database(settings: Settings) -> psycopg.Connection:
+    """Open a connection to a database whose schema ``cbir`` is up to date.
+
+    The embedded server is ours, so its schema is brought up to date here; anybody else's is left alone.
+
+    :raises SchemaError: when the schema is missing or old.
+    """
+    connection = connect(settings)
+    try:
+        with translated_errors():
+            state = current_state(connection)
+        if state == installed_state():
+            return connection
+        if settings.embedded:
+            upgrade_own(connection)
+            return connection
+        if state is None:
+            raise SchemaError("This database has no schema 'cbir' yet.", hint="Run: cbirdb db upgrade")
+        raise SchemaError(
+            f"The schema 'cbir' is of another version ({state}) than this cbirdb ({installed_state()}).",
+            hint="Run: cbirdb db upgrade",
+        )
+    except BaseException:
+        connection.close()
+        raise
