@@ -42,7 +42,7 @@ from server import add_server_options, server_settings
 
 from cbirdb.db.copy import HEADER, TRAILER, encode_rows
 from cbirdb.db.schema.open import open_database
-from cbirdb.hdf5_vectors import leaves, open_file, read_vectors
+from cbirdb.ingest.hdf5 import leaves, open_file, read_vectors
 
 ENCODER = "published"
 BATCH = 4096

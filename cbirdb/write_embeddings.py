@@ -19,8 +19,8 @@ from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.db.lock_images import lock_images
 from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.errors import PixelError
+from cbirdb.failure_summary import FailureTally
 from cbirdb.records import Failure
-from cbirdb.tally import FailureTally
 from cbirdb.vectors.normalize import l2_normalize, why_unusable
 
 QUEUED = 4

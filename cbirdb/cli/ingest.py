@@ -86,8 +86,8 @@ def ingest(
     """  # noqa: D301 (Click wants the character itself)
     from cbirdb.datasets.base import ReadOptions
     from cbirdb.ingest import ingest as run
+    from cbirdb.ingest.split_shares import SplitShares
     from cbirdb.pseudonyms import Pseudonyms
-    from cbirdb.split_shares import SplitShares
 
     if images is not None and not images.is_dir():
         raise InputError(f"There is no folder {images}.", hint="Check --images.")

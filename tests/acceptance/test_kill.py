@@ -16,8 +16,8 @@ import numpy as np
 import psycopg
 import pytest
 
-from cbirdb.import_embeddings import BATCH as IMPORT_BATCH
-from cbirdb.ingest import BATCH_WITH_FILES
+from cbirdb.ingest.embeddings import BATCH as IMPORT_BATCH
+from cbirdb.ingest.run import BATCH_WITH_FILES
 from tests.conftest import Outcome, picture_bytes
 
 PICTURES = 600

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cbirdb.errors import PixelError
-from cbirdb.file_looks import look_pool
+from cbirdb.ingest.inspect_files import look_pool
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.parallel.worker_pool import WorkerDiedError, WorkerTimeoutError
 from tests.fuzz.damage import DAMAGE, INTACT

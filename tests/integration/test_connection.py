@@ -243,14 +243,14 @@ def test_a_reader_may_not_ingest(own: EmbeddedServer, call: Call, class_folder: 
 def test_a_server_that_goes_away_in_the_middle_is_one_sentence(
     own: EmbeddedServer, call: Call, class_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cbirdb import file_looks
+    from cbirdb.ingest import inspect_files
 
-    outcome_of = file_looks._outcome
+    outcome_of = inspect_files._outcome
 
     def outcome_after_the_connection_is_gone(look: Future) -> object:
         with psycopg.connect(own.uri("postgres"), autocommit=True) as admin:
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cbirdb'")
         return outcome_of(look)
 
-    monkeypatch.setattr(file_looks, "_outcome", outcome_after_the_connection_is_gone)
+    monkeypatch.setattr(inspect_files, "_outcome", outcome_after_the_connection_is_gone)
     assert "Run the same command again" in refused(call("-q", "--dsn", own.uri(), "ingest", "folder", class_folder))

@@ -194,7 +194,7 @@ def test_another_number_type_or_shape_is_refused_or_misread(
 def test_batches_are_lost_where_one_ends(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cbirdb.import_embeddings.BATCH", 3)
+    monkeypatch.setattr("cbirdb.ingest.embeddings.BATCH", 3)
     file = write(tmp_path / "a.h5", dict(zip(NAMES, unit(), strict=True)))
     assert load(cli, file)[1] == COUNTS | {"added": 10}
     assert load(cli, file)[1] == COUNTS | {"already_there": 10}

@@ -40,7 +40,7 @@ def test_a_file_that_memory_does_not_hold_is_a_failure(tmp_path: Path) -> None:
     path.touch()
     os.truncate(path, 1 << 30)
     code = (
-        "import resource, sys; from pathlib import Path; from cbirdb.file_looks import look\n"
+        "import resource, sys; from pathlib import Path; from cbirdb.ingest.inspect_files import look\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28),) * 2)\n"
         "found = look(Path(sys.argv[1])); print(found.reason)"

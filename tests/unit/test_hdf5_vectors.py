@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cbirdb import hdf5_vectors
-from cbirdb.hdf5_vectors import LARGEST_CACHE, SMALLEST_CACHE, count_leaves, leaves, open_file, read_vectors
+from cbirdb.ingest import hdf5
+from cbirdb.ingest.hdf5 import LARGEST_CACHE, SMALLEST_CACHE, count_leaves, leaves, open_file, read_vectors
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_names_that_do_not_fit_the_cache_leave_it_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5_vectors, "SMALLEST_CACHE", 1 << 20)
+    monkeypatch.setattr(hdf5, "SMALLEST_CACHE", 1 << 20)
     with open_file(path) as file:
         assert file.id.get_mdc_config().max_size == 1 << 20
         found = list(leaves(file))
@@ -36,5 +36,5 @@ def test_names_that_do_not_fit_the_cache_leave_it_small(path: Path, monkeypatch:
 def test_more_names_than_hdf5_has_room_for_end_the_reading(path: Path) -> None:
     with open_file(path) as file:
         assert file.id.get_mdc_config().max_size == SMALLEST_CACHE
-        hdf5_vectors._fit_cache(file["group"].id, [b"n" * 64] * 2_000_000)
+        hdf5._fit_cache(file["group"].id, [b"n" * 64] * 2_000_000)
         assert file.id.get_mdc_config().max_size == LARGEST_CACHE

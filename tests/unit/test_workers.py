@@ -29,7 +29,7 @@ from tests.worker_functions import Order, Squares, obey
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 """What would take longer hangs."""
-PRELOAD = ["tests.worker_functions", "tests.worker_encoders", "cbirdb.ingest"]
+PRELOAD = ["tests.worker_functions", "tests.worker_encoders", "cbirdb.ingest.run"]
 """What is imported for the first pool of a process is imported for all, so the tests that follow are thought of, too."""
 
 

@@ -26,11 +26,11 @@ from cbirdb.db.errors import translated_errors
 from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
 from cbirdb.db.lock_images import lock_images
 from cbirdb.errors import InputError
-from cbirdb.hdf5_vectors import Leaf, count_leaves, first_dim, leaves, open_file, read_vectors, reading
+from cbirdb.failure_summary import EXAMPLES, FailureTally
+from cbirdb.ingest.hdf5 import Leaf, count_leaves, first_dim, leaves, open_file, read_vectors, reading
 from cbirdb.names import printable, problem_of_name
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
-from cbirdb.tally import EXAMPLES, FailureTally
 from cbirdb.vectors.normalize import UNIT_NORM_TOLERANCE, l2_normalize, row_norms, why_unusable
 
 log = logging.getLogger(__name__)

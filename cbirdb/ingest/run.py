@@ -26,16 +26,16 @@ from cbirdb.db.catalogue import ImageRow, PatientRow, StoredImage, StudyRow
 from cbirdb.db.connection import server_time
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.failures import record_failures, resolve_failures, resolve_gone, resolve_gone_lists
-from cbirdb.erased_records import without_erased, without_erased_files
 from cbirdb.errors import InputError, PixelError
-from cbirdb.file_looks import LookPool, look_pool, looks
+from cbirdb.failure_summary import FailureTally
+from cbirdb.ingest.inspect_files import LookPool, look_pool, looks
+from cbirdb.ingest.skip_erased import without_erased, without_erased_files
+from cbirdb.ingest.split_shares import SplitShares
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.names import printable
 from cbirdb.progress import SILENT, Progress
 from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.records import POSITIVE, DatasetItem, Excluded, Failure, FileFacts, ImageRecord, Missing
-from cbirdb.split_shares import SplitShares
-from cbirdb.tally import FailureTally
 
 log = logging.getLogger(__name__)
 
