@@ -37,13 +37,13 @@ from cbirdb.db.connection import connect
 from cbirdb.db.embeddings import drop_encoder, find_encoder
 from cbirdb.db.schema.open import open_database
 from cbirdb.db.server.embedded import EmbeddedServer
-from cbirdb.decode import DecodeOptions, preload_workers
 from cbirdb.encode import EncodeOptions, encode
+from cbirdb.encode.decode import DecodeOptions, preload_workers
+from cbirdb.encode.load import load_encoders
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing
 from cbirdb.ingest import ingest
 from cbirdb.parallel.machine import machine_cpus
 from cbirdb.pixels import read_rgb
-from cbirdb.running_encoders import load_encoders
 
 
 def write_pictures(folder: Path, count: int, side: int) -> list[Path]:

@@ -15,8 +15,8 @@ from cbirdb.contact_sheet import write_contact_sheet
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.embeddings import StoredEncoder, get_encoder
 from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
-from cbirdb.decode import preload_workers
 from cbirdb.encode import EncodeOptions, encode
+from cbirdb.encode.decode import preload_workers
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError
 from cbirdb.evaluate import evaluate

@@ -11,12 +11,11 @@ import psycopg
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb import encode as verb
-from cbirdb.decode import DecodeOptions
-from cbirdb.encode import EncodeOptions
+from cbirdb.encode import EncodeOptions, EncodeSummary
+from cbirdb.encode import run as verb
+from cbirdb.encode.decode import DecodeOptions
 from cbirdb.encoders.base import Encoder, Provenance
 from cbirdb.encoders.spec import EncoderSpec
-from cbirdb.write_embeddings import EncodeSummary
 from tests.conftest import picture
 from tests.worker_encoders import MARKS
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb import decode
+from cbirdb.encode import decode
 from cbirdb.encoders.base import Encoder, Preprocessing, Provenance
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.spec import EncoderSpec

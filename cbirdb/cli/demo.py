@@ -52,7 +52,7 @@ def demo(
     evaluation made anew.
     """
     from cbirdb.demo import demo as run
-    from cbirdb.running_encoders import fetch_missing, load_encoders
+    from cbirdb.encode.load import fetch_missing, load_encoders
 
     options = context.load_options(weights, device)
     with context.open_database() as connection:

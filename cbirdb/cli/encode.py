@@ -90,10 +90,10 @@ def encode(
     Running it again encodes what is missing; it can be killed at any moment. Several processes share the work with
     --shard, on one machine or many, without knowing of each other.
     """
-    from cbirdb.decode import DecodeOptions
     from cbirdb.encode import EncodeOptions
     from cbirdb.encode import encode as run
-    from cbirdb.running_encoders import load_encoders
+    from cbirdb.encode.decode import DecodeOptions
+    from cbirdb.encode.load import load_encoders
 
     progress = context.progress()
     options = EncodeOptions(

@@ -162,8 +162,8 @@ def verify(context: Context, name: str, weights: Path | None, device: str, outpu
     picture with those of the first `encode` into this database.
     """
     from cbirdb.db.known_encoders import known_encoders
+    from cbirdb.encode.verify import verify_encoder
     from cbirdb.encoders.registry import get_spec
-    from cbirdb.verify_encoder import verify_encoder
 
     with context.open_database() as connection:
         spec = get_spec(name, known_encoders(connection))

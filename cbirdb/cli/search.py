@@ -102,7 +102,7 @@ def search(
     from cbirdb import search as verb
     from cbirdb.contact_sheet import check_target
     from cbirdb.db.known_encoders import stored_encoder
-    from cbirdb.running_encoders import load_encoders
+    from cbirdb.encode.load import load_encoders
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")

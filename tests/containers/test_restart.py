@@ -13,13 +13,13 @@ import numpy as np
 import psycopg
 import pytest
 
-from cbirdb import encode as verb
 from cbirdb.config import Settings
 from cbirdb.db.connection import connect
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
 from cbirdb.db.vector_index import Hnsw
 from cbirdb.encode import EncodeOptions
+from cbirdb.encode import run as verb
 from cbirdb.errors import DatabaseError, ExitCode
 from cbirdb.index import build_index
 from cbirdb.vectors.normalize import l2_normalize

@@ -12,12 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from cbirdb.encode import EncodeSummary
 from cbirdb.encoders.base import Encoder
 from cbirdb.encoders.shipped import TINY_IMAGE
 from cbirdb.encoders.tiny_image import TinyImage
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.pixels import read_rgb
-from cbirdb.write_embeddings import EncodeSummary
 from tests.conftest import Outcome, picture_bytes, write_csv
 from tests.encode_checks import MeanOfQuarters, open_failures, vectors
 from tests.encode_checks import encode as encode_with

@@ -12,15 +12,14 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 
-from cbirdb import encode as verb
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.catalogue import drop_dataset
 from cbirdb.db.schema.roles import set_row_security
-from cbirdb.encode import EncodeOptions
+from cbirdb.encode import EncodeOptions, EncodeSummary
+from cbirdb.encode import run as verb
 from cbirdb.ingest import ingest
 from cbirdb.pixels import read_rgb
 from cbirdb.pseudonyms import Pseudonyms
-from cbirdb.write_embeddings import EncodeSummary
 from tests.catalogue_checks import open_failures
 from tests.conftest import Logins, Outcome, picture_bytes
 from tests.encode_checks import MeanOfQuarters, quarters, vectors

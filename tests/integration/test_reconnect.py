@@ -18,16 +18,15 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from cbirdb import encode as verb
 from cbirdb.cli.main import run
 from cbirdb.config import Settings
 from cbirdb.db.connection import connect
 from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.db.schema.migrate import upgrade
 from cbirdb.db.server.embedded import EmbeddedServer
-from cbirdb.encode import EncodeOptions
+from cbirdb.encode import EncodeOptions, EncodeSummary
+from cbirdb.encode import run as verb
 from cbirdb.errors import DatabaseError, ExitCode, UnreachableError
-from cbirdb.write_embeddings import EncodeSummary
 from tests.conftest import picture_bytes
 from tests.worker_encoders import Slow
 

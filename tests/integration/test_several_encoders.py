@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cbirdb import decode
+from cbirdb.encode import decode
 from cbirdb.encoders.base import Provenance
 from tests.conftest import Outcome, picture, picture_bytes
 from tests.encode_checks import encode, marked_picture

@@ -30,14 +30,14 @@ from cbirdb.db.embeddings import (
 )
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.reconnect import PATIENCE_S, ReconnectingConnection
-from cbirdb.decode import DecodeOptions, Decoder, Inputs
+from cbirdb.encode.decode import DecodeOptions, Decoder, Inputs
+from cbirdb.encode.load import check_same_encoder
+from cbirdb.encode.write import EmbeddingWriter, EncodedBatch, EncodeSummary
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import WHOLE, Precision, Shard
-from cbirdb.running_encoders import check_same_encoder
 from cbirdb.vectors.normalize import l2_normalize, why_unusable
-from cbirdb.write_embeddings import EmbeddingWriter, EncodedBatch, EncodeSummary
 
 log = logging.getLogger(__name__)
 

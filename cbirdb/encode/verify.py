@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import psycopg
 
 from cbirdb.db.embeddings import find_encoder
+from cbirdb.encode.load import differences, golden_cosine, load_encoders
 from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.fetch import changed_files
 from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_folder
-from cbirdb.running_encoders import differences, golden_cosine, load_encoders
 
 
 @dataclass(frozen=True, slots=True)
