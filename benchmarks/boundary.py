@@ -27,8 +27,8 @@ from cbirdb.db.connection import connect
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import find_encoder, register_encoder
 from cbirdb.db.schema.migrate import upgrade_own
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 
 DATABASE = "cbirdb_boundary"
 LOGIN = "cbirdb_boundary_reader"

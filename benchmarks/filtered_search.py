@@ -33,11 +33,9 @@ from server import add_server_options, server_settings
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, register_encoder
 from cbirdb.db.schema.open import open_database
-from cbirdb.db.vector_index import METHODS
-from cbirdb.index import build_index
-from cbirdb.index_audit import audit_index
-from cbirdb.index_choice import choose_method
-from cbirdb.index_settling import settle_search
+from cbirdb.index import audit_index, build_index, choose_method
+from cbirdb.index.methods import METHODS
+from cbirdb.index.tune import settle_search
 
 NAME = "benchmark-filtered"
 MODALITIES = (("MR", 0.1), ("CT", 0.01), ("US", 0.001), ("NM", 0.0001))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cbirdb.db.vector_index import METHODS, IvfFlat
+from cbirdb.index.methods import METHODS, IvfFlat
 
 NINE = {
     "vit-b16": 768, "sam-vit-b": 256, "medsam-vit-b": 256, "clip-vit-l14": 768, "medclip-vit": 512, "biomedclip": 512,

@@ -42,7 +42,7 @@ from clustered import clustered_vectors
 from search_peers import PEERS, Built, Options, Peer
 from server import add_server_options, server_settings
 
-from cbirdb.db.vector_index import METHODS
+from cbirdb.index.methods import METHODS
 from cbirdb.vectors.exact_knn import exact_neighbours
 
 DEPTHS = (10, 100)

@@ -25,8 +25,8 @@ from cbirdb.db.connection import connect
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import drop_encoder, find_encoder, get_encoder, register_encoder
 from cbirdb.db.schema.open import open_database
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 
 NAME = "benchmark-sizing"
 BATCH = 4096

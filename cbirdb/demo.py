@@ -14,14 +14,13 @@ from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.contact_sheet import write_contact_sheet
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.embeddings import StoredEncoder, get_encoder
-from cbirdb.db.vector_index import DEFAULT_METHOD, METHODS
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encode.decode import preload_workers
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError
 from cbirdb.evaluate import evaluate
-from cbirdb.index import build_index
-from cbirdb.index_audit import audit_index
+from cbirdb.index import audit_index, build_index
+from cbirdb.index.methods import DEFAULT_METHOD, METHODS
 from cbirdb.ingest import ingest
 from cbirdb.metrics import metrics
 from cbirdb.phantoms import write_phantoms

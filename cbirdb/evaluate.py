@@ -25,7 +25,7 @@ from cbirdb.db.evaluation.selection import Counts, Selection
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, refuse_rival, server_versions
 from cbirdb.errors import InputError, OptionError
 from cbirdb.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
-from cbirdb.index_audit import Floor
+from cbirdb.index import Floor
 from cbirdb.limits import LARGEST_K
 from cbirdb.matrix_search import MEMORY_MB
 from cbirdb.parallel.machine import machine_cpus

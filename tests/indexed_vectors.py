@@ -13,9 +13,9 @@ from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder, find_encoder
 from cbirdb.db.index_builds import IndexBuild, current_build
-from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.index import build_index
-from cbirdb.index_settling import settle_search
+from cbirdb.index.methods import BitHnsw, Hnsw, IndexMethod, IvfFlat
+from cbirdb.index.tune import settle_search
 from cbirdb.records import Precision
 from tests.stored_pictures import Picture, fill
 

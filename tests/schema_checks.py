@@ -11,8 +11,8 @@ import psycopg
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
 from cbirdb.db.schema import sql_objects
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 
 SQL_FILES = list(sql_objects.sql_files())
 CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.(\w+)", re.MULTILINE)

@@ -15,8 +15,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cbirdb.db.embeddings import find_encoder
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 
 DIM = 8
 

@@ -8,9 +8,9 @@ import numpy as np
 import psycopg
 
 from cbirdb.db.embeddings import find_encoder, register_encoder
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.evaluate import evaluate
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 from tests.conftest import Logins
 
 IMAGES = 30

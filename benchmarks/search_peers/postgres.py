@@ -15,9 +15,8 @@ from cbirdb.db.connection import conninfo
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, register_encoder
 from cbirdb.db.schema.open import open_database
-from cbirdb.db.vector_index import METHODS, BitHnsw, Hnsw, IndexMethod, IvfFlat
-from cbirdb.index import build_index
-from cbirdb.index_choice import choose_method
+from cbirdb.index import build_index, choose_method
+from cbirdb.index.methods import METHODS, BitHnsw, Hnsw, IndexMethod, IvfFlat
 from search_peers.base import Built, Ids, Options, Peer, Vectors, widths
 
 TABLE = "benchmark_peers"

@@ -95,7 +95,7 @@ def evaluate(
     """
     from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.evaluate import evaluate as run
-    from cbirdb.index_audit import Floor
+    from cbirdb.index import Floor
 
     progress = context.progress()
     with context.open_database() as connection:

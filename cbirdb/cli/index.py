@@ -11,16 +11,15 @@ from click.core import ParameterSource
 from cbirdb.cli.options import Context, encoder_option, floor_options, format_option, pass_context
 from cbirdb.cli.output import write_rows
 from cbirdb.cli.values import COUNT
-from cbirdb.db.vector_index import METHODS, IndexMethod
 from cbirdb.errors import ExitCode
+from cbirdb.index.methods import METHODS, IndexMethod
 
 if TYPE_CHECKING:
     import psycopg
 
     from cbirdb.db.embeddings import StoredEncoder
     from cbirdb.db.index_builds import IndexBuild
-    from cbirdb.index_audit import Floor
-    from cbirdb.index_choice import Choice
+    from cbirdb.index import Choice, Floor
     from cbirdb.progress import Progress
 
 TABLE = ("build", "method", "parameters", "search", "rows", "index_mb", "seconds", "built_at")
@@ -92,9 +91,7 @@ def build(
     Options of HNSW alone mean --method hnsw. Exit code 4: under auto, the index that is in use is below the floor.
     """
     from cbirdb.db.known_encoders import stored_encoder
-    from cbirdb.index import build_chosen, build_index
-    from cbirdb.index_audit import Floor
-    from cbirdb.index_choice import choose_method
+    from cbirdb.index import Floor, build_chosen, build_index, choose_method
 
     given = {name: value for name, value in options.items() if value is not None}
     automatic = method == "auto" and not given
@@ -142,7 +139,7 @@ def _audit(
 ) -> tuple[IndexBuild, str | None]:
     """The build with its audit, and what that says against it."""
     from cbirdb.db.index_builds import NoIndexError
-    from cbirdb.index_audit import audit_index
+    from cbirdb.index import audit_index
 
     try:
         built, measured = audit_index(connection, stored, seed=seed, floor=floor, progress=progress)
@@ -217,7 +214,7 @@ def audit(
     Exit code 4: it is below the floor.
     """
     from cbirdb.db.known_encoders import stored_encoder
-    from cbirdb.index_audit import Floor, audit_index
+    from cbirdb.index import Floor, audit_index
 
     floor = Floor(floor_recall, floor_zeros)
     with context.open_database() as connection:

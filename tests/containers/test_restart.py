@@ -17,11 +17,11 @@ from cbirdb.config import Settings
 from cbirdb.db.connection import connect
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.encode import EncodeOptions
 from cbirdb.encode import run as verb
 from cbirdb.errors import DatabaseError, ExitCode
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 from cbirdb.vectors.normalize import l2_normalize
 from tests.conftest import Outcome
 from tests.database_container import DatabaseContainer

@@ -10,8 +10,8 @@ from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder, register_encoder
 from cbirdb.db.index_builds import server_versions
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 from cbirdb.records import Precision
 from tests.index_checks import DIM, ROWS, TABLE, Cli, build, fill, indexes, one_sentence, records
 

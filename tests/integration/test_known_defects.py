@@ -22,8 +22,9 @@ from cbirdb.db.known_defects import (
     missing_fixes,
     on_embedded_server,
 )
-from cbirdb.db.vector_index import METHODS, IvfFlat
-from cbirdb.index_choice import SAMPLE, choose_method
+from cbirdb.index import choose_method
+from cbirdb.index.choose import SAMPLE
+from cbirdb.index.methods import METHODS, IvfFlat
 from cbirdb.records import Precision
 from tests.index_checks import DIM, TABLE, Cli, build, fill, one_sentence, records
 

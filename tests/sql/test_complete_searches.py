@@ -8,8 +8,8 @@ import pytest
 from psycopg import sql
 
 from cbirdb.db.embeddings import find_encoder
-from cbirdb.db.vector_index import IvfFlat
 from cbirdb.index import build_index
+from cbirdb.index.methods import IvfFlat
 from tests.stored_pictures import Picture, fill, ids, index, index_name, put_in_studies, scans, search, unit
 
 

@@ -14,16 +14,9 @@ from psycopg import sql
 from cbirdb.db.embeddings import find_encoder
 from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import current_build
-from cbirdb.db.vector_index import Hnsw, IndexMethod, IvfFlat
-from cbirdb.index_audit import (
-    Floor,
-    Found,
-    NoIndexError,
-    Truth,
-    audit_index,
-    measure,
-    walk_search,
-)
+from cbirdb.index import Floor, audit_index
+from cbirdb.index.audit import Found, NoIndexError, Truth, measure, walk_search
+from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
 from cbirdb.records import Precision
 from tests.conftest import Outcome
 from tests.indexed_vectors import GOOD, POOR, ROWS, Stored, clustered, make, recall, settle

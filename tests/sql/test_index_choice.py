@@ -10,11 +10,11 @@ import pytest
 from psycopg import sql
 
 from cbirdb.db.index_builds import current_build
-from cbirdb.db.vector_index import BitHnsw, Growth, Hnsw, IndexMethod, IvfFlat
-from cbirdb.index import build_chosen
-from cbirdb.index_audit import Floor, Measured, Recall
-from cbirdb.index_choice import Aim, Choice, Trial, Whole, ranked
-from cbirdb.index_settling import settle_search
+from cbirdb.index import Aim, Choice, Floor, build_chosen
+from cbirdb.index.audit import Measured, Recall
+from cbirdb.index.choose import Trial, Whole, ranked
+from cbirdb.index.methods import BitHnsw, Growth, Hnsw, IndexMethod, IvfFlat
+from cbirdb.index.tune import settle_search
 from tests.conftest import Outcome
 from tests.indexed_vectors import GOOD, POOR, make
 
@@ -54,7 +54,7 @@ def test_auto_hides_that_nothing_passed(
 ) -> None:
     make(connection)
     # A graph of two neighbours per element falls apart: no search setting reaches everything.
-    monkeypatch.setattr("cbirdb.index_choice.CANDIDATES", (Hnsw(2, 4, 1), BitHnsw(2, 4, 10)))
+    monkeypatch.setattr("cbirdb.index.choose.CANDIDATES", (Hnsw(2, 4, 1), BitHnsw(2, 4, 10)))
     outcome = cli("index", "build", "-e", "toy", "--floor-recall", 1, "--format", "json")
     assert outcome.code == 4
     assert re.search(

@@ -15,8 +15,8 @@ from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_scan import apply_settings, index_walk
 from cbirdb.db.schema.migrate import upgrade
-from cbirdb.db.vector_index import Hnsw, IndexMethod, IvfFlat
-from cbirdb.index_audit import audit_index
+from cbirdb.index import audit_index
+from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
 from cbirdb.records import Precision
 from tests.indexed_vectors import CLUSTERS, DIM, GOOD, SHARES, Stored, clustered, make, recall
 from tests.stored_pictures import FILTERS, PICTURES, Picture, fill, scans, unit

@@ -17,8 +17,8 @@ from psycopg.rows import dict_row
 
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
-from cbirdb.db.vector_index import Hnsw
 from cbirdb.index import build_index
+from cbirdb.index.methods import Hnsw
 from cbirdb.vectors.normalize import l2_normalize
 
 IMAGES, DIM = 500, 64

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cbirdb.index_audit import Floor, Measured, Recall
-from cbirdb.index_choice import Aim
+from cbirdb.index import Aim, Floor
+from cbirdb.index.audit import Measured, Recall
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cbirdb.db.vector_index import Hnsw, IndexMethod, IvfFlat
-from cbirdb.index_audit import Floor, Measured, Recall
-from cbirdb.index_settling import FIRST_QUERIES, QUERIES, _Dial, _settled
+from cbirdb.index import Floor
+from cbirdb.index.audit import Measured, Recall
+from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
+from cbirdb.index.tune import FIRST_QUERIES, QUERIES, _Dial, _settled
 
 STEPS = IvfFlat(lists=100, probes=1).steps()[0]
 NEVER = 10**6

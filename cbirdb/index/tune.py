@@ -16,9 +16,9 @@ from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.index_builds import IndexBuild, refuse_rival
 from cbirdb.db.schema_name import SCHEMA
-from cbirdb.db.vector_index import IndexMethod
-from cbirdb.index_audit import Floor, Measured, Recall, Truth, find_truth, measure, walk_search
-from cbirdb.index_choice import Aim, wider_where_short
+from cbirdb.index.audit import Floor, Measured, Recall, Truth, find_truth, measure, walk_search
+from cbirdb.index.choose import Aim, wider_where_short
+from cbirdb.index.methods import IndexMethod
 from cbirdb.progress import SILENT, Progress
 
 QUERIES = 1000

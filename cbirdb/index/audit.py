@@ -31,8 +31,8 @@ from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, refu
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
 from cbirdb.db.schema_name import SCHEMA
-from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError, OptionError
+from cbirdb.index.methods import IndexMethod
 from cbirdb.progress import SILENT, Progress
 from cbirdb.vectors.exact_knn import exact_neighbours
 

@@ -25,11 +25,11 @@ from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, left
 from cbirdb.db.known_defects import refuse_unsafe_ivfflat
 from cbirdb.db.lock_waits import WRITERS_QUEUE_S, Connect, LockWaits, wait_without_limit
 from cbirdb.db.schema_name import SCHEMA
-from cbirdb.db.vector_index import IndexMethod
 from cbirdb.errors import InputError
-from cbirdb.index_audit import Floor, audit_index
-from cbirdb.index_choice import Choice
-from cbirdb.index_settling import settle_search
+from cbirdb.index.audit import Floor, audit_index
+from cbirdb.index.choose import Choice
+from cbirdb.index.methods import IndexMethod
+from cbirdb.index.tune import settle_search
 from cbirdb.progress import SILENT, Progress, Task
 
 log = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ from cbirdb.db.errors import translated_errors
 from cbirdb.db.extension import see_extension
 from cbirdb.db.known_defects import why_no_ivfflat
 from cbirdb.db.schema_name import SCHEMA
-from cbirdb.db.vector_index import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.errors import InputError, OptionError
-from cbirdb.index_audit import FAR, NEAR, Floor, Measured, Truth, find_truth, measure, rounded_down, walk_search
+from cbirdb.index.audit import FAR, NEAR, Floor, Measured, Truth, find_truth, measure, rounded_down, walk_search
+from cbirdb.index.methods import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.progress import SILENT, Progress
 
 DEFAULT_ROWS = 50_000

@@ -1,0 +1,7 @@
+"""Build the vector index of an encoder: choose its method, tune how wide it is searched, audit what it finds."""
+
+from cbirdb.index.audit import Floor, audit_index
+from cbirdb.index.build import build_chosen, build_index, drop_index
+from cbirdb.index.choose import Aim, Choice, choose_method
+
+__all__ = ["Aim", "Choice", "Floor", "audit_index", "build_chosen", "build_index", "choose_method", "drop_index"]
