@@ -9,9 +9,7 @@ from typing import Any
 
 import psycopg
 
-from cbirdb import search as search_verb
 from cbirdb.allowed_roots import AllowedRoots
-from cbirdb.contact_sheet import write_contact_sheet
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.embeddings import StoredEncoder, get_encoder
 from cbirdb.encode import EncodeOptions, encode
@@ -25,6 +23,8 @@ from cbirdb.ingest import ingest
 from cbirdb.metrics import metrics
 from cbirdb.phantoms import write_phantoms
 from cbirdb.progress import SILENT, Progress
+from cbirdb.search import similar_images as search_verb
+from cbirdb.search.contact_sheet import write_contact_sheet
 
 DATASET = "phantoms"
 K = 100

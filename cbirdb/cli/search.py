@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import psycopg
 
     from cbirdb.allowed_roots import AllowedRoots
-    from cbirdb.contact_sheet import Tile
     from cbirdb.pixels import OnDamage
-    from cbirdb.search import Mode
+    from cbirdb.search.contact_sheet import Tile
+    from cbirdb.search.similar_images import Mode
 
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 """What a table shows of a result; JSON and CSV have everything."""
@@ -99,10 +99,10 @@ def search(
     output_format: str,
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
-    from cbirdb import search as verb
-    from cbirdb.contact_sheet import check_target
     from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.encode.load import load_encoders
+    from cbirdb.search import similar_images as verb
+    from cbirdb.search.contact_sheet import check_target
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
@@ -151,8 +151,8 @@ def _draw(
     encoder: str,
 ) -> None:
     """Write the contact sheet, and say which pictures may not be read here."""
-    from cbirdb import search as verb
-    from cbirdb.contact_sheet import write_contact_sheet
+    from cbirdb.search import similar_images as verb
+    from cbirdb.search.contact_sheet import write_contact_sheet
 
     tile, labels = query
     write_contact_sheet(

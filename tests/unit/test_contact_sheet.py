@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cbirdb import contact_sheet
-from cbirdb.contact_sheet import COLUMNS, Tile, draw_contact_sheet, write_contact_sheet
 from cbirdb.errors import InputError
+from cbirdb.search import contact_sheet
+from cbirdb.search.contact_sheet import COLUMNS, Tile, draw_contact_sheet, write_contact_sheet
 
 GREEN, RED, GREY, BLUE = (24, 128, 56), (190, 30, 36), (150, 152, 158), (20, 82, 170)
 WHITE = (255, 255, 255)

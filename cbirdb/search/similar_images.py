@@ -13,7 +13,6 @@ from pgvector import Vector
 from psycopg.rows import dict_row
 
 from cbirdb.allowed_roots import AllowedRoots
-from cbirdb.contact_sheet import Tile
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.extension import see_extension
@@ -21,6 +20,7 @@ from cbirdb.encode.load import check_same_encoder
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
 from cbirdb.pixels import OnDamage, read_rgb, refuse
+from cbirdb.search.contact_sheet import Tile
 from cbirdb.vectors.normalize import l2_normalize, why_unusable
 
 Mode = Literal["auto", "exact", "approximate"]
