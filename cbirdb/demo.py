@@ -23,7 +23,7 @@ from cbirdb.ingest import ingest
 from cbirdb.metrics import metrics
 from cbirdb.phantoms import write_phantoms
 from cbirdb.progress import SILENT, Progress
-from cbirdb.search import similar_images as search_verb
+from cbirdb.search import similar_images
 from cbirdb.search.contact_sheet import write_contact_sheet
 
 DATASET = "phantoms"
@@ -110,13 +110,13 @@ def _queries(connection: psycopg.Connection, run_id: int) -> list[int]:
 
 
 def _search(connection: psycopg.Connection, encoder: StoredEncoder, image_id: int, sheet: Path) -> SearchExample:
-    filters = search_verb.Filters(dataset=DATASET, split="train")
-    rows = search_verb.search_by_image(connection, encoder, image_id, k=10, filters=filters)
-    query, labels = search_verb.query_tile(connection, AllowedRoots(), image_id=image_id, sop_uid=None)
+    filters = similar_images.Filters(dataset=DATASET, split="train")
+    rows = similar_images.search_by_image(connection, encoder, image_id, k=10, filters=filters)
+    query, labels = similar_images.query_tile(connection, AllowedRoots(), image_id=image_id, sop_uid=None)
     write_contact_sheet(
         sheet,
         query,
-        search_verb.result_tiles(connection, AllowedRoots(), rows, labels),
+        similar_images.result_tiles(connection, AllowedRoots(), rows, labels),
         title=f"Most similar images, {encoder.name}",
     )
     return SearchExample(encoder.name, image_id, ", ".join(labels), rows, sheet)

@@ -242,11 +242,11 @@ def test_auto_is_exact_up_to_a_number_of_multiplications(
     ).fetchone() or (0, 0)
     dim = connection.execute("SELECT dim FROM cbir.encoder WHERE name = 'toy'").fetchone()
     assert queries * indexed > 0 < dim[0]
-    monkeypatch.setattr("cbirdb.evaluate.EXACT_UP_TO", queries * indexed * dim[0] - 1)
+    monkeypatch.setattr("cbirdb.evaluate.run.EXACT_UP_TO", queries * indexed * dim[0] - 1)
     assert mode() == "exact"  # there is no index
     assert cli("-q", "index", "build", "-e", "toy", "--method", "hnsw").code == 0
     assert mode() == "approximate"
-    monkeypatch.setattr("cbirdb.evaluate.EXACT_UP_TO", queries * indexed * dim[0])
+    monkeypatch.setattr("cbirdb.evaluate.run.EXACT_UP_TO", queries * indexed * dim[0])
     assert mode() == "exact"
 
 

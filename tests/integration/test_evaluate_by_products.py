@@ -10,11 +10,10 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 
-from cbirdb import find_neighbours, matrix_search
 from cbirdb.db import read_embeddings
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import get_encoder, register_encoder
-from cbirdb.evaluate import EvaluationSummary
+from cbirdb.evaluate import EvaluationSummary, exact_search, find_neighbours
 from cbirdb.evaluate import evaluate as evaluate_with
 from cbirdb.vectors import bfloat16_kernel, choose_kernel
 from cbirdb.vectors.kernels import Floats
@@ -75,7 +74,7 @@ def by_scans_and_products(
     cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, *options: object
 ) -> Iterator[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
     """What an exact run stores, table by table, in either way."""
-    monkeypatch.setattr(matrix_search, "MARGIN", 8)
+    monkeypatch.setattr(exact_search, "MARGIN", 8)
     runs = []
     for scan_up_to in (10**9, 0):
         monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", scan_up_to)
@@ -98,7 +97,7 @@ def test_products_find_other_neighbours_than_scans(
     memory: int,
 ) -> None:  # fmt: skip
     if memory == 64:  # several passes
-        monkeypatch.setattr(matrix_search, "BYTES_PER_MB", 1000)
+        monkeypatch.setattr(exact_search, "BYTES_PER_MB", 1000)
     results, labels = by_scans_and_products(cli, connection, monkeypatch, "--memory", memory, *options)
     assert len(results[0]) > 100
     assert_same(results[1], results[0])
@@ -109,16 +108,16 @@ def test_products_find_other_neighbours_than_scans(
 def test_copies_and_near_copies_are_in_another_order_than_the_servers(
     cli: Cli, connection: psycopg.Connection, alike: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object]
 ) -> None:
-    monkeypatch.setattr(matrix_search, "DEEPER", 2)
-    monkeypatch.setattr(matrix_search, "QUERIES_PER_BATCH", 50)
+    monkeypatch.setattr(exact_search, "DEEPER", 2)
+    monkeypatch.setattr(exact_search, "QUERIES_PER_BATCH", 50)
     margins = []
-    wanted = matrix_search.MatrixSearch._wanted
+    wanted = exact_search.MatrixSearch._wanted
 
-    def noting(self: matrix_search.MatrixSearch, margin: int | None) -> int:
+    def noting(self: exact_search.MatrixSearch, margin: int | None) -> int:
         margins.append(margin)
         return wanted(self, margin)
 
-    monkeypatch.setattr(matrix_search.MatrixSearch, "_wanted", noting)
+    monkeypatch.setattr(exact_search.MatrixSearch, "_wanted", noting)
     arguments = options or ("-k", 20)
     results, labels = by_scans_and_products(cli, connection, monkeypatch, *arguments)
     assert_same(results[1], results[0])
@@ -165,7 +164,7 @@ def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
     cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
-    compare = matrix_search.exact_neighbours
+    compare = exact_search.exact_neighbours
 
     def changing(*arguments: Any, **options: Any) -> object:
         connection.execute(
@@ -173,7 +172,7 @@ def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
         )
         return compare(*arguments, **options)
 
-    monkeypatch.setattr(matrix_search, "exact_neighbours", changing)
+    monkeypatch.setattr(exact_search, "exact_neighbours", changing)
     outcome = cli("evaluate", "-e", "toy", "--mode", "exact")
     assert outcome.code == 1
     assert "came or went while the evaluation was running" in outcome.err
@@ -197,7 +196,7 @@ def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
     monkeypatch.setattr(read_embeddings, "BLOCK_ROWS", 1)
     monkeypatch.setattr(read_embeddings, "BLOCK_BYTES", 1)
-    compare = matrix_search.exact_neighbours
+    compare = exact_search.exact_neighbours
 
     def failing(_: object, vectors: Iterator[object], *arguments: object, **options: object) -> object:
         for _ in range(blocks):
@@ -208,12 +207,12 @@ def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
         encoder = get_encoder(connection, "toy")
         return evaluate_with(connection, encoder, connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True))
 
-    monkeypatch.setattr(matrix_search, "exact_neighbours", failing)
+    monkeypatch.setattr(exact_search, "exact_neighbours", failing)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
     assert runs(connection) == []
-    monkeypatch.setattr(matrix_search, "exact_neighbours", compare)
+    monkeypatch.setattr(exact_search, "exact_neighbours", compare)
     summary = run()
     assert runs(connection) == [(summary.run_id, True)]
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from cbirdb import evaluate as module
-from cbirdb import find_neighbours
 from cbirdb.db.evaluation import neighbours
 from cbirdb.db.evaluation.runs import RUN_LOCK
-from tests.evaluations import TEST, Cli, assert_same, evaluate, runs, write_catalogue
+from cbirdb.evaluate import find_neighbours
+from cbirdb.evaluate import run as module
+from tests.evaluations import TEST, Cli, assert_same, runs, write_catalogue
 
 
 @pytest.fixture
@@ -60,12 +60,14 @@ def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
 
 HANGING = """
 import sys, time
-from cbirdb import evaluate, find_neighbours, matrix_search
+from cbirdb.evaluate import run
+from cbirdb.evaluate import find_neighbours
+from cbirdb.evaluate import exact_search
 from cbirdb.db.evaluation import neighbours
 find_neighbours.COMMIT_FACTOR = 0
 find_neighbours.EXACT_PER_BATCH = find_neighbours.QUERIES_PER_BATCH = 1
-matrix_search.BYTES_PER_MB = 1  # a query per pass
-evaluate.machine_cpus = lambda: 1
+exact_search.BYTES_PER_MB = 1  # a query per pass
+run.machine_cpus = lambda: 1
 find_neighbours.SCAN_UP_TO = __pairs__
 stored = []
 def hanging(store):

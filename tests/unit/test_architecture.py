@@ -98,7 +98,7 @@ def test_everything_that_the_package_asks_for_is_pinned(extra: str, lock: str) -
     ("module", "more"),
     [
         ("cbirdb.cli.metrics", ("numpy", "PIL")),
-        ("cbirdb.evaluate", ("PIL",)),
+        ("cbirdb.evaluate.run", ("PIL",)),
         ("cbirdb.search.similar_images", ()),
         ("cbirdb.db.schema.migrate", ("numpy", "PIL")),
     ],

@@ -16,7 +16,7 @@ import psycopg
 
 from cbirdb.db.evaluation.neighbours import Search
 from cbirdb.db.evaluation.runs import keep_transaction_open
-from cbirdb.matrix_search import MatrixSearch
+from cbirdb.evaluate.exact_search import MatrixSearch
 from cbirdb.progress import Progress, Task
 
 SCAN_UP_TO = 5_000_000

@@ -24,10 +24,10 @@ from cbirdb.db.evaluation.runs import Definition, count_without_relevant, held_r
 from cbirdb.db.evaluation.selection import Counts, Selection
 from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, refuse_rival, server_versions
 from cbirdb.errors import InputError, OptionError
-from cbirdb.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
+from cbirdb.evaluate.exact_search import MEMORY_MB
+from cbirdb.evaluate.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
 from cbirdb.index import Floor
 from cbirdb.limits import LARGEST_K
-from cbirdb.matrix_search import MEMORY_MB
 from cbirdb.parallel.machine import machine_cpus
 from cbirdb.progress import SILENT, Progress
 
