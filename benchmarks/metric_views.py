@@ -27,12 +27,13 @@ from psycopg.conninfo import make_conninfo
 from published_embeddings import drop_database, fresh_database
 from server import add_server_options, server_settings
 
-from cbirdb.analysis import analyse
-from cbirdb.confidence import add_intervals
 from cbirdb.db.embeddings import register_encoder
 from cbirdb.db.schema.open import open_database
 from cbirdb.db.server.embedded import EmbeddedServer
-from cbirdb.metrics import GROUPS, metrics
+from cbirdb.metrics import metrics
+from cbirdb.metrics.analyses import analyse
+from cbirdb.metrics.confidence import add_intervals
+from cbirdb.metrics.precision import GROUPS
 
 ENCODER = "benchmark"
 CLASSES = 180

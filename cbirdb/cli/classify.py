@@ -23,8 +23,8 @@ def classify(context: Context, encoder: str, by: str, output_format: str) -> Non
 
     It reads two runs of the paper's protocol: cbirdb evaluate -e NAME, and the same with --query-split val.
     """
-    from cbirdb.analysis import classify as run
-    from cbirdb.metrics import describe_runs
+    from cbirdb.metrics.analyses import classify as run
+    from cbirdb.metrics.precision import describe_runs
 
     criterion = by.replace("-", "_")
     progress = context.progress()

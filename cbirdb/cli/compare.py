@@ -32,8 +32,8 @@ def compare(
     Each encoder's latest run with test queries is taken. Differences are precision_a less precision_b; low and high bound
     95 %; p is that of a paired randomisation test by patient, p_holm the same adjusted for all rows shown.
     """
-    from cbirdb.confidence import compare as run
-    from cbirdb.metrics import describe_runs
+    from cbirdb.metrics.confidence import compare as run
+    from cbirdb.metrics.precision import describe_runs
 
     progress = context.progress()
     with context.open_database() as connection:

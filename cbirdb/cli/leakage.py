@@ -31,9 +31,10 @@ def leakage(
     "without touched queries" leaves those out that an indexed image gives away; "without leaking images" keeps all
     queries and takes such images out of the index instead.
     """
-    from cbirdb.analysis import leakage as what_leaks
-    from cbirdb.analysis import precision_without_leakage
-    from cbirdb.metrics import check_cutoffs, describe_runs, latest_runs
+    from cbirdb.metrics import latest_runs
+    from cbirdb.metrics.analyses import leakage as what_leaks
+    from cbirdb.metrics.analyses import precision_without_leakage
+    from cbirdb.metrics.precision import check_cutoffs, describe_runs
 
     wanted = parse_cutoffs(cutoffs)
     progress = context.progress()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 from click.core import ParameterSource
 
-from cbirdb.analysis import ANALYSES
 from cbirdb.cli.options import Context, cutoffs_option, format_option, pass_context, resamples_option
 from cbirdb.cli.output import write_rows
 from cbirdb.cli.values import COUNT, Text
 from cbirdb.errors import OptionError
-from cbirdb.metrics import GROUPS
+from cbirdb.metrics.analyses import ANALYSES
+from cbirdb.metrics.precision import GROUPS
 
 
 @click.command()
@@ -49,9 +49,9 @@ def metrics(
         _check_alone("compare_paper", beside=("encoder", "output_format"))
         _compare(context, encoder, output_format)
         return
-    from cbirdb.analysis import analyse
-    from cbirdb.metrics import describe_runs
     from cbirdb.metrics import metrics as read
+    from cbirdb.metrics.analyses import analyse
+    from cbirdb.metrics.precision import describe_runs
 
     wanted = parse_cutoffs(cutoffs)
     if confidence and by in ANALYSES:
@@ -63,7 +63,7 @@ def metrics(
         else:
             rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
         if confidence:
-            from cbirdb.confidence import add_intervals
+            from cbirdb.metrics.confidence import add_intervals
 
             rows = add_intervals(connection, rows, by=by, resamples=resamples, seed=seed, progress=progress)
             progress.note(f"Intervals of 95 %: {resamples:,} resamples of whole patients, seed {seed}.")
@@ -91,7 +91,7 @@ def _check_alone(option: str, *, beside: tuple[str, ...]) -> None:
 
 
 def _compare(context: Context, encoder: str | None, output_format: str) -> None:
-    from cbirdb.paper_table import compare_with_paper, describe_comparison
+    from cbirdb.metrics.paper_table import compare_with_paper, describe_comparison
 
     with context.open_database() as connection:
         rows = compare_with_paper(connection, encoder=encoder)

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
-from cbirdb.confidence import compare
 from cbirdb.errors import InputError
+from cbirdb.metrics.confidence import compare
 from tests.precision_cases import HAND, Case, collections, on_circle, oracle, run, second_encoder, store
 
 FRACTIONS = [0.3, 0.6, 1.0]

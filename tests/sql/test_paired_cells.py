@@ -13,7 +13,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from cbirdb.confidence import compare
+from cbirdb.metrics.confidence import compare
 from tests.precision_cases import Case, on_circle, run, second_encoder, store
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cbirdb.resampling import Cells, bootstrap, holm, interval, sign_flip_p
+from cbirdb.metrics.bootstrap import Cells, bootstrap, holm, interval, sign_flip_p
 
 
 def one_each(values: np.ndarray, groups: np.ndarray | None = None) -> Cells:

@@ -17,9 +17,9 @@ from psycopg import sql
 
 from cbirdb.db.errors import translated_errors
 from cbirdb.errors import InputError, OptionError
-from cbirdb.metrics import Run, latest_runs
+from cbirdb.metrics.bootstrap import Cells, bootstrap, holm, interval, sign_flip_p
+from cbirdb.metrics.precision import Run, latest_runs
 from cbirdb.progress import SILENT, Progress
-from cbirdb.resampling import Cells, bootstrap, holm, interval, sign_flip_p
 
 RESAMPLES = 2000
 MEANS = ("micro", "macro")

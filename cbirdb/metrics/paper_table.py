@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from cbirdb.errors import InputError
-from cbirdb.metrics import describe_runs, metrics
+from cbirdb.metrics.precision import describe_runs, metrics
 
 CUTOFFS = (1, 3, 5, 10)
 Cells = tuple[float, float, float, float]

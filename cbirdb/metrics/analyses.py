@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from cbirdb.db.errors import translated_errors
 from cbirdb.errors import InputError
-from cbirdb.metrics import Run, check_cutoffs, latest_runs
+from cbirdb.metrics.precision import Run, check_cutoffs, latest_runs
 
 FRACTIONS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 KS = (1, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100)
