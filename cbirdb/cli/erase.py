@@ -15,7 +15,7 @@ from cbirdb.errors import ExitCode
 if TYPE_CHECKING:
     import psycopg
 
-    from cbirdb.erase import Certificate
+    from cbirdb.erase.patients import Certificate
 
 TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
 """What a table shows of a certificate; JSON and CSV have everything."""
@@ -71,7 +71,7 @@ def erase(
     cbirdb erase --patient-id - --certificate erased-2026-11.json
     cbirdb erase --from-certificate erased-2026-11.json           after restoring a backup
     """  # noqa: D301 (Click wants the character itself)
-    from cbirdb import erase as verb
+    from cbirdb.erase import patients as verb
 
     if sum((patient is not None, patient_id is not None, bool(given) or reapply, list_all)) != 1:
         raise click.UsageError("Give one of --patient, --patient-id, --from-certificate or --reapply, and --list.")
@@ -101,7 +101,7 @@ def erase(
 
 def _erase_again(connection: psycopg.Connection, kept: list[Certificate], *, ask: bool) -> list[Certificate]:
     """:param kept: certificates of files."""
-    from cbirdb import erase as verb
+    from cbirdb.erase import patients as verb
 
     verb.check_reapply(connection)
     if ask:
@@ -111,7 +111,7 @@ def _erase_again(connection: psycopg.Connection, kept: list[Certificate], *, ask
 
 
 def _erase(connection: psycopg.Connection, people: list[tuple[str, str | None]], *, ask: bool) -> list[Certificate]:
-    from cbirdb import erase as verb
+    from cbirdb.erase import patients as verb
 
     verb.check_people(connection, people)
     if ask:

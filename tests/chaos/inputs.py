@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cbirdb.phantoms import write_phantoms
+from cbirdb.demo.phantoms import write_phantoms
 from tests.conftest import picture_bytes, write_csv
 from tests.official_layouts import NIH_HEADER
 from tests.published_vectors import write

@@ -16,9 +16,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cbirdb.demo import demo
+from cbirdb.demo.phantoms import write_phantoms
 from cbirdb.encode.load import load_encoders
 from cbirdb.encoders.base import LoadOptions
-from cbirdb.phantoms import write_phantoms
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "sql.md"
 BLOCKS = re.findall(r"^### (.*?)\n\n```sql\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)

@@ -12,13 +12,13 @@ from PIL import Image
 
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.folder import FolderReader
+from cbirdb.demo.phantoms import CLASSES, write_phantoms
+from cbirdb.demo.phantoms import writer as writer_module
+from cbirdb.demo.phantoms.anatomy import REGIONS
+from cbirdb.demo.phantoms.sketch import SIDE, Sketch
 from cbirdb.encoders.shipped import TINY_IMAGE
 from cbirdb.encoders.tiny_image import TinyImage
 from cbirdb.errors import InputError
-from cbirdb.phantoms import CLASSES, write_phantoms
-from cbirdb.phantoms import writer as writer_module
-from cbirdb.phantoms.anatomy import REGIONS
-from cbirdb.phantoms.sketch import SIDE, Sketch
 from cbirdb.records import ImageRecord
 
 

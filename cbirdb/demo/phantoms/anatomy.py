@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from cbirdb.phantoms.sketch import Outline, Sketch, band, blob, ellipse, pair, points, scaled, smooth
+from cbirdb.demo.phantoms.sketch import Outline, Sketch, band, blob, ellipse, pair, points, scaled, smooth
 
 # Radiographs
 

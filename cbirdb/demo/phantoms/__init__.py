@@ -5,6 +5,6 @@ thing in one respect: the picture as a whole gives away modality and region, whi
 change. A weak encoder therefore scores well micro-averaged and worse macro-averaged.
 """
 
-from cbirdb.phantoms.writer import CLASSES, write_phantoms
+from cbirdb.demo.phantoms.writer import CLASSES, write_phantoms
 
 __all__ = ["CLASSES", "write_phantoms"]

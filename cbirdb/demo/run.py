@@ -12,6 +12,7 @@ import psycopg
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.db.embeddings import StoredEncoder, get_encoder
+from cbirdb.demo.phantoms import write_phantoms
 from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encode.decode import preload_workers
 from cbirdb.encoders.base import Encoder
@@ -21,7 +22,6 @@ from cbirdb.index import audit_index, build_index
 from cbirdb.index.methods import DEFAULT_METHOD, METHODS
 from cbirdb.ingest import ingest
 from cbirdb.metrics import metrics
-from cbirdb.phantoms import write_phantoms
 from cbirdb.progress import SILENT, Progress
 from cbirdb.search import similar_images
 from cbirdb.search.contact_sheet import write_contact_sheet

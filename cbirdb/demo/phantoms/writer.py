@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cbirdb.demo.phantoms.anatomy import REGIONS
+from cbirdb.demo.phantoms.sketch import Sketch
 from cbirdb.errors import InputError
-from cbirdb.phantoms.anatomy import REGIONS
-from cbirdb.phantoms.sketch import Sketch
 from cbirdb.records import SPLITS, Split
 
 CLASSES: Mapping[str, int] = {

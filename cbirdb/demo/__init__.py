@@ -1,0 +1,5 @@
+"""Run the whole pipeline on generated phantoms."""
+
+from cbirdb.demo.run import DemoResult, demo
+
+__all__ = ["DemoResult", "demo"]
