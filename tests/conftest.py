@@ -27,7 +27,7 @@ from cbirdb.db.extension import extension_version
 from cbirdb.db.schema.migrate import upgrade
 from cbirdb.db.schema.sql_objects import repository_folder
 from cbirdb.db.server.embedded import EmbeddedServer
-from tests.database_container import IMAGE, require_engine, trusting_container
+from tests.support.database_container import IMAGE, require_engine, trusting_container
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

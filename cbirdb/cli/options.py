@@ -68,10 +68,11 @@ class Context:
     def load_options(self, weights: Path | None, device: str) -> LoadOptions:
         """Where encoders' weights are, and on what to run them."""
         from cbirdb.encoders.base import LoadOptions
-        from cbirdb.parallel.shards import device_of_process
+        from cbirdb.encoders.own_gpu import own_gpu
+        from cbirdb.parallel.shards import local_rank
 
         return LoadOptions(
-            weights=weights, store=self.settings.weights_folder, device=device_of_process(device, os.environ)
+            weights=weights, store=self.settings.weights_folder, device=own_gpu(device, local_rank(os.environ))
         )
 
     def allowed_roots(self, named: tuple[Path, ...]) -> AllowedRoots:

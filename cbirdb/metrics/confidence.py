@@ -1,6 +1,6 @@
 """Confidence intervals of precision, and paired comparisons of encoders: SQL sums per patient and class, then resampling.
 
-Methods and sources: ``resampling.py`` and docs/metrics.md.
+Methods and sources: ``bootstrap.py`` and docs/metrics.md.
 """
 
 from __future__ import annotations

@@ -55,14 +55,7 @@ def tasks_without_step(environment: Mapping[str, str]) -> int | None:
     return int(tasks) if in_script and re.fullmatch("[0-9]{1,9}", tasks) and int(tasks) > 1 else None
 
 
-def device_of_process(device: str, environment: Mapping[str, str]) -> str:
-    """``auto`` and ``cuda`` on a machine with several GPUs: the one that is this process's by its number there."""
-    local = next((environment[name] for *_, name in LAUNCHERS if environment.get(name, "").isdecimal()), None)
-    if device not in {"auto", "cuda"} or local is None:
-        return device
-    try:
-        import torch
-    except ModuleNotFoundError:
-        return device  # tiny-image needs none, and other encoders say what is missing
-    gpus = torch.cuda.device_count()
-    return f"cuda:{int(local) % gpus}" if gpus > 1 else device
+def local_rank(environment: Mapping[str, str]) -> int | None:
+    """Number of this process among those of its launcher on this machine; None without a launcher."""
+    given = (environment.get(name, "") for *_, name in LAUNCHERS)
+    return next((int(number) for number in given if number.isdecimal()), None)

@@ -8,8 +8,8 @@ import numpy as np
 
 from cbirdb.demo.phantoms import write_phantoms
 from tests.conftest import picture_bytes, write_csv
-from tests.official_layouts import NIH_HEADER
-from tests.published_vectors import write
+from tests.support.official_layouts import NIH_HEADER
+from tests.support.published_vectors import write
 
 PATIENTS, IMAGES_EACH = 75, 4
 PUBLISHED, DIM, CLASSES = 12_000, 24, 12

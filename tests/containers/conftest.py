@@ -10,7 +10,7 @@ import pytest
 
 from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Outcome, command_line, picture_bytes
-from tests.database_container import DatabaseContainer, database_container, require_engine
+from tests.support.database_container import DatabaseContainer, database_container, require_engine
 
 HERE = Path(__file__).parent
 

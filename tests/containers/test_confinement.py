@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.compose_project import Done, Run, clone_into, compose_project, must
-from tests.database_container import IMAGE, ROOT
+from tests.support.compose_project import Done, Run, clone_into, compose_project, must
+from tests.support.database_container import IMAGE, ROOT
 
 SERVICES = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
 CLIENT = 10001

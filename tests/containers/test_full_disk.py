@@ -13,7 +13,7 @@ import pytest
 
 from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Outcome
-from tests.database_container import IMAGE, DatabaseContainer, database_container
+from tests.support.database_container import IMAGE, DatabaseContainer, database_container
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

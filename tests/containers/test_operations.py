@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.compose_project import Run, clone_into, compose_project
-from tests.database_container import IMAGE, ROOT
+from tests.support.compose_project import Run, clone_into, compose_project
+from tests.support.database_container import IMAGE, ROOT
 
 GUIDE = ROOT / "docs" / "operations.md"
 WITHOUT_ROWS = {"cbir.failure_by_reason", "cbir.running_work"}

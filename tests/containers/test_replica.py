@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Outcome
-from tests.database_container import PASSWORD, DatabaseContainer, database_container, trusting_container
+from tests.support.database_container import PASSWORD, DatabaseContainer, database_container, trusting_container
 
 Cli = Callable[..., Outcome]
 

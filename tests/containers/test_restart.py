@@ -24,8 +24,8 @@ from cbirdb.index import build_index
 from cbirdb.index.methods import Hnsw
 from cbirdb.vectors.normalize import l2_normalize
 from tests.conftest import Outcome
-from tests.database_container import DatabaseContainer
-from tests.worker_encoders import Slow
+from tests.support.database_container import DatabaseContainer
+from tests.support.worker_encoders import Slow
 
 T = TypeVar("T")
 Cli = Callable[..., Outcome]

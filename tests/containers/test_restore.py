@@ -18,7 +18,7 @@ import pytest
 from cbirdb.db.schema import migrate
 from cbirdb.db.server.embedded import EmbeddedServer
 from tests.conftest import Outcome
-from tests.database_container import DatabaseContainer
+from tests.support.database_container import DatabaseContainer
 
 Cli = Callable[..., Outcome]
 

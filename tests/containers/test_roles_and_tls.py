@@ -15,7 +15,7 @@ import trustme
 from psycopg.conninfo import make_conninfo
 
 from tests.conftest import Outcome
-from tests.database_container import PASSWORD, ROOT, DatabaseContainer, database_container
+from tests.support.database_container import PASSWORD, ROOT, DatabaseContainer, database_container
 
 OWNER_PASSWORD = "eines: mit\\ 'Zeichen'"
 GROUPS = ("cbir_admin", "cbir_auditor", "cbir_ingest", "cbir_reader", "cbir_search")

@@ -20,7 +20,7 @@ import pytest
 
 from cbirdb.db.schema import migrate
 from tests.conftest import Outcome
-from tests.database_container import ROOT, DatabaseContainer
+from tests.support.database_container import ROOT, DatabaseContainer
 
 LANDED = {
     "0001": "b1cf76ba843ad14c73974ecc8c83c41c1edb78ef",

@@ -12,10 +12,10 @@ from pathlib import Path
 import psycopg
 from PIL import Image
 
-from tests.catalogue_checks import Cli, counts, ingest, open_failures, value
 from tests.conftest import picture, picture_bytes
 from tests.fuzz.damage import cut_and_closed, other_height_png, wrong_crc
 from tests.fuzz.pictures import deep, encoded, smooth
+from tests.support.catalogue_checks import Cli, counts, ingest, open_failures, value
 
 DAMAGE = "SELECT source, damage FROM cbir.image WHERE damage IS NOT NULL ORDER BY source"
 

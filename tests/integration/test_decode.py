@@ -20,8 +20,8 @@ from cbirdb.encoders.base import Encoder
 from cbirdb.pixels import read_rgb
 from cbirdb.vectors.normalize import l2_normalize
 from tests.conftest import Outcome, picture, picture_bytes
-from tests.encode_checks import encode, marked_picture, open_failures, vectors
-from tests.worker_encoders import MARKS, Failing, Flat, Projection, Quarters
+from tests.support.encode_checks import encode, marked_picture, open_failures, vectors
+from tests.support.worker_encoders import MARKS, Failing, Flat, Projection, Quarters
 
 Cli = Callable[..., Outcome]
 BOUND_S = 120.0

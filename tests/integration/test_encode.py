@@ -19,8 +19,8 @@ from cbirdb.encoders.tiny_image import TinyImage
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.pixels import read_rgb
 from tests.conftest import Outcome, picture_bytes, write_csv
-from tests.encode_checks import MeanOfQuarters, open_failures, vectors
-from tests.encode_checks import encode as encode_with
+from tests.support.encode_checks import MeanOfQuarters, open_failures, vectors
+from tests.support.encode_checks import encode as encode_with
 
 pytestmark = pytest.mark.also_by_a_site
 

@@ -14,8 +14,8 @@ import pytest
 
 from cbirdb.records import Shard
 from tests.conftest import Outcome, write_csv
-from tests.encode_checks import encode
-from tests.worker_encoders import Projection
+from tests.support.encode_checks import encode
+from tests.support.worker_encoders import Projection
 
 Cli = Callable[..., Outcome]
 

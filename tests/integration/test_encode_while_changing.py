@@ -20,10 +20,10 @@ from cbirdb.encode import run as verb
 from cbirdb.ingest import ingest
 from cbirdb.pixels import read_rgb
 from cbirdb.pseudonyms import Pseudonyms
-from tests.catalogue_checks import open_failures
 from tests.conftest import Logins, Outcome, picture_bytes
-from tests.encode_checks import MeanOfQuarters, quarters, vectors
-from tests.official_layouts import NIH_ROWS, write_nih14
+from tests.support.catalogue_checks import open_failures
+from tests.support.encode_checks import MeanOfQuarters, quarters, vectors
+from tests.support.official_layouts import NIH_ROWS, write_nih14
 
 Cli = Callable[..., Outcome]
 

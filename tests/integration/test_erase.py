@@ -18,7 +18,7 @@ from psycopg.conninfo import make_conninfo
 from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.pseudonyms import Pseudonyms
 from tests.conftest import Outcome, picture_bytes
-from tests.official_layouts import NIH_ROWS, write_key, write_nih14
+from tests.support.official_layouts import NIH_ROWS, write_key, write_nih14
 
 Cli = Callable[..., Outcome]
 PATIENT = "1"

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from cbirdb.pseudonyms import Pseudonyms
 from tests.conftest import Outcome
-from tests.official_layouts import NIH_ROWS, write_key, write_nih14
+from tests.support.official_layouts import NIH_ROWS, write_key, write_nih14
 
 Cli = Callable[..., Outcome]
 ERASED = [row[0] for row in NIH_ROWS if row[3] == 1]

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Outcome
-from tests.evaluations import TEST, TRAIN, Cli, evaluate, runs, write_catalogue
+from tests.support.evaluations import TEST, TRAIN, Cli, evaluate, runs, write_catalogue
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from cbirdb.evaluate import EvaluationSummary, exact_search, find_neighbours
 from cbirdb.evaluate import evaluate as evaluate_with
 from cbirdb.vectors import bfloat16_kernel, choose_kernel
 from cbirdb.vectors.kernels import Floats
-from tests.evaluations import Cli, assert_same, evaluate, runs
+from tests.support.evaluations import Cli, assert_same, evaluate, runs
 
 
 def write_images(

@@ -18,7 +18,7 @@ from cbirdb.db.evaluation import neighbours
 from cbirdb.db.evaluation.runs import RUN_LOCK
 from cbirdb.evaluate import find_neighbours
 from cbirdb.evaluate import run as module
-from tests.evaluations import TEST, Cli, assert_same, evaluate, runs, write_catalogue
+from tests.support.evaluations import TEST, Cli, assert_same, evaluate, runs, write_catalogue
 
 
 @pytest.fixture

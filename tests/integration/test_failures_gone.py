@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from cbirdb.db.failures import resolve_gone
-from tests.catalogue_checks import paper_row
 from tests.conftest import Outcome, picture_bytes, write_csv
+from tests.support.catalogue_checks import paper_row
 
 Cli = Callable[..., Outcome]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from tests.conftest import Outcome
-from tests.published_vectors import DIM, NAMES, add_images, unit, write
+from tests.support.published_vectors import DIM, NAMES, add_images, unit, write
 
 pytestmark = pytest.mark.also_by_a_site
 

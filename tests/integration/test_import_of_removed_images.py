@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from tests.conftest import Outcome
-from tests.official_layouts import NIH_ROWS, write_key, write_nih14
-from tests.published_vectors import add_images, unit, write
+from tests.support.official_layouts import NIH_ROWS, write_key, write_nih14
+from tests.support.published_vectors import add_images, unit, write
 
 Cli = Callable[..., Outcome]
 

@@ -13,7 +13,7 @@ from cbirdb.db.index_builds import server_versions
 from cbirdb.index import build_index
 from cbirdb.index.methods import Hnsw
 from cbirdb.records import Precision
-from tests.index_checks import DIM, ROWS, TABLE, Cli, build, fill, indexes, one_sentence, records
+from tests.support.index_checks import DIM, ROWS, TABLE, Cli, build, fill, indexes, one_sentence, records
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder
-from tests.index_checks import ROWS, TABLE, Cli, build, fill, indexes, records
+from tests.support.index_checks import ROWS, TABLE, Cli, build, fill, indexes, records
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PROGRAM = Path(sys.executable).with_name("cbirdb")

@@ -14,8 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.catalogue_checks import Cli, contents, counts, ingest, labels, paper_row, value
 from tests.conftest import picture_bytes, write_csv
+from tests.support.catalogue_checks import Cli, contents, counts, ingest, labels, paper_row, value
 
 pytestmark = pytest.mark.also_by_a_site
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.catalogue_checks import Cli, contents, counts, ingest, open_failures, value
 from tests.conftest import picture, picture_bytes
+from tests.support.catalogue_checks import Cli, contents, counts, ingest, open_failures, value
 
 pytestmark = pytest.mark.also_by_a_site
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Outcome, picture_bytes
-from tests.official_layouts import (
+from tests.support.official_layouts import (
     NIH_ROWS,
     write_chexpert,
     write_mimic,

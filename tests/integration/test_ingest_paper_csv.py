@@ -7,8 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.catalogue_checks import Cli, counts, ingest, labels, open_failures, paper_row, value
 from tests.conftest import picture_bytes, write_csv
+from tests.support.catalogue_checks import Cli, counts, ingest, labels, open_failures, paper_row, value
 
 
 def test_a_changed_row_of_a_csv_is_updated_without_touching_the_others(

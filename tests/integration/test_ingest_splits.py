@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.catalogue_checks import Cli, counts, ingest, labels, value
 from tests.conftest import picture_bytes
+from tests.support.catalogue_checks import Cli, counts, ingest, labels, value
 
 
 def test_duplicates_keep_their_own_rows_and_labels_are_counted_and_never_straddle_the_split(

@@ -26,7 +26,7 @@ from cbirdb.index import choose_method
 from cbirdb.index.choose import SAMPLE
 from cbirdb.index.methods import METHODS, IvfFlat
 from cbirdb.records import Precision
-from tests.index_checks import DIM, TABLE, Cli, build, fill, one_sentence, records
+from tests.support.index_checks import DIM, TABLE, Cli, build, fill, one_sentence, records
 
 PRECISIONS: tuple[Precision, ...] = ("half", "single")
 WARNING = "a buffer overflow in IVFFlat index builds (CVE-2026-103484)"

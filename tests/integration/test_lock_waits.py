@@ -22,7 +22,7 @@ from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema import migrate
 from cbirdb.db.schema.roles import set_row_security
 from tests.conftest import Logins, new_database
-from tests.index_checks import TABLE, Cli, build, fill, indexes, one_sentence, records
+from tests.support.index_checks import TABLE, Cli, build, fill, indexes, one_sentence, records
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PROGRAM = Path(sys.executable).with_name("cbirdb")

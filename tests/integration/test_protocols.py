@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.conftest import Outcome
-from tests.official_layouts import write_chexpert, write_mimic, write_nih14, write_radimagenet
+from tests.support.official_layouts import write_chexpert, write_mimic, write_nih14, write_radimagenet
 
 Cli = Callable[..., Outcome]
 

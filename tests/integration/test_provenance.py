@@ -21,9 +21,9 @@ from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 from cbirdb.vectors.normalize import cosine, l2_normalize
 from tests.conftest import Outcome
-from tests.encode_checks import encode
-from tests.published_vectors import write
-from tests.worker_encoders import Projection
+from tests.support.encode_checks import encode
+from tests.support.published_vectors import write
+from tests.support.worker_encoders import Projection
 
 pytestmark = pytest.mark.also_by_a_site
 

@@ -15,7 +15,7 @@ from cbirdb.db.catalogue import check_pseudonym_key
 from cbirdb.errors import InputError
 from cbirdb.pseudonyms import Pseudonyms
 from tests.conftest import Outcome, picture_bytes
-from tests.official_layouts import write_nih14
+from tests.support.official_layouts import write_nih14
 
 Cli = Callable[..., Outcome]
 

@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import Logins, Outcome, command_line
-from tests.stored_pictures import Picture, fill
+from tests.support.stored_pictures import Picture, fill
 
 Cli = Callable[..., Outcome]
 COMMANDS = {

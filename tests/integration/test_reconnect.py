@@ -28,7 +28,7 @@ from cbirdb.encode import EncodeOptions, EncodeSummary
 from cbirdb.encode import run as verb
 from cbirdb.errors import DatabaseError, ExitCode, UnreachableError
 from tests.conftest import picture_bytes
-from tests.worker_encoders import Slow
+from tests.support.worker_encoders import Slow
 
 PICTURES = 60
 

@@ -12,8 +12,8 @@ import pytest
 from cbirdb.encode import decode
 from cbirdb.encoders.base import Provenance
 from tests.conftest import Outcome, picture, picture_bytes
-from tests.encode_checks import encode, marked_picture
-from tests.worker_encoders import Projection, Quarters
+from tests.support.encode_checks import encode, marked_picture
+from tests.support.worker_encoders import Projection, Quarters
 
 Cli = Callable[..., Outcome]
 

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from cbirdb.cli.main import run
 from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Logins, new_database
-from tests.schema_checks import dump
+from tests.support.schema_checks import dump
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from cbirdb.db.schema import migrate, sql_objects
 from cbirdb.db.schema.open import open_database
 from cbirdb.db.schema.tables import metadata
 from cbirdb.errors import SchemaError
-from tests.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
+from tests.support.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
 
 
 def differences(connection: psycopg.Connection) -> list[Any]:

@@ -13,7 +13,7 @@ from cbirdb.db.embeddings import register_encoder
 from cbirdb.db.schema import migrate
 from cbirdb.errors import DatabaseError, SchemaError
 from cbirdb.evaluate import evaluate
-from tests.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
+from tests.support.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ class Touching:
         while step and len(chosen) < MOST_FILES:
             mentions = {test: self._mentions(test, step) for test in self._tests if test not in chosen}
             named = [test for test, number in mentions.items() if number]
-            topics = {Path(path).stem for path in step}
+            topics = {_topic(path) for path in step}
             own = {test for test in named if any(topic in Path(test).stem for topic in topics)}
             chosen += sorted(named, key=lambda test: (test not in own, -mentions[test], test))
             step = {user for user in self._texts if self._uses(user, step)} - known
@@ -65,6 +65,11 @@ class Touching:
             else:
                 number += _module(path) in self._test_imports[test]
         return number
+
+
+def _topic(path: str) -> str:
+    """What a file is about: its name, or that of its folder where every verb has a file of that name."""
+    return Path(path).parent.name if Path(path).stem in {"__init__", "run"} else Path(path).stem
 
 
 def _named(path: str) -> re.Pattern[str]:

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import Logins, new_database
-from tests.two_sites import evaluated, fill, indexed, secure
+from tests.support.two_sites import evaluated, fill, indexed, secure
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
 from tests.conftest import Logins
-from tests.two_sites import ABSENT, HIDDEN
+from tests.support.two_sites import ABSENT, HIDDEN
 
 SITE_ROLES = ("site_a", "reader", "stranger")
 

@@ -15,7 +15,7 @@ from cbirdb.db.embeddings import find_encoder, register_encoder
 from cbirdb.db.known_encoders import known_encoders
 from cbirdb.encoders.shipped import SHIPPED
 from tests.conftest import Logins, Outcome, new_database, picture_bytes
-from tests.two_sites import fill, secure
+from tests.support.two_sites import fill, secure
 
 COMPLETE = {
     "name": "x", "family": "timm_models", "weights": "timm/x", "dim": 5, "embedding": "x", "preprocessing": "x",

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from cbirdb.errors import InputError
 from cbirdb.metrics.confidence import compare
-from tests.precision_cases import HAND, Case, collections, on_circle, oracle, run, second_encoder, store
+from tests.support.precision_cases import HAND, Case, collections, on_circle, oracle, run, second_encoder, store
 
 FRACTIONS = [0.3, 0.6, 1.0]
 

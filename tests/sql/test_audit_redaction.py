@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.audited_searches import audit, six_pictures
+from tests.support.audited_searches import audit, six_pictures
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import create_engine, text
 
-from tests.stored_pictures import PICTURES, fill, index, put_in_studies, unit
+from tests.support.stored_pictures import PICTURES, fill, index, put_in_studies, unit
 
 NAMED = "SELECT image_id FROM cbir.similar_images($1, image_id => $2, k => $3, modality => $4)"
 FILTERED = (

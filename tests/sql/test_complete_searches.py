@@ -10,7 +10,7 @@ from psycopg import sql
 from cbirdb.db.embeddings import find_encoder
 from cbirdb.index import build_index
 from cbirdb.index.methods import IvfFlat
-from tests.stored_pictures import Picture, fill, ids, index, index_name, put_in_studies, scans, search, unit
+from tests.support.stored_pictures import Picture, fill, ids, index, index_name, put_in_studies, scans, search, unit
 
 
 @pytest.fixture

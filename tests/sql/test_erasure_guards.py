@@ -16,7 +16,7 @@ from cbirdb.db.catalogue import forget_embeddings
 from cbirdb.db.embeddings import find_encoder, register_encoder
 from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Logins
-from tests.stored_pictures import Picture, fill
+from tests.support.stored_pictures import Picture, fill
 
 PATIENTS = ["p0", "p0", "p1", "p1", "p2", "p2"]
 """Of the images 1 to 6."""

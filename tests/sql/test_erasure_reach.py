@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.stored_pictures import fill, unit
+from tests.support.stored_pictures import fill, unit
 
 IMAGES, STUDIES, SERIES = "image", "study", "series"
 

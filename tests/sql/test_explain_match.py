@@ -10,7 +10,7 @@ import pytest
 from pgvector import HalfVector
 from psycopg.rows import dict_row
 
-from tests.stored_pictures import Picture, fill, search, unit
+from tests.support.stored_pictures import Picture, fill, search, unit
 
 COLUMNS = [
     "encoder", "distance", "similarity", "shared_labels", "labels_of_a_only", "labels_of_b_only", "identical_file",

@@ -19,8 +19,8 @@ from cbirdb.index.audit import Found, NoIndexError, Truth, measure, walk_search
 from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
 from cbirdb.records import Precision
 from tests.conftest import Outcome
-from tests.indexed_vectors import GOOD, POOR, ROWS, Stored, clustered, make, recall, settle
-from tests.stored_pictures import fill
+from tests.support.indexed_vectors import GOOD, POOR, ROWS, Stored, clustered, make, recall, settle
+from tests.support.stored_pictures import fill
 
 Cli = Callable[..., Outcome]
 

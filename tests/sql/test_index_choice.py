@@ -16,7 +16,7 @@ from cbirdb.index.choose import Trial, Whole, ranked
 from cbirdb.index.methods import BitHnsw, Growth, Hnsw, IndexMethod, IvfFlat
 from cbirdb.index.tune import settle_search
 from tests.conftest import Outcome
-from tests.indexed_vectors import GOOD, POOR, make
+from tests.support.indexed_vectors import GOOD, POOR, make
 
 Cli = Callable[..., Outcome]
 

@@ -18,8 +18,8 @@ from cbirdb.db.schema.migrate import upgrade
 from cbirdb.index import audit_index
 from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
 from cbirdb.records import Precision
-from tests.indexed_vectors import CLUSTERS, DIM, GOOD, SHARES, Stored, clustered, make, recall
-from tests.stored_pictures import FILTERS, PICTURES, Picture, fill, scans, unit
+from tests.support.indexed_vectors import CLUSTERS, DIM, GOOD, SHARES, Stored, clustered, make, recall
+from tests.support.stored_pictures import FILTERS, PICTURES, Picture, fill, scans, unit
 
 
 def explain(stored: Stored, build: IndexBuild, k: int) -> str:

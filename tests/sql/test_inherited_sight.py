@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from tests.stored_pictures import fill, unit
+from tests.support.stored_pictures import fill, unit
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from cbirdb.db.embeddings import find_encoder
 from cbirdb.evaluate import evaluate
-from tests.stored_pictures import Picture, fill, index
+from tests.support.stored_pictures import Picture, fill, index
 
 COLUMNS = [
     "rank", "label", "votes", "neighbours", "vote_share", "nearest_image_id", "nearest_distance", "class_precision",

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.stored_pictures import Picture, fill, ids, index, put_in_studies, search, unit
+from tests.support.stored_pictures import Picture, fill, ids, index, put_in_studies, search, unit
 
 NUMBER = 240
 

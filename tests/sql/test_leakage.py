@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.precision_cases import Case, on_circle, run, store
+from tests.support.precision_cases import Case, on_circle, run, store
 
 A, B, QUERY = 0, 1, 2
 """Places in ``pair``: two indexed images, and the query."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from tests.precision_cases import Case, on_circle, run, store
+from tests.support.precision_cases import Case, on_circle, run, store
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from cbirdb.metrics.confidence import compare
-from tests.precision_cases import Case, on_circle, run, second_encoder, store
+from tests.support.precision_cases import Case, on_circle, run, second_encoder, store
 
 
 @pytest.fixture

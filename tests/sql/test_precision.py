@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cbirdb.errors import InputError
-from tests.precision_cases import HAND, Case, collections, on_circle, oracle, run, store
+from tests.support.precision_cases import HAND, Case, collections, on_circle, oracle, run, store
 
 VIEWS = {
     "run": "precision_by_run",

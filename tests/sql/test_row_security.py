@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from cbirdb.cli.main import run
 from cbirdb.db.embeddings import register_encoder
 from tests.conftest import Logins, _database, picture_bytes
-from tests.two_sites import ABSENT, HIDDEN, IMAGES, answer, evaluated, fill, indexed, secure, vectors
+from tests.support.two_sites import ABSENT, HIDDEN, IMAGES, answer, evaluated, fill, indexed, secure, vectors
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from pgvector import Vector
 from psycopg import sql
 
-from tests.stored_pictures import PICTURES, Picture, fill, index, put_in_studies, unit
+from tests.support.stored_pictures import PICTURES, Picture, fill, index, put_in_studies, unit
 
 CALLS: dict[str, dict[str, Any]] = {
     "similar_images": {"encoder": "toy", "image_id": 1},

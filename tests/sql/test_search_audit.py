@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from tests.audited_searches import PICTURES, audit, six_pictures
 from tests.conftest import Logins, Outcome
-from tests.stored_pictures import fill, put_in_studies
+from tests.support.audited_searches import PICTURES, audit, six_pictures
+from tests.support.stored_pictures import fill, put_in_studies
 
 
 @pytest.fixture

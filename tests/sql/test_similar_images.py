@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pgvector import Vector
 
 from cbirdb.db.embeddings import table_name
-from tests.stored_pictures import (
+from tests.support.stored_pictures import (
     DIM,
     FILTERS,
     PICTURES,

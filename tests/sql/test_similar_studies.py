@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from psycopg.rows import dict_row
 
-from tests.stored_pictures import Picture, exact_vectors, fill, index, index_name, put_in_studies, scans, unit
+from tests.support.stored_pictures import Picture, exact_vectors, fill, index, index_name, put_in_studies, scans, unit
 
 COLUMNS = [
     "rank", "study_id", "study_uid", "similarity", "query_image_id", "image_id", "pair_similarity", "images", "labels",

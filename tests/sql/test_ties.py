@@ -6,7 +6,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from tests.stored_pictures import Picture, fill, ids, put_in_studies, search, unit
+from tests.support.stored_pictures import Picture, fill, ids, put_in_studies, search, unit
 
 SAME = 30
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.fake_hub import FakeHub
+    from tests.support.fake_hub import FakeHub
 
 # The hub's library comes with an extra, so it is imported where it is used.
 
@@ -28,7 +28,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    from tests.fake_hub import fake_hub
+    from tests.support.fake_hub import fake_hub
 
     with fake_hub(monkeypatch) as running:
         yield running
@@ -37,7 +37,7 @@ def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 @pytest.fixture
 def resnet(hub: FakeHub) -> dict[str, bytes]:
     """The repository of ResNet-50: what is fetched of it, what else it has, and a newer commit on ``main``."""
-    from tests.fetch_checks import RESNET50
+    from tests.support.fetch_checks import RESNET50
 
     files = {
         "config.json": b'{"model_type": "resnet"}',
@@ -55,7 +55,7 @@ def resnet(hub: FakeHub) -> dict[str, bytes]:
 @pytest.fixture
 def biomedclip(hub: FakeHub) -> dict[str, bytes]:
     """The repository of BiomedCLIP, and the one that its text side comes from."""
-    from tests.fetch_checks import BIOMEDCLIP, TEXT, TEXT_COMMIT
+    from tests.support.fetch_checks import BIOMEDCLIP, TEXT, TEXT_COMMIT
 
     config = {"model_cfg": {"embed_dim": 512, "text_cfg": {"hf_model_name": TEXT}}, "preprocess_cfg": {}}
     files = {
@@ -75,8 +75,8 @@ def biomedclip(hub: FakeHub) -> dict[str, bytes]:
 @pytest.fixture
 def unasked_hub(hub_cache: Path) -> Iterator[FakeHub]:
     """A hub that has everything that is looked for: whoever asks it gets it, and is found out."""
-    from tests.fake_hub import fake_hub
-    from tests.small_weights import COMMIT, FILES
+    from tests.support.fake_hub import fake_hub
+    from tests.support.small_weights import COMMIT, FILES
 
     with pytest.MonkeyPatch.context() as patch, fake_hub(patch) as running:
         running.repositories["microsoft/resnet-50"] = {COMMIT: dict.fromkeys(FILES, b"{}")}

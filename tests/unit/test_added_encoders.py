@@ -27,7 +27,7 @@ from cbirdb.encoders.huggingface import POOLINGS  # noqa: E402
 from cbirdb.encoders.registry import load_encoder  # noqa: E402
 from cbirdb.encoders.spec import EncoderSpec  # noqa: E402
 from cbirdb.errors import InputError  # noqa: E402
-from tests.encoder_checks import (  # noqa: E402
+from tests.support.encoder_checks import (  # noqa: E402
     PICTURES,
     assert_same,
     cosine,
@@ -36,8 +36,8 @@ from tests.encoder_checks import (  # noqa: E402
     on_cpu,
     refused,
 )
-from tests.fake_hub import no_network  # noqa: E402
-from tests.random_weights import DO, HALVES, IMAGENET, SIGLIP, randomise, write_weights  # noqa: E402
+from tests.support.fake_hub import no_network  # noqa: E402
+from tests.support.random_weights import DO, HALVES, IMAGENET, SIGLIP, randomise, write_weights  # noqa: E402
 
 IMAGES = [PICTURES[name] for name in ("rgb", "odd", "grey")]
 

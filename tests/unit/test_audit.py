@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 from benchmarks.audit import FILES, ROOT, pins
-from tests.database_container import free_port
+from tests.support.database_container import free_port
 
 
 @contextmanager

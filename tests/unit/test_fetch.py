@@ -17,8 +17,18 @@ from cbirdb.encoders.fetch import MANIFEST, Fetched, changed_files, fetch
 from cbirdb.encoders.registry import is_here
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.errors import EncoderError
-from tests.fake_hub import FakeHub
-from tests.fetch_checks import BIOMEDCLIP, RESNET50, TEXT, TEXT_COMMIT, contents, manifest, refused, refused_to, sha256
+from tests.support.fake_hub import FakeHub
+from tests.support.fetch_checks import (
+    BIOMEDCLIP,
+    RESNET50,
+    TEXT,
+    TEXT_COMMIT,
+    contents,
+    manifest,
+    refused,
+    refused_to,
+    sha256,
+)
 
 
 def test_only_what_is_read_is_fetched_and_of_the_pinned_commit(hub: FakeHub, resnet: dict, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from cbirdb.encoders.registry import is_here
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
-from tests.fake_hub import FakeHub
-from tests.fetch_checks import assert_says_the_other_way, contents, refused, sha256
+from tests.support.fake_hub import FakeHub
+from tests.support.fetch_checks import assert_says_the_other_way, contents, refused, sha256
 
 
 @pytest.fixture

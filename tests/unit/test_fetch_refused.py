@@ -19,8 +19,8 @@ from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.fetch import MANIFEST, fetch
 from cbirdb.encoders.registry import is_here
 from cbirdb.errors import EncoderError
-from tests.fake_hub import FakeHub
-from tests.fetch_checks import (
+from tests.support.fake_hub import FakeHub
+from tests.support.fetch_checks import (
     BIOMEDCLIP,
     RESNET50,
     TEXT,

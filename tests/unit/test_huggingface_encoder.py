@@ -27,7 +27,7 @@ from cbirdb.encoders.base import Encoder  # noqa: E402
 from cbirdb.encoders.registry import load_encoder  # noqa: E402
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
 from cbirdb.errors import EncoderError  # noqa: E402
-from tests.encoder_checks import (  # noqa: E402
+from tests.support.encoder_checks import (  # noqa: E402
     PICTURES,
     assert_names_the_command,
     assert_same,
@@ -37,7 +37,7 @@ from tests.encoder_checks import (  # noqa: E402
     on_cpu,
     refused,
 )
-from tests.random_weights import PREPROCESSORS, randomise, write_weights  # noqa: E402
+from tests.support.random_weights import PREPROCESSORS, randomise, write_weights  # noqa: E402
 
 RESNET50 = SHIPPED["resnet50"]
 PREPROCESSOR = PREPROCESSORS["resnet50"]

@@ -99,7 +99,7 @@ def test_a_seed_draws_the_same_sample_and_a_larger_one_begins_with_it() -> None:
         ("sql/1_functions/leaking_image.sql", "tests/sql/test_leakage.py"),
         ("sql/3_search/nearest_image.sql", "tests/sql/test_similar_images.py"),
         ("sql/1_functions/padded.sql", "tests/sql/test_precision.py"),
-        ("cbirdb/metrics/bootstrap.py", "tests/unit/test_resampling.py"),
+        ("cbirdb/metrics/bootstrap.py", "tests/unit/test_bootstrap.py"),
         ("cbirdb/ingest/inspect_files.py", "tests/integration/test_ingest.py"),
         ("cbirdb/encoders/openclip.py", "tests/unit/test_paper_encoders.py"),
     ],

@@ -13,7 +13,7 @@ from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.registry import READERS, open_dataset
 from cbirdb.errors import InputError
 from cbirdb.records import Failure, ImageRecord, Missing
-from tests.official_layouts import write_chexpert, write_mimic, write_nih14, write_radimagenet
+from tests.support.official_layouts import write_chexpert, write_mimic, write_nih14, write_radimagenet
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "nih14": write_nih14,

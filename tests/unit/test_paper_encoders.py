@@ -40,9 +40,9 @@ from cbirdb.encoders.golden import golden_picture  # noqa: E402
 from cbirdb.encoders.huggingface import ImageProcessor  # noqa: E402
 from cbirdb.encoders.registry import load_encoder  # noqa: E402
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
-from tests.encoder_checks import PICTURES, assert_same, cosine, embed, largest_cosine, on_cpu  # noqa: E402
-from tests.fake_hub import no_network  # noqa: E402
-from tests.random_weights import NINE, WRITERS, write_weights  # noqa: E402
+from tests.support.encoder_checks import PICTURES, assert_same, cosine, embed, largest_cosine, on_cpu  # noqa: E402
+from tests.support.fake_hub import no_network  # noqa: E402
+from tests.support.random_weights import NINE, WRITERS, write_weights  # noqa: E402
 
 Pixels = NDArray[np.float32]
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
+from cbirdb.encoders.own_gpu import own_gpu
 from cbirdb.errors import InputError
-from cbirdb.parallel.shards import device_of_process, parse_shard, shard_of_process, tasks_without_step
+from cbirdb.parallel.shards import local_rank, parse_shard, shard_of_process, tasks_without_step
 from cbirdb.records import WHOLE, Shard
 
 
@@ -94,9 +98,23 @@ def test_nonsense_of_a_launcher_is_one_sentence_that_says_how_to_overrule_it(
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0", "cuda:3"])
 def test_a_device_that_was_chosen_is_left_alone(device: str) -> None:
-    assert device_of_process(device, {"LOCAL_RANK": "1"}) == device
+    assert own_gpu(device, 1) == device
 
 
 def test_without_a_launcher_the_device_is_left_to_be_found() -> None:
-    assert device_of_process("auto", {}) == "auto"
-    assert device_of_process("auto", {"LOCAL_RANK": "x"}) == "auto"
+    assert local_rank({}) is None
+    assert local_rank({"LOCAL_RANK": "x"}) is None
+    assert own_gpu("auto", None) == "auto"
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_processes_on_one_machine_take_turns_at_its_gpus(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 2))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    given = [own_gpu(device, local_rank({"SLURM_LOCALID": str(number)})) for number in range(3)]
+    assert given == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_the_only_gpu_of_a_machine_needs_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1)))
+    assert own_gpu("auto", 1) == "auto"

@@ -19,8 +19,8 @@ from safetensors.torch import save_file  # noqa: E402
 
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
 from cbirdb.encoders.weights import read_state  # noqa: E402
-from tests.encoder_checks import assert_names_the_command, on_cpu, refused  # noqa: E402
-from tests.small_weights import (  # noqa: E402
+from tests.support.encoder_checks import assert_names_the_command, on_cpu, refused  # noqa: E402
+from tests.support.small_weights import (  # noqa: E402
     FILES,
     SPEC,
     WRITERS,

@@ -13,7 +13,7 @@ from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.registry import READERS, open_dataset
 from cbirdb.errors import InputError
 from tests.conftest import picture_bytes
-from tests.official_layouts import write_chexpert, write_mimic, write_nih14
+from tests.support.official_layouts import write_chexpert, write_mimic, write_nih14
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
 from cbirdb.encoders.spec import EncoderSpec  # noqa: E402
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts  # noqa: E402
 from cbirdb.errors import EncoderError  # noqa: E402
-from tests.encoder_checks import assert_same, cosine, embed, on_cpu, picture, refused  # noqa: E402
-from tests.random_weights import randomise  # noqa: E402
+from tests.support.encoder_checks import assert_same, cosine, embed, on_cpu, picture, refused  # noqa: E402
+from tests.support.random_weights import randomise  # noqa: E402
 
 # A very small ViT under the name of a shipped record.
 SPEC = replace(SHIPPED["eva02-vit-b14"], name="small-vit", dim=64, options={})

@@ -22,9 +22,18 @@ from cbirdb.encoders.base import LoadOptions, hash_files  # noqa: E402
 from cbirdb.encoders.registry import is_here, load_encoder  # noqa: E402
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
 from cbirdb.encoders.spec import EncoderSpec  # noqa: E402
-from tests.encoder_checks import PICTURES, assert_names_the_command, embed, on_cpu, refused  # noqa: E402
-from tests.fake_hub import no_network  # noqa: E402
-from tests.small_weights import COMMIT, FILES, SPEC, TEXT, WRITERS, record, write_small_open_clip, write_small_resnet  # noqa: E402
+from tests.support.encoder_checks import PICTURES, assert_names_the_command, embed, on_cpu, refused  # noqa: E402
+from tests.support.fake_hub import no_network  # noqa: E402
+from tests.support.small_weights import (  # noqa: E402
+    COMMIT,
+    FILES,
+    SPEC,
+    TEXT,
+    WRITERS,
+    record,
+    write_small_open_clip,
+    write_small_resnet,
+)
 
 pytestmark = pytest.mark.usefixtures("unasked_hub")
 WITH_WEIGHTS = [name for name, spec in SHIPPED.items() if spec.weights]

@@ -20,7 +20,7 @@ from cbirdb.encode import decode
 from cbirdb.encoders.base import Encoder, Preprocessing, Provenance
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.spec import EncoderSpec
-from tests.worker_functions import abort, append, segfault
+from tests.support.worker_functions import abort, append, segfault
 
 MARKS: dict[str, tuple[int, int, int]] = {
     "abort": (255, 0, 0),

@@ -23,7 +23,7 @@ IMAGE = "pgvector/pgvector:pg18"
 """As ``docker/compose.yaml`` has it, which a test compares."""
 PASSWORD = "kein-Geheimnis-6"
 PATIENCE_S = 90
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def require_engine() -> None:

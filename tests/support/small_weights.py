@@ -17,7 +17,7 @@ import transformers
 from cbirdb.db.known_encoders import make_record
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
-from tests.random_weights import PREPROCESSORS, randomise
+from tests.support.random_weights import PREPROCESSORS, randomise
 
 # A small model under the name and at the commit of a shipped record: what it is about here is where files lie.
 SPEC = replace(SHIPPED["resnet50"], dim=None, options={"model": "ResNetModel", "pooling": "pooler"})

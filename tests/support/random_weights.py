@@ -1,7 +1,7 @@
 """Seeded random weights of full architectures, in the hubs' on-disk formats.
 
 No model hub can be reached from where the tests run, so this is what encoders are tried on: files of the real names,
-layouts and sizes, as the published ones have them, with other numbers. ``python -m tests.random_weights DIR [NAME...]``
+layouts and sizes, as the published ones have them, with other numbers. ``python -m tests.support.random_weights DIR [NAME...]``
 writes a folder per encoder, to be passed to ``cbirdb encode --weights DIR``.
 """
 

@@ -23,13 +23,13 @@ import pytest
 from cbirdb.errors import PixelError
 from cbirdb.parallel.shared_memory import SharedMemory
 from cbirdb.parallel.worker_pool import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
-from tests import worker_functions
-from tests.worker_functions import Order, Squares, obey
+from tests.support import worker_functions
+from tests.support.worker_functions import Order, Squares, obey
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
 """What would take longer hangs."""
-PRELOAD = ["tests.worker_functions", "tests.worker_encoders", "cbirdb.ingest.run"]
+PRELOAD = ["tests.support.worker_functions", "tests.support.worker_encoders", "cbirdb.ingest.run"]
 """What is imported for the first pool of a process is imported for all, so the tests that follow are thought of, too."""
 
 
@@ -128,7 +128,7 @@ def test_a_pool_that_is_never_used_starts_nothing() -> None:
     done = python("""
         import subprocess
         from cbirdb.parallel.worker_pool import WorkerPool
-        from tests.worker_functions import obey
+        from tests.support.worker_functions import obey
         with WorkerPool(obey, workers=3, timeout_s=1) as pool:
             print(subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "comm="], capture_output=True, text=True).stdout)
     """)
@@ -366,10 +366,10 @@ def owner_of_workers(action: str) -> Iterator[tuple[subprocess.Popen[str], list[
     """A process with two workers, one of which has begun something; and the ids of all that it has started."""
     program = f"""
         from cbirdb.parallel.worker_pool import WorkerPool
-        from tests.worker_functions import obey
+        from tests.support.worker_functions import obey
         if __name__ == "__main__":
             signal.signal(signal.SIGINT, signal.default_int_handler)  # which pytest-xdist's workers ignore
-            pool = WorkerPool(obey, workers=2, timeout_s=600, preload=["tests.worker_functions"])
+            pool = WorkerPool(obey, workers=2, timeout_s=600, preload=["tests.support.worker_functions"])
             server = pool.submit(("which", None)).result()[1]
             while not all(worker.ready for worker in pool._workers):
                 time.sleep(0.01)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.database_container import ROOT, free_port
+from tests.support.database_container import ROOT, free_port
 
 Done = subprocess.CompletedProcess[str]
 Run = Callable[[str], Done]

@@ -8,7 +8,7 @@ import numpy as np
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.stored_pictures import Picture, fill
+from tests.support.stored_pictures import Picture, fill
 
 PICTURES = [Picture(labels=("a",), patient=f"p{n // 2}", study_date="2026-01-01") for n in range(6)]
 

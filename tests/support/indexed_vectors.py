@@ -17,7 +17,7 @@ from cbirdb.index import build_index
 from cbirdb.index.methods import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.index.tune import settle_search
 from cbirdb.records import Precision
-from tests.stored_pictures import Picture, fill
+from tests.support.stored_pictures import Picture, fill
 
 ROWS, DIM, CLUSTERS = 2000, 64, 20
 GOOD: list[IndexMethod] = [Hnsw(16, 64, 80), BitHnsw(16, 64, 300), IvfFlat(lists=20, probes=8)]

@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from tests.stored_pictures import unit as unit_vectors
+from tests.support.stored_pictures import unit as unit_vectors
 
 DIM = 6
 NAMES = [f"nih14/images_{n % 3:03}/{n:08}.png" for n in range(10)]

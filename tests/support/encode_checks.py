@@ -17,7 +17,7 @@ from cbirdb.encode.decode import DecodeOptions
 from cbirdb.encoders.base import Encoder, Provenance
 from cbirdb.encoders.spec import EncoderSpec
 from tests.conftest import picture
-from tests.worker_encoders import MARKS
+from tests.support.worker_encoders import MARKS
 
 
 def vectors(connection: psycopg.Connection, table: str = "embedding_tiny_image") -> dict[str, NDArray[np.float64]]:
