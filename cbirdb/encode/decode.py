@@ -6,7 +6,6 @@ a preprocessing. The workers write into shared memory, where the encoders read: 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -23,7 +22,7 @@ from cbirdb.db.embeddings import PendingImage
 from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
-from cbirdb.parallel.machine import machine_cpus
+from cbirdb.parallel.machine import machine_cpus, machine_memory
 from cbirdb.parallel.shared_memory import SharedMemory
 from cbirdb.parallel.worker_pool import (
     WorkerDiedError,
@@ -37,7 +36,7 @@ from cbirdb.pixels import read_rgb, refuse
 SLOTS = 3
 """Batches in memory: one that is encoded, and those that are decoded meanwhile."""
 MEMORY_SHARE = 8
-"""Inputs take at most this fraction of the machine's memory ..."""
+"""Inputs take at most this fraction of the memory that this process may use ..."""
 MEMORY_LIMIT = 2 << 30
 """... and at most this many bytes."""
 ALIGNMENT = 64
@@ -245,5 +244,4 @@ def _modules(encoders: Sequence[Encoder]) -> list[str]:
 
 def memory_budget() -> int:
     """Bytes that the inputs of all batches in memory may take."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(MEMORY_LIMIT, total // MEMORY_SHARE)
+    return min(MEMORY_LIMIT, machine_memory() // MEMORY_SHARE)

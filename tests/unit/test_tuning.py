@@ -61,19 +61,3 @@ def test_parallel_index_builds_leave_a_small_shared_memory_folder_alone(
 ) -> None:
     monkeypatch.setattr(tuning, "_shared_memory_room", lambda: room)
     assert on_machine(monkeypatch, tmp_path, memory=8 * GB).get("dynamic_shared_memory_type") == kind
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("1073741824\n", GB), ("max\n", None), ("999999999999999999\n", None)])
-def test_a_containers_memory_limit_counts_only_when_it_is_the_smaller_one(
-    limit: str, expected: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "absent").mkdir()
-    monkeypatch.setattr(tuning, "Path", lambda _path: tmp_path / "absent" / "memory.max")
-    whole = tuning.machine_memory()
-    (tmp_path / "absent" / "memory.max").write_text(limit)
-    assert tuning.machine_memory() == (expected or whole)
-
-
-def test_this_machine_has_memory_and_processors() -> None:
-    assert tuning.machine_memory() > 64 * MB
-    assert tuning.machine_cpus() >= 1

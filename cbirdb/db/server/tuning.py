@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from cbirdb.parallel.machine import machine_cpus
+from cbirdb.parallel.machine import machine_cpus, machine_memory
 
 MB = 1 << 20
 GB = 1 << 30
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit_file = Path("/sys/fs/cgroup/memory.max")
-    if limit_file.exists():
-        limit = limit_file.read_text().strip()
-        if limit.isdigit():
-            total = min(total, int(limit))
-    return total
 
 
 def server_settings(data: Path) -> dict[str, str]:
