@@ -9,6 +9,7 @@ import psycopg
 from cbirdb.config import Settings
 from cbirdb.db.busy_server import wait_while_busy
 from cbirdb.db.errors import connection_error
+from cbirdb.db.rows import one_value
 from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.errors import DatabaseError
 
@@ -56,7 +57,5 @@ def _connect(target: str) -> psycopg.Connection:
 
 def server_time(connection: psycopg.Connection) -> datetime:
     """The server's clock, as this transaction's rows have it."""
-    row = connection.execute("SELECT now()").fetchone()
-    if row is None:
-        raise DatabaseError("The server does not tell the time.")
-    return row[0]  # type: ignore[no-any-return]
+    now: datetime = one_value(connection.execute("SELECT now()"))
+    return now

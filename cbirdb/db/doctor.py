@@ -10,6 +10,7 @@ import psycopg
 from cbirdb.db.extension import extension_version, see_extension, version_tuple
 from cbirdb.db.index_builds import stray_indexes
 from cbirdb.db.known_defects import how_to_update, missing_fixes
+from cbirdb.db.rows import first_value, one_row
 from cbirdb.db.schema.migrate import (
     MINIMUM_PGVECTOR,
     MINIMUM_POSTGRESQL,
@@ -54,8 +55,7 @@ def _guarded(check: Callable[[psycopg.Connection], Check], connection: psycopg.C
 
 
 def _value(connection: psycopg.Connection, query: str, *parameters: object) -> object:
-    row = connection.execute(query.encode(), parameters or None).fetchone()
-    return row[0] if row else None
+    return first_value(connection.execute(query.encode(), parameters or None))
 
 
 def check_server(connection: psycopg.Connection) -> Check:
@@ -108,11 +108,11 @@ def check_privileges(connection: psycopg.Connection) -> Check:
 
 def check_memory(connection: psycopg.Connection) -> Check:
     """Memory settings."""
-    row = connection.execute(
+    sizes = connection.execute(
         "SELECT pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes(current_setting('maintenance_work_mem')),"
         " pg_size_bytes(current_setting('max_wal_size')), current_setting('max_parallel_maintenance_workers')::int"
-    ).fetchone()
-    buffers, maintenance, wal, workers = row or (0, 0, 0, 0)
+    )
+    buffers, maintenance, wal, workers = one_row(sizes)
     detail = (
         f"shared_buffers {buffers // MB} MB, maintenance_work_mem {maintenance // MB} MB, max_wal_size {wal // MB} MB,"
         f" {workers} parallel index builders"

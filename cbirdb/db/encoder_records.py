@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.rows import one_value
 from cbirdb.errors import InputError
 
 
@@ -23,8 +24,7 @@ def insert_record(connection: psycopg.Connection, name: str, spec: Mapping[str, 
 
     :raises InputError: when the name is taken.
     """
-    row = connection.execute("SELECT cbir.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))]).fetchone()
-    if row is None or not row[0]:
+    if not one_value(connection.execute("SELECT cbir.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))])):
         raise InputError(
             f"There is an encoder named '{name}' already.",
             hint=f"Choose another name, or take it back first: cbirdb encoders drop {name}",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import psycopg
 
+from cbirdb.db.rows import first_value
+
 
 def extension_version(connection: psycopg.Connection) -> str | None:
     """Pgvector's version in this database, such as ``0.8.5``; None when it is not there."""
-    row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-    return row[0] if row else None
+    return first_value(connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
 
 
 def version_tuple(version: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import psycopg
 
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.extension import extension_version
+from cbirdb.db.rows import one_value
 from cbirdb.errors import InputError
 
 
@@ -133,17 +134,15 @@ def refuse_rival(connection: psycopg.Connection, build: IndexBuild) -> None:
 
     :raises NoIndexError: naming the other.
     """
-    row = connection.execute(
-        "SELECT cbir.rival_index(to_regclass('cbir.' || quote_ident(%s)))", [build.index_name]
-    ).fetchone()
-    if row and row[0]:
+    query = "SELECT cbir.rival_index(to_regclass('cbir.' || quote_ident(%s)))"
+    if rival := one_value(connection.execute(query, [build.index_name])):
         raise NoIndexError(
-            f"The encoder '{build.encoder}' has a second index of the same kind, {row[0]}, so no search uses either.",
+            f"The encoder '{build.encoder}' has a second index of the same kind, {rival}, so no search uses either.",
             hint=f"Run: cbirdb index build -e {build.encoder}; or drop that one, if cbirdb did not build it.",
         )
 
 
 def server_versions(connection: psycopg.Connection) -> dict[str, str]:
     """PostgreSQL's and pgvector's versions, recorded with every result."""
-    row = connection.execute("SELECT current_setting('server_version')").fetchone()
-    return {"postgresql": row[0] if row else "", "pgvector": extension_version(connection) or ""}
+    version = one_value(connection.execute("SELECT current_setting('server_version')"))
+    return {"postgresql": version, "pgvector": extension_version(connection) or ""}

@@ -10,6 +10,8 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.rows import one_row
+
 
 class Built(Protocol):
     """What is recorded of an index, or will be."""
@@ -48,13 +50,12 @@ def index_walk(
     :param rows: in the index.
     :param share: of the rows, that may be found; 1: no row is left out.
     """
-    row = connection.execute(
+    scan = connection.execute(
         "SELECT nearest_first, candidates, kept, jsonb_object(settings) FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, %s)",
         [method, Jsonb(built.parameters), Jsonb(built.search_settings), rows, dim, k, share],
-    ).fetchone()
-    if row is None:
-        raise ValueError(f"cbir.index_walk has no answer for {method}")
-    return Walk(sql.SQL(row[0]), row[1], row[2], row[3])
+    )
+    nearest_first, candidates, kept, settings = one_row(scan)
+    return Walk(sql.SQL(nearest_first), candidates, kept, settings)
 
 
 def apply_settings(connection: psycopg.Connection, settings: dict[str, str]) -> None:

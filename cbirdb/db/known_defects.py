@@ -15,6 +15,7 @@ import psycopg
 
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.extension import extension_version, version_tuple
+from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.progress import Progress
@@ -104,7 +105,7 @@ def refuse_unsafe_ivfflat(
 
 def declares_dimensions(connection: psycopg.Connection, encoder: StoredEncoder) -> bool:
     """Whether the indexed column is a plain one of pgvector's, declared with the encoder's dimensions."""
-    row = connection.execute(
+    found = connection.execute(
         """
         SELECT EXISTS (
             SELECT
@@ -118,8 +119,8 @@ def declares_dimensions(connection: psycopg.Connection, encoder: StoredEncoder) 
         )
         """,
         [SCHEMA, encoder.table, encoder.dim],
-    ).fetchone()
-    return bool(row and row[0])
+    )
+    return bool(one_value(found))
 
 
 def _words(version: Version) -> str:

@@ -30,6 +30,7 @@ from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, refuse_rival
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
+from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError, OptionError
 from cbirdb.index.methods import IndexMethod
@@ -302,8 +303,7 @@ def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> I
             f"The encoder '{encoder.name}' has no vector index.",
             hint=f"Build one: cbirdb index build -e {encoder.name}",
         )
-    row = connection.execute("SELECT cbir.rows_are_restricted()").fetchone()
-    if row and row[0]:
+    if one_value(connection.execute("SELECT cbir.rows_are_restricted()")):
         raise InputError(
             "Row-level security hides images from this role, so its searches do not use the index.",
             hint="Audit as the owner of schema 'cbir'.",

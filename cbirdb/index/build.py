@@ -24,6 +24,7 @@ from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, leftover_indexes, server_versions
 from cbirdb.db.known_defects import refuse_unsafe_ivfflat
 from cbirdb.db.lock_waits import WRITERS_QUEUE_S, Connect, LockWaits, wait_without_limit
+from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
 from cbirdb.index.audit import Floor, audit_index
@@ -197,8 +198,7 @@ def _retire_alone(connection: psycopg.Connection, encoder: StoredEncoder) -> Non
 def _compare_with_memory(
     connection: psycopg.Connection, method: IndexMethod, estimate: int, rows: int, progress: Progress
 ) -> None:
-    row = connection.execute("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))").fetchone()
-    memory = int(row[0]) if row else 0
+    memory = int(one_value(connection.execute("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))")))
     what = "lists" if method.name == "ivfflat" else "graph"
     progress.note(
         f"The {what} of {rows:,} vectors need{'' if what == 'lists' else 's'} about {estimate / 2**20:,.0f} MB;"
@@ -225,9 +225,9 @@ def _memory_needed(estimate: int) -> Iterator[None]:
 
 
 def _new_name(connection: psycopg.Connection, encoder: StoredEncoder, method: IndexMethod) -> str:
-    row = connection.execute("SELECT coalesce(max(index_build_id), 0) + 1 FROM cbir.index_build").fetchone()
+    number = one_value(connection.execute("SELECT coalesce(max(index_build_id), 0) + 1 FROM cbir.index_build"))
     # PostgreSQL cuts names at 63 bytes.
-    return f"{encoder.table[:44]}_{method.name.replace('-', '_')}_{row[0] if row else 1}"
+    return f"{encoder.table[:44]}_{method.name.replace('-', '_')}_{number}"
 
 
 def _retire(connection: psycopg.Connection, encoder: StoredEncoder) -> None:

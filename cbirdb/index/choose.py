@@ -23,6 +23,7 @@ from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.extension import see_extension
 from cbirdb.db.known_defects import why_no_ivfflat
+from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError, OptionError
 from cbirdb.index.audit import FAR, NEAR, Floor, Measured, Truth, find_truth, measure, rounded_down, walk_search
@@ -308,8 +309,7 @@ def wider_where_short(method: IndexMethod, aim: Aim, measured: Measured) -> Inde
 
 
 def _build_memory(connection: psycopg.Connection) -> int:
-    row = connection.execute("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))").fetchone()
-    return int(row[0]) if row else 0
+    return int(one_value(connection.execute("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))")))
 
 
 def _draw(connection: psycopg.Connection, encoder: StoredEncoder, rows: int, seed: int) -> int:
@@ -343,14 +343,14 @@ def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, li
     connection.execute(fitted.create_statement(table, name, task.encoder.dim, task.encoder.precision))
     seconds = monotonic() - started
     index = sql.Identifier("pg_temp", name)
-    size = connection.execute("SELECT pg_relation_size(%s::regclass)", [index.as_string(connection)]).fetchone()
+    size = int(one_value(connection.execute("SELECT pg_relation_size(%s::regclass)", [index.as_string(connection)])))
     # Both widths are named, so that the search for a hundred begins narrow, too, and not as wide as the rule makes it.
     method: IndexMethod | None = fitted.with_widths(*fitted.widths)
     while method is not None:
         measured = measure(walk_search(connection, table, task.encoder, method, task.rows), task.truth)
         whole = task.whole(candidate, method, seconds, measured.p50_ms)
         trial = Trial(
-            method, seconds, int(size[0]) if size else 0, measured, task.aim.met_by(measured), whole,
+            method, seconds, size, measured, task.aim.met_by(measured), whole,
             whole.cost(task.searches),
         )  # fmt: skip
         yield trial

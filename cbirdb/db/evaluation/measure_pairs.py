@@ -14,6 +14,7 @@ from cbirdb.db.copy import HEADER, TRAILER
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.evaluation.selection import ChangedError
 from cbirdb.db.read_embeddings import Block, read_embeddings
+from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 
 PAIRS_PER_BATCH = 300_000
@@ -80,8 +81,7 @@ def measure_pairs(
     for start in range(0, len(order), PAIRS_PER_BATCH):
         some = order[start : start + PAIRS_PER_BATCH]
         list_images(connection, queries[some], images[some])
-        row = connection.execute(statement, binary=True).fetchone()
-        measured += row[0] if row else []
+        measured += one_value(connection.execute(statement, binary=True))
     if len(measured) != len(order):
         raise ChangedError
     distances = np.empty(len(order))
@@ -96,11 +96,11 @@ def most_barred(connection: psycopg.Connection, *, same_patient: bool) -> int:
     """
     if same_patient:
         return 1
-    row = connection.execute(
+    most = connection.execute(
         "SELECT max(images) FROM (SELECT count(*) AS images FROM candidate WHERE patient_id IS NOT NULL"
         " AND patient_id IN (SELECT patient_id FROM query) GROUP BY patient_id) AS own"
-    ).fetchone()
-    return 1 + int(row[0] or 0) if row else 1
+    )
+    return 1 + int(one_value(most) or 0)
 
 
 def read_part(

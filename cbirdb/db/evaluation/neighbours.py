@@ -23,6 +23,7 @@ from cbirdb.db.evaluation.store_neighbours import BROUGHT, Found, bring_found
 from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
+from cbirdb.db.rows import one_row, one_value
 
 # The images that may be retrieved, with the labels that count: once per transaction, for all its statements.
 _CANDIDATES: LiteralString = """
@@ -209,8 +210,7 @@ class Search:
         connection.execute(sql.SQL(_CANDIDATES).format(table=table_of(self.task)), parameters)
         connection.execute("CREATE UNIQUE INDEX ON pg_temp.candidate (image_id)")
         connection.execute(sql.SQL(_QUERIES).format(table=table_of(self.task)), parameters)
-        row = connection.execute(_fingerprint()).fetchone()
-        if row is None or row[0] != self.fingerprint:
+        if one_value(connection.execute(_fingerprint())) != self.fingerprint:
             raise ChangedError
         connection.execute("CREATE INDEX ON pg_temp.candidate (patient_id)")
         connection.execute("ANALYZE pg_temp.candidate")
@@ -252,8 +252,8 @@ class Search:
         statement = sql.SQL(_RECALL).format(
             table=table_of(self.task), nearest=sql.SQL(AMONG_LISTED).format(table=table_of(self.task))
         )
-        row = connection.execute(statement, self._parameters(nearest.queries.tolist())).fetchone()
-        return (float(row[0]), int(row[1])) if row else (0.0, 0)
+        recall, compared = one_row(connection.execute(statement, self._parameters(nearest.queries.tolist())))
+        return float(recall), int(compared)
 
     def _parameters(self, queries: Sequence[int]) -> dict[str, Any]:
         return {

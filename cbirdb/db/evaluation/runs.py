@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from cbirdb.db.evaluation.selection import Counts, Selection
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.lock_waits import LockWaits
-from cbirdb.errors import InputError
+from cbirdb.db.rows import one_value
 
 RUN_LOCK = 0x63626965
 """First key of the advisory lock that a process holds on a run while it works on it."""
@@ -104,8 +104,7 @@ def _resume(own: psycopg.Connection, marker: psycopg.Connection, definition: Def
         " ORDER BY (SELECT count(*) FROM cbir.search_result AS s WHERE s.run_id = r.run_id) DESC, run_id DESC"
     ).format(same=_same(definition.columns()))
     for (run_id,) in own.execute(query, definition.columns() | {"fingerprint": counts.fingerprint}).fetchall():
-        row = marker.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id]).fetchone()
-        if row is None or not row[0]:
+        if not one_value(marker.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])):
             continue  # its process is alive, or another has taken it over
         # Between the two statements another may have finished or removed it.
         still = own.execute("SELECT run_id FROM cbir.search_run WHERE run_id = %s AND finished_at IS NULL", [run_id])
@@ -123,10 +122,7 @@ def _open(own: psycopg.Connection, definition: Definition, counts: Counts) -> in
     query = sql.SQL("INSERT INTO cbir.search_run ({}) VALUES ({}) RETURNING run_id").format(
         sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values))
     )
-    row = own.execute(query, values).fetchone()
-    if row is None:
-        raise InputError("The run could not be recorded.")
-    return int(row[0])
+    return int(one_value(own.execute(query, values)))
 
 
 def _remove_dead(own: psycopg.Connection, definition: Definition, counts: Counts) -> bool:
@@ -169,7 +165,5 @@ def _same(columns: Mapping[str, Any]) -> sql.Composed:
 
 def count_without_relevant(connection: psycopg.Connection, run_id: int) -> int:
     """Queries whose label no indexed image carries."""
-    row = connection.execute(
-        "SELECT count(*) FROM cbir.search_result WHERE run_id = %s AND relevant_count = 0", [run_id]
-    ).fetchone()
-    return int(row[0]) if row else 0
+    query = "SELECT count(*) FROM cbir.search_result WHERE run_id = %s AND relevant_count = 0"
+    return int(one_value(connection.execute(query, [run_id])))

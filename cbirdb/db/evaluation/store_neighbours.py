@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from cbirdb.db.copy import HEADER, TRAILER
+from cbirdb.db.rows import one_row, one_value
 
 Ids = NDArray[np.int64]
 
@@ -86,8 +87,7 @@ def number_label_sets(connection: psycopg.Connection) -> NDArray[np.bool_]:
     """
     connection.execute(_LABEL_SETS)
     connection.execute("ANALYZE pg_temp.label_set")
-    row = connection.execute("SELECT count(*) FROM label_set").fetchone()
-    count = int(row[0]) if row else 0
+    count = int(one_value(connection.execute("SELECT count(*) FROM label_set")))
     overlaps = np.zeros((count, count), np.bool_)
     # Row by row: where images have several labels, pairs may be millions.
     with connection.cursor(binary=True) as cursor:
@@ -105,8 +105,7 @@ def describe(connection: psycopg.Connection, part: LiteralString, ids: Ids) -> D
     patients, label_sets = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
     for start in range(0, len(ids), IMAGES_PER_STATEMENT):
         some = slice(start, start + IMAGES_PER_STATEMENT)
-        row = connection.execute(statement, [ids[some].tolist()], binary=True).fetchone()
-        patients[some], label_sets[some] = row or ((), ())
+        patients[some], label_sets[some] = one_row(connection.execute(statement, [ids[some].tolist()], binary=True))
     return Described(ids, patients, label_sets)
 
 

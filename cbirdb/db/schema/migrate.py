@@ -17,6 +17,7 @@ from psycopg import sql
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.extension import extension_version, version_tuple
 from cbirdb.db.lock_waits import LockWaits
+from cbirdb.db.rows import first_value, one_value
 from cbirdb.db.schema.roles import acting_as_owner, check_search_role, create_roles, protected_tables
 from cbirdb.db.schema.sql_objects import (
     ROLES_SCRIPT,
@@ -141,8 +142,8 @@ def _keeps_triggers(connection: psycopg.Connection) -> bool:
 
     Not where a migration may change the table under them, nor where a superuser would run what an owner has made of them.
     """
-    row = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
-    return current_revision(connection) == head_revision() and row == (False,)
+    superuser = one_value(connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"))
+    return current_revision(connection) == head_revision() and not superuser
 
 
 def _tables_with_triggers(connection: psycopg.Connection) -> list[str]:
@@ -309,20 +310,18 @@ def installed_state() -> str:
 
 def current_state(connection: psycopg.Connection) -> str | None:
     """The same of a database, as its last upgrade noted it in the schema's comment; None without a schema."""
-    row = connection.execute(
+    state = connection.execute(
         "SELECT substring(obj_description(oid, 'pg_namespace') FROM %s) FROM pg_namespace WHERE nspname = %s",
         [r"state ([0-9]+ [0-9a-f]+)", SCHEMA],
-    ).fetchone()
-    return row[0] if row else None
+    )
+    return first_value(state)
 
 
 def current_revision(connection: psycopg.Connection) -> str | None:
     """The migration this database stands at; None when there is no schema yet."""
-    found = connection.execute("SELECT to_regclass('cbir.alembic_version') IS NOT NULL").fetchone()
-    if not (found and found[0]):
+    if not one_value(connection.execute("SELECT to_regclass('cbir.alembic_version') IS NOT NULL")):
         return None
-    row = connection.execute("SELECT version_num FROM cbir.alembic_version").fetchone()
-    return row[0] if row else None
+    return first_value(connection.execute("SELECT version_num FROM cbir.alembic_version"))
 
 
 def head_revision() -> str:

@@ -16,6 +16,7 @@ from psycopg import sql
 
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.lock_waits import LockWaits
+from cbirdb.db.rows import first_value, one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import DatabaseError
 
@@ -140,22 +141,22 @@ def acting_as_owner(connection: psycopg.Connection) -> Iterator[None]:
     Where ``cbir_admin`` exists, a schema that is new, or that a superuser owns, becomes its: functions that run as
     their owner must not run as a superuser. A schema that another role owns stays that role's.
     """
-    before = connection.execute("SELECT current_setting('role')").fetchone()
+    before = one_value(connection.execute("SELECT current_setting('role')"))
     owner = _future_owner(connection)
-    absent = connection.execute("SELECT to_regnamespace(%s) IS NULL", [SCHEMA]).fetchone()
-    if absent and absent[0]:  # IF NOT EXISTS would ask for the right to create it even where it exists
+    # Asked before, as IF NOT EXISTS wants the right to create it even where it exists.
+    if one_value(connection.execute("SELECT to_regnamespace(%s) IS NULL", [SCHEMA])):
         whose = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(owner)) if owner else sql.SQL("")
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)) + whose)
     if owner is not None:
         _hand_over(connection, owner)
         connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
     yield
-    connection.execute("SELECT set_config('role', %s, true)", [before[0] if before else "none"])
+    connection.execute("SELECT set_config('role', %s, true)", [before])
 
 
 def _future_owner(connection: psycopg.Connection) -> str | None:
     """The role that schema and tables are to belong to; None: whoever they belong to, and this role stays what it is."""
-    row = connection.execute(
+    owner = connection.execute(
         """
         SELECT o.rolname FROM pg_namespace AS n INNER JOIN pg_roles AS o ON o.oid = n.nspowner
         WHERE n.nspname = %(schema)s AND NOT o.rolsuper AND pg_has_role(o.oid, 'SET')
@@ -168,8 +169,8 @@ def _future_owner(connection: psycopg.Connection) -> str | None:
         )
         """,
         {"schema": SCHEMA, "admin": ADMIN},
-    ).fetchone()
-    return row[0] if row else None
+    )
+    return first_value(owner)
 
 
 def _hand_over(connection: psycopg.Connection, owner: str) -> None:

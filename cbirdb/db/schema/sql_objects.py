@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 
+from cbirdb.db.rows import first_value, one_value
 from cbirdb.db.schema.roles import ROLES
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import DatabaseError, SchemaError
@@ -46,8 +47,7 @@ def drop_sql_objects(connection: psycopg.Connection, *, keep_triggers: bool = Fa
     """
     # With nothing on the search path PostgreSQL writes every name with its schema, as cbir.sql_object has it.
     connection.execute("SELECT set_config('search_path', '', true)")
-    first_time = connection.execute("SELECT to_regclass('cbir.sql_object') IS NULL").fetchone()
-    if first_time and first_time[0]:
+    if one_value(connection.execute("SELECT to_regclass('cbir.sql_object') IS NULL")):
         return []
     grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA, "own": [*ROLES]}).fetchall()
     try:
@@ -119,20 +119,21 @@ def _may_be_granted(connection: psycopg.Connection, kind: str, name: str) -> boo
         else "SELECT EXISTS (SELECT FROM cbir.function_audience() WHERE routine = to_regprocedure(%s)"
         " AND audience NOT IN ('inner', 'owner'))"
     )
-    row = connection.execute(lookup, [name]).fetchone()
-    return bool(row and row[0])
+    return bool(one_value(connection.execute(lookup, [name])))
 
 
 def _search_path(connection: psycopg.Connection) -> str:
     """Schema ``cbir``, the schema that pgvector was created in, and nothing of the caller's before them."""
-    row = connection.execute(
-        "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
-        " WHERE extname = 'vector'"
-    ).fetchone()
-    if row is None:
+    place = first_value(
+        connection.execute(
+            "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
+            " WHERE extname = 'vector'"
+        )
+    )
+    if place is None:
         raise DatabaseError("The extension pgvector is not in this database.", hint="Run: cbirdb db upgrade")
     # Named last, or it would be searched first: a caller could put a table or a type of his own in a function's way.
-    return f"{SCHEMA}, {row[0]}, pg_temp"
+    return f"{SCHEMA}, {place}, pg_temp"
 
 
 # Not what belongs to an extension, which may have been created in this schema.
