@@ -135,7 +135,8 @@ def start_recovering(server: EmbeddedServer, seconds: int) -> None:
         file.write(f"restore_command = 'sleep {seconds}; false'\nhot_standby = off\n")
     signal_file = server.data / "recovery.signal"
     signal_file.touch()
-    server._user.give(signal_file, mode=0o600)
+    owner = server.data.stat()
+    os.chown(signal_file, owner.st_uid, owner.st_gid)
     server._run(server._binaries(), "pg_ctl", "start", "-W", "-l", str(server.log_file), "-D", str(server.data))
     deadline = time.monotonic() + 30
     while True:
