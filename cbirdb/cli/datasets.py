@@ -28,15 +28,15 @@ def list_readers(output_format: str) -> None:
 @pass_context
 def drop(context: Context, name: str, yes: bool) -> None:
     """Remove a dataset with its images, labels, embeddings, failures and evaluation runs. Files on disk stay."""
-    from cbirdb.db.catalogue import count_images, drop_dataset
-    from cbirdb.db.embeddings import check_datasets
+    from cbirdb.db.catalogue import drop_dataset
+    from cbirdb.db.embeddings import check_datasets, count_pending
     from cbirdb.db.rights import require_delete
 
     with context.open_database() as connection:
         check_datasets(connection, [name])
         for table in ("dataset", "search_run"):
             require_delete(connection, table)
-        count = count_images(connection, [name])
+        count = count_pending(connection, [], [name]).total
         if not yes:
             confirm(f"Remove the {count:,} images of '{name}' and all that rests on them?")
         drop_dataset(connection, name)

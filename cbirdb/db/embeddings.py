@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -15,7 +15,7 @@ from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import EncoderError, InputError, SchemaError, UnknownNameError
 from cbirdb.names import printable
-from cbirdb.records import Precision, Shard
+from cbirdb.records import WHOLE, Precision, Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +190,6 @@ def check_provenance(stored: StoredEncoder, provenance: Mapping[str, Any]) -> No
         )
 
 
-_FILES: LiteralString = """
-    FROM cbir.image AS i
-    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
-    WHERE (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s)) AND mod(i.image_id, %(count)s) = %(index)s
-"""
-_LACKS: LiteralString = "NOT EXISTS (SELECT FROM {table} AS e WHERE e.image_id = i.image_id)"
-
-
 def pending_page(
     connection: psycopg.Connection,
     encoders: Sequence[StoredEncoder],
@@ -212,13 +204,9 @@ def pending_page(
     :param datasets: names; empty: all.
     :param after: the last image id of the page before; 0: from the beginning.
     """
-    lacks = [sql.SQL(_LACKS).format(table=sql.Identifier(SCHEMA, encoder.table)) for encoder in encoders]
-    query = sql.SQL(
-        "SELECT i.image_id, i.dataset_id, d.name, i.source, d.root, i.sha256, i.damage IS NOT NULL, ARRAY[{each}]"
-        + _FILES
-        + "AND i.image_id > %(after)s AND d.root IS NOT NULL AND ({any}) ORDER BY i.image_id LIMIT %(page)s"
-    ).format(each=sql.SQL(", ").join(lacks), any=sql.SQL(" OR ").join(lacks))
-    found = connection.execute(query, {**_scope(datasets, shard), "after": after, "page": page}).fetchall()
+    found = connection.execute(
+        "SELECT * FROM cbir.pending_images(%s, %s, %s, %s, %s, %s)", [*_scope(encoders, datasets, shard), after, page]
+    ).fetchall()
     return [PendingImage(*row) for row in found]
 
 
@@ -226,6 +214,8 @@ def pending_page(
 class Pending:
     """What is left to do for some encoders."""
 
+    total: int
+    """Images of the datasets and the shard."""
     images: int
     """That lack an embedding of any of them, and have a file."""
     lacking: Sequence[int]
@@ -235,45 +225,31 @@ class Pending:
 
 
 def count_pending(
-    connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str], shard: Shard
+    connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str], shard: Shard = WHOLE
 ) -> Pending:
-    """How many images ``pending_page`` would give in all, and how many it leaves out for want of a file."""
-    lacks = [sql.SQL(_LACKS).format(table=sql.Identifier(SCHEMA, encoder.table)) for encoder in encoders]
+    """How many images there are, how many ``pending_page`` would give in all, and how many it leaves out for want of a file.
 
-    def per_encoder(condition: LiteralString) -> sql.Composed:
-        counts = [sql.SQL("count(*) FILTER (WHERE {} AND " + condition + ")").format(lack) for lack in lacks]
-        return sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(counts))
-
-    query = sql.SQL("SELECT count(*) FILTER (WHERE d.root IS NOT NULL AND ({any})), {lacking}, {without}" + _FILES)
+    :param encoders: may be none, where only images are to be counted.
+    :param datasets: names; empty: all.
+    """
     row = connection.execute(
-        query.format(
-            any=sql.SQL(" OR ").join(lacks),
-            lacking=per_encoder("d.root IS NOT NULL"),
-            without=per_encoder("d.root IS NULL"),
-        ),
-        _scope(datasets, shard),
+        "SELECT * FROM cbir.count_pending(%s, %s, %s, %s)", _scope(encoders, datasets, shard)
     ).fetchone()
-    return Pending(*row) if row else Pending(0, [], [])
+    return Pending(*row) if row else Pending(0, 0, [], [])
 
 
 def pending_roots(
     connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str]
 ) -> list[tuple[str, str]]:
     """Names and folders of the datasets with an image that has a file and lacks an embedding of any of the encoders."""
-    lacks = [sql.SQL(_LACKS).format(table=sql.Identifier(SCHEMA, encoder.table)) for encoder in encoders]
-    query = sql.SQL(
-        """
-        SELECT d.name, d.root FROM cbir.dataset AS d
-        WHERE d.root IS NOT NULL AND (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s))
-          AND EXISTS (SELECT FROM cbir.image AS i WHERE i.dataset_id = d.dataset_id AND ({any}))
-        ORDER BY d.name
-        """
-    ).format(any=sql.SQL(" OR ").join(lacks))
-    return connection.execute(query, {"datasets": list(datasets) or None}).fetchall()
+    names = [encoder.name for encoder in encoders]
+    return connection.execute(
+        "SELECT dataset, root FROM cbir.pending_roots(%s, %s)", [names, list(datasets) or None]
+    ).fetchall()
 
 
-def _scope(datasets: Sequence[str], shard: Shard) -> dict[str, Any]:
-    return {"datasets": list(datasets) or None, "count": shard.count, "index": shard.index}
+def _scope(encoders: Sequence[StoredEncoder], datasets: Sequence[str], shard: Shard) -> list[Any]:
+    return [[encoder.name for encoder in encoders], list(datasets) or None, shard.count, shard.index]
 
 
 def count_embeddings(connection: psycopg.Connection, encoder: StoredEncoder) -> int:

@@ -35,14 +35,7 @@ def record_failures(
     ]
     datasets, sources, lines, reasons, details = zip(*rows, strict=True)
     connection.execute(
-        """
-        INSERT INTO cbir.failure (stage, encoder_id, dataset_id, source, line, reason, detail)
-        SELECT %s, %s::bigint, new.*
-        FROM unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[]) AS new
-        ON CONFLICT ON CONSTRAINT failure_key DO UPDATE SET
-            occurrences = failure.occurrences + 1, last_at = now(), resolved = FALSE,
-            reason = excluded.reason, detail = excluded.detail
-        """,
+        "SELECT cbir.record_failures(%s, %s, %s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[])",
         [stage, encoder_id, list(datasets), list(sources), list(lines), list(reasons), list(details)],
     )
 
@@ -61,14 +54,7 @@ def resolve_failures(
     encoder_id: int | None = None,
 ) -> None:
     """Mark what failed before and has gone well now."""
-    connection.execute(
-        """
-        UPDATE cbir.failure SET resolved = TRUE
-        WHERE stage = %s AND dataset_id IS NOT DISTINCT FROM %s AND source = ANY(%s) AND NOT resolved
-          AND encoder_id IS NOT DISTINCT FROM %s
-        """,
-        [stage, dataset_id, list(sources), encoder_id],
-    )
+    connection.execute("SELECT cbir.resolve_failures(%s, %s, %s, %s)", [stage, encoder_id, dataset_id, list(sources)])
 
 
 def resolve_gone(connection: psycopg.Connection, dataset_ids: Collection[int], before: datetime) -> None:
@@ -76,31 +62,15 @@ def resolve_gone(connection: psycopg.Connection, dataset_ids: Collection[int], b
 
     :param before: when that one began, by the server's clock.
     """
-    # What lies in a folder that could not be listed was not met, and may be there as it was.
-    connection.execute(
-        """
-        UPDATE cbir.failure AS f SET resolved = TRUE
-        WHERE f.stage = 'ingest' AND f.dataset_id = ANY(%(datasets)s) AND NOT f.resolved AND f.last_at < %(before)s
-          AND NOT EXISTS (
-              SELECT FROM cbir.failure AS u
-              WHERE u.stage = 'ingest' AND u.dataset_id = f.dataset_id AND u.last_at >= %(before)s
-                AND u.reason = 'unreadable' AND (u.source = '.' OR starts_with(f.source, u.source || '/'))
-          )
-        """,
-        {"datasets": list(dataset_ids), "before": before},
-    )
+    connection.execute("SELECT cbir.resolve_gone_failures(%s::bigint[], %s)", [list(dataset_ids), before])
 
 
 def resolve_gone_lists(connection: psycopg.Connection, folder: str, before: datetime) -> None:
     """The same for lists of a folder, which belong to no dataset."""
-    connection.execute(
-        "UPDATE cbir.failure SET resolved = TRUE WHERE stage = 'ingest' AND dataset_id IS NULL AND NOT resolved"
-        " AND starts_with(source, %s) AND last_at < %s",
-        [f"{folder.rstrip('/')}/", before],
-    )
+    connection.execute("SELECT cbir.resolve_gone_lists(%s, %s)", [folder, before])
 
 
-def has_unresolved(connection: psycopg.Connection, stage: Stage, encoder_id: int) -> bool:
+def has_unresolved(connection: psycopg.Connection, stage: Stage, encoder: str) -> bool:
     """Whether anything of a stage is unresolved for an encoder: mostly not, and then no batch need look."""
-    query = "SELECT FROM cbir.failure WHERE stage = %s AND encoder_id = %s AND NOT resolved LIMIT 1"
-    return connection.execute(query, [stage, encoder_id]).fetchone() is not None
+    query = "SELECT FROM cbir.failure_overview WHERE stage = %s AND encoder = %s AND NOT resolved LIMIT 1"
+    return connection.execute(query, [stage, encoder]).fetchone() is not None

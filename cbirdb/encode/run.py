@@ -17,7 +17,6 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from cbirdb.db.catalogue import count_images
 from cbirdb.db.embeddings import (
     PendingImage,
     StoredEncoder,
@@ -85,12 +84,11 @@ def encode(
         check_datasets(connection, datasets)
         _check_not_empty(connection)
         stored = [_register(connection, encoder, options.precision) for encoder in encoders]
-        images = count_images(connection, datasets, shard)
         pending = count_pending(connection, stored, datasets, shard)
         for dataset, root in pending_roots(connection, stored, datasets):
             options.decode.allowed.check(dataset, root)
         summaries = [
-            EncodeSummary(item.name, already_there=max(0, images - lacking - without), without_file=without)
+            EncodeSummary(item.name, already_there=max(0, pending.total - lacking - without), without_file=without)
             for item, lacking, without in zip(stored, pending.lacking, pending.without_file, strict=True)
         ]
         total = pending.images if options.limit is None else min(pending.images, options.limit)
@@ -114,17 +112,16 @@ def _count_again(
     # On a connection of its own: the server may have been restarted since the run began.
     counting = ReconnectingConnection(connect, patience_s=options.patience_s)
     try:
-        images = counting.run(lambda connection: count_images(connection, options.datasets, options.shard))
         pending = counting.run(partial(count_pending, encoders=stored, datasets=options.datasets, shard=options.shard))
     finally:
         counting.close()
     for summary, lacking, without in zip(summaries, pending.lacking, pending.without_file, strict=True):
         summary.without_file = without
-        summary.already_there = max(0, images - lacking - without - summary.encoded)
+        summary.already_there = max(0, pending.total - lacking - without - summary.encoded)
 
 
 def _check_not_empty(connection: psycopg.Connection) -> None:
-    if connection.execute("SELECT 1 FROM cbir.image LIMIT 1").fetchone() is None:
+    if connection.execute("SELECT FROM cbir.image_overview LIMIT 1").fetchone() is None:
         raise InputError("There are no images in this database yet.", hint="Run: cbirdb ingest folder PATH")
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from cbirdb.db.catalogue import record_damage
-from cbirdb.db.copy import copy_embeddings
+from cbirdb.db.catalogue import lock_images, record_damage
+from cbirdb.db.copy import add_embeddings
 from cbirdb.db.embeddings import PendingImage, StoredEncoder
 from cbirdb.db.failures import record_failures, resolve_failures
-from cbirdb.db.lock_images import lock_images
 from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.errors import PixelError
 from cbirdb.failure_summary import FailureTally
@@ -146,7 +145,7 @@ def _store(
         images = [images[row] for row in kept]
         failures = [failure for failure in failures if failure[0].image_id in same]
         ids = np.array([image.image_id for image in images], dtype=np.int64)
-        added = copy_embeddings(connection, stored.table, ids, embeddings[kept], stored.precision)
+        added = add_embeddings(connection, stored, ids, embeddings[kept])
         for dataset_id in {image.dataset_id for image in images}:
             sources = [image.source for image in images if image.dataset_id == dataset_id]
             resolve_failures(connection, "encode", dataset_id, sources, encoder_id=stored.encoder_id)

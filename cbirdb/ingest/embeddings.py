@@ -17,14 +17,13 @@ import h5py
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
-from psycopg import sql
 
-from cbirdb.db.copy import copy_embeddings
+from cbirdb.db.catalogue import lock_images
+from cbirdb.db.copy import add_embeddings
 from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, register_encoder
 from cbirdb.db.erasure import erased_sources
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
-from cbirdb.db.lock_images import lock_images
 from cbirdb.errors import InputError
 from cbirdb.failure_summary import EXAMPLES, FailureTally
 from cbirdb.ingest.hdf5 import Leaf, count_leaves, first_dim, leaves, open_file, read_vectors, reading
@@ -117,12 +116,7 @@ def import_embeddings(
 
 def _check_names(connection: psycopg.Connection, files: Sequence[Path], datasets: Sequence[str]) -> None:
     """:raises InputError: when a name of the files is that of images in several datasets."""
-    twice = connection.execute(
-        "SELECT i.source FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
-        " WHERE i.frame = 0 AND (%(names)s::text[] IS NULL OR d.name = ANY(%(names)s))"
-        " GROUP BY i.source HAVING count(*) > 1",
-        {"names": list(datasets) or None},
-    ).fetchall()
+    twice = connection.execute("SELECT cbir.repeated_sources(%s)", [list(datasets) or None]).fetchall()
     for path in files if twice else ():
         with reading(), open_file(path) as file:
             if any(isinstance(file.get(name), h5py.Dataset) for (name,) in twice):
@@ -144,13 +138,13 @@ class _Import:
         self._connection = connection
         self._stored = stored
         ids = connection.execute(
-            "SELECT dataset_id, name FROM cbir.dataset WHERE %s::text[] IS NULL OR name = ANY(%s)",
+            "SELECT dataset_id, dataset FROM cbir.dataset_overview WHERE %s::text[] IS NULL OR dataset = ANY(%s)",
             [list(datasets) or None, list(datasets)],
         ).fetchall()
         self._dataset_ids = [dataset_id for dataset_id, _ in ids]
         self._datasets = [name for _, name in ids]
         self._touched: dict[str, int] = {}
-        self._may_resolve = has_unresolved(connection, "import-embeddings", stored.encoder_id)
+        self._may_resolve = has_unresolved(connection, "import-embeddings", stored.name)
 
     def file(self, path: Path, advance: Callable[[int], None]) -> None:
         """Load one file.
@@ -197,11 +191,8 @@ class _Import:
 
         :raises InputError: when two datasets have an image of the same name.
         """
-        # The ids are listed, so that the index on (dataset_id, source) serves.
         found = self._connection.execute(
-            "SELECT i.source, i.image_id, d.name, d.dataset_id"
-            " FROM cbir.image AS i JOIN cbir.dataset AS d USING (dataset_id)"
-            " WHERE i.dataset_id = ANY(%s) AND i.source = ANY(%s) AND i.frame = 0",
+            "SELECT source, image_id, dataset, dataset_id FROM cbir.images_by_source(%s::bigint[], %s)",
             [self._dataset_ids, list(names)],
         ).fetchall()
         images = {source: (image_id, dataset, dataset_id) for source, image_id, dataset, dataset_id in found}
@@ -244,7 +235,7 @@ class _Import:
             failures = [f for f in failures if f.source not in images or images[f.source][0] not in gone]
             usable &= ~np.isin(ids, list(gone))
             ids = ids[usable]
-            added = copy_embeddings(self._connection, self._stored.table, ids, vectors[usable], self._stored.precision)
+            added = add_embeddings(self._connection, self._stored, ids, vectors[usable])
             record_failures(
                 self._connection, "import-embeddings", failures,
                 dataset_ids=self._touched, encoder_id=self._stored.encoder_id,
@@ -273,18 +264,16 @@ class _Import:
 
     def _already_there(self, image_ids: Sequence[int]) -> set[int]:
         """Images that have a vector, so that a repeated import goes past them quickly."""
-        query = sql.SQL("SELECT image_id FROM cbir.{} WHERE image_id = ANY(%s)").format(
-            sql.Identifier(self._stored.table)
+        found = self._connection.execute(
+            "SELECT cbir.encoded_images(%s, %s::bigint[])", [self._stored.name, list(image_ids)]
         )
-        return {row[0] for row in self._connection.execute(query, [list(image_ids)])}
+        return {row[0] for row in found}
 
     def count_missing(self) -> None:
         """Images of the datasets that the files speak of, which have no vector."""
-        query = sql.SQL(
-            "SELECT count(*), (array_agg(i.source ORDER BY i.image_id))[1:3] FROM cbir.image AS i"
-            " WHERE i.dataset_id = ANY(%s)"
-            " AND NOT EXISTS (SELECT FROM cbir.{} AS e WHERE e.image_id = i.image_id)"
-        ).format(sql.Identifier(self._stored.table))
-        row = self._connection.execute(query, [list(self._touched.values())]).fetchone()
+        row = self._connection.execute(
+            "SELECT images, examples FROM cbir.unencoded_images(%s, %s::bigint[])",
+            [self._stored.name, list(self._touched.values())],
+        ).fetchone()
         if row is not None:
-            self.summary.missing, self.summary.first_missing = row[0], list(row[1] or [])
+            self.summary.missing, self.summary.first_missing = row

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -182,7 +182,6 @@ class _Ingest:
         self._pseudonyms: Pseudonyms | None = None
         self._moved = moved
         self._recheck = recheck
-        self._labels = catalogue.LabelWriter()
         self._seen: set[int] = set()
         self._unread_lists: set[str] = set()
 
@@ -276,9 +275,9 @@ class _Ingest:
                 rows.append(self._row(record, look))
                 self.summary.damaged += look is not None and look.damage is not None
         new = [row for row in rows if row.source not in stored]
-        self._insert(dataset_id, new)
-        changed = [(stored[row.source], row) for row in rows if row.source in stored and stored[row.source].row != row]
-        self._update(dataset_id, changed)
+        before = {row.source: stored[row.source] for row in rows if row.source in stored}
+        changed = {before[r.source].image_id: r for r in rows if r.source in before and before[r.source].row != r}
+        self._store(dataset_id, new, changed)
         self.summary.unchanged += len(rows) - len(new) - len(changed)
         resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
         return failures
@@ -368,25 +367,11 @@ class _Ingest:
             return patient, None
         return patient, StudyRow(f"{owner}{record.study.key}", record.study.day, record.study.age_years)
 
-    def _insert(self, dataset_id: int, rows: Sequence[ImageRow]) -> None:
-        hashes = [row.facts.sha256 for row in rows if row.facts is not None]
+    def _store(self, dataset_id: int, new: Sequence[ImageRow], changed: Mapping[int, ImageRow]) -> None:
+        hashes = [row.facts.sha256 for row in new if row.facts is not None]
         known = catalogue.known_hashes(self._connection, hashes) if hashes else set()
-        ids = catalogue.insert_images(self._connection, dataset_id, rows)
-        self._labels.write(self._connection, {ids[row.source]: row.labels for row in rows if row.source in ids})
+        ids = catalogue.store_images(self._connection, dataset_id, new, changed)
         self.summary.added += len(ids)
-        self.summary.unchanged += len(rows) - len(ids)  # another process was faster
-        self.summary.duplicate += len(hashes) - len(set(hashes) - known)
-
-    def _update(self, dataset_id: int, changed: Sequence[tuple[StoredImage, ImageRow]]) -> None:
-        # In the order in which an encode locks images: each then waits for the other, and not both.
-        for old, new in sorted(changed, key=lambda pair: pair[0].image_id):
-            catalogue.update_image(self._connection, dataset_id, old.image_id, new)
-        self._labels.write(self._connection, {old.image_id: new.labels for old, new in changed})
-        stale = [
-            old.image_id
-            for old, new in changed
-            if old.row.facts and new.facts and old.row.facts.sha256 != new.facts.sha256
-        ]
-        if stale:
-            catalogue.forget_embeddings(self._connection, stale)
+        self.summary.unchanged += len(new) - len(ids)  # another process was faster
         self.summary.updated += len(changed)
+        self.summary.duplicate += len(hashes) - len(set(hashes) - known)

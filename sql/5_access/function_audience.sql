@@ -2,7 +2,8 @@
 -- Description: The one place that says it; whatever is not named here and is not immutable is an inner function, which
 --   only functions for readers call.
 --     reader   searches and reads: runs as cbir_search, where that role is there (see cbir.hand_over)
---     ingest   what loading calls
+--     loader   loads: runs as cbir_search, under the policies of the acting role, and is called by cbir_ingest
+--     ingest   what loading calls and the owner alone may do
 --     admin    what administrators call
 --     owner    what only the owner's own functions and triggers call
 --     inner    what functions for readers stand on; cbir_search and the owner call them
@@ -50,7 +51,26 @@ LEFT JOIN (
     ('add_encoder_record', 'ingest'),
     ('erased_source', 'ingest'),
     ('erased_dataset', 'ingest'),
-    ('embedded_encoder', 'ingest'),
+    ('note_pseudonym_key', 'ingest'),
+    ('store_dataset', 'loader'),
+    ('store_images', 'loader'),
+    ('store_embeddings', 'loader'),
+    ('stored_images', 'loader'),
+    ('image_sources', 'loader'),
+    ('images_by_source', 'loader'),
+    ('repeated_sources', 'loader'),
+    ('known_hashes', 'loader'),
+    ('encoded_images', 'loader'),
+    ('unencoded_images', 'loader'),
+    ('pending_images', 'loader'),
+    ('pending_roots', 'loader'),
+    ('count_pending', 'loader'),
+    ('lock_images', 'loader'),
+    ('record_damage', 'loader'),
+    ('record_failures', 'loader'),
+    ('resolve_failures', 'loader'),
+    ('resolve_gone_failures', 'loader'),
+    ('resolve_gone_lists', 'loader'),
     ('create_embedding_table', 'owner'),
     ('erase_patient', 'admin'),
     ('restore_certificates', 'admin'),

@@ -54,11 +54,9 @@ BEGIN
                 f.audience = 'reader'
                 OR (f.audience = 'inner' AND NOT EXISTS (SELECT FROM pg_roles AS s WHERE s.rolname = 'cbir_search'))
             UNION
-            SELECT f.routine, 'cbir_search' FROM cbir.function_audience() AS f WHERE f.audience IN ('reader', 'inner')
+            SELECT f.routine, 'cbir_search' FROM cbir.function_audience() AS f WHERE f.audience IN ('reader', 'loader', 'inner')
             UNION
-            SELECT f.routine, 'cbir_search' FROM cbir.function_audience() AS f WHERE f.name = 'embedded_encoder'
-            UNION
-            SELECT f.routine, 'cbir_ingest' FROM cbir.function_audience() AS f WHERE f.audience = 'ingest'
+            SELECT f.routine, 'cbir_ingest' FROM cbir.function_audience() AS f WHERE f.audience IN ('ingest', 'loader')
             UNION
             SELECT f.routine, 'cbir_admin' FROM cbir.function_audience() AS f WHERE f.audience = 'admin'
         )

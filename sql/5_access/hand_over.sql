@@ -1,9 +1,10 @@
 -- Title: Give to cbir_search what readers use
--- Description: The security boundary. Functions for readers (see cbir.function_audience) and views then run as
---   cbir_search, which is under row-level security like everybody else: a reader needs no right on any table, a search
---   cannot be made without its entry in the audit, and EXPLAIN shows no condition on a row that is hidden. Called by
---   every `cbirdb db upgrade`, last of all: comments and grants come first, because afterwards they are no longer the
---   owner's to make. Where the role is not there, or this owner may not act as it, everything runs as its caller.
+-- Description: The security boundary. Functions for readers and for loading (see cbir.function_audience) and views
+--   then run as cbir_search, which is under row-level security like everybody else: nobody needs a right on any table,
+--   a search cannot be made without its entry in the audit, and EXPLAIN shows no condition on a row that is hidden.
+--   Called by every `cbirdb db upgrade`, last of all: comments and grants come first, because afterwards they are no
+--   longer the owner's to make. Where the role is not there, or this owner may not act as it, everything runs as its
+--   caller.
 -- Returns: whether there is a boundary.
 CREATE FUNCTION cbir.hand_over()
 RETURNS boolean
@@ -30,7 +31,7 @@ BEGIN
     GRANT CREATE ON SCHEMA cbir TO cbir_search;
     FOR given IN
         SELECT 'FUNCTION' AS kind, f.routine::text AS name, 'EXECUTE' AS privilege, 'SECURITY DEFINER' AS as_owner
-        FROM cbir.function_audience() AS f WHERE f.audience = 'reader'
+        FROM cbir.function_audience() AS f WHERE f.audience IN ('reader', 'loader')
         UNION ALL
         SELECT 'VIEW', c.oid::regclass::text, 'SELECT', 'SET (security_invoker = FALSE)'
         FROM cbir.sql_object AS o
@@ -56,4 +57,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.hand_over() IS
-'Makes cbir_search the owner of functions and views that readers use, so that they run as that role.';
+'Makes cbir_search the owner of functions and views that readers and loading use, so that they run as that role.';

@@ -1,5 +1,6 @@
 -- Title: Take back what goes around the security boundary
--- Description: Under row-level security readers have rights on views and functions for readers alone. Who may read a
+-- Description: Under row-level security nobody but administrators has rights on tables, and readers
+--   on views and functions for readers alone. Who may read a
 --   table itself finds hidden values by what EXPLAIN ANALYZE counts. Each right that a hospital has granted besides is
 --   taken back and named in a notice; what cbirdb's own roles need stays (see cbir.grant_table).
 CREATE FUNCTION cbir.revoke_direct_access()
@@ -24,7 +25,7 @@ BEGIN
             SELECT 'FUNCTION', p.oid::regprocedure::text, p.proowner, p.proacl, ''
             FROM cbir.function_audience() AS f
             INNER JOIN pg_proc AS p ON p.oid = f.routine
-            WHERE f.audience IN ('inner', 'owner', 'admin', 'ingest')
+            WHERE f.audience IN ('inner', 'owner', 'admin', 'ingest', 'loader')
         )
 
         SELECT DISTINCT
@@ -38,14 +39,14 @@ BEGIN
             AND (
                 g.rolname IS NULL
                 OR g.rolname NOT IN ('cbir_reader', 'cbir_ingest', 'cbir_admin', 'cbir_auditor', 'cbir_search')
-                OR (g.rolname = 'cbir_reader' AND o.kind = 'TABLE')
+                OR (g.rolname IN ('cbir_reader', 'cbir_ingest') AND o.kind = 'TABLE')
             )
         ORDER BY o.kind, o.name, grantee, a.privilege_type
     LOOP
         EXECUTE format(
             'REVOKE %s%s ON %s %s FROM %s CASCADE', held.privilege_type, held.columns, held.kind, held.name, held.grantee
         );
-        IF held.rolname IS DISTINCT FROM 'cbir_reader' THEN
+        IF held.rolname IS NULL OR held.rolname NOT IN ('cbir_reader', 'cbir_ingest') THEN
             RAISE NOTICE 'revoked: % on % from %', held.privilege_type || held.columns, held.name, held.grantee;
         END IF;
     END LOOP;

@@ -1,7 +1,7 @@
 -- Title: What each role may do with a table
 -- Description: The one place that says it, for those of cbirdb's roles that there are (see sql/dba/create_roles.sql).
---   cbir_ingest is a member of cbir_reader, and cbir_admin of both. Under row-level security cbir_reader has no right
---   on any table: it reads views and calls functions, which run as cbir_search; what loading needs, cbir_ingest keeps.
+--   cbir_ingest is a member of cbir_reader, and cbir_admin of both. Under row-level security neither cbir_reader
+--   nor cbir_ingest has a right on any table: they read views and call functions, which run as cbir_search.
 --   Nobody but the owner writes encoders, from whose names tables are derived.
 -- Inputs: the name of a table or view of schema cbir; whether it is a view; whether row-level security is on.
 CREATE FUNCTION cbir.table_privilege(table_name text, is_view boolean, protected boolean)
@@ -14,7 +14,12 @@ SELECT r.grantee, p.privilege
 FROM (
     SELECT
         $1 IN ('search_audit', 'erasure_certificate', 'erased_image', 'returned_patient') AS of_audit,
-        NOT $2 AND starts_with($1, 'embedding_') AS of_embeddings
+        CASE
+            WHEN $2 THEN NULL
+            WHEN $1 IN ('dataset', 'patient', 'study', 'series', 'image', 'failure') THEN '{INSERT,UPDATE}'
+            WHEN $1 = 'label' THEN '{INSERT}'
+            WHEN $1 = 'image_label' OR starts_with($1, 'embedding_') THEN '{INSERT,DELETE}'
+        END AS loading
 ) AS kind
 CROSS JOIN LATERAL (
     SELECT NOT kind.of_audit AND $1 NOT IN ('sql_object', 'pseudonym_key') AS readable
@@ -23,22 +28,8 @@ CROSS JOIN LATERAL (
     VALUES
     ('cbir_reader', CASE WHEN also.readable AND ($2 OR NOT $3) THEN '{SELECT}' END),
     ('cbir_search', CASE WHEN also.readable AND NOT $2 THEN '{SELECT}' END),
-    ('cbir_ingest', CASE
-        WHEN $2 OR NOT also.readable THEN NULL
-        WHEN
-            kind.of_embeddings OR $1 IN (
-                'alembic_version', 'dataset', 'dataset_access', 'encoder', 'encoder_record', 'failure', 'image',
-                'image_label', 'label', 'patient', 'series', 'setting', 'study'
-            )
-            THEN '{SELECT}'
-    END),
-    ('cbir_ingest', CASE
-        WHEN $2 THEN NULL
-        WHEN $1 IN ('dataset', 'patient', 'study', 'series', 'image', 'failure') THEN '{INSERT,UPDATE}'
-        WHEN $1 = 'label' THEN '{INSERT}'
-        WHEN $1 = 'pseudonym_key' THEN '{SELECT,INSERT}'
-        WHEN kind.of_embeddings OR $1 = 'image_label' THEN '{INSERT,DELETE}'
-    END),
+    ('cbir_search', kind.loading),
+    ('cbir_ingest', CASE WHEN NOT $3 THEN kind.loading END),
     ('cbir_admin', CASE
         WHEN $2 OR $1 = 'search_audit' THEN NULL
         WHEN kind.of_audit THEN '{SELECT}'

@@ -14,10 +14,11 @@ INNER JOIN pg_proc AS p ON p.oid = f.routine
 CROSS JOIN LATERAL aclexplode(p.proacl) AS a
 INNER JOIN pg_roles AS g ON g.oid = a.grantee
 WHERE
-    $2 AND (f.audience IN ('inner', 'owner') OR ($1 AND f.audience IN ('admin', 'ingest')))
+    $2 AND (f.audience IN ('inner', 'owner') OR ($1 AND f.audience IN ('admin', 'ingest', 'loader')))
     AND a.grantee NOT IN (p.proowner, (SELECT o.id FROM owner AS o))
-    AND g.rolname <> CASE
-        WHEN f.audience = 'inner' OR (f.name = 'embedded_encoder' AND g.rolname = 'cbir_search') THEN 'cbir_search'
+    AND g.rolname <> CASE f.audience
+        WHEN 'inner' THEN 'cbir_search'
+        WHEN 'loader' THEN 'cbir_ingest'
         ELSE 'cbir_' || f.audience
     END
 UNION ALL

@@ -71,13 +71,13 @@ UNION ALL
 SELECT format('function %s', r.routine), 'it belongs to ' || pg_get_userbyid(r.proowner)
 FROM routine AS r
 WHERE
-    (pg_get_userbyid(r.proowner) = 'cbir_search') <> ($2 AND r.audience = 'reader')
+    (pg_get_userbyid(r.proowner) = 'cbir_search') <> ($2 AND r.audience IN ('reader', 'loader'))
     OR (pg_get_userbyid(r.proowner) <> 'cbir_search' AND r.proowner <> (SELECT o.id FROM owner AS o))
 UNION ALL
 SELECT format('function %s', r.routine),
     CASE WHEN r.prosecdef THEN 'it runs as its owner' ELSE 'it does not run as its owner' END
 FROM routine AS r
-WHERE r.audience = 'reader' AND r.prosecdef <> $2
+WHERE r.audience IN ('reader', 'loader') AND r.prosecdef <> $2
 UNION ALL
 SELECT format('function %s', r.routine), 'its search_path is not pinned'
 FROM routine AS r

@@ -112,8 +112,8 @@ def test_a_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
             "INSERT INTO cbir.dataset_access (role_name, dataset) VALUES (%s, 'a2')", [logins.names["ingest_a"]]
         )
     write = {
-        "INSERT": "INSERT INTO cbir.dataset (name, reader, root) VALUES ('a2', 'folder', %s)",
-        "UPDATE": "UPDATE cbir.dataset SET root = %s WHERE name = 'a'",
+        "INSERT": "SELECT cbir.store_dataset('a2', 'folder', %s, FALSE)",
+        "UPDATE": "SELECT cbir.store_dataset('a', 'test', %s, TRUE)",
     }[statement]
     with logins.connect("ingest_a", database) as site:
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not see"):

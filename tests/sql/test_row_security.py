@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from cbirdb.cli.main import run
@@ -203,10 +204,12 @@ def test_a_new_encoders_table_is_protected_from_the_start(role_server: str, role
             secure(connection, logins)
         with logins.connect("ingest_a", name) as here:
             register_encoder(here, "later", dim=2, precision="half", spec={}, provenance={})
-            here.execute("INSERT INTO cbir.embedding_later SELECT image_id, '[1,0]' FROM cbir.image")
-            assert here.execute("SELECT count(*) FROM cbir.embedding_later").fetchone() == (IMAGES,)
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                here.execute("INSERT INTO cbir.embedding_later VALUES (%s, '[1,0]')", [HIDDEN])
+            own = here.execute("SELECT array_agg(image_id) FROM cbir.image_overview").fetchone()
+            store = "SELECT cbir.store_embeddings('later', %s::bigint[], array_fill('[1,0]'::halfvec, ARRAY[%s]))"
+            assert here.execute(store, [own and own[0], IMAGES]).fetchone() == (IMAGES,)
+            for hidden in (HIDDEN, ABSENT):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+                    here.execute(store, [[hidden], 1])
         with logins.connect("site_b", name) as here:
             rows = here.execute("SELECT encoder, embeddings FROM cbir.encoder_status() ORDER BY encoder").fetchall()
             assert rows == [("later", 0), ("toy", IMAGES)]
@@ -288,6 +291,12 @@ def apart(role_server: str, role_template: str, logins: Logins) -> Iterator[psyc
             fill(connection, "a")
             fill(connection, "b")
             secure(connection, logins)
+            # Rights that cbirdb takes back: the policies hold also while somebody has them.
+            connection.execute(
+                sql.SQL("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA cbir TO {}").format(
+                    sql.Identifier(logins.names["ingest_a"])
+                )
+            )
             yield connection
 
 

@@ -10,7 +10,8 @@ import pytest
 from pgvector import HalfVector, Vector
 from psycopg import sql
 
-from cbirdb.db.copy import CHUNK_BYTES, HEADER, TRAILER, copy_embeddings, encode_rows, row_type
+from cbirdb.db.copy import CHUNK_BYTES, HEADER, TRAILER, add_embeddings, copy_embeddings, encode_rows, row_type
+from cbirdb.db.embeddings import StoredEncoder, register_encoder
 from cbirdb.records import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("half", "single")
@@ -84,18 +85,38 @@ def test_a_batch_larger_than_one_piece_arrives_whole_and_in_order(connection: ps
     assert row == (count, True)
 
 
-def test_images_that_have_an_embedding_keep_it_and_the_others_are_added(connection: psycopg.Connection) -> None:
-    connection.execute("CREATE TABLE cbir.sent (image_id bigint PRIMARY KEY, embedding vector(2))")
-    first, second = np.array([[1, 0]] * 3, dtype=np.float32), np.array([[0, 1]] * 3, dtype=np.float32)
-    assert copy_embeddings(connection, "sent", np.array([1, 2, 3], dtype=np.int64), first, "single") == 3
-    for _ in range(2):  # twice in one session: the staging table must not stand in its own way
-        copy_embeddings(connection, "sent", np.array([2, 3, 4], dtype=np.int64), second, "single")
-    rows = connection.execute("SELECT image_id, embedding::text FROM cbir.sent ORDER BY image_id").fetchall()
-    assert rows == [(1, "[1,0]"), (2, "[1,0]"), (3, "[1,0]"), (4, "[0,1]")]
+@pytest.fixture
+def stored(connection: psycopg.Connection, request: pytest.FixtureRequest) -> StoredEncoder:
+    """An encoder of two numbers, in the precision that a test asks for, beside images 1 to 4."""
+    connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('sent', 'test')")
+    connection.execute(
+        "INSERT INTO cbir.image (image_id, dataset_id, source) OVERRIDING SYSTEM VALUE"
+        " SELECT n, (SELECT dataset_id FROM cbir.dataset), n::text FROM generate_series(1, 4) AS n"
+    )
+    return register_encoder(connection, "sent", dim=2, precision=request.param, spec={}, provenance={})
 
 
-def test_the_number_of_rows_added_leaves_out_those_that_were_there(connection: psycopg.Connection) -> None:
-    connection.execute("CREATE TABLE cbir.sent (image_id bigint PRIMARY KEY, embedding vector(1))")
-    ones = np.ones((2, 1), dtype=np.float32)
-    copy_embeddings(connection, "sent", np.array([1, 2], dtype=np.int64), ones, "single")
-    assert copy_embeddings(connection, "sent", np.array([2, 3], dtype=np.int64), ones, "single") == 1
+@pytest.mark.parametrize("stored", PRECISIONS, indirect=True)
+def test_images_that_have_an_embedding_keep_it_and_the_others_are_added(
+    connection: psycopg.Connection, stored: StoredEncoder
+) -> None:
+    first, second = np.array([[1, 0]] * 3, dtype=np.float32), np.array([[0.6, 0.8]] * 3, dtype=np.float32)
+    assert add_embeddings(connection, stored, np.array([1, 2, 3], dtype=np.int64), first) == 3
+    assert add_embeddings(connection, stored, np.array([2, 3, 4], dtype=np.int64), second) == 1
+    assert add_embeddings(connection, stored, np.array([2, 3, 4], dtype=np.int64), second) == 0
+    rows = connection.execute("SELECT image_id, embedding::vector::text FROM cbir.embedding_sent ORDER BY 1").fetchall()
+    fourth = "[0.60009766,0.7998047]" if stored.precision == "half" else "[0.6,0.8]"
+    assert rows == [(1, "[1,0]"), (2, "[1,0]"), (3, "[1,0]"), (4, fourth)]
+
+
+@pytest.mark.parametrize("stored", PRECISIONS, indirect=True)
+def test_an_array_of_vectors_arrives_as_a_copy_does(connection: psycopg.Connection, stored: StoredEncoder) -> None:
+    ids = np.array([3, 1, 4], dtype=np.int64)
+    unit = np.float32([[0.6, -0.8], [1, 0], [-(2**-20), 1]])
+    copied = "SELECT array_agg((image_id, embedding)::text ORDER BY image_id) FROM cbir.embedding_sent"
+    copy_embeddings(connection, stored.table, ids, unit, stored.precision)
+    by_copy = connection.execute(copied).fetchone()
+    connection.execute("TRUNCATE cbir.embedding_sent")
+    copy_embeddings(connection, stored.table, ids[:1], unit[:1], stored.precision)  # so that COPY is of no use
+    assert add_embeddings(connection, stored, ids, unit) == 2
+    assert connection.execute(copied).fetchone() == by_copy

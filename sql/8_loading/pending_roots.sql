@@ -1,0 +1,23 @@
+-- Title: Folders of the datasets that lack embeddings
+-- Inputs: encoders; names of datasets (NULL: all).
+-- Returns: name and folder of each dataset that has files, and an image that lacks an embedding of any of the encoders.
+CREATE FUNCTION cbir.pending_roots(encoders text[], datasets text[])
+RETURNS TABLE (dataset text, root text)
+LANGUAGE plpgsql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    boundary constant boolean := cbir.inside_boundary();
+BEGIN
+    RETURN QUERY EXECUTE format(
+        'SELECT d.name, d.root FROM cbir.dataset AS d'
+        ' WHERE d.root IS NOT NULL AND ($1 IS NULL OR d.name = ANY($1))'
+        ' AND EXISTS (SELECT FROM cbir.image AS i WHERE i.dataset_id = d.dataset_id AND (%s)) ORDER BY d.name',
+        coalesce(nullif(array_to_string(cbir.lacking(encoders), ' OR '), ''), 'FALSE')
+    ) USING datasets;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.pending_roots(text[], text[]) IS
+'Names and folders of the datasets with an image that lacks an embedding.';
