@@ -109,6 +109,7 @@ def test_everything_that_the_package_asks_for_is_pinned(extra: str, lock: str) -
     ("module", "more"),
     [
         ("cbirdb.cli.metrics", ("numpy", "PIL")),
+        ("cbirdb.cli.index", ("numpy", "PIL")),
         ("cbirdb.evaluate", ("PIL",)),
         ("cbirdb.ingest", ("h5py",)),
         ("cbirdb.search", ()),
