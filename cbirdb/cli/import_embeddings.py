@@ -33,7 +33,7 @@ def import_embeddings(
     A new encoder name is registered with the dimension of the first vector.
     """
     from cbirdb.db.known_encoders import known_encoders
-    from cbirdb.ingest.embeddings import import_embeddings as run
+    from cbirdb.ingest import import_embeddings as run
 
     progress = context.progress()
     with context.open_database() as connection:

@@ -1,5 +1,16 @@
 """Bring a dataset's files into the catalogue, or published embeddings into the embedding tables."""
 
-from cbirdb.ingest.run import IngestSummary, ingest
+from typing import TYPE_CHECKING
 
-__all__ = ["IngestSummary", "ingest"]
+from cbirdb.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from cbirdb.ingest.embeddings import ImportSummary, import_embeddings
+    from cbirdb.ingest.run import IngestSummary, ingest
+else:
+    # Worker processes look at files and need no database driver; only embeddings need h5py.
+    __getattr__ = lazy_exports(
+        __name__, {"embeddings": ("ImportSummary", "import_embeddings"), "run": ("IngestSummary", "ingest")}
+    )
+
+__all__ = ["ImportSummary", "IngestSummary", "import_embeddings", "ingest"]

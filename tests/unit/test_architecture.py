@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def test_all_that_lies_beneath_the_encoders_is_kept_from_torch() -> None:
     encoders = next(number for number, row in enumerate(rows) if "cbirdb.encoders" in row)
     beneath = set().union(*rows[encoders + 1 :])
     assert beneath | {"cbirdb.db"} <= set(kept)
+
+
+@pytest.mark.parametrize("name", ["demo", "encode", "erase", "evaluate", "index", "ingest", "metrics", "search"])
+def test_a_package_gives_what_it_promises(name: str) -> None:
+    package = importlib.import_module(f"cbirdb.{name}")
+    assert package.__all__
+    assert [promised for promised in package.__all__ if not hasattr(package, promised)] == []
+    with pytest.raises(AttributeError, match=f"module 'cbirdb.{name}' has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_every_module_is_short_enough_to_read() -> None:
@@ -111,8 +121,9 @@ def test_everything_that_the_package_asks_for_is_pinned(extra: str, lock: str) -
         ("cbirdb.cli.metrics", ("numpy", "PIL")),
         ("cbirdb.cli.index", ("numpy", "PIL")),
         ("cbirdb.evaluate", ("PIL",)),
-        ("cbirdb.ingest", ("h5py",)),
-        ("cbirdb.search", ()),
+        ("cbirdb.ingest.run", ("h5py",)),
+        ("cbirdb.ingest.inspect_files", ("psycopg",)),
+        ("cbirdb.search", ("cbirdb.encode.decode",)),
         ("cbirdb.metrics", ("numpy", "PIL")),
         ("cbirdb.db.schema.open", ("numpy", "PIL")),
     ],
