@@ -1,4 +1,5 @@
 -- Title: Mark what failed before and has gone well now
+-- Description: A failure stays, so that it can be seen how often a file failed and that it has been mended.
 -- Inputs: stage; the encoder's id (NULL: of none); the dataset's id (NULL: of none); files.
 CREATE FUNCTION cbir.resolve_failures(stage text, encoder_id bigint, dataset_id bigint, sources text[])
 RETURNS void
