@@ -5,6 +5,7 @@ CREATE FUNCTION cbir.known_hashes(hashes bytea[])
 RETURNS SETOF bytea
 LANGUAGE plpgsql
 STABLE
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

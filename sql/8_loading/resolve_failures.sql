@@ -4,6 +4,7 @@
 CREATE FUNCTION cbir.resolve_failures(stage text, encoder_id bigint, dataset_id bigint, sources text[])
 RETURNS void
 LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

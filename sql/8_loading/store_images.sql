@@ -2,11 +2,14 @@
 -- Description: With their patients, studies and labels, all in the caller's transaction. A record with an image_id
 --   replaces what is stored of that image; embeddings of a file whose hash has changed go. A record without one is
 --   added, unless an image of its source is there: then another load was faster, and that one stays.
+--   Planned anew for each batch, as are its relatives: a plan that was made for an empty catalogue reads all of one
+--   that has grown.
 -- Inputs: a dataset's id; an array of objects with the fields of cbir.image_record.
 -- Returns: source and id of each image that was added.
 CREATE FUNCTION cbir.store_images(dataset_id bigint, images jsonb)
 RETURNS TABLE (source text, image_id bigint)
 LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_column
