@@ -1,4 +1,5 @@
 -- Title: Say in SQL that an image lacks an embedding
+-- Description: For statements on the tables of several encoders, whose names are looked up here.
 -- Inputs: encoders.
 -- Returns: for each a condition on an image that is called i.
 CREATE FUNCTION cbir.lacking(encoders text[])

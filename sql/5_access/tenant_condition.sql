@@ -4,7 +4,8 @@
 --   The sub-queries of a policy are under row-level security themselves, so an image follows its dataset, a label of an
 --   image its image, a result its run. A run is seen by who sees all of its datasets: its lists hold images of all of
 --   them. A label is seen where an image that is seen carries it; cbir_ingest sees all labels, whose names are unique
---   across datasets, and failures of no dataset. Index builds count the vectors of everybody and are seen by nobody who
+--   across datasets (asked first, or each lookup of a name would go through all labels of images), and failures of no
+--   dataset. Index builds count the vectors of everybody and are seen by nobody who
 --   is restricted. It is the acting role that is judged (see cbir.acting_expression). NULL: the table holds nothing of
 --   any dataset.
 -- Inputs: the name of a table of schema cbir.
@@ -27,7 +28,7 @@ SELECT CASE
     WHEN $1 = 'image_label' OR starts_with($1, 'embedding_')
         THEN format('EXISTS (SELECT FROM cbir.image AS i WHERE i.image_id = %I.image_id)', $1)
     WHEN $1 = 'label' THEN
-        'EXISTS (SELECT FROM cbir.image_label AS il WHERE il.label_id = label.label_id) OR ' || ingests.condition
+        ingests.condition || ' OR EXISTS (SELECT FROM cbir.image_label AS il WHERE il.label_id = label.label_id)'
     WHEN $1 = 'search_run'
         THEN 'cardinality(datasets) > 0 AND datasets <@ ARRAY(SELECT d.name FROM cbir.dataset AS d)'
     WHEN $1 IN ('search_result', 'search_result_label')

@@ -1,4 +1,6 @@
 -- Title: Count the images that lack an embedding
+-- Description: What cbir.pending_images would give in all, and what it leaves out for want of a file. Without encoders
+--   it counts images.
 -- Inputs: as of cbir.pending_images.
 -- Returns: all images of these datasets and this shard; those of them with a file that lack an embedding of any of the
 --   encoders; of each encoder those that lack its embedding, with a file and without one.

@@ -1,4 +1,5 @@
--- Title: Which images have an embedding
+-- Title: Find which images have an embedding
+-- Description: So that an import that is repeated goes past them quickly.
 -- Inputs: an encoder; ids of images.
 CREATE FUNCTION cbir.encoded_images(encoder text, image_ids bigint[])
 RETURNS SETOF bigint

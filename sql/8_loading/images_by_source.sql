@@ -5,6 +5,7 @@ CREATE FUNCTION cbir.images_by_source(dataset_ids bigint[], sources text[])
 RETURNS TABLE (source text, image_id bigint, dataset text, dataset_id bigint)
 LANGUAGE plpgsql
 STABLE
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

@@ -1,10 +1,11 @@
--- Title: Which contents of files are in the catalogue already
+-- Title: Find which contents of files are in the catalogue already
 -- Description: Of the datasets that the caller sees, whichever they are.
 -- Inputs: SHA-256 hashes of files.
 CREATE FUNCTION cbir.known_hashes(hashes bytea[])
 RETURNS SETOF bytea
 LANGUAGE plpgsql
 STABLE
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

@@ -8,6 +8,7 @@
 CREATE FUNCTION cbir.lock_images(dataset_ids bigint[], image_ids bigint[], hashes bytea[] DEFAULT NULL)
 RETURNS SETOF bigint
 LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

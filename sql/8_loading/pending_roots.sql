@@ -1,4 +1,5 @@
 -- Title: Folders of the datasets that lack embeddings
+-- Description: Whoever encodes looks at them first: files are opened below folders that the machine's operator names.
 -- Inputs: encoders; names of datasets (NULL: all).
 -- Returns: name and folder of each dataset that has files, and an image that lacks an embedding of any of the encoders.
 CREATE FUNCTION cbir.pending_roots(encoders text[], datasets text[])

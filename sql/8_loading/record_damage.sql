@@ -5,6 +5,7 @@
 CREATE FUNCTION cbir.record_damage(image_ids bigint[], hashes bytea[], reports text[])
 RETURNS void
 LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

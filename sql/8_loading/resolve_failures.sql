@@ -1,8 +1,10 @@
 -- Title: Mark what failed before and has gone well now
+-- Description: A failure stays, so that it can be seen how often a file failed and that it has been mended.
 -- Inputs: stage; the encoder's id (NULL: of none); the dataset's id (NULL: of none); files.
 CREATE FUNCTION cbir.resolve_failures(stage text, encoder_id bigint, dataset_id bigint, sources text[])
 RETURNS void
 LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

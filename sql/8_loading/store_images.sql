@@ -2,6 +2,8 @@
 -- Description: With their patients, studies and labels, all in the caller's transaction. A record with an image_id
 --   replaces what is stored of that image; embeddings of a file whose hash has changed go. A record without one is
 --   added, unless an image of its source is there: then another load was faster, and that one stays.
+--   What joins a table is run by EXECUTE, so that it is planned for each batch: a plan that was made for an empty
+--   catalogue reads all of one that has grown. The setting plan_cache_mode would plan each check of a foreign key anew.
 -- Inputs: a dataset's id; an array of objects with the fields of cbir.image_record.
 -- Returns: source and id of each image that was added.
 CREATE FUNCTION cbir.store_images(dataset_id bigint, images jsonb)
@@ -22,47 +24,53 @@ DECLARE
 BEGIN
     PERFORM cbir.store_people(store_images.dataset_id, given);
     -- Locked in the order of their ids, as an encode does it: each then waits for the other, and not both.
-    known := ARRAY(
-        SELECT i.image_id FROM cbir.image AS i
-        WHERE i.dataset_id = store_images.dataset_id AND i.image_id IN (SELECT r.image_id FROM unnest(given) AS r)
+    EXECUTE $statement$
+    SELECT array_agg(l.image_id), array_agg(l.image_id) FILTER (WHERE l.changed)
+    FROM (
+        SELECT i.image_id, i.sha256 <> r.sha256 AS changed
+        FROM cbir.image AS i
+        INNER JOIN unnest($2) AS r ON r.image_id = i.image_id
+        WHERE i.dataset_id = $1
         ORDER BY i.image_id
-        FOR NO KEY UPDATE
-    );
-    changed := ARRAY(
-        SELECT i.image_id FROM cbir.image AS i
-        INNER JOIN unnest(given) AS r ON r.image_id = i.image_id
-        WHERE i.image_id = ANY(known) AND i.sha256 <> r.sha256
-    );
-    UPDATE cbir.image AS i SET
-        source = r.source, split = r.split, modality = r.modality, anatomic_region = r.anatomic_region, view = r.view,
-        sha256 = r.sha256, width = r.width, height = r.height, file_bytes = r.file_bytes,
-        file_modified_ns = r.file_modified_ns, damage = r.damage, patient_id = p.patient_id, study_id = s.study_id
-    FROM unnest(given) AS r
-    LEFT JOIN cbir.patient AS p ON p.dataset_id = store_images.dataset_id AND p.pseudonym = r.pseudonym
-    LEFT JOIN cbir.study AS s ON s.dataset_id = store_images.dataset_id AND s.study_uid = r.study_uid
-    WHERE i.image_id = r.image_id AND i.image_id = ANY(known);
-    DELETE FROM cbir.image_label AS l WHERE l.image_id = ANY(known);
-    IF cardinality(changed) > 0 THEN
+        FOR NO KEY UPDATE OF i
+    ) AS l
+    $statement$ INTO known, changed USING store_images.dataset_id, given;
+    IF known IS NOT NULL THEN
+        EXECUTE $statement$
+        UPDATE cbir.image AS i SET
+            source = r.source, split = r.split, modality = r.modality, anatomic_region = r.anatomic_region,
+            view = r.view, sha256 = r.sha256, width = r.width, height = r.height, file_bytes = r.file_bytes,
+            file_modified_ns = r.file_modified_ns, damage = r.damage, patient_id = p.patient_id, study_id = s.study_id
+        FROM unnest($2) AS r
+        LEFT JOIN cbir.patient AS p ON p.dataset_id = $1 AND p.pseudonym = r.pseudonym
+        LEFT JOIN cbir.study AS s ON s.dataset_id = $1 AND s.study_uid = r.study_uid
+        WHERE i.image_id = r.image_id AND i.image_id = ANY($3)
+        $statement$ USING store_images.dataset_id, given, known;
+        EXECUTE 'DELETE FROM cbir.image_label AS l WHERE l.image_id = ANY($1)' USING known;
+    END IF;
+    IF changed IS NOT NULL THEN
         PERFORM cbir.forget_embeddings(changed);
     END IF;
+    EXECUTE $statement$
     WITH added AS (
         INSERT INTO cbir.image (
             dataset_id, source, split, modality, anatomic_region, view, sha256, width, height, file_bytes,
             file_modified_ns, damage, patient_id, study_id
         )
         SELECT
-            store_images.dataset_id, r.source, r.split, r.modality, r.anatomic_region, r.view, r.sha256, r.width,
-            r.height, r.file_bytes, r.file_modified_ns, r.damage, p.patient_id, s.study_id
-        FROM unnest(given) WITH ORDINALITY AS r
-        LEFT JOIN cbir.patient AS p ON p.dataset_id = store_images.dataset_id AND p.pseudonym = r.pseudonym
-        LEFT JOIN cbir.study AS s ON s.dataset_id = store_images.dataset_id AND s.study_uid = r.study_uid
+            $1, r.source, r.split, r.modality, r.anatomic_region, r.view, r.sha256, r.width, r.height, r.file_bytes,
+            r.file_modified_ns, r.damage, p.patient_id, s.study_id
+        FROM unnest($2) WITH ORDINALITY AS r
+        LEFT JOIN cbir.patient AS p ON p.dataset_id = $1 AND p.pseudonym = r.pseudonym
+        LEFT JOIN cbir.study AS s ON s.dataset_id = $1 AND s.study_uid = r.study_uid
         WHERE r.image_id IS NULL
         ORDER BY r.ordinality
         ON CONFLICT ON CONSTRAINT image_dataset_id_source_frame_key DO NOTHING
         RETURNING source, image_id
     )
 
-    SELECT array_agg(a.source), array_agg(a.image_id) INTO added_sources, added_ids FROM added AS a;
+    SELECT array_agg(a.source), array_agg(a.image_id) FROM added AS a
+    $statement$ INTO added_sources, added_ids USING store_images.dataset_id, given;
     PERFORM cbir.store_labels(array_agg(l.image_id), array_agg(l.labels))
     FROM (
         SELECT r.image_id, r.labels FROM unnest(given) AS r WHERE r.image_id = ANY(known)

@@ -5,6 +5,7 @@ CREATE FUNCTION cbir.stored_images(dataset_id bigint, sources text[])
 RETURNS SETOF cbir.image_record
 LANGUAGE plpgsql
 STABLE
+SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

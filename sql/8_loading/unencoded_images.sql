@@ -1,4 +1,5 @@
 -- Title: Images that an import left without an embedding
+-- Description: Of the datasets that its files spoke of, for its last line.
 -- Inputs: an encoder; ids of datasets.
 -- Returns: their number, and the sources of the first three.
 CREATE FUNCTION cbir.unencoded_images(encoder text, dataset_ids bigint[])

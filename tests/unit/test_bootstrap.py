@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from cbirdb.metrics.bootstrap import Cells, bootstrap, holm, interval, sign_flip_p
+from cbirdb.metrics.confidence import _interval
 
 
 def one_each(values: np.ndarray, groups: np.ndarray | None = None) -> Cells:
@@ -134,3 +135,10 @@ def test_false_alarms_after_holm_are_too_many() -> None:
     rng = np.random.default_rng(12)
     alarms = sum(min(holm(list(rng.random(10)))) < 0.05 for _ in range(2_000))
     assert alarms / 2_000 < 0.065
+
+
+@pytest.mark.parametrize("mean", ["micro", "macro"])
+def test_two_patients_are_enough_for_an_interval_and_one_is_not(mean: str) -> None:
+    two = one_each(np.array([0.0, 1.0]))
+    assert _interval(two, mean, 200, 1) == pytest.approx((0, 1))
+    assert _interval(one_each(np.array([1.0])), mean, 200, 1) == (None, None)

@@ -205,3 +205,11 @@ def test_a_table_that_was_cut_short_is_one_sentence(tmp_path: Path) -> None:
     table.write_bytes(table.read_bytes()[:60])
     with pytest.raises(InputError, match="cannot be read to its end"):
         read("mimic-cxr", root)
+
+
+def test_a_row_that_cannot_be_used_is_named_by_at_most_500_characters_of_its_path(tmp_path: Path) -> None:
+    folder = write_chexpert(tmp_path)
+    table = folder / "train.csv"
+    table.write_text(table.read_text() + "x" * 600 + table.read_text().splitlines()[1].partition(".jpg")[2] + "\n")
+    failures = [item for item in read("chexpert", folder) if isinstance(item, Failure)]
+    assert [f.source for f in failures] == ["x" * 500]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cbirdb.index import Floor
 from cbirdb.index.audit import Measured, Recall
-from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
+from cbirdb.index.methods import BitHnsw, Hnsw, IndexMethod, IvfFlat
 from cbirdb.index.tune import FIRST_QUERIES, QUERIES, _Dial, _settled
 
 STEPS = IvfFlat(lists=100, probes=1).steps()[0]
@@ -183,3 +183,9 @@ def test_where_the_worst_queries_fail_at_every_width_the_mean_decides_and_nothin
 def test_queries_that_find_nothing_are_not_made_up_for_by_the_mean() -> None:
     index = MadeUp(near=NEVER, far=1, near_short=Recall(0.999, 1.0, 1))
     assert index.settle(IvfFlat(lists=100, probes=1, at_100=1)) == (64, 64)
+
+
+def test_the_memory_of_a_graph_of_bits_is_that_of_a_graph_with_one_bit_per_component() -> None:
+    neighbours = 16 * (2 * 16 + 16 / 15) + 16
+    for dim, size in ((8, 1), (9, 2), (512, 64)):
+        assert BitHnsw(m=16).memory_estimate(1000, dim, "half") == int(1000 * (180 + 8 + size + neighbours))
