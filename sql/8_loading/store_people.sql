@@ -1,6 +1,6 @@
 -- Title: Add the patients and studies of images, or bring them up to date
 -- Description: Always in the same order: two loads at once then wait for each other, and not both. A sex that is known
---   is not forgotten. What joins a table is planned anew for each batch, see cbir.store_images.
+--   is not forgotten. For how ids are looked up, see cbir.store_images.
 -- Inputs: a dataset's id; images.
 CREATE FUNCTION cbir.store_people(dataset_id bigint, images cbir.image_record[])
 RETURNS void
@@ -20,14 +20,16 @@ BEGIN
     ON CONFLICT ON CONSTRAINT patient_dataset_id_pseudonym_key DO UPDATE SET sex = coalesce(excluded.sex, old.sex);
     EXECUTE $statement$
     INSERT INTO cbir.study AS old (dataset_id, study_uid, patient_id, study_date, age_years)
-    SELECT $1, g.study_uid, p.patient_id, g.study_date, g.age_years
+    SELECT
+        $1, g.study_uid,
+        (SELECT p.patient_id FROM cbir.patient AS p WHERE p.dataset_id = $1 AND p.pseudonym = g.pseudonym),
+        g.study_date, g.age_years
     FROM (
         SELECT DISTINCT ON (r.study_uid) r.study_uid, r.pseudonym, r.study_date, r.age_years
         FROM unnest($2) WITH ORDINALITY AS r
         WHERE r.study_uid IS NOT NULL
         ORDER BY r.study_uid, r.pseudonym DESC NULLS LAST, r.ordinality DESC
     ) AS g
-    LEFT JOIN cbir.patient AS p ON p.dataset_id = $1 AND p.pseudonym = g.pseudonym
     ORDER BY g.study_uid
     ON CONFLICT ON CONSTRAINT study_dataset_id_study_uid_key DO UPDATE SET
         patient_id = excluded.patient_id, study_date = excluded.study_date, age_years = excluded.age_years
