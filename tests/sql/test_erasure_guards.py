@@ -12,7 +12,6 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.catalogue import forget_embeddings
 from cbirdb.db.embeddings import find_encoder, register_encoder
 from cbirdb.db.schema.migrate import upgrade
 from tests.conftest import Logins
@@ -136,7 +135,7 @@ def test_an_encoder_whose_table_is_gone_stops_neither_erasures_nor_searches(
     with acting(owner, logins, "reader") as login:
         found = login.execute("SELECT encoder FROM cbir.explain_match(1, 3)").fetchall()
         assert found == [("toy",)]
-    forget_embeddings(owner, [5])
+    owner.execute("SELECT cbir.forget_embeddings('{5}')")
     removed = erase(owner, "p1")
     assert (removed["image"], removed["embedding_toy"]) == (2, 2)
     assert owner.execute("SELECT image_id FROM cbir.embedding_toy ORDER BY 1").fetchall() == [(1,), (2,), (6,)]
