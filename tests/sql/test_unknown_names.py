@@ -51,3 +51,17 @@ def test_an_unknown_grouping_is_an_error(connection: psycopg.Connection, call: s
 def test_an_unknown_encoder_is_an_error(connection: psycopg.Connection, call: str) -> None:
     with pytest.raises(psycopg.errors.UndefinedObject, match="there is no encoder"):
         connection.execute(call.encode())
+
+
+def test_an_unknown_run_is_told_the_newest_runs_first(connection: psycopg.Connection) -> None:
+    connection.execute("SELECT cbir.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
+    made = connection.execute(
+        "INSERT INTO cbir.search_run (encoder_id, protocol, datasets, query_split, index_split, k, mode, seed,"
+        " indexed_images, query_images, versions, finished_at)"
+        " SELECT encoder_id, 'paper', '{a}', 'test', 'train', 5, 'exact', 0, 1, 1, '{}', now()"
+        " FROM cbir.encoder, generate_series(1, 3) RETURNING run_id"
+    ).fetchall()
+    with pytest.raises(psycopg.errors.NoDataFound) as caught:
+        connection.execute("SELECT * FROM cbir.leakage(999)")
+    newest_first = ", ".join(str(run) for (run,) in sorted(made, reverse=True))
+    assert caught.value.diag.message_hint == f"Finished runs: {newest_first}."

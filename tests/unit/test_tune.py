@@ -189,3 +189,8 @@ def test_the_memory_of_a_graph_of_bits_is_that_of_a_graph_with_one_bit_per_compo
     neighbours = 16 * (2 * 16 + 16 / 15) + 16
     for dim, size in ((8, 1), (9, 2), (512, 64)):
         assert BitHnsw(m=16).memory_estimate(1000, dim, "half") == int(1000 * (180 + 8 + size + neighbours))
+
+
+def test_the_memory_of_kmeans_is_that_of_its_sample_and_its_bounds() -> None:
+    # 2 lists take 10,000 sampled vectors of 3 numbers: a vector has 8 bytes besides; bounds are of 4 bytes.
+    assert IvfFlat(lists=2).memory_estimate(50_000, 3, "half") == 10_000 * (8 + 4 * 3) + 4 * 2 * (2 + 10_000 + 2 * 3)
