@@ -407,7 +407,7 @@ def test_who_keeps_the_first_ingest_from_noting_its_key_is_named(
     dsn: str, connection: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with psycopg.connect(dsn) as holder, ThreadPoolExecutor(max_workers=1) as thread:
-        holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('cbirdb pseudonym key', 0))")
+        holder.execute("LOCK TABLE cbir.pseudonym_key IN SHARE ROW EXCLUSIVE MODE")
         checked = thread.submit(check_pseudonym_key, connection, "a fingerprint")
         deadline = time.monotonic() + 30
         while f"held by pid {holder.info.backend_pid} (role postgres" not in caplog.text:
