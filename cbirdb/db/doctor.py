@@ -94,13 +94,16 @@ def check_privileges(connection: psycopg.Connection) -> Check:
     """Privileges."""
     row = connection.execute(
         "SELECT current_user, rolsuper, has_schema_privilege('cbir', 'CREATE'), has_schema_privilege('cbir', 'USAGE'),"
-        " has_table_privilege('cbir.image', 'INSERT') FROM pg_roles WHERE rolname = current_user"
+        " has_function_privilege(to_regprocedure('cbir.store_images(bigint, jsonb)'), 'EXECUTE')"
+        " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     if row is None:
         return Check("Privileges", False, "the role is not known to the server", "Connect as another role.")
-    role, superuser, create, usage, insert = row
-    rights = [name for name, has in (("read", usage), ("ingest", insert), ("index", create)) if has]
-    advice = "" if insert and create else "This role can search but not ingest or index; the schema's owner can."
+    role, superuser, create, usage, ingest = row
+    asked = {"read": usage, "ingest": ingest, "index": create}
+    rights = [name for name, has in asked.items() if has]
+    lacking = [name for name in asked if name not in rights]
+    advice = f"This role may not {' or '.join(lacking)}; the schema's owner may." if lacking else ""
     if superuser and not connection.info.host.startswith("/"):
         advice = "This role is a superuser; after the extension exists cbirdb needs none."
     return Check("Privileges", bool(usage), f"{role} may {', '.join(rights) or 'nothing'}", advice)

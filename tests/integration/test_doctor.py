@@ -160,7 +160,7 @@ def test_a_role_that_may_only_read_is_told_so(cli: Cli, dsn: str, connection: ps
     row = check_rows(outcome)["Privileges"]
     assert row["result"] == "ok"
     assert row["detail"] == f"{role} may read"
-    assert row["advice"] == "This role can search but not ingest or index; the schema's owner can."
+    assert row["advice"] == "This role may not ingest or index; the schema's owner may."
     assert failed(outcome) == []
     assert outcome.code == 0
 

@@ -40,6 +40,15 @@ def test_a_sites_reader_asks_and_sees_its_own(
     assert "XR/b" not in shown.out
 
 
+@pytest.mark.parametrize(("login", "may"), [("site_a", "read"), ("ingest_a", "read, ingest")])
+def test_doctor_says_what_a_sites_login_may_do(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], login: str, may: str
+) -> None:
+    assert run(["--dsn", logins.dsn(login, sites), "db", "doctor", "--format", "csv"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Privileges")]
+    assert f"{logins.names[login]} may {may}" in line.replace('"', "").partition(",This role")[0].split(",ok,")[1:]
+
+
 def test_the_status_counts_what_the_site_sees(sites: str, logins: Logins, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--dsn", logins.dsn("site_a", sites), "db", "status", "--format", "csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
