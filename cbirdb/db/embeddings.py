@@ -227,7 +227,7 @@ class Pending:
 def count_pending(
     connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str], shard: Shard = WHOLE
 ) -> Pending:
-    """How many images there are, how many ``pending_page`` would give in all, and how many it leaves out for want of a file.
+    """Count the images, those that ``pending_page`` would give in all, and those that it leaves out for want of a file.
 
     :param encoders: may be none, where only images are to be counted.
     :param datasets: names; empty: all.

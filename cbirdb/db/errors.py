@@ -138,7 +138,7 @@ _CAUSES = (
     ("resolve", "The host name is not known: {cause}.", "Check the host in the connection string."),
     ("timeout", "The server did not answer in time ({where}).", "Check host, port and firewall."),
 )
-"""What libpq says, what that means, and what to do; the first that fits counts."""
+"""Each cause as libpq words it, its meaning, and the remedy; the first that fits counts."""
 _LASTING = {
     "password authentication failed",
     "no password supplied",
@@ -160,7 +160,7 @@ _KINDS: dict[str, type[DatabaseError]] = {
 
 
 def connection_error(error: psycopg.OperationalError) -> DatabaseError:
-    """What the driver could not do, in our words: by its text, as it passes no SQLSTATE on when it connects."""
+    """Say in our words why the driver could not connect: by its text, as it passes no SQLSTATE on then."""
     text = str(error)
     target = re.search(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?', text)
     where = " port ".join(part for part in target.groups() if part) if target else "as named"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cbirdb.vectors.kernels import Floats, NumpyKernel, Pairs
 
 ROUGH_IS_FASTER = 2
-"""So many times as fast rough products must be to be taken: what they leave open is multiplied again."""
+"""Rough products are taken from this many times the speed on: what they leave open is multiplied again."""
 TIMED = 5
 """So often that is timed, as other work may come between."""
 BFLOAT16_ROUNDING = 2.0**-8

@@ -2,7 +2,7 @@
 -- Description: The index side of an evaluation, with patients and the labels that count, as the run's protocol, split
 --   and seed select it. What was ingested, encoded, relabelled or erased since would silently change every figure that
 --   is derived from a stored run: then this refuses to answer. It knows by a sum of hashes in search_run.fingerprint,
---   which cbirdb/db/selection.py makes; of runs of earlier versions by the number of images alone.
+--   which cbirdb/db/evaluation/selection.py makes; of runs of earlier versions by the number of images alone.
 -- Inputs: a finished run.
 CREATE FUNCTION cbir.indexed_image(run_id bigint)
 RETURNS TABLE (image_id bigint, patient_id bigint, label_ids bigint[])

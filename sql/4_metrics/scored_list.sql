@@ -1,5 +1,5 @@
 -- Title: What a run's precision is made of, list by list, with the groups that it is summarised by
--- Description: What confidence intervals are resampled from (cbirdb/resampling.py). A list's precision at N is
+-- Description: What confidence intervals are resampled from (cbirdb/metrics/bootstrap.py). A list's precision at N is
 --   cbir.modified_precision(hits, N, relevant_count). A cluster is a patient, or, where patients are not known, a
 --   single query image (then its number is negative). Rows with a label are those of class-wise means; the mean over
 --   queries is that of the rows without a label where there are any (protocol any-label), and else of all rows.

@@ -4,9 +4,9 @@
 --   The sub-queries of a policy are under row-level security themselves, so an image follows its dataset, a label of an
 --   image its image, a result its run. A run is seen by who sees all of its datasets: its lists hold images of all of
 --   them. A label is seen where an image that is seen carries it; cbir_ingest sees all labels, whose names are unique
---   across datasets (asked first, or each lookup of a name would go through all labels of images), and failures of no
---   dataset. Index builds count the vectors of everybody and are seen by nobody who
---   is restricted. It is the acting role that is judged (see cbir.acting_expression). NULL: the table holds nothing of
+--   across datasets, and failures of no dataset. It is asked first whether somebody ingests, or each lookup of a name
+--   would go through all labels of images. Index builds count the vectors of everybody and are seen by nobody who is
+--   restricted. It is the acting role that is judged (see cbir.acting_expression). NULL: the table holds nothing of
 --   any dataset.
 -- Inputs: the name of a table of schema cbir.
 CREATE FUNCTION cbir.tenant_condition(table_name text)

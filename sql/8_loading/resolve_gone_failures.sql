@@ -5,7 +5,6 @@
 CREATE FUNCTION cbir.resolve_gone_failures(dataset_ids bigint[], before timestamptz)
 RETURNS void
 LANGUAGE plpgsql
-SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

@@ -4,7 +4,6 @@
 CREATE FUNCTION cbir.resolve_gone_lists(folder text, before timestamptz)
 RETURNS void
 LANGUAGE plpgsql
-SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
 DECLARE

@@ -1,6 +1,7 @@
 -- Title: Add embeddings of images
--- Description: For whom binary COPY into the table is not: under row-level security, and where another load was faster.
---   Images that have an embedding keep it. As one array it takes less time than a COPY into a table on the way.
+-- Description: Takes the place of binary COPY where that is refused, under row-level security, and where another load
+--   was faster with some of the images, which keep theirs. One array a batch takes less time than a COPY into a
+--   temporary table.
 -- Inputs: an encoder; ids of images; their unit vectors, as halfvec[] or vector[] as the encoder's precision says.
 -- Returns: how many were added.
 CREATE FUNCTION cbir.store_embeddings(encoder text, image_ids bigint[], embeddings anyarray)

@@ -1,1 +1,1 @@
-"""What an evaluation reads and stores: its run, the images that it takes, and their neighbours."""
+"""Read and store an evaluation: its run, the images that it takes, and their neighbours."""

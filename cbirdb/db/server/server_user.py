@@ -14,7 +14,7 @@ from cbirdb.errors import DatabaseError
 log = logging.getLogger(__name__)
 
 SYSTEM_USER = "cbirdb"
-"""Who the server runs as when root starts it, unless its data belong to another."""
+"""The server runs as this user when root starts it, unless its data belong to another."""
 
 
 class ServerUser(Protocol):
