@@ -177,22 +177,23 @@ def drop_index(
     """
     waits = LockWaits(connection, progress.note)
     with translated_errors():
-        waits.retry(lambda: _retire_alone(connection, encoder), lock_timeout_s=WRITERS_QUEUE_S)
-        dropped = _drop_leftovers(waits, encoder)
-        if not dropped:
+        retired = waits.retry(lambda: _retire_alone(connection, encoder), lock_timeout_s=WRITERS_QUEUE_S)
+        if not retired:
             raise InputError(
                 f"The encoder '{encoder.name}' has no vector index.",
                 hint=f"Build one: cbirdb index build -e {encoder.name}",
             )
-    return dropped
+        _drop_leftovers(waits, encoder)
+    return retired
 
 
-def _retire_alone(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
-    """While nobody builds."""
+def _retire_alone(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
+    """While nobody builds: retire the index; returns how many are now to be dropped, by this session or by a waiting build."""
     connection.execute(
         sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.Identifier(SCHEMA, encoder.table))
     )
     _retire(connection, encoder)
+    return len(leftover_indexes(connection, encoder))
 
 
 def _compare_with_memory(
@@ -238,18 +239,16 @@ def _retire(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
     )
 
 
-def _drop_leftovers(waits: LockWaits, encoder: StoredEncoder) -> int:
-    """Drop the encoder's indexes that are not in use any more; returns how many there were.
+def _drop_leftovers(waits: LockWaits, encoder: StoredEncoder) -> None:
+    """Drop the encoder's indexes that are not in use any more.
 
     CONCURRENTLY waits for those who read the table now, and lets everybody else read and write meanwhile.
     """
-    names = leftover_indexes(waits.connection, encoder)
-    for name in names:
+    for name in leftover_indexes(waits.connection, encoder):
         with waits.naming_blockers():
             waits.connection.execute(
                 sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(sql.Identifier(SCHEMA, name))
             )
-    return len(names)
 
 
 def _record(

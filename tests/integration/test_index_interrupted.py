@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.index import build as index_build
 from tests.support.index_checks import ROWS, TABLE, Cli, build, fill, indexes, records
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -186,7 +188,7 @@ def wait_for_both(connection: psycopg.Connection) -> None:
         time.sleep(0.005)
 
 
-def test_a_drop_during_a_rebuild_waits_for_it_and_fails_neither(
+def test_a_drop_and_a_rebuild_at_once_both_end_well(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli, "--m", 8)
@@ -197,8 +199,28 @@ def test_a_drop_during_a_rebuild_waits_for_it_and_fails_neither(
         wait_for_both(connection)
     ends_well(rebuild)
     ends_well(drop)
+    # Either may be first. What is in use is what is there.
+    used = [name for name, _, in_use in records(connection) if in_use]
+    assert [name for name, *_ in indexes(connection)] == used
+    assert len(records(connection)) == 2
+
+
+def test_a_drop_counts_the_index_that_it_retired_and_a_waiting_build_dropped(
+    cli: Cli, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(cli)
+    [(name, *_)] = indexes(connection)
+    drop_leftovers = index_build._drop_leftovers
+
+    def after_the_other(*arguments: Any) -> None:
+        with psycopg.connect(dsn, autocommit=True) as waiting_build:
+            waiting_build.execute(sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier("cbir", name)))
+        drop_leftovers(*arguments)
+
+    monkeypatch.setattr(index_build, "_drop_leftovers", after_the_other)
+    with psycopg.connect(dsn, autocommit=True) as dropping:
+        assert index_build.drop_index(dropping, toy) == 1
     assert indexes(connection) == []
-    assert [used for _, _, used in records(connection)] == [False, False]
 
 
 def test_an_audit_that_begins_during_a_drop_says_that_there_is_no_index(
