@@ -1,4 +1,4 @@
-"""Content-based image retrieval for radiology, inside PostgreSQL."""
+"""Provide content-based image retrieval for radiology, inside PostgreSQL."""
 
 from importlib.metadata import version
 

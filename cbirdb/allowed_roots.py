@@ -1,8 +1,8 @@
-"""Decides which folders of this machine images are read from.
+"""Decides from which folders of this machine images may be read.
 
-A database says where files lie, but not everybody who may write there may have files of this machine opened. So the
-operator names the folders: the PATH of an ``ingest`` here, ``--allow-root`` or CBIRDB_ALLOW_ROOT. What an ingest named is
-remembered in a file of this machine, never in the database.
+The database stores where files lie. Someone who may write to the database may not be allowed to open files of this
+machine. So the operator names the folders: by the PATH of an ``ingest`` on this machine, by ``--allow-root`` or by
+CBIRDB_ALLOW_ROOT. A file on this machine remembers the PATHs of ingests; the database never does.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class AllowedRoots:
     """Folders, by their real paths."""
 
     remembered: tuple[str, ...] | None = None
-    """Those of earlier ingests; None: every folder that a caller of the Python functions names."""
+    """Folders of earlier ingests. None: every folder that a caller of the Python functions names."""
     named: tuple[str, ...] = ()
-    """Those of ``--allow-root``: symbolic links may lead there, too."""
+    """Folders of ``--allow-root``. Symbolic links may lead there, too."""
 
     @classmethod
     def of_machine(cls, home: Path, named: Iterable[Path] = ()) -> AllowedRoots:
-        """Read what is remembered under ``home``, and add what this command names.
+        """Read the folders remembered under ``home`` and add those that this command names.
 
-        :raises InputError: when a named folder is not there, or the file that remembers is damaged.
+        :raises InputError: when a named folder does not exist, or the file of remembered folders is damaged.
         """
         folders = [folder.expanduser() for folder in named]
         for folder in folders:
@@ -43,9 +43,9 @@ class AllowedRoots:
         return cls(_read(home / FILE), tuple(os.path.realpath(folder) for folder in folders))
 
     def allows(self, root: str) -> bool:
-        """Tell whether images of a dataset in this folder may be read.
+        """Return True if images of a dataset in this folder may be read.
 
-        An ingest gives a dataset the real path of its folder. Another path is a symbolic link, which may lead into the
+        An ingest stores the real path of a dataset's folder. Any other path is a symbolic link, which may lead into the
         folder of another site.
         """
         if self.remembered is None:
@@ -54,17 +54,20 @@ class AllowedRoots:
         return _inside(real, self.named) or (real == os.path.normpath(root) and _inside(real, self.remembered))
 
     def check(self, dataset: str, root: str) -> None:
-        """:raises InputError: when images of this dataset may not be read here."""
+        """Refuse a dataset whose images may not be read here.
+
+        :raises InputError: when its folder is not allowed.
+        """
         if not self.allows(root):
             raise InputError(
-                f"The dataset '{dataset}' lies in a folder that nobody on this machine has allowed to be read.",
-                hint="Look at its folder (cbir.dataset_overview), then name it or one above: --allow-root DIR.",
+                f"The folder of the dataset '{dataset}' is not allowed on this machine.",
+                hint="Look at the folder (cbir.dataset_overview). Then allow it or a folder above it: --allow-root DIR.",
             )
 
     def file(self, root: str, source: str) -> Path:
-        """The path of an image of a dataset.
+        """Return the path of an image of a dataset.
 
-        :raises PixelError: when it lies outside of the dataset's folder, or a symbolic link leads there.
+        :raises PixelError: when it lies outside of the dataset's folder, or a symbolic link leads outside.
         """
         relative = PurePosixPath(source)
         if relative.is_absolute() or ".." in relative.parts:
@@ -78,9 +81,9 @@ class AllowedRoots:
 
 
 def remember(home: Path, root: Path) -> None:
-    """Note that an operator has named this folder.
+    """Remember that an operator has named this folder.
 
-    :raises OSError: when it cannot be written.
+    :raises OSError: when the file of remembered folders cannot be written.
     """
     home.mkdir(parents=True, exist_ok=True)
     file = home / FILE
@@ -105,10 +108,12 @@ def _read(file: Path) -> tuple[str, ...]:
         return ()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"The file {file} cannot be read ({error}).", hint="Mend or remove it; ingest makes it again."
+            f"The file {file} cannot be read ({error}).", hint="Repair or remove it; the next ingest writes it again."
         ) from error
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
-        raise InputError(f"The file {file} is not a list of folders.", hint="Remove it; ingest makes it again.")
+        raise InputError(
+            f"The file {file} is not a list of folders.", hint="Remove it; the next ingest writes it again."
+        )
     return tuple(folders)
 
 

@@ -1,4 +1,4 @@
-"""Where cbirdb keeps its things and which server it talks to."""
+"""Locates cbirdb's own files and the server that it talks to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LIBPQ_TARGET_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
-"""Any of these set means that the user has a server in mind."""
+"""Variables of libpq that name a server. If any is set, the embedded server is not used."""
 
 
 def default_home() -> Path:
-    """``/var/lib/cbirdb`` for root, whose own folder no server may enter; the user's data folder otherwise."""
+    """Return ``/var/lib/cbirdb`` for root, whose home folder no server may enter, else the user's data folder."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return Path("/var/lib/cbirdb")
     import platformdirs
@@ -21,27 +21,27 @@ def default_home() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What every command needs to know before it can do anything."""
+    """The settings that every command needs first."""
 
     dsn: str | None = None
     home: Path | None = None
 
     @property
     def home_folder(self) -> Path:
-        """The folder of the embedded server, absolute."""
+        """Return the absolute path of the embedded server's folder."""
         return (self.home or default_home()).expanduser().absolute()
 
     @property
     def weights_folder(self) -> Path:
-        """Where ``encoders fetch`` puts models, and where they are looked for."""
+        """Return the folder in which ``encoders fetch`` puts models and ``encode`` looks for them."""
         return self.home_folder / "weights"
 
     @property
     def pseudonym_key(self) -> Path:
-        """Where the key of patients' pseudonyms is kept."""
+        """Return the file that holds the key of patients' pseudonyms."""
         return self.home_folder / "pseudonym.key"
 
     @property
     def embedded(self) -> bool:
-        """True when no server was named, so that the embedded one is used."""
+        """Return True if no server was named, so that the embedded one is used."""
         return self.dsn is None and not any(os.environ.get(name) for name in LIBPQ_TARGET_VARIABLES)

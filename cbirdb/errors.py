@@ -1,7 +1,7 @@
-"""The errors that a user is meant to read.
+"""Defines the errors that a user reads.
 
-Every message is one sentence that says what is wrong and, after it, what to do. The command line
-prints it to stderr without a traceback (``-v`` adds one) and exits with ``exit_code``.
+A message is one sentence that says what is wrong. A hint that says what to do follows it. The command line prints both
+to stderr without a traceback (``-v`` adds one) and exits with ``exit_code``.
 
 No message may carry a patient's name or identifier.
 """
@@ -12,21 +12,21 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process tells the shell."""
+    """Exit code of the process."""
 
     OK = 0
     USER = 1
-    """The user can mend it; the message says how."""
+    """The user can fix it; the message says how."""
     USAGE = 2
     """The command line itself is wrong (Click's own code)."""
     DATABASE = 3
     """No server, no permission, no extension, or a schema that is not up to date."""
     PARTIAL = 4
-    """Finished, but some images failed or a check failed."""
+    """The command finished, but some images or a check failed."""
 
 
 class CbirdbError(Exception):
-    """Base of all expected errors."""
+    """Base class of all expected errors."""
 
     exit_code: ExitCode = ExitCode.USER
 
@@ -40,17 +40,17 @@ class CbirdbError(Exception):
 
 
 class InputError(CbirdbError):
-    """A file, folder, name or number given by the user does not fit."""
+    """Raised when a file, folder, name or number from the user does not fit."""
 
 
 class OptionError(InputError):
-    """An option's value cannot be right, whatever there is in the database and on disk."""
+    """Raised when an option's value is wrong, whatever the database and the disk hold."""
 
     exit_code = ExitCode.USAGE
 
 
 class UnknownNameError(InputError):
-    """A name that is not in a registry or in the database."""
+    """Raised when a name is in neither a registry nor the database."""
 
     def __init__(self, kind: str, name: str, known: list[str]) -> None:
         from difflib import get_close_matches
@@ -67,13 +67,13 @@ class UnknownNameError(InputError):
 
 
 class EncoderError(CbirdbError):
-    """An encoder's weights or libraries cannot be had, or it does not fit what is stored."""
+    """Raised when an encoder's weights or libraries are missing, or do not fit the stored embeddings."""
 
 
 class PixelError(CbirdbError):
-    """One image file cannot be read; becomes a row of ``cbir.failure``, never ends a run.
+    """Raised when an image file cannot be read. It becomes a row of ``cbir.failure`` and never ends a run.
 
-    ``reason`` is a short stable word for grouping (``corrupt``, ``empty file``), the message is the detail.
+    ``reason`` is a short stable word for grouping (``corrupt``, ``empty file``); the message is the detail.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -81,27 +81,27 @@ class PixelError(CbirdbError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[PixelError], tuple[str, str]]:
-        """As it travels between processes."""
+        """Make the error picklable, so that worker processes can send it."""
         return PixelError, (self.reason, self.message)
 
 
 class DatabaseError(CbirdbError):
-    """The server cannot be reached or does not allow what is needed."""
+    """Raised when the server cannot be reached or refuses an operation."""
 
     exit_code = ExitCode.DATABASE
 
 
 class UnreachableError(DatabaseError):
-    """No server answers, or not yet: another try may find it."""
+    """Raised when no server answers. A later try may succeed."""
 
 
 class BusyError(UnreachableError):
-    """A server is there, and has no connection left (SQLSTATE 53300)."""
+    """Raised when the server has no connection left (SQLSTATE 53300)."""
 
 
 class NotReadyError(UnreachableError):
-    """A server is there, and takes no connection yet, or no more (SQLSTATE 57P03)."""
+    """Raised when the server is starting or stopping and accepts no connection (SQLSTATE 57P03)."""
 
 
 class SchemaError(DatabaseError):
-    """The schema ``cbir`` or the extension is missing, too old or too new."""
+    """Raised when the schema ``cbir`` or the extension is missing, too old or too new."""

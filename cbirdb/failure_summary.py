@@ -1,4 +1,4 @@
-"""Counting what went wrong in a run, for its summary."""
+"""Counts a run's failures for its summary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXAMPLES = 3
 
 @dataclass(slots=True, kw_only=True)
 class FailureTally:
-    """How many failures, of which kinds, and the first few: what a summary says of them."""
+    """Counts failures by reason and keeps the first few as examples."""
 
     failed: int = 0
     failure_reasons: Counter[str] = field(default_factory=Counter)
@@ -26,17 +26,17 @@ class FailureTally:
         room = EXAMPLES - len(self.first_failures)
         self.first_failures += [f"{f.source}: {f.reason} ({f.detail})" for f in failures[: max(0, room)]]
 
-    def describe_failures(self, what: str, stage: str) -> list[str]:
-        """Lines for a person; none when nothing failed.
+    def describe_failures(self, action: str, stage: str) -> list[str]:
+        """Return lines that summarise the failures for a person; none if nothing failed.
 
-        :param what: completes "12 could not be ..." from its verb on.
-        :param stage: as ``cbir.failure`` has it.
+        :param action: a participle that completes "12 could not be ...", such as "read".
+        :param stage: the value of ``cbir.failure.stage``.
         """
         if not self.failed:
             return []
         causes = ", ".join(f"{count:,} {reason}" for reason, count in self.failure_reasons.most_common())
         return [
-            f"{self.failed:,} could not be {what} ({causes}). For example:",
+            f"{self.failed:,} could not be {action} ({causes}). For example:",
             *(f"  {example}" for example in self.first_failures),
-            f"All of them: cbirdb failures --stage {stage}",
+            f"List all: cbirdb failures --stage {stage}",
         ]

@@ -1,4 +1,7 @@
-"""Let a package re-export its verb without importing it at once, where its parts are used without the verb."""
+"""Lets a package re-export its verb without importing it at once.
+
+Other packages use parts of such a package without the verb, and its imports take time.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from typing import Any
 
 
 def lazy_exports(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for a package that imports a name when it is first asked for (PEP 562).
+    """Return a ``__getattr__`` for a package that imports a name on first use (PEP 562).
 
-    :param names: those that each of its modules gives.
+    :param names: the exported names of each module of the package.
     """
     module_of = {name: module for module, given in names.items() for name in given}
 

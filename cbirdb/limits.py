@@ -1,13 +1,16 @@
-"""Bounds on what one image file, and one search, may ask for."""
+"""Bounds the work that one image file, or one search, may cause."""
 
 MAX_PIXELS = 100_000_000
-"""Pictures with more are not decoded: a file of some kilobytes can ask for any amount of memory. Whole mammograms have
-some 50 million."""
+"""Largest number of pixels that is decoded: a file of a few kilobytes can ask for any amount of memory. Whole
+mammograms have about 50 million.
+"""
 LARGEST_MAX_PIXELS = 178_956_970
-"""Beyond it Pillow refuses by itself."""
+"""Largest value of ``--max-pixels``: Pillow refuses larger pictures by itself."""
 IMAGE_TIMEOUT_S = 60.0
 """Seconds that reading, decoding and preparing one image may take."""
 LARGEST_FILE = 2 << 30
-"""Bytes. A picture of ``LARGEST_MAX_PIXELS`` takes 1.4 GB at 64 bits each and without compression; files are read whole."""
+"""Bytes of the largest file that is read. Files are read whole. A picture of ``LARGEST_MAX_PIXELS`` takes 1.4 GB at 64
+bits a pixel without compression.
+"""
 LARGEST_K = 10_000
-"""Images that one search may ask for, as in ``cbir.checked_count``, and that a run may keep per query."""
+"""Most images that one search may return, as in ``cbir.checked_count``, and that a run may store per query."""

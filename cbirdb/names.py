@@ -1,18 +1,17 @@
-"""What the database can hold as a name, and how to show what it cannot."""
+"""Checks that the database can store a name, and makes other names printable."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST_NAME = 2000
-"""Bytes; PostgreSQL's indexes hold no more than about 2,700."""
-_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Bytes of the longest name; PostgreSQL's indexes hold at most about 2,700."""
 SHOWN = 200
-"""Characters that are shown of each end of a longer one."""
+"""Characters shown of each end of a longer name."""
 
 
 def problem_of_name(name: str) -> tuple[str, str] | None:
-    """Reason and detail for which the database cannot hold it; None where it can."""
+    """Return the reason and the detail why the database cannot store a name; None if it can."""
     if "\0" in name:
         return "wrong characters", "a NUL character"
     if name.isascii():
@@ -26,8 +25,8 @@ def problem_of_name(name: str) -> tuple[str, str] | None:
 
 
 def problem_of_line(name: str) -> tuple[str, str] | None:
-    """The same for a name that stands in messages and tables: a control character would break their lines."""
-    return problem_of_name(name) or (("wrong characters", "a control character") if _CONTROL.search(name) else None)
+    """Return the problem of a name that messages and tables show; a control character would break their lines."""
+    return problem_of_name(name) or (("wrong characters", "a control character") if CONTROLS.search(name) else None)
 
 
 CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -35,17 +34,20 @@ CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def on_one_line(text: str) -> str:
-    """The text with escapes for what would steer a terminal: names of files are whatever somebody called them."""
+    """Return the text with its control characters escaped.
+
+    Whoever named a file chose its characters, and some steer a terminal.
+    """
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def on_lines(text: str) -> str:
-    """The same, where the text's own line breaks are meant."""
+    """Return the text with its control characters escaped, except its own line breaks."""
     return "\n".join(map(on_one_line, text.split("\n")))
 
 
 def printable(name: str) -> str:
-    """The name itself where the database can hold it; else with escapes, and its middle left out where it is long."""
+    """Return the name if the database can store it, else the name with escapes and, if long, without its middle."""
     if problem_of_name(name) is None:
         return name
     text = name.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""How a long-running function tells how far it is, without knowing about terminals."""
+"""Reports the progress of a long-running function without knowledge of terminals."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class Task(Protocol):
     """One running piece of work."""
 
     def advance(self, n: int = 1) -> None:
-        """``n`` more units are done."""
+        """Report that ``n`` more units are done."""
 
     def update(self, *, done: int, total: int | None = None) -> None:
-        """``done`` units are done in all, of ``total``."""
+        """Report that ``done`` units of ``total`` are done in all."""
 
 
 class Progress(Protocol):
-    """Where progress and remarks for a person go."""
+    """Receiver of progress and of remarks for a person."""
 
     def task(self, description: str, *, total: int | None, unit: str) -> AbstractContextManager[Task]:
-        """Open a task; ``total`` is ``None`` when it is not known."""
+        """Open a task. ``total`` is ``None`` if unknown."""
 
     def note(self, message: str) -> None:
-        """Say one sentence that the user should read."""
+        """Show one sentence to the user."""
 
 
 class _SilentTask:
@@ -34,7 +34,7 @@ class _SilentTask:
 
 
 class Silent:
-    """The default for library use: says nothing."""
+    """Shows nothing: the default for library use."""
 
     @contextmanager
     def task(self, description: str, *, total: int | None, unit: str) -> Iterator[Task]:

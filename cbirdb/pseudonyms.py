@@ -1,7 +1,7 @@
-"""Patients' ids -> pseudonyms, which only the holder of a key can link to them.
+"""Replaces patients' ids by pseudonyms that only the holder of a key can link to them.
 
-HMAC-SHA256 (RFC 2104) of dataset and id: the same id gives the same pseudonym at every ingest with the same key, and
-without the key nobody can find the id by trying all of them. The key lies in a file, never in the database.
+A pseudonym is the HMAC-SHA256 (RFC 2104) of dataset and id. With one key, the same id gives the same pseudonym at every
+ingest. Without the key, nobody can find an id by trying all of them. The key lies in a file, never in the database.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cbirdb.errors import InputError
 KEY_BYTES = 32
 PSEUDONYM_BYTES = 16
 LONGEST_FILE = 1000
-"""Bytes that are read of a file that should hold a key."""
+"""Bytes to read from a file that should hold a key."""
 
 
 class Pseudonyms:
@@ -30,14 +30,14 @@ class Pseudonyms:
 
     @classmethod
     def from_file(cls, path: Path, *, create: bool) -> Pseudonyms:
-        """With the key of a file.
+        """Read the key from a file.
 
-        :param create: make the file, readable by its owner alone, when it is not there.
-        :raises InputError: when it is not there, cannot be read or made, or is no key.
+        :param create: create a missing file, readable by its owner alone.
+        :raises InputError: when the file is missing, cannot be read or written, or holds no key.
         """
         if not create and not path.exists():
             raise InputError(
-                f"There is no key of pseudonyms {path}, and this database's patients have theirs from one.",
+                f"There is no pseudonym key {path}, and this database's pseudonyms need theirs.",
                 hint="Name the file with that key: --pseudonym-key FILE.",
             )
         try:
@@ -48,17 +48,17 @@ class Pseudonyms:
                 return cls(_key(path, file.read(LONGEST_FILE)))
         except OSError as error:
             raise InputError(
-                f"The key of pseudonyms {path} cannot be read or made: {error.strerror}.",
+                f"The pseudonym key {path} cannot be read or written: {error.strerror}.",
                 hint="Name another file with --pseudonym-key.",
             ) from error
 
     def of(self, dataset: str, patient: str) -> str:
-        """The pseudonym of a patient, 32 hexadecimal digits."""
+        """Return the pseudonym of a patient, 32 hexadecimal digits."""
         return self._digest(f"{dataset}\0{patient}").hex()
 
     @property
     def fingerprint(self) -> str:
-        """Tells one key from another without giving it away."""
+        """Return a digest that tells keys apart without revealing them."""
         return self._digest("fingerprint of this key").hex()
 
     def _digest(self, text: str) -> bytes:
@@ -66,8 +66,8 @@ class Pseudonyms:
 
 
 def _make(path: Path) -> None:
-    """Write a new key; where another process has just done so, leave that."""
-    # Whole or not at all: a process beside this one may read it at any moment.
+    """Write a new key, or keep the one that another process has just written."""
+    # The file appears whole or not at all, since another process may read it at any moment.
     descriptor, written = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # readable by its owner alone
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -85,6 +85,6 @@ def _key(path: Path, content: bytes) -> bytes:
         key = b""
     if len(key) != KEY_BYTES:
         raise InputError(
-            f"{path} is not a key of pseudonyms.", hint=f"Such a file holds {2 * KEY_BYTES} hexadecimal digits."
+            f"{path} is not a pseudonym key.", hint=f"A key file holds {2 * KEY_BYTES} hexadecimal digits."
         )
     return key

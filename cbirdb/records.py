@@ -1,4 +1,4 @@
-"""The plain values that flow from dataset files to the database: frozen, with no behaviour."""
+"""Defines the plain values that flow from dataset files to the database: frozen, without behaviour."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Precision: TypeAlias = Literal["half", "single"]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Every ``count``-th image, from the ``index``-th on (from 0): one process's share of the work."""
+    """One process's share of the work: every ``count``-th image, starting with the ``index``-th (from 0)."""
 
     index: int = 0
     count: int = 1
@@ -31,7 +31,10 @@ POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A person as the dataset knows them. ``key`` is the dataset's own id: it is never stored, its pseudonym is."""
+    """A person as the dataset knows them.
+
+    ``key`` is the dataset's own id. It is never stored; its pseudonym is.
+    """
 
     key: str
     sex: str | None = None
@@ -40,7 +43,10 @@ class Patient:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One examination. ``key`` is the dataset's own, unique within the patient (or by itself, without one)."""
+    """One examination.
+
+    ``key`` is the dataset's own id, unique within the patient (or within the dataset, without a patient).
+    """
 
     key: str
     day: date | None = None
@@ -50,12 +56,12 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One 2D frame as its dataset describes it, before its pixels have been looked at.
+    """One 2D frame as its dataset describes it, before its pixels are read.
 
-    ``source`` identifies the image inside its dataset and is stored as given (a path relative to the
-    dataset's folder, or the CSV's ``filepath``); ``path`` is where the file lies now, ``None`` when the
-    dataset was given without its images. ``labels`` maps label paths (``XR/chest/Pneumonia``) to
-    1 positive, 0 negative, -1 uncertain; a label that is absent is not in it.
+    ``source`` identifies the image inside its dataset and is stored unchanged: a path relative to the dataset's folder,
+    or the CSV's ``filepath``. ``path`` is the file's place now, or ``None`` if the dataset was given without images.
+    ``labels`` maps label paths (``XR/chest/Pneumonia``) to 1 positive, 0 negative, -1 uncertain; it does not contain
+    absent labels.
     """
 
     dataset: str
@@ -63,19 +69,19 @@ class ImageRecord:
     path: Path | None
     split: Split | None = None
     split_by_content: bool = False
-    """True: ``split`` is derived from the file's hash, so that identical files never straddle a split."""
+    """True: the file's hash decides ``split``, so that identical files are always in one split."""
     modality: str | None = None
     anatomic_region: str | None = None
     labels: Mapping[str, int] = field(default_factory=dict)
     patient: Patient | None = None
     study: Study | None = None
     view: str | None = None
-    """How the picture was taken: PA, AP, lateral, ..."""
+    """View position: PA, AP, lateral, ..."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """An image that a list names and that is not there, as in a partial download: counted, nothing else."""
+    """An image that a list names and the disk lacks, as in a partial download. It is counted and nothing else."""
 
     source: str
     reason: str
@@ -83,7 +89,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something that could not be ingested or encoded, with the reason; a row of ``cbir.failure``."""
+    """An image or file that could not be ingested or encoded, with the reason; a row of ``cbir.failure``."""
 
     source: str
     reason: str
@@ -94,19 +100,22 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """Something left out on purpose (a hidden file, a row outside the chosen selection): counted, not a failure."""
+    """An item left out on purpose (a hidden file, a row outside the selection). It is counted and is no failure."""
 
     source: str
     reason: str
 
 
 DatasetItem: TypeAlias = ImageRecord | Missing | Failure | Excluded
-"""What a dataset reader yields, in the order of its files."""
+"""The items that a dataset reader yields, in the order of its files."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What one look at an image file tells. ``modified_ns`` is the file's mtime in nanoseconds."""
+    """The facts that one reading of an image file gives.
+
+    ``modified_ns`` is the file's mtime in nanoseconds.
+    """
 
     sha256: bytes
     width: int
@@ -114,4 +123,4 @@ class FileFacts:
     file_bytes: int
     modified_ns: int
     damage: str | None = None
-    """What a decoder reported of a picture that was taken although it is damaged."""
+    """The decoder's report on a damaged picture that was accepted."""

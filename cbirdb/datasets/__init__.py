@@ -1,1 +1,1 @@
-"""Dataset files -> image records. ``registry`` lists the readers, ``base`` says what one is."""
+"""Turns dataset files into image records. ``registry`` lists the readers; ``base`` defines a reader."""

@@ -1,8 +1,8 @@
-"""CheXpert as it is downloaded, at either size.
+"""Reads CheXpert as downloaded, at either size.
 
 Irvin et al., "CheXpert", AAAI 2019. ``train.csv`` and ``valid.csv`` name the images by a path that begins with the
-folder's own name (``CheXpert-v1.0/`` or ``CheXpert-v1.0-small/``) and value 14 observations 1, 0, -1 (uncertain) or
-blank (not mentioned). Some files swap columns, so they are read by name.
+folder's own name (``CheXpert-v1.0/`` or ``CheXpert-v1.0-small/``). They value 14 observations 1, 0, -1 (uncertain) or
+blank (not mentioned). Columns are read by name, since some files swap them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows
-from cbirdb.datasets.official_layout import existing_folder, first_problem, label_values, require
+from cbirdb.datasets.official_layout import existing_folder, first_problem, label_values, require_file
 from cbirdb.errors import InputError
 from cbirdb.records import DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
@@ -23,7 +23,7 @@ OBSERVATIONS = (
     "Support Devices",
 )  # fmt: skip
 TABLES: tuple[tuple[str, Split], ...] = (("train.csv", "train"), ("valid.csv", "val"))
-"""File, and the split that it officially is."""
+"""Each file and its official split."""
 COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *OBSERVATIONS)
 SEXES = {"Male": "M", "Female": "F", "Unknown": None}
 STUDY_PATH = re.compile(r"(?:^|/)(patient\d+)/(study\d+)/[^/]+$")
@@ -43,13 +43,13 @@ class ChexpertReader:
             return False
         try:
             _, row = next(read_rows(table, ("Path",)))
-        except (StopIteration, InputError):  # somebody else's train.csv
+        except (StopIteration, InputError):  # another dataset's train.csv
             return False
         return STUDY_PATH.search(row["Path"]) is not None
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         folder = existing_folder(path)
-        tables = [(require(self, folder, find_file(folder, TABLES[0][0]), TABLES[0][0]), TABLES[0][1])]
+        tables = [(require_file(self, folder, find_file(folder, TABLES[0][0]), TABLES[0][0]), TABLES[0][1])]
         if (valid := find_file(folder, TABLES[1][0])) is not None:
             tables.append((valid, TABLES[1][1]))
         images = options.images.resolve() if options.images is not None else folder
@@ -66,7 +66,7 @@ class ChexpertReader:
 
 
 def _item(row: Row, line: int, dataset: str, split: Split, images: Path | None) -> DatasetItem:
-    # The first folder of the path is the dataset's own, whatever it is called on this disk.
+    # The first folder of the path is the dataset's own, whatever its name on this disk.
     source = PurePosixPath(row["Path"]).as_posix()
     below = source.partition("/")[2] if source.startswith("CheXpert-v1.0") else source
     study = STUDY_PATH.search(below)

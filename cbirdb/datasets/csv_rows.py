@@ -1,4 +1,4 @@
-"""Rows of a CSV file by column name, plain or gzipped, with the line that each stands on."""
+"""Reads rows of a plain or gzipped CSV file by column name, with their line numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, str]
 
 
 def find_file(folder: Path, *patterns: str) -> Path | None:
-    """The first file of the folder that fits a pattern, plain or with ``.gz``."""
+    """Return the first file of the folder that matches a pattern, plain or with ``.gz``."""
     for pattern in patterns:
         for name in (pattern, f"{pattern}.gz"):
             if found := sorted(path for path in folder.glob(name) if path.is_file()):
@@ -26,21 +26,22 @@ def find_file(folder: Path, *patterns: str) -> Path | None:
 
 
 def count_rows(path: Path) -> int:
-    """Lines below the header.
+    """Count the lines below the header.
 
     :raises InputError: when the file cannot be read to its end.
     """
-    with to_its_end(path), _open(path) as lines:
+    with reading_to_end(path), _open(path) as lines:
         return max(0, sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(1 << 20), b"")) - 1)
 
 
 def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]]) -> Iterator[tuple[int, Row]]:
-    """Line number and row, as a dictionary of the columns that were asked for and of all others there are.
+    """Yield line number and row, a dictionary of all columns.
 
-    :param columns: names that must be there; of a tuple any one, and the row has it by the first name.
-    :raises InputError: naming columns that are missing or that stand twice, or when the file cannot be read to its end.
+    :param columns: required names. Of a tuple, any one is enough, and the row has it under the first name.
+    :raises InputError: when columns are missing or repeated (named in the message), or the file cannot be read to its
+        end.
     """
-    with to_its_end(path), _open(path) as raw:
+    with reading_to_end(path), _open(path) as raw:
         reader = csv.DictReader(io.TextIOWrapper(raw, "utf-8-sig", newline=""))
         other = _other_names(path, list(reader.fieldnames or []), columns)
         for row in reader:
@@ -51,15 +52,15 @@ def read_rows(path: Path, columns: Sequence[str | tuple[str, ...]]) -> Iterator[
 
 
 @contextmanager
-def to_its_end(path: Path) -> Iterator[None]:
-    """Says which file could not be read.
+def reading_to_end(path: Path) -> Iterator[None]:
+    """Translate read errors into one that names the file.
 
-    :raises InputError: then.
+    :raises InputError: when the file cannot be read to its end.
     """
     try:
         yield
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise InputError(f"{path} cannot be read to its end: {error}.", hint="Fetch it again.") from error
+        raise InputError(f"{path} cannot be read to its end: {error}.", hint="Download it again.") from error
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -70,7 +71,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _other_names(path: Path, header: list[str], columns: Sequence[str | tuple[str, ...]]) -> dict[str, str]:
-    """Of columns with several names: the first name and the one that is there."""
+    """Map the first name of a column with several names to the name that the file uses."""
     choices = [(column,) if isinstance(column, str) else column for column in columns]
     missing = [" or ".join(names) for names in choices if not set(names) & set(header)]
     if missing:

@@ -1,7 +1,7 @@
-"""A folder with one sub-folder per class. Nested folders become a label path.
+"""Reads a folder with one sub-folder per class. Nested folders become a label path.
 
-``root/XR/chest/Pneumonia/a.png`` has the label ``XR/chest/Pneumonia``. A level named train, val or test (or a
-usual variant) is the split and not part of the label; without one, the split comes from each file's content.
+``root/XR/chest/Pneumonia/a.png`` has the label ``XR/chest/Pneumonia``. A level named train, val or test (or a usual
+variant) is the split and not part of the label. Without such a level, each file's content decides its split.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "testing": "test",
 }
 MODALITIES = {"CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RF", "US", "XA", "XR"}
-"""DICOM codes that, as the first folder of a label path, say the modality."""
+"""DICOM codes that state the modality if they are the first folder of a label path."""
 HIDDEN_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -40,7 +40,7 @@ class FolderReader:
     takes = frozenset({"name", "modality", "anatomic_region", "label_pattern"})
 
     def recognises(self, path: Path) -> bool:
-        """Nothing tells such a folder from any other."""
+        """Return False: nothing distinguishes such a folder from any other."""
         return False
 
     def open(self, path: Path, options: ReadOptions) -> Source:
@@ -77,7 +77,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _walk(root: Path, dataset: str, allowed: AllowedRoots) -> tuple[list[str], list[Failure]]:
-    """All files below ``root`` in a stable order, and the folders that could not be listed."""
+    """Return all files below ``root`` in a stable order, and the folders that could not be listed."""
     files: list[str] = []
     unreadable: list[Failure] = []
 
@@ -87,7 +87,7 @@ def _walk(root: Path, dataset: str, allowed: AllowedRoots) -> tuple[list[str], l
         unreadable.append(Failure(name, "unreadable", error.strerror or "the folder cannot be listed", dataset))
 
     for folder, folders, names in os.walk(root, onerror=refused, followlinks=True):
-        if _goes_round(Path(folder), root):
+        if _is_cycle(Path(folder), root):
             folders.clear()
             continue
         if Path(folder).is_symlink():
@@ -104,8 +104,8 @@ def _walk(root: Path, dataset: str, allowed: AllowedRoots) -> tuple[list[str], l
     return files, unreadable
 
 
-def _goes_round(folder: Path, root: Path) -> bool:
-    """Whether a folder is a link to one that it lies in, so that following it would never end."""
+def _is_cycle(folder: Path, root: Path) -> bool:
+    """Return True if a folder is a link to one of its own parents; following it would never end."""
     return folder.is_symlink() and any(
         folder.samefile(parent) for parent in folder.parents if parent.is_relative_to(root)
     )
@@ -121,7 +121,9 @@ def _item(
         return Failure(_printable(file), "unreadable", "the file's name is not UTF-8", dataset)
     level = _split_level(parts[:-1])
     if with_split and level is None:
-        return Failure(file, "unknown split", "other files lie below train, val or test; this one does not", dataset)
+        return Failure(
+            file, "unknown split", "other files lie below train, val or test, but this one does not", dataset
+        )
     classes = [part for index, part in enumerate(parts[:-1]) if index != level]
     label = _label(file, classes, pattern)
     if pattern is not None and label is None:
@@ -140,7 +142,7 @@ def _item(
 
 
 def _printable(file: str) -> str:
-    """The name itself, or with escapes for the bytes that are no UTF-8 and that no database text can hold."""
+    """Return the name with escapes for bytes that are not UTF-8; database text cannot hold them."""
     return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
@@ -160,7 +162,10 @@ def _label(file: str, classes: Sequence[str], pattern: re.Pattern[str] | None) -
 
 
 def _modality_and_region(label: str | None) -> tuple[str | None, str | None]:
-    """``XR/chest/Pneumonia`` -> (XR, chest); a label that does not begin with a modality tells neither."""
+    """Return modality and region of a label: ``XR/chest/Pneumonia`` gives (XR, chest).
+
+    A label that does not begin with a modality gives (None, None).
+    """
     parts = (label or "").split("/")
     if len(parts) >= 2 and parts[0] in MODALITIES:
         return parts[0], parts[1]

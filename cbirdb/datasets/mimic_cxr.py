@@ -1,7 +1,7 @@
-"""MIMIC-CXR-JPG as it is downloaded.
+"""Reads MIMIC-CXR-JPG as downloaded.
 
-Johnson et al., "MIMIC-CXR-JPG", PhysioNet 2019. Three tables: the split of each image, metadata of each image, and the
-labels of each study; the images in ``files/p10/p10000032/s50414267/<dicom_id>.jpg``.
+Johnson et al., "MIMIC-CXR-JPG", PhysioNet 2019. Three tables hold the split of each image, the metadata of each image,
+and the labels of each study. The images are ``files/p10/p10000032/s50414267/<dicom_id>.jpg``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.chexpert import OBSERVATIONS
 from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows
-from cbirdb.datasets.official_layout import existing_folder, first_problem, label_values, require
+from cbirdb.datasets.official_layout import existing_folder, first_problem, label_values, require_file
 from cbirdb.records import DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
 SPLIT_TABLE, LABEL_TABLE, METADATA_TABLE = (
@@ -21,7 +21,7 @@ SPLIT_TABLE, LABEL_TABLE, METADATA_TABLE = (
 )  # fmt: skip
 SPLITS: dict[str, Split] = {"train": "train", "validate": "val", "test": "test"}
 Labels = dict[str, int] | str
-"""Of a study; a string says what is wrong with them."""
+"""Labels of a study, or a string that describes the first wrong one."""
 
 
 class MimicCxrReader:
@@ -38,7 +38,7 @@ class MimicCxrReader:
     def open(self, path: Path, options: ReadOptions) -> Source:
         folder = existing_folder(path)
         split_table, label_table, metadata_table = (
-            require(self, folder, find_file(folder, name), f"{name}.gz")
+            require_file(self, folder, find_file(folder, name), f"{name}.gz")
             for name in (SPLIT_TABLE, LABEL_TABLE, METADATA_TABLE)
         )
         images = options.images.resolve() if options.images is not None else folder
@@ -96,7 +96,10 @@ def _item(row: Row, line: int, dataset: str, labels: Labels, view: str, day: str
 
 
 def _day(text: str) -> date | None:
-    """``21800506`` -> 6 May 2180: MIMIC's dates are shifted into the future, each patient's by another span."""
+    """Parse a date: ``21800506`` is 6 May 2180.
+
+    MIMIC shifts each patient's dates by another span into the future.
+    """
     try:
         return date(int(text[:4]), int(text[4:6]), int(text[6:8])) if len(text) == 8 else None
     except ValueError:

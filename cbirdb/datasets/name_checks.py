@@ -1,4 +1,4 @@
-"""What the database cannot hold becomes a failure, so that one damaged name does not end a run."""
+"""Turns items that the database cannot store into failures, so that one damaged name does not end a run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cbirdb.records import DatasetItem, Failure, ImageRecord
 
 
 def storable(source: Source) -> Source:
-    """The same, but for items whose texts the database cannot hold: they are failures.
+    """Return the source with every unstorable item replaced by a failure.
 
-    :raises InputError: when it cannot hold the name of a dataset or of the folder.
+    :raises InputError: when the name of a dataset or of the folder cannot be stored.
     """
     for name in source.datasets:
         if problem := problem_of_line(name):
-            shown = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in printable(name))
+            shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in printable(name))
             raise InputError(f"'{shown}' cannot name a dataset: {problem[1]}.", hint="Give it another --name.")
     if source.root is not None and (problem := problem_of_name(str(source.root))):
         raise InputError(
             f"The name of the folder {printable(str(source.root))} cannot be stored: {problem[1]}.",
-            hint="Rename it, or make a link with another name.",
+            hint="Rename it, or create a link with another name.",
         )
     return replace(source, items=map(_storable, source.items), lists=tuple(map(printable, source.lists)))
 
@@ -32,10 +32,10 @@ def _storable(item: DatasetItem) -> DatasetItem:
     if isinstance(item, Failure):
         return replace(item, source=printable(item.source))
     if isinstance(item, ImageRecord):
-        for what, text in _texts(item):
+        for field, text in _texts(item):
             if problem := problem_of_name(text):
                 reason, detail = problem
-                return Failure(printable(item.source), reason, f"{detail} in its {what}", item.dataset)
+                return Failure(printable(item.source), reason, f"{detail} in its {field}", item.dataset)
     return item
 
 

@@ -1,8 +1,8 @@
-"""NIH ChestX-ray14 as it is downloaded.
+"""Reads NIH ChestX-ray14 as downloaded.
 
-Wang et al., "ChestX-ray8", CVPR 2017. One table of all images (``Data_Entry_2017*.csv``; releases differ in the name of
-the sex column, in how ages are written, and one ends its lines with a comma), two lists that say which images are for
-testing, and the images, in ``images/`` or in ``images_001/images/`` to ``images_012/images/``.
+Wang et al., "ChestX-ray8", CVPR 2017. One table lists all images (``Data_Entry_2017*.csv``). Its releases differ in the
+name of the sex column and in the form of ages, and one ends its lines with a comma. Two lists split the images into
+training and testing. The images lie in ``images/`` or in ``images_001/images/`` to ``images_012/images/``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cbirdb.datasets.base import ReadOptions, Source
-from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows, to_its_end
-from cbirdb.datasets.official_layout import existing_folder, first_problem, require
+from cbirdb.datasets.csv_rows import Row, count_rows, find_file, read_rows, reading_to_end
+from cbirdb.datasets.official_layout import existing_folder, first_problem, require_file
 from cbirdb.records import POSITIVE, DatasetItem, Failure, ImageRecord, Missing, Patient, Split, Study
 
 TABLE = "Data_Entry_2017*.csv"
@@ -24,9 +24,11 @@ COLUMNS = (
     "View Position",
 )  # fmt: skip
 RENAMED = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
-"""As the paper calls them, which is what the other chest datasets call them."""
+"""Names of findings in the paper and in the other chest datasets."""
 OLDEST = 120
-"""Years. Higher ages in the table (411 to 414) are known slips of the pen: the age is unknown then."""
+"""Highest plausible age in years. Higher ages in the table (411 to 414) are known typing errors: those ages are
+unknown.
+"""
 
 
 class Nih14Reader:
@@ -42,10 +44,10 @@ class Nih14Reader:
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         root = existing_folder(path)
-        table = require(self, root, find_file(root, TABLE), TABLE)
+        table = require_file(self, root, find_file(root, TABLE), TABLE)
         splits = {
-            **_listed(require(self, root, find_file(root, TRAIN_VAL), TRAIN_VAL), "train"),
-            **_listed(require(self, root, find_file(root, TEST), TEST), "test"),
+            **_listed(require_file(self, root, find_file(root, TRAIN_VAL), TRAIN_VAL), "train"),
+            **_listed(require_file(self, root, find_file(root, TEST), TEST), "test"),
         }
         images = options.images.resolve() if options.images is not None else root
         files = {} if options.labels_only else _image_files(images)
@@ -67,12 +69,12 @@ class Nih14Reader:
 
 
 def _listed(path: Path, split: Split) -> dict[str, Split]:
-    with to_its_end(path):
+    with reading_to_end(path):
         return {name.strip(): split for name in path.read_text("utf-8-sig").splitlines() if name.strip()}
 
 
 def _image_files(root: Path) -> dict[str, str]:
-    """Where each image lies below the root: file name -> path."""
+    """Map each image's file name to its path below the root."""
     files: dict[str, str] = {}
     for folder in (root, *sorted(path for path in root.glob("images*") if path.is_dir())):
         for place in (folder, folder / "images"):

@@ -1,4 +1,4 @@
-"""What the readers of official layouts share: finding their files, and checking rows."""
+"""Finds the files of official layouts and checks their rows, for all their readers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from cbirdb.datasets.base import DatasetReader
 from cbirdb.errors import InputError
 
-UNPACKED = "Give the folder that the dataset was unpacked into."
+UNPACKED = "Give the folder of the unpacked dataset."
 
 
 def existing_folder(path: Path, *, hint: str = UNPACKED) -> Path:
-    """The folder, absolute.
+    """Return the folder, absolute.
 
-    :param hint: what to do when a file was given.
-    :raises InputError: when there is none.
+    :param hint: advice if the path is a file.
+    :raises InputError: when there is no such folder.
     """
     if not path.exists():
         raise InputError(f"There is no folder {path}.", hint="Check the path.")
@@ -24,21 +24,21 @@ def existing_folder(path: Path, *, hint: str = UNPACKED) -> Path:
     return path.resolve()
 
 
-def require(reader: DatasetReader, folder: Path, found: Path | None, wanted: str) -> Path:
-    """The file, once it is known to be there.
+def require_file(reader: DatasetReader, folder: Path, found: Path | None, wanted: str) -> Path:
+    """Return the file if it was found.
 
-    :raises InputError: naming what is missing.
+    :raises InputError: when it is missing; the message names it.
     """
     if found is None:
         raise InputError(
-            f"{folder} is not {reader.title}, or not all of it: there is no {wanted}.",
+            f"{folder} is not {reader.title}, or is incomplete: there is no {wanted}.",
             hint="Give the folder that holds that file.",
         )
     return found
 
 
 def first_problem(*checks: tuple[bool, str]) -> str | None:
-    """The description of the first check that is true: for which a row cannot be an image."""
+    """Return the description of the first check that is true, the reason why a row cannot be an image."""
     return next((problem for wrong, problem in checks if wrong), None)
 
 
@@ -48,7 +48,9 @@ LABEL_VALUES = {
 
 
 def label_values(row: Mapping[str, str], names: Sequence[str]) -> tuple[dict[str, int], str | None]:
-    """The labels that a row mentions, 1, 0 or -1; and what is wrong with the first that is none of these."""
+    """Return the labels that a row mentions (1, 0 or -1), and a description of the first value that is none of
+    these.
+    """
     values = {}
     for name in names:
         cell = row[name]

@@ -1,8 +1,8 @@
-"""The CSV files that the paper's authors publish, one per dataset.
+"""Reads the CSV files that the paper's authors publish, one per dataset.
 
-Columns ``filepath,dataset,split,modality,anatomic_region``, then one 0/1 column per label path; different files
-have different label columns. The images need not be there: with ``--images DIR`` each ``filepath`` is looked for
-below DIR, without it the rows alone are ingested, ready for ``import-embeddings``.
+Columns are ``filepath,dataset,split,modality,anatomic_region``, then one 0/1 column per label path. Files differ in
+their label columns. The images are optional. With ``--images DIR`` each ``filepath`` is a path below DIR. Without it
+the rows alone are ingested, ready for ``import-embeddings``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cbirdb.records import NEGATIVE, SPLITS, DatasetItem, Failure, ImageRecord, 
 
 COLUMNS = ("filepath", "dataset", "split", "modality", "anatomic_region")
 ZEROS = frozenset(("0", "0.0", ""))
-"""How nearly all of the up to 185 label cells of a row are written; anything else is parsed, which is slower."""
+"""The usual spellings of nearly all of the up to 185 label cells of a row. Parsing other spellings is slower."""
 Row: TypeAlias = dict[str | None, str | None]
 SPLIT_NAMES: dict[str, Split] = {split: split for split in SPLITS} | {
     "validate": "val",
@@ -37,7 +37,7 @@ class PaperCsvReader:
     takes = frozenset({"name", "images", "labels_only", "modality", "anatomic_region"})
 
     def recognises(self, path: Path) -> bool:
-        """Whether the first CSV file begins with the paper's columns."""
+        """Return True if the first CSV file begins with the paper's columns."""
         files = sorted(path.glob("*.csv")) or sorted(path.glob("datasets/*.csv"))
         if not files:
             return False
@@ -86,7 +86,7 @@ def _csv_files(path: Path) -> list[Path]:
 
 
 def _count_rows(file: Path) -> int:
-    """Lines below the header; at least 1, so that a file without any is still reported."""
+    """Count the lines below the header; at least 1, so that an empty file is still reported."""
     try:
         with file.open("rb") as lines:
             return max(1, sum(chunk.count(b"\n") for chunk in iter(lambda: lines.read(1 << 20), b"")) - 1)
@@ -130,14 +130,14 @@ def _item(row: Row, line: int, labels: list[str], root: Path | None, options: Re
     source = (row["filepath"] or "").strip()
     dataset = options.name or (row["dataset"] or "").strip()
     if problem := _row_problem(row, source, dataset):
-        # What cannot be stored as it is written is shown with its escape.
+        # Show the text with an escape if it cannot be stored.
         printable = source[:500].replace("\0", "\\0") or "(no filepath)"
         known = dataset if dataset and "\0" not in dataset and not _is_long(dataset) else None
         return Failure(printable, *problem, known, line)
     values: dict[str, int] = {}
     for label in labels:
         cell = row[label]
-        if cell in ZEROS:  # says no more than that the column may be another dataset's
+        if cell in ZEROS:  # a zero says only that the column may belong to another dataset
             continue
         value = _label_value((cell or "").strip())
         if value is None:
@@ -156,7 +156,7 @@ def _item(row: Row, line: int, labels: list[str], root: Path | None, options: Re
 
 
 def _row_problem(row: Row, source: str, dataset: str) -> tuple[str, str] | None:
-    """Reason and detail for which a row cannot be an image, apart from its labels."""
+    """Return the reason and the detail why a row cannot be an image, apart from its labels."""
     split = (row["split"] or "").strip()
     path = Path(source)
     problems = (
@@ -176,7 +176,7 @@ def _is_long(text: str) -> bool:
 
 
 def _label_value(cell: str) -> int | None:
-    """-1, 0 or 1, however it is written; None for anything else."""
+    """Return -1, 0 or 1, in any spelling; None for anything else."""
     try:
         number = float(cell or 0)
     except ValueError:

@@ -1,10 +1,9 @@
-"""RadImageNet as it is downloaded.
+"""Reads RadImageNet as downloaded.
 
 Mei et al., "RadImageNet", Radiology: Artificial Intelligence 4(5), 2022. Three lists,
-``RadiologyAI_{train,val,test}.csv``, with a column ``filename`` such as
-``radiology_ai/CT/lung/normal/lung-normal000032.png``: the label is the folders below the first. Ultrasound has no
-level for the finding: ``US/liver/usn053022.png`` is ``US/liver/normal``, ``US/thyroid_nodule/...`` is
-``US/thyroid/nodule``.
+``RadiologyAI_{train,val,test}.csv``, have a column ``filename`` such as
+``radiology_ai/CT/lung/normal/lung-normal000032.png``. The label is the folders below the first. Ultrasound has no level
+for the finding: ``US/liver/usn053022.png`` is ``US/liver/normal``, ``US/thyroid_nodule/...`` is ``US/thyroid/nodule``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.csv_rows import count_rows, find_file, read_rows
-from cbirdb.datasets.official_layout import existing_folder, first_problem, require
+from cbirdb.datasets.official_layout import existing_folder, first_problem, require_file
 from cbirdb.records import POSITIVE, DatasetItem, Failure, ImageRecord, Missing, Split
 
 LISTS: tuple[tuple[str, Split], ...] = (
@@ -39,9 +38,9 @@ class RadImageNetReader:
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         folder = existing_folder(path)
-        lists = [(require(self, folder, find_file(folder, name), name), split) for name, split in LISTS]
+        lists = [(require_file(self, folder, find_file(folder, name), name), split) for name, split in LISTS]
         images = options.images.resolve() if options.images is not None else folder
-        # The folder that the images lie in may be the one that was given.
+        # The given folder may itself be the folder of the images.
         images = images.parent if images.name == TOP and not (images / TOP).is_dir() else images
         name = options.name or self.name
 
@@ -83,7 +82,7 @@ def _item(filename: str, line: int, dataset: str, split: Split, images: Path | N
 
 
 def label_of(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Modality, region and finding of an image in these folders."""
+    """Return modality, region and finding of an image in these folders."""
     if len(folders) > 2:
         return folders
     modality, region = folders

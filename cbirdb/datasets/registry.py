@@ -1,4 +1,4 @@
-"""The dataset readers. A new one is one file in this folder and one line here."""
+"""Lists the dataset readers. A new one is one file in this folder and one line here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READERS: dict[str, DatasetReader] = {
 
 
 def get_reader(name: str) -> DatasetReader:
-    """The reader of that name.
+    """Return the reader of that name.
 
     :raises UnknownNameError: with the nearest known name.
     """
@@ -40,11 +40,12 @@ def get_reader(name: str) -> DatasetReader:
 
 
 def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
-    """What a reader finds at a path.
+    """Open the dataset at a path with a reader.
 
     :raises UnknownNameError: when there is no such reader.
-    :raises InputError: when the path does not hold such a dataset; where it holds another one, naming that;
-        when a name of it cannot be stored.
+    :raises OptionError: when an option is given that the reader does not use.
+    :raises InputError: when the path does not hold such a dataset (the message names one that it does hold), or a name
+        of it cannot be stored.
     """
     reader = get_reader(name)
     for option in fields(options):
@@ -53,8 +54,8 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
         if option.name not in reader.takes and getattr(options, option.name) != option.default:
             users = ", ".join(other.name for other in READERS.values() if option.name in other.takes)
             raise OptionError(
-                f"The reader '{name}' has no use for --{option.name.replace('_', '-')}.",
-                hint=f"Leave it out; it is for {users}.",
+                f"The reader '{name}' does not use --{option.name.replace('_', '-')}.",
+                hint=f"Omit it; it is for {users}.",
             )
     if path.is_dir() and not reader.recognises(path):
         other = next((other for other in READERS.values() if other is not reader and other.recognises(path)), None)

@@ -208,7 +208,7 @@ class _Prepare:
         except PixelError as error:
             return error
         except MemoryError:
-            return PixelError("too large", "there is not memory enough to decode it")
+            return PixelError("too large", "there is not enough memory to decode it")
         errors: dict[int, PixelError] = {}
         for number, layout in enumerate(self._layouts):
             if wanted & 1 << number:

@@ -36,7 +36,7 @@ from cbirdb.encoders.base import Encoder
 from cbirdb.errors import EncoderError, InputError
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import WHOLE, Precision, Shard
-from cbirdb.vectors.normalize import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _register(connection: psycopg.Connection, encoder: Encoder, precision: Preci
     golden, usable = l2_normalize(encoder.golden[None])
     if not usable[0]:
         raise EncoderError(
-            f"'{spec.name}' gives no embedding of an ordinary picture: it is a {why_unusable(encoder.golden)}.",
+            f"'{spec.name}' gives no embedding of an ordinary picture: it is a {unusable_reason(encoder.golden)}.",
             hint="Its weights are damaged, or it cannot compute in this --dtype.",
         )
     return register_encoder(

@@ -20,7 +20,7 @@ from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.errors import PixelError
 from cbirdb.failure_summary import FailureTally
 from cbirdb.records import Failure
-from cbirdb.vectors.normalize import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 QUEUED = 4
 """Batches that may wait for the database; then the encoder does."""
@@ -105,7 +105,7 @@ class EmbeddingWriter:
         failures = [(image, error.reason, error.message) for image, error in batch.unreadable]
         for image, row, is_usable in zip(batch.images, batch.raw, usable, strict=True):
             if not is_usable:
-                failures.append((image, "no direction", f"the embedding is a {why_unusable(row)}"))
+                failures.append((image, "no direction", f"the embedding is a {unusable_reason(row)}"))
         written = self._connection.run(
             lambda connection: _store(connection, batch.stored, good, embeddings[usable], failures)
         )

@@ -30,7 +30,7 @@ from cbirdb.ingest.hdf5 import Leaf, count_leaves, first_dim, leaves, open_file,
 from cbirdb.names import printable, problem_of_name
 from cbirdb.progress import SILENT, Progress
 from cbirdb.records import Failure, Precision
-from cbirdb.vectors.normalize import UNIT_NORM_TOLERANCE, l2_normalize, row_norms, why_unusable
+from cbirdb.vectors.normalize import UNIT_NORM_TOLERANCE, l2_normalize, row_norms, unusable_reason
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class _Import:
         scaled, has_direction = l2_normalize(vectors[odd])
         without = odd[~has_direction]
         failures += [
-            Failure(names[row], "no direction", f"the vector is {why_unusable(vectors[row])}", images[names[row]][1])
+            Failure(names[row], "no direction", f"the vector is {unusable_reason(vectors[row])}", images[names[row]][1])
             for row in without.tolist()
         ]
         vectors[odd] = scaled

@@ -64,7 +64,7 @@ def look(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = Fal
     except PixelError as error:
         return error
     except MemoryError:
-        return PixelError("too large", "there is not memory enough to decode it")
+        return PixelError("too large", "there is not enough memory to decode it")
 
 
 def _outcome(future: Future[Look]) -> Look:

@@ -1,1 +1,1 @@
-"""Share work out: worker processes, memory that they share, shards of a launcher, and what this machine has."""
+"""Shares work out: worker processes, their shared memory, a launcher's shards, and the machine's resources."""

@@ -1,4 +1,4 @@
-"""Memory that this process and its workers see at once."""
+"""Provides memory that this process and its workers share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 
 class SharedMemory:
-    """A block of bytes that travels to a worker process by being an argument of it.
+    """A block of bytes that reaches a worker process as an argument.
 
-    The standard library's shared memory lies in /dev/shm, of which a container has 64 MB unless told otherwise, and
-    whoever writes beyond that is killed; this has no such limit, and is gone with its last process.
+    The standard library's shared memory lies in /dev/shm. A container has 64 MB there by default, and a process that
+    writes more is killed. This class has no such limit, and the memory is freed with its last process.
     """
 
     def __init__(self, size: int, descriptor: int | None = None) -> None:
-        """New memory; or, with a descriptor, the memory that another process made."""
+        """Allocate memory, or map the memory of another process by its descriptor."""
         self._descriptor = _make(size) if descriptor is None else descriptor
         self.buffer = mmap.mmap(self._descriptor, size)
 
@@ -25,7 +25,7 @@ class SharedMemory:
         return _attach, (DupFd(self._descriptor), len(self.buffer))
 
     def close(self) -> None:
-        """Give back the descriptor; the memory goes when no array of it is left."""
+        """Close the descriptor. The memory is freed when no array uses it any more."""
         os.close(self._descriptor)
 
 

@@ -1,8 +1,8 @@
-"""Calls a function in worker processes that may crash or hang, and goes on without the call that did it.
+"""Calls a function in worker processes that may crash or hang, and continues without the failed call.
 
-A decoder of images is C code that reads files of strangers: one in a million ends the process, loops for ever, or asks
-for all memory. ``concurrent.futures`` gives up altogether when a process of its pool dies, and waits without end for
-one that hangs.
+A decoder of images is C code that reads strangers' files. One file in a million ends the process, loops for ever, or
+asks for all memory. ``concurrent.futures`` gives up when a process of its pool dies, and waits without end for one that
+hangs.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Result = TypeVar("Result")
 CHUNK = 16
 """Items sent to a worker at once: a message costs as much as a small image."""
 FLUSH_S = 0.05
-"""How long a worker keeps results to itself, to send several at once."""
+"""Seconds for which a worker collects results, to send several at once."""
 GRACE_S = 2.0
-"""How long workers have to end by themselves when the pool is closed."""
+"""Seconds that workers have to end by themselves when the pool closes."""
 _PR_SET_PDEATHSIG = 1
 
 
 class WorkerDiedError(Exception):
-    """The process that worked on an item ended: it crashed, or the system killed it."""
+    """Raised when the process that worked on an item crashed or was killed."""
 
     def __init__(self, exit_code: int | None) -> None:
         self.exit_code = exit_code or 0
@@ -53,14 +53,14 @@ class WorkerDiedError(Exception):
 
 
 class WorkerTimeoutError(Exception):
-    """An item took longer than it may; its process was killed."""
+    """Raised when an item took too long; its process was killed."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"it took longer than {seconds:g} seconds")
 
 
 def as_pixel_error(error: WorkerDiedError | WorkerTimeoutError) -> PixelError:
-    """The same for an image file: what is recorded of it."""
+    """Return the error to record for an image file."""
     return PixelError("timed out" if isinstance(error, WorkerTimeoutError) else "crashed the decoder", str(error))
 
 
@@ -68,7 +68,7 @@ _preloaded = ["__main__"]
 
 
 def preload_modules(modules: Sequence[str]) -> None:
-    """Have these imported for all worker processes, once; without effect after the first process has started."""
+    """Import these modules once for all worker processes. A call has no effect after the first process has started."""
     _preloaded.extend(module for module in modules if module not in _preloaded)
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(_preloaded))
 
@@ -84,13 +84,13 @@ class WorkerPool(Generic[Item, Result]):
         timeout_s: float,
         preload: Sequence[str] = (),
     ) -> None:
-        """The processes start with the first item.
+        """Prepare the pool; the processes start with the first item.
 
-        :param function: can be pickled, as can items and results.
+        :param function: must be picklable, as must items and results.
         :param timeout_s: seconds that one item may take.
         :param preload: modules that the function needs, imported once for all workers.
         """
-        # Not forked from this process, whose threads (of torch, of the driver) hold locks that a fork would copy.
+        # No fork of this process: its threads (of torch, of the driver) hold locks that a fork would copy.
         self._context = multiprocessing.get_context("forkserver")
         preload_modules(preload)
         self._function = function
@@ -107,8 +107,8 @@ class WorkerPool(Generic[Item, Result]):
     def submit(self, item: Item) -> Future[Result]:
         """Queue an item.
 
-        :returns: its future result; :class:`WorkerDiedError` and :class:`WorkerTimeoutError` are what became of an
-            item that the process did not survive, anything else is what the function raised.
+        :returns: its future result. It raises :class:`WorkerDiedError` or :class:`WorkerTimeoutError` if the process
+            did not survive the item, and otherwise whatever the function raised.
         """
         future: Future[Result] = Future()
         with self._lock:
@@ -133,7 +133,7 @@ class WorkerPool(Generic[Item, Result]):
         self.close()
 
     def close(self) -> None:
-        """End the processes; items that no process has begun are cancelled."""
+        """End the processes and cancel the items that no process has begun."""
         with self._lock:
             if self._closed:
                 return
@@ -159,7 +159,9 @@ class WorkerPool(Generic[Item, Result]):
         self._wake_receiver.close()
 
     def _stop_replacing(self) -> None:
-        """At the end of a program that did not close the pool: ``multiprocessing`` ends the processes, for good."""
+        """Stop replacing processes when a program ends without closing the pool: ``multiprocessing`` ends them for
+        good.
+        """
         with self._lock:
             self._closed = True
         self._wake_sender.send_bytes(b"!")
@@ -172,12 +174,12 @@ class WorkerPool(Generic[Item, Result]):
             with _safe_path():
                 process.start()
         except (EOFError, OSError) as error:
-            raise RuntimeError("No worker process can be started: what they begin from has ended.") from error
-        theirs.close()  # so that its end is noticed
+            raise RuntimeError("No worker process can be started: the process that starts them has ended.") from error
+        theirs.close()  # so that we notice when the worker ends
         return _Worker(process, ours)
 
     def _dispatch(self) -> None:
-        """The pool's own thread: hands out items, takes in results, replaces processes."""
+        """Hand out items, collect results and replace processes: the loop of the pool's own thread."""
         try:
             while True:
                 with self._lock:
@@ -196,11 +198,11 @@ class WorkerPool(Generic[Item, Result]):
                     elif worker.sent and time.monotonic() - worker.since > self._timeout_s:
                         worker.process.kill()
                         self._replace(number, WorkerTimeoutError(self._timeout_s))
-        except BaseException as error:  # who waits for items is told; for this thread nobody waits  # noqa: BLE001
+        except BaseException as error:  # whoever waits for an item must learn of it  # noqa: BLE001
             self._fail_all(error)
 
     def _assign(self) -> None:
-        """Give items to the workers with least to do; a few each while there are few."""
+        """Give items to the least busy workers; a few each while few are queued."""
         for worker in sorted(self._workers, key=lambda worker: len(worker.sent)):
             if not self._queue or not worker.ready or any(job.suspect for job in worker.sent):
                 continue
@@ -218,13 +220,12 @@ class WorkerPool(Generic[Item, Result]):
     def _replace(self, number: int, error: Exception | None) -> None:
         """Start another process in place of one that has ended.
 
-        Of an item that it had alone, the end is known. Several that it has not answered are suspect: each is tried
-        again, alone.
+        An item that it had alone caused the end. Several unanswered items are suspect: each is tried again, alone.
         """
         worker = self._workers[number]
         worker.pipe.close()
         worker.process.join(GRACE_S)
-        worker.process.kill()  # should it have closed the pipe and live on
+        worker.process.kill()  # in case it closed the pipe but lives on
         if not worker.ready:
             raise RuntimeError(f"A worker process could not start (exit code {worker.process.exitcode}).")
         if len(worker.sent) == 1:
@@ -251,9 +252,10 @@ class WorkerPool(Generic[Item, Result]):
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Python starts what its processes begin from with ``-c``, which looks for modules in the working directory first.
+    """Set PYTHONSAFEPATH while a process starts.
 
-    That may be a folder of a stranger's images, with a numpy.py among them.
+    Python starts the fork server with ``-c``, which looks for modules in the working directory first. That may be a
+    folder of a stranger's images, with a numpy.py among them.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -268,12 +270,12 @@ def _safe_path() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Job:
-    """One item."""
+    """One queued item."""
 
     item: Any
     future: Future[Any]
     suspect: bool = False
-    """Its process ended, or hung, while it and others were unanswered."""
+    """True if its process ended or hung while several items were unanswered."""
 
 
 class _Worker:
@@ -285,18 +287,18 @@ class _Worker:
         self.ready = False
         self.sent: deque[_Job] = deque()
         self.since = 0.0
-        """When it was last heard of, or given something to do."""
+        """Time when it last answered or got new work."""
 
     def send(self, jobs: list[_Job]) -> None:
         if not self.sent:
             self.since = time.monotonic()
         self.sent.extend(jobs)
-        # If it has ended, the same pipe says so when it is read, and the items are looked after there.
+        # If the process has ended, reading its pipe will tell; the items are handled there.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send([job.item for job in jobs])
 
     def take_results(self) -> bool:
-        """Take one message of results; False when the process has ended."""
+        """Take one message of results; return False if the process has ended."""
         try:
             outcomes = self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -314,7 +316,10 @@ class _Worker:
 
 
 def _portable(error: Exception) -> Exception:
-    """As it can travel: some libraries' exceptions cannot be sent, or not be made again where they arrive."""
+    """Return an error that can be pickled.
+
+    Exceptions of some libraries cannot be sent, or not be rebuilt where they arrive.
+    """
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301
     except Exception:  # noqa: BLE001
@@ -323,27 +328,27 @@ def _portable(error: Exception) -> Exception:
 
 
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """What runs in a worker process, until the pool closes its end of the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's business
+    """Run the loop of a worker process until the pool closes its end of the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C
     if sys.platform == "linux":
-        # A call that hangs would outlive a pool that was killed: go with the process that forked this one, which goes
-        # with the pool's. It learns that from a pipe, whose other end every worker is given, too.
+        # A hanging call would outlive a killed pool. So this process dies with the fork server, which dies with the
+        # pool. The fork server notices the pool's end by a pipe. Every worker inherits the other end, so close it.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         server: Any = getattr(forkserver, "_forkserver", None)
         if (alive := getattr(server, "_forkserver_alive_fd", None)) is not None:
             os.close(alive)
             server._forkserver_alive_fd = None  # noqa: SLF001
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # there are as many workers as cores
+        sys.modules["torch"].set_num_threads(1)  # workers already use every core
     try:
-        pipe.send([])  # it is there
+        pipe.send([])  # tell the pool that this worker is ready
         while True:
             outcomes: list[tuple[bool, Any]] = []
             flushed = time.monotonic()
             for item in pipe.recv():
                 try:
                     outcomes.append((True, function(item)))
-                except Exception as error:  # whatever it is, it is the caller's  # noqa: BLE001
+                except Exception as error:  # the caller decides what to do with it  # noqa: BLE001
                     outcomes.append((False, _portable(error)))
                 if time.monotonic() - flushed > FLUSH_S:
                     pipe.send(outcomes)

@@ -1,4 +1,4 @@
-"""File -> picture. Never a model's preprocessing."""
+"""Turns files into pictures. Never does a model's preprocessing."""
 
 from cbirdb.pixels.damage import OnDamage, refuse
 from cbirdb.pixels.raster import inspect_file, read_rgb

@@ -1,4 +1,4 @@
-"""What a decoder reports of a picture: refused, unless the caller takes damaged pictures and records the report."""
+"""Handles a decoder's reports of damage: refuse the picture, or accept it and record the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OnDamage: TypeAlias = Callable[[PixelError], None]
 
 
 def refuse(report: PixelError) -> None:
-    """Take no damaged picture.
+    """Refuse every damaged picture.
 
     :raises PixelError: always.
     """
@@ -20,9 +20,9 @@ def refuse(report: PixelError) -> None:
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Refuse a picture by its header, before memory is spent on it.
+    """Refuse a picture that is too large by its header, before memory is spent on it.
 
-    :raises PixelError: when it has more pixels.
+    :raises PixelError: when it has more than ``max_pixels`` pixels.
     """
     if (pixels := width * height) > max_pixels:
         raise PixelError("too large", f"{pixels:,} pixels, more than the {max_pixels:,} that are safe to decode")

@@ -1,7 +1,8 @@
-"""JPEG through libjpeg-turbo's own interface, which reports what Pillow hides; the pixels are those of Pillow.
+"""Decodes JPEG through libjpeg-turbo's own interface, which reports damage that Pillow hides. The pixels are Pillow's.
 
-libjpeg fills gaps with made-up pixels and says so in a warning. Texts are listed by their codes in ``jerror.h``; a
-warning that is not in ``HARMLESS`` is damage, a new one of a later version, too. ``docs/damaged-images.md`` has them all.
+libjpeg fills gaps with made-up pixels and says so in a warning. ``HARMLESS`` lists harmless warnings by their codes in
+``jerror.h``. Any other warning is damage, also one that a later version adds. ``docs/damaged-images.md`` lists them
+all.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ HARMLESS = {
     "JWRN_ADOBE_XFORM": "Unknown Adobe color transform code",
     "JWRN_BOGUS_ICC": "Corrupt JPEG data: bad ICC marker",
 }
-"""Warnings about tags beside the picture, with the texts that they begin with."""
+"""Warnings about tags beside the picture, with the beginnings of their texts."""
 PREMATURE_END = "Premature end of JPEG file"
-"""JWRN_JPEG_EOF."""
+"""Text of the warning JWRN_JPEG_EOF."""
 UNKNOWN_SAMPLING = "Could not determine subsampling"
-"""TurboJPEG's own: Pillow reads such a file, and nobody tells whether it is whole."""
+"""TurboJPEG's own error. Pillow reads such a file, and no decoder tells if it is complete."""
 COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 """Pillow's modes of a JPEG, and their names in TurboJPEG."""
 START_OF_SCAN, APP0, APP2, APP14 = 0xDA, 0xE0, 0xE2, 0xEE
 
 
 def decode(data: bytes, opened: Image.Image, on_damage: OnDamage) -> Image.Image:
-    """The picture of a JPEG file.
+    """Decode a JPEG file.
 
     :param opened: the same file as Pillow opened it, not yet decoded.
-    :raises PixelError: when it cannot be decoded at all.
+    :raises PixelError: when the file cannot be decoded at all.
     """
     colours = COLOURS[opened.mode]
     try:
@@ -43,20 +44,20 @@ def decode(data: bytes, opened: Image.Image, on_damage: OnDamage) -> Image.Image
             on_damage(PixelError("not checkable", "a JPEG with a chroma subsampling whose damage is not reported"))
             opened.load()
             return opened
-        on_damage(report(error))
+        on_damage(as_pixel_error(error))
         try:
             pixels = decode_jpeg(without_tags(data), colours, strict=False)
         except ValueError as fatal:
-            raise report(fatal) from fatal
+            raise as_pixel_error(fatal) from fatal
     if (opened.width, opened.height) != (pixels.shape[1], pixels.shape[0]):
         raise PixelError("corrupt", "its headers contradict each other about its size")
     if opened.mode == "CMYK":
-        pixels = 255 - pixels  # as Pillow does: files hold 255 for no ink
+        pixels = 255 - pixels  # as Pillow does: files store 255 for no ink
     return Image.frombuffer(opened.mode, opened.size, pixels)
 
 
 def decode_strictly(data: bytes, colours: str) -> NDArray[np.uint8]:
-    """Pixels, shape (height, width, channels), of a JPEG of which libjpeg reports nothing but unknown tags.
+    """Return the pixels, shape (height, width, channels), of a JPEG for which libjpeg reports only unknown tags.
 
     :raises ValueError: with libjpeg's first report of damage.
     """
@@ -67,18 +68,18 @@ def decode_strictly(data: bytes, colours: str) -> NDArray[np.uint8]:
     except ValueError as error:
         if not str(error).startswith(tuple(HARMLESS.values())):
             raise
-    # Of several warnings only the first is told: without what that one is about, the next is.
+    # libjpeg tells only the first warning. Without the tag that caused it, it tells the next.
     pixels = decode_jpeg(without_tags(data), colours)
     return pixels
 
 
-def report(error: ValueError) -> PixelError:
-    """What libjpeg says, as one of our reasons."""
+def as_pixel_error(error: ValueError) -> PixelError:
+    """Translate libjpeg's report into one of our reasons."""
     return PixelError("truncated" if str(error).startswith(PREMATURE_END) else "corrupt", f"libjpeg: {error}")
 
 
 def without_tags(data: bytes) -> bytes:
-    """Put what libjpeg takes for granted in place of versions and transforms that it does not know; drop profiles."""
+    """Replace unknown versions and transforms by libjpeg's defaults, and drop profiles."""
     kept, position = [data[:2]], 2
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != bytes([START_OF_SCAN]):
         marker = data[position + 1]
@@ -98,7 +99,7 @@ def without_tags(data: bytes) -> bytes:
 
 
 def _components(data: bytes) -> int:
-    """Of the first frame header: 3 where there is none."""
+    """Return the number of components in the first frame header; 3 if there is none."""
     position = 2
     while data[position : position + 1] == b"\xff" and position + 9 < len(data):
         if 0xC0 <= data[position + 1] <= 0xCF and data[position + 1] not in (0xC4, 0xC8, 0xCC):

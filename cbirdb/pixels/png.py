@@ -1,8 +1,8 @@
-"""PNG: every CRC, the whole of the compressed data, and exactly as many rows as the header says.
+"""Checks a PNG completely: every CRC, all compressed data, and exactly the header's number of rows.
 
-Pillow checks neither the CRC of image data nor whether they end with the last row: a file whose height was changed is
-filled with black, or cut. Here the data are unpacked once and handed to Pillow as stored blocks, so that the pixels are
-Pillow's and nothing is unpacked twice.
+Pillow checks neither the CRC of image data nor that they end with the last row: it fills or cuts a file whose height
+was changed. Here the data are unpacked once and handed to Pillow as stored blocks. So the pixels are Pillow's and
+nothing is unpacked twice.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples of a pixel by colour type."""
 PALETTE = 3
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of Adam7: first column and row, and the steps between columns and rows."""
+"""Passes of Adam7: first column and row, and the steps between columns and rows."""
 STORED_BLOCK = 65_535
-"""Most bytes that a block of DEFLATE holds as they are."""
+"""Most bytes that an uncompressed block of DEFLATE holds."""
 
 
-def checked(data: bytes, max_pixels: int, on_damage: OnDamage) -> bytes:
-    """The same picture as a PNG that Pillow decodes without having to unpack it.
+def check_and_store(data: bytes, max_pixels: int, on_damage: OnDamage) -> bytes:
+    """Check a PNG; return the same picture as a PNG that Pillow need not unpack.
 
     :raises PixelError: when it cannot be decoded at all.
     """
     chunks = list(_chunks(data, on_damage)) if data != SIGNATURE else []
     if not chunks or chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
-        return data  # Pillow says what is wrong with it
+        return data  # Pillow tells what is wrong with it
     width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
     check_pixels(width, height, max_pixels)
     if colours not in CHANNELS:
@@ -48,7 +48,7 @@ def checked(data: bytes, max_pixels: int, on_damage: OnDamage) -> bytes:
 
 
 def _chunks(data: bytes, on_damage: OnDamage) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each chunk before IEND, the last one cut where the file is."""
+    """Yield kind and content of each chunk before IEND; the last one is cut if the file is."""
     position = len(SIGNATURE)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -70,7 +70,7 @@ def _chunks(data: bytes, on_damage: OnDamage) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _unpacked_size(width: int, height: int, pixel_bits: int, *, interlaced: bool) -> int:
-    """Bytes of all rows, each with its filter's number before it."""
+    """Return the bytes of all rows, each with its filter byte."""
     size = 0
     for left, top, across, down in PASSES if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)
@@ -80,27 +80,27 @@ def _unpacked_size(width: int, height: int, pixel_bits: int, *, interlaced: bool
 
 
 def _unpack(image: bytes, needed: int, on_damage: OnDamage) -> bytes:
-    """The rows; black ones in place of those that are missing."""
+    """Unpack the rows; fill missing rows with black."""
     inflater = zlib.decompressobj()
     try:
-        # One byte more than there should be tells too many, and no bomb goes off.
+        # One byte more than needed reveals surplus data, and limits a decompression bomb.
         rows = inflater.decompress(image, needed + 1)
     except zlib.error as error:
         raise PixelError("corrupt", f"PNG: {error}") from error
     if len(rows) > needed:
-        on_damage(PixelError("corrupt", "PNG: there are more image data than the header says"))
+        on_damage(PixelError("corrupt", "PNG: the image data are longer than the header says"))
     elif len(rows) < needed:
-        what = "truncated" if not inflater.eof else "corrupt"
-        on_damage(PixelError(what, f"PNG: {needed - len(rows):,} of {needed:,} bytes of image data are missing"))
+        reason = "truncated" if not inflater.eof else "corrupt"
+        on_damage(PixelError(reason, f"PNG: {needed - len(rows):,} of {needed:,} bytes of image data are missing"))
     elif not inflater.eof:
         on_damage(PixelError("truncated", "PNG: the checksum of the image data is missing"))
     return rows[:needed].ljust(needed, b"\0")
 
 
 def _stored(rows: bytes) -> Iterator[bytes | memoryview]:
-    """The chunk of image data with these bytes as they are, in pieces, so that they are copied once.
+    """Yield the chunk of image data with uncompressed bytes, in pieces, so that they are copied once.
 
-    It has no checksum, which was looked at, and no CRC: of image data Pillow asks for neither.
+    It has no checksum, which was already checked, and no CRC: Pillow reads neither for image data.
     """
     view = memoryview(rows)
     starts = range(0, len(rows), STORED_BLOCK)

@@ -1,4 +1,4 @@
-"""Reads PNG, JPEG, TIFF and the like through Pillow, completely or not at all."""
+"""Reads PNG, JPEG, TIFF and similar files through Pillow, completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cbirdb.pixels.damage import OnDamage, check_pixels, refuse
 from cbirdb.records import FileFacts
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM", "WEBP")
-"""What is read, by Pillow's names: formats of which it is known how damage is told. Others run programs (EPS)."""
+"""Accepted formats, by Pillow's names: those whose damage we know how to detect. Others run programs (EPS)."""
 WHITE_IS_ZERO = 0
-"""TIFF 6.0, tag PhotometricInterpretation."""
+"""Value of TIFF 6.0's tag PhotometricInterpretation."""
 BLOCK = 1 << 20
-"""Pixels that are scaled at a time."""
+"""Pixels scaled at a time."""
 
 
 def inspect_file(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = False) -> FileFacts:
-    """Read a file once: its hash, its size, and whether every pixel of it decodes.
+    """Read a file once: return its hash and size, and check that every pixel decodes.
 
-    :param accept_damaged: note what a decoder reports in place of refusing the file.
-    :raises PixelError: when it cannot be read, is no image, or is damaged.
+    :param accept_damaged: note a decoder's report instead of refusing the file.
+    :raises PixelError: when the file cannot be read, is no image, or is damaged.
     """
     data, modified_ns = _read_bytes(path)
     reports: list[PixelError] = []
@@ -48,30 +48,30 @@ def inspect_file(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bo
 
 
 def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refuse) -> Image.Image:
-    """A file's picture as 8-bit RGB. Grey values deeper than 8 bits are scaled to their own range.
+    """Return a file's picture as 8-bit RGB. Grey values deeper than 8 bits are scaled to their own range.
 
-    :param on_damage: called with what a decoder reports of a damaged picture.
-    :raises PixelError: when it cannot be read, is no image, or is damaged.
+    :param on_damage: called with each report on a damaged picture.
+    :raises PixelError: when the file cannot be read, is no image, or is damaged.
     """
     data, _ = _read_bytes(path)
     return to_rgb(decode(data, max_pixels, on_damage))
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode of Pillow's -> RGB. What is transparent is shown as it is stored, as the paper's code does."""
+    """Convert any mode of Pillow's to RGB. Transparent pixels show their stored colour, as in the paper's code."""
     if picture.mode.startswith(("I", "F")):
         # Pillow would clip 16-bit values at 255 and turn a radiograph white.
         picture = Image.fromarray(_eight_bits(picture))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on transparent palettes, which are shown as they are stored
+        warnings.simplefilter("ignore")  # Pillow advises on transparent palettes; we show the stored colours
         return picture.convert("RGB")
 
 
 def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
-    """Deep grey values scaled to their own range, shape (height, width). What is not a number is black."""
+    """Scale deep grey values to their own range, shape (height, width). NaN becomes black."""
     values = np.asarray(picture)
     sign = -1.0 if _white_is_zero(picture) else 1.0
-    # In blocks: float64 takes four times what 16-bit values do, and each step another copy.
+    # In blocks: float64 takes four times the memory of 16-bit values, and each step another copy.
     rows = max(1, BLOCK // max(1, picture.width))
     blocks = [slice(top, top + rows) for top in range(0, picture.height, rows)]
     ends = [sign * end for block in blocks for end in _finite_ends(values[block])] or [0.0]
@@ -84,44 +84,44 @@ def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def _finite_ends(values: NDArray[Any]) -> list[float]:
-    """The lowest and the highest number among the values, if there is any."""
+    """Return the lowest and the highest finite value; nothing if there is none."""
     finite = values[np.isfinite(values)]
     return [float(finite.min()), float(finite.max())] if finite.size else []
 
 
 def _white_is_zero(picture: Image.Image) -> bool:
-    """Whether a TIFF says that its lowest value is white: Pillow heeds that up to 8 bits, and no further."""
+    """Return True if a TIFF declares its lowest value as white. Pillow honours that only up to 8 bits."""
     tags = getattr(picture, "tag_v2", None)
     return tags is not None and tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
 
 
 def _read_bytes(path: Path) -> tuple[bytes, int]:
     try:
-        # Before reading: what is written to the file meanwhile makes it newer than what is recorded.
+        # Before reading: a later write makes the file newer than its recorded time.
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
             raise PixelError("unreadable", "not a regular file")
         if found.st_size > LARGEST_FILE:
-            raise PixelError("too large", f"{found.st_size:,} bytes, more than the {LARGEST_FILE:,} that are read")
+            raise PixelError("too large", f"{found.st_size:,} bytes, more than the limit of {LARGEST_FILE:,}")
         data = path.read_bytes()
     except OSError as error:
         reason = "file not found" if isinstance(error, FileNotFoundError) else "unreadable"
         raise PixelError(reason, f"{error.strerror or type(error).__name__}") from error
     except MemoryError as error:
-        raise PixelError("too large", "there is not memory enough to read it") from error
+        raise PixelError("too large", "there is not enough memory to read it") from error
     if not data:
         raise PixelError("empty file", "the file has no bytes")
     return data, found.st_mtime_ns
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refuse) -> Image.Image:
-    """The fully decoded first and only frame."""
-    # A DICOM file may begin as a TIFF does, and hold a second picture.
+    """Decode the only frame completely."""
+    # A DICOM file may begin as a TIFF does and hold a second picture.
     if data[128:132] == b"DICM":
         raise PixelError("not an image", "a DICOM file; this version does not read DICOM yet")
     try:
         with warnings.catch_warnings():
-            # What Pillow finds large is below our limit or refused; corrupt metadata is not our concern.
+            # Our own limit replaces Pillow's warning about size, and damaged metadata do not matter here.
             warnings.simplefilter("ignore")
             return _decode_checked(data, max_pixels, on_damage)
     except UnidentifiedImageError as error:
@@ -129,7 +129,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refu
     except Image.DecompressionBombError as error:
         raise PixelError("too large", "the picture has more pixels than is safe to decode") from error
     except MemoryError as error:
-        raise PixelError("too large", "there is not memory enough to decode it") from error
+        raise PixelError("too large", "there is not enough memory to decode it") from error
     except PixelError:
         raise
     # Decoders of damaged files raise nearly anything: OSError, SyntaxError, ValueError, struct.error, IndexError.
@@ -139,9 +139,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refu
 
 
 def _decode_checked(data: bytes, max_pixels: int, on_damage: OnDamage) -> Image.Image:
-    """Decode with whichever decoder reports damage of the format."""
+    """Decode with the decoder that reports damage of the format."""
     if data.startswith(png.SIGNATURE):
-        data = png.checked(data, max_pixels, on_damage)
+        data = png.check_and_store(data, max_pixels, on_damage)
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
     frames = getattr(picture, "n_frames", 1)
     if frames > 1:

@@ -1,4 +1,4 @@
-"""TIFF: what libtiff reports. Pillow switches its warnings off and lets it write errors to the process's stderr."""
+"""Checks TIFF by libtiff's reports. Pillow disables its warnings and lets it write errors to the process's stderr."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ from PIL.TiffImagePlugin import (
 
 from cbirdb.errors import PixelError
 from cbirdb.pixels.damage import OnDamage
-from cbirdb.pixels.jpeg import UNKNOWN_SAMPLING, decode_strictly, report
+from cbirdb.pixels.jpeg import UNKNOWN_SAMPLING, as_pixel_error, decode_strictly
 
 REPORTED = ("tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "zstd", "lzma", "webp")
-"""Compressions, by Pillow's names, of which libtiff reports damage as an error."""
+"""Compressions, by Pillow's names, whose damage libtiff reports as an error."""
 CHECKED = ("raw", "packbits", "jpeg")
-"""Compressions that are checked here: Pillow or libtiff put up with damage. Of others (fax) nobody tells."""
+"""Compressions that are checked here, because Pillow or libtiff tolerate their damage. For others (fax) no check
+exists.
+"""
 SEPARATE_PLANES = 2
 SUBSAMPLED = 6
-"""PhotometricInterpretation YCbCr: its data without compression are smaller than its pixels."""
+"""PhotometricInterpretation YCbCr, whose uncompressed data are smaller than its pixels."""
 LONGEST_EXCESS = 127
-"""Bytes that a run of PackBits can have beyond the end of its picture."""
-TOLD = 1 << 16
-"""Most bytes that are kept of what libtiff says."""
+"""Most bytes that a run of PackBits can have beyond the end of its picture."""
+LONGEST_MESSAGE = 1 << 16
+"""Most bytes kept of libtiff's messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +54,18 @@ class _Piece:
     width: int
     height: int
     size: int
-    """Bytes that it has unpacked."""
+    """Bytes after unpacking."""
 
 
 def load(picture: Image.Image, data: bytes, on_damage: OnDamage) -> None:
-    """Decode an opened TIFF; raises what Pillow raises when it cannot."""
+    """Decode an opened TIFF; raise what Pillow raises if it cannot."""
     compression = str(picture.info.get("compression"))
-    # What is not compressed Pillow reads by itself.
+    # Pillow reads uncompressed data by itself.
     messages: AbstractContextManager[list[str]] = nullcontext([]) if compression == "raw" else _libtiff_messages()
-    with messages as told:
+    with messages as messages_of_libtiff:
         picture.load()
-    if told:
-        on_damage(PixelError("corrupt", f"libtiff: {told[0]}"))
+    if messages_of_libtiff:
+        on_damage(PixelError("corrupt", f"libtiff: {messages_of_libtiff[0]}"))
     if compression in REPORTED:
         return
     tags = picture.tag_v2  # type: ignore[attr-defined]
@@ -83,46 +85,46 @@ def load(picture: Image.Image, data: bytes, on_damage: OnDamage) -> None:
 
 @contextmanager
 def _libtiff_messages() -> Iterator[list[str]]:
-    """Collect what libtiff writes to stderr meanwhile, in place of letting it through.
+    """Collect libtiff's messages instead of letting them reach stderr.
 
-    It is the whole process's stderr: what other threads write meanwhile would be taken for libtiff's.
+    The stderr is the whole process's, so the messages of other threads would be taken for libtiff's.
     """
-    told: list[str] = []
+    collected: list[str] = []
     if sys.stderr is not None:
         sys.stderr.flush()
     reading, writing = os.pipe()
-    # A full pipe drops what does not fit: nobody reads it until libtiff is done.
+    # A full pipe drops the rest: nobody reads it until libtiff is done.
     os.set_blocking(writing, False)
     os.set_blocking(reading, False)
     stderr = os.dup(2)
     os.dup2(writing, 2)
     try:
-        yield told
+        yield collected
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
         os.close(writing)
-        text = os.read(reading, TOLD).decode("utf-8", "replace")
+        text = os.read(reading, LONGEST_MESSAGE).decode("utf-8", "replace")
         os.close(reading)
-        told += [line.removeprefix("tempfile.tif: ") for line in text.splitlines() if line.strip()]
+        collected += [line.removeprefix("tempfile.tif: ") for line in text.splitlines() if line.strip()]
 
 
 def _pieces(picture: Any, data: bytes, on_damage: OnDamage) -> Iterator[_Piece]:
-    """The strips or tiles, as the file's directory describes them."""
+    """Yield the strips or tiles that the file's directory describes."""
     tags = picture.tag_v2
     view = memoryview(data)
     width, height = int(tags[IMAGEWIDTH]), int(tags[IMAGELENGTH])
     bits = tags.get(BITSPERSAMPLE, (1,))
     samples = int(tags.get(SAMPLESPERPIXEL, 1))
-    bits = [int(bits[0])] * samples if len(bits) < samples else [int(one) for one in bits[:samples]]
-    planes = [[one] for one in bits] if tags.get(PLANAR_CONFIGURATION) == SEPARATE_PLANES else [bits]
+    bits = [int(bits[0])] * samples if len(bits) < samples else [int(depth) for depth in bits[:samples]]
+    planes = [[depth] for depth in bits] if tags.get(PLANAR_CONFIGURATION) == SEPARATE_PLANES else [bits]
     tiled = TILEOFFSETS in tags
     if tiled:
         wide, high = int(tags[TILEWIDTH]), int(tags[TILELENGTH])
     else:
         wide, high = width, min(height, int(tags.get(ROWSPERSTRIP, height)) or height)
     places = list(tags.get(TILEOFFSETS if tiled else STRIPOFFSETS, ()))
-    # libtiff reckons counts that are not there.
+    # libtiff computes missing counts.
     counts_given = list(tags.get(TILEBYTECOUNTS if tiled else STRIPBYTECOUNTS, ()))
     counts = counts_given or [len(data)] * len(places)
     shapes = [
@@ -135,7 +137,7 @@ def _pieces(picture: Any, data: bytes, on_damage: OnDamage) -> Iterator[_Piece]:
         on_damage(PixelError("corrupt", f"TIFF: {len(shapes)} strips or tiles are needed, {len(places)} are listed"))
     for (columns, rows, plane), start, count in zip(shapes, places, counts, strict=False):
         if start + count > len(data) and counts_given:
-            on_damage(PixelError("truncated", "TIFF: a strip or tile ends behind the end of the file"))
+            on_damage(PixelError("truncated", "TIFF: a strip or tile ends after the end of the file"))
         size = rows * -(-columns * sum(plane) // 8)
         yield _Piece(view[start : start + count], columns, rows, size)
 
@@ -148,9 +150,10 @@ def _check_size(found: int, piece: _Piece, on_damage: OnDamage, *, exact: bool =
 
 
 def _fills_exactly(piece: _Piece) -> bool:
-    """Whether PackBits gives just as many bytes as there should be: quick, as Pillow's decoder finds out.
+    """Return True if PackBits gives exactly the expected number of bytes. Fast, since Pillow's decoder checks it.
 
-    A last run of bytes that differ from the last of the data then stands where the picture ends, and is all there is.
+    A run of bytes that differ from the last data byte is appended. If it appears exactly where the picture ends, the
+    size is right.
     """
     other = piece.data[-1] ^ 0xFF if piece.data else 0
     run = bytes([257 - LONGEST_EXCESS, other])
@@ -162,13 +165,13 @@ def _fills_exactly(piece: _Piece) -> bool:
 
 
 def _unpacked_size(piece: _Piece) -> int:
-    """Bytes that PackBits makes of a piece, until there are as many as it should have: libtiff cuts or stops there."""
+    """Return the bytes that PackBits makes of a piece, up to the expected number, where libtiff cuts or stops."""
     data, size, position, wanted = piece.data, 0, 0, piece.size
     end = len(data)
     while size < wanted and position < end:
         control = data[position]
         if control < 128:
-            # Bytes as they are, of which the file may hold fewer.
+            # Literal bytes; the file may hold fewer of them.
             size += min(control + 1, end - position - 1)
             position += control + 2
         elif control == 128:
@@ -181,7 +184,7 @@ def _unpacked_size(piece: _Piece) -> int:
 
 
 def _check_jpeg(piece: _Piece, picture: Any, on_damage: OnDamage) -> None:
-    """Decode a piece again with a decoder that reports: libtiff only warns, and nobody hears it."""
+    """Decode a piece again with a decoder that reports damage; libtiff only warns, and its warnings are lost."""
     tables = bytes(picture.tag_v2.get(JPEGTABLES, b""))
     stream = tables[:-2] + bytes(piece.data[2:]) if tables else bytes(piece.data)
     try:
@@ -189,8 +192,10 @@ def _check_jpeg(piece: _Piece, picture: Any, on_damage: OnDamage) -> None:
     except ValueError as error:
         unknown = UNKNOWN_SAMPLING in str(error)
         on_damage(
-            PixelError("not checkable", "a TIFF with JPEG data of unknown subsampling") if unknown else report(error)
+            PixelError("not checkable", "a TIFF with JPEG data of unknown subsampling")
+            if unknown
+            else as_pixel_error(error)
         )
         return
     if found.shape[:2] != (piece.height, piece.width):
-        on_damage(PixelError("corrupt", "TIFF: a strip or tile of JPEG data is not as large as its place"))
+        on_damage(PixelError("corrupt", "TIFF: the JPEG data of a strip or tile have another size than its place"))

@@ -21,7 +21,7 @@ from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
 from cbirdb.pixels import OnDamage, read_rgb, refuse
 from cbirdb.search.contact_sheet import Tile
-from cbirdb.vectors.normalize import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 Mode = Literal["auto", "exact", "approximate"]
 
@@ -112,7 +112,7 @@ def search_by_file(
     raw = encoder.encode(encoder.preprocess(picture)[None])
     embedding, usable = l2_normalize(raw)
     if not usable[0]:
-        raise InputError(f"The query {path} has no direction: its embedding is a {why_unusable(raw[0])}.")
+        raise InputError(f"The query {path} has no direction: its embedding is a {unusable_reason(raw[0])}.")
     return _rows(
         connection,
         "query => %(query)s::vector",

@@ -1,1 +1,1 @@
-"""Vectors in memory, without a database: normalise them, and find the nearest of many by matrix products."""
+"""Handles vectors in memory, without a database: normalises them, and finds nearest neighbours by matrix products."""

@@ -1,10 +1,9 @@
-"""Choose what multiplies queries with vectors: a GPU where PyTorch sees one, else the CPU.
+"""Chooses the kernel that multiplies queries with vectors: on a GPU if PyTorch sees one, else on the CPU.
 
-many processors       PyTorch, which multiplies, compares and chooses with all of them.
-few                   NumPy, which compares and chooses with one: so the queries are shared out, and each processor does all
-three for its share.
-few, and much to do   the same, but products are rough first, in bfloat16, where the processors do those several times as
-fast (Intel's AMX); single precision is left for the pairs that may be near by them.
+- Many processors: PyTorch, which multiplies, compares and selects on all of them.
+- Few processors: NumPy, which compares and selects on one. Each processor handles its own share of the queries.
+- Few processors and much to do: the same, with rough products in bfloat16 first, where processors do those several
+times as fast (Intel's AMX). Only pairs that may be near are then multiplied in single precision.
 """
 
 from __future__ import annotations
@@ -22,25 +21,28 @@ from cbirdb.vectors.bfloat16_kernel import Bfloat16Kernel, is_bfloat16_fast
 from cbirdb.vectors.kernels import Floats, Kernel, NumpyKernel, TorchKernel
 
 QUERIES_PER_SHARE = 128
-"""At least: for fewer, going through the vectors costs more than comparing them."""
+"""Fewest queries of a share: with fewer, reading the vectors costs more than comparing them."""
 MANY_PROCESSORS = 8
-"""From so many on PyTorch, which also compares and selects in parallel, is worth its import. Whether rough products on shares would
-be quicker there was not measured."""
+"""Number of processors from which PyTorch is worth its import, since it also compares and selects in parallel. Rough
+products on shares were not measured there.
+"""
 GPU_FILES = ("nvidia[0-9]*", "kfd", "dxg")
-"""What the drivers of NVIDIA, AMD and WSL show in /dev."""
+"""Device files in /dev of the drivers of NVIDIA, AMD and WSL."""
 ROUGH_FROM = 1_000_000_000_000
 """Multiplications (queries x vectors x dimensions) from which rough products save more than PyTorch's import takes."""
 ROUGH_QUERIES = 4000
-"""At least: with 2,000 and 3,000 the pass as a whole was hardly quicker, with 5,000 by a third (on two processors)."""
+"""Fewest queries for rough products: with 2,000 and 3,000 the whole pass was hardly faster, with 5,000 by a third (on
+two processors).
+"""
 
 
 def choose_kernels(queries: Floats, device: str, vectors: int) -> Sequence[Kernel]:
-    """One for all queries, or one for each processor's share of them.
+    """Return one kernel for all queries, or one for each processor's share of them.
 
     :param queries: unit vectors, shape (m, dim).
     :param device: auto, cuda, cuda:N or cpu.
-    :param vectors: how many they will be compared with; 0: not known.
-    :raises InputError: when the device is not there.
+    :param vectors: number of vectors to compare with; 0 if unknown.
+    :raises InputError: when the device does not exist.
     """
     on_gpu = device.startswith("cuda")
     may_be_rough = len(queries) >= ROUGH_QUERIES and vectors * queries.size >= ROUGH_FROM
@@ -48,7 +50,7 @@ def choose_kernels(queries: Floats, device: str, vectors: int) -> Sequence[Kerne
         return _shares(queries, NumpyKernel)
     try:
         import torch
-    except (ImportError, OSError) as error:  # not there, or one of its libraries is not
+    except (ImportError, OSError) as error:  # PyTorch or one of its libraries is missing
         if on_gpu:
             raise InputError(
                 f"A GPU needs PyTorch, which could not be loaded: {error}.",
@@ -58,7 +60,7 @@ def choose_kernels(queries: Floats, device: str, vectors: int) -> Sequence[Kerne
     gpus = torch.cuda.device_count()
     if on_gpu and int(device.partition(":")[2] or 0) >= gpus:
         raise InputError(
-            f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Leave --device out, or give --device cpu."
+            f"There is no GPU '{device}': PyTorch sees {gpus}.", hint="Omit --device, or give --device cpu."
         )
     used = device if device != "auto" else "cuda" if gpus else "cpu"
     if used != "cpu" or machine_cpus() >= MANY_PROCESSORS:
@@ -70,7 +72,7 @@ def choose_kernels(queries: Floats, device: str, vectors: int) -> Sequence[Kerne
 
 @contextmanager
 def one_thread_each(shares: Sequence[Kernel]) -> Iterator[None]:
-    """Keeps NumPy and PyTorch from taking all processors for each product, where several are computed at a time."""
+    """Limit NumPy and PyTorch to one thread per product while several products run at a time."""
     if len(shares) == 1:
         yield
         return
@@ -80,7 +82,7 @@ def one_thread_each(shares: Sequence[Kernel]) -> Iterator[None]:
     threads = torch.get_num_threads() if torch else 0
     try:
         if torch:
-            torch.set_num_threads(1)  # new threads have as many as this one had
+            torch.set_num_threads(1)  # new threads inherit this number
         with threadpool_limits(limits=1, user_api="blas"):
             yield
     finally:
@@ -94,7 +96,7 @@ def _shares(queries: Floats, make: Callable[[Floats, int], Kernel]) -> Sequence[
 
 
 def _torch_may_pay(device: str) -> bool:
-    """To import it takes seconds: not where NumPy does as well, on few processors without a GPU."""
+    """Return True if PyTorch may be faster than NumPy: with a GPU, or on many processors. Its import takes seconds."""
     may_be_gpu = device == "auto" and (
         "torch" in sys.modules or any(any(Path("/dev").glob(name)) for name in GPU_FILES)
     )

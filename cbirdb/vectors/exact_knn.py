@@ -1,6 +1,6 @@
-"""The true nearest neighbours of many queries, by blocked matrix products: one pass over the vectors serves them all.
+"""Finds the true nearest neighbours of many queries by blocked matrix products, in one pass over the vectors.
 
-What multiplies and compares: ``choose_kernel.py``.
+``choose_kernel.py`` chooses the code that multiplies and compares.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from cbirdb.vectors.kernels import Floats, Kernel
 from cbirdb.vectors.normalize import row_norms
 
 FIRST_PIECE = 2048
-"""Vectors after which every query has its first limit, where the first block has as many; the larger, the fewer pairs later
-pieces find."""
+"""Vectors of the first piece, after which every query has a limit. The larger it is, the fewer pairs later pieces
+find.
+"""
 BLOCKS_AHEAD = 4
 """Blocks that wait or are compared while another is received."""
 
@@ -30,7 +31,7 @@ class Neighbours:
     """The ``min(k, n)`` nearest of n vectors to each query, nearest first."""
 
     ids: NDArray[np.int64]
-    """Shape (queries, k)."""
+    """Ids of the neighbours, shape (queries, k)."""
     distances: Floats
     """Cosine distances, shape (queries, k)."""
 
@@ -43,20 +44,20 @@ def exact_neighbours(
     device: str = "auto",
     expected: int = 0,
 ) -> Neighbours:
-    """Compare every query with every vector; memory is bounded by the queries, not by the number of vectors.
+    """Compare every query with every vector; the queries bound the memory, not the number of vectors.
 
     :param queries: shape (m, dim), of any length above zero.
     :param blocks: ids of shape (n,) with vectors of shape (n, dim); a query that is among them finds itself.
-    :param k: neighbours per query; which of several at the k-th distance are among them is left open.
+    :param k: neighbours per query. Of several vectors at the k-th distance, any may be returned.
     :param device: auto, cuda, cuda:N or cpu.
-    :param expected: how many vectors will come; 0: not known.
-    :raises InputError: when the device is not there.
+    :param expected: number of vectors that will come; 0 if unknown.
+    :raises InputError: when the device does not exist.
     """
     chosen = choose_kernels(_normalized(queries), device, expected)
     shares = [_Share(kernel, k) for kernel in chosen]
     working: deque[Sequence[Future[None]]] = deque()
     with one_thread_each(chosen), ExitStack() as stack:
-        # A thread for each share, so that none waits for another at the end of a block.
+        # One thread per share, so that no share waits for another at the end of a block.
         threads = [stack.enter_context(ThreadPoolExecutor(max_workers=1)) for _ in shares]
         for ids, vectors in blocks:
             unit = _normalized(vectors)
@@ -78,10 +79,10 @@ def _wait_for(working: Sequence[Future[None]]) -> None:
 
 
 class _Share:
-    """Some of the queries: those of one kernel."""
+    """The queries of one kernel."""
 
     def __init__(self, kernel: Kernel, k: int) -> None:
-        self._comparer = kernel
+        self._kernel = kernel
         self._kept = _Nearest(kernel.queries, k)
         self._k = k
         self._largest = max(1, kernel.product_bytes // (4 * max(1, kernel.queries)))
@@ -89,25 +90,26 @@ class _Share:
         self._piece = min(self._largest, max(4 * k, FIRST_PIECE))
 
     def compare(self, ids: NDArray[np.int64], vectors: Floats) -> None:
-        """Keep what is near of some unit vectors, in pieces."""
+        """Add the near pairs of some unit vectors, piece by piece."""
         start = 0
         while start < len(ids):
             part = slice(start, start + self._piece)
-            rows, columns, distances = self._comparer.nearer(vectors[part], self._kept.limit, self._k)
+            rows, columns, distances = self._kernel.pairs_below(vectors[part], self._kept.limit, self._k)
             self._kept.add(rows, ids[part][columns], distances)
             start += self._piece
             self._piece = min(self._largest, 2 * self._piece)
 
     def finish(self) -> Neighbours:
+        """Return the nearest neighbours of these queries."""
         return self._kept.finish()
 
 
 class _Nearest:
-    """The k nearest so far, and a pool of pairs below the limits that have not been merged yet.
+    """The k nearest so far, and a pool of pairs below the limits that are not yet merged.
 
     A pair is its id and a key, a number in the order of (row, distance): sorting one key is several times as fast as
-    sorting two, and what is moved is half as much. A limit is the k-th distance at the last merge: too large at worst, so
-    nothing is lost. Merging waits until the pool is as large as what is kept, so that its cost is spread.
+    sorting two, and moves half the data. A limit is the k-th distance at the last merge. It is too large at worst, so
+    nothing is lost. A merge waits until the pool is as large as the kept pairs, to spread its cost.
     """
 
     def __init__(self, queries: int, k: int) -> None:
@@ -119,16 +121,18 @@ class _Nearest:
         self._pooled = 0
 
     def add(self, rows: NDArray[np.int64], ids: NDArray[np.int64], distances: Floats) -> None:
+        """Add pairs below the limits to the pool."""
         self._pool.append((_sort_keys(rows, distances), ids))
         self._pooled += len(rows)
         if self._pooled >= max(len(self._keys), self._k):
             self._merge()
 
     def finish(self) -> Neighbours:
+        """Merge the rest; return ids and distances, nearest first, ties by id."""
         self._merge()
         shape = (len(self.limit), len(self._keys) // max(1, len(self.limit)))
         ids, distances = self._ids.reshape(shape), _distances_of(self._keys).reshape(shape)
-        # Merging has ordered all but ties, which go by id.
+        # Merging has ordered everything but ties, which go by id.
         tied = np.flatnonzero((distances[:, 1:] == distances[:, :-1]).any(axis=1))
         order = np.lexsort((ids[tied], distances[tied]), axis=1)
         ids[tied] = np.take_along_axis(ids[tied], order, axis=1)
@@ -148,9 +152,9 @@ class _Nearest:
 
 
 def _sort_keys(rows: NDArray[np.int64], distances: Floats) -> NDArray[np.uint64]:
-    """The row in the upper half, the distance in the lower."""
+    """Return keys with the row in the upper half and the distance in the lower half."""
     bits = distances.view(np.uint32)
-    # The bits of floats are in their order once the negative ones are turned round.
+    # The bits of floats have the order of the floats once the negative ones are inverted.
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
     return (rows.astype(np.uint64) << np.uint64(32)) | ordered
 

@@ -1,6 +1,6 @@
-"""Multiply queries with vectors and keep the pairs that are near: with NumPy, or with PyTorch on a CPU or GPU.
+"""Multiplies queries with vectors and keeps near pairs: with NumPy, or with PyTorch on a CPU or GPU.
 
-Pairs come out the same whichever kernel finds them, up to the rounding of sums in single precision.
+All kernels find the same pairs, up to the rounding of single-precision sums.
 """
 
 from __future__ import annotations
@@ -14,39 +14,44 @@ Floats = NDArray[np.float32]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], Floats]
 """Row of the query, row (or id) of the vector, distance; each of shape (found,)."""
 PRODUCT_BYTES = {"numpy": 32 << 20, "cpu": 64 << 20, "cuda": 256 << 20}
-"""A block is compared in pieces whose products with all queries take about this much: with NumPy, with PyTorch on a CPU, on a
-GPU. On a CPU what is compared should still be in its caches, and new memory costs as much as the comparison."""
+"""Approximate bytes of the products of one piece with all queries: with NumPy, with PyTorch on a CPU, on a GPU. On a
+CPU the products should still be in its caches when compared; allocating new memory costs as much as the comparison.
+"""
 
 
 class Kernel(Protocol):
-    """Compares its queries with some vectors."""
+    """Compares its queries with blocks of vectors."""
 
     queries: int
     product_bytes: int
-    """What the products with a piece may take, at four bytes each, whatever the kernel's own take."""
+    """Largest bytes of the products with a piece, at four bytes each, whatever size the kernel's own numbers have."""
 
-    def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
-        """Pairs whose cosine distance is below the query's limit; without limits, at least the ``k`` nearest of each query.
+    def pairs_below(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
+        """Return the pairs whose cosine distance is below the query's limit.
+
+        Without limits, return at least the ``k`` nearest of each query.
 
         :param vectors: unit vectors, shape (n, dim).
-        :param limit: shape (queries,); once there were k vectors infinite for all queries, before the first limits, or for none.
+        :param limit: shape (queries,). Before the first limits all are infinite; after k vectors none is.
         """
 
 
 class NumpyKernel:
+    """Compares with NumPy, on one processor."""
+
     def __init__(self, queries: Floats, share_count: int = 1) -> None:
         self.queries = len(queries)
         self.product_bytes = PRODUCT_BYTES["numpy"] // share_count
         self._queries = queries
         self._products = np.empty(0, np.float32)
 
-    def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
+    def pairs_below(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
         size = len(self._queries) * len(vectors)
         if len(self._products) < size:
             self._products = np.empty(size, np.float32)
         products = self._products[:size].reshape(len(self._queries), len(vectors))
         np.matmul(self._queries, vectors.T, out=products)
-        # A flat search for what is True is several times as fast as one by rows and columns.
+        # A flat search for True is several times as fast as one by rows and columns.
         found = np.flatnonzero(products > self._least(products, limit, k)[:, None])
         rows, columns = np.divmod(found, len(vectors))
         return rows, columns, 1 - products.ravel()[found]
@@ -60,6 +65,8 @@ class NumpyKernel:
 
 
 class TorchKernel:
+    """Compares with PyTorch, on all processors or a GPU."""
+
     def __init__(self, queries: Floats, torch: Any, device: str) -> None:
         self._torch = torch
         self._device = device
@@ -67,7 +74,7 @@ class TorchKernel:
         self.product_bytes = PRODUCT_BYTES[device.partition(":")[0]]
         self._queries = torch.from_numpy(queries).to(device)
 
-    def nearer(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
+    def pairs_below(self, vectors: Floats, limit: Floats, k: int) -> Pairs:
         products = self._queries @ self._torch.from_numpy(vectors).to(self._device).T
         if len(vectors) > k and np.isinf(limit).all():
             found = products >= products.topk(k, dim=1).values[:, -1:]

@@ -1,4 +1,4 @@
-"""Checks and normalisation of embeddings. NumPy only."""
+"""Checks and normalises embeddings, with NumPy only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from numpy.typing import ArrayLike, NDArray
 from cbirdb.errors import InputError
 
 UNIT_NORM_TOLERANCE = 1e-3
-"""Largest distance of a vector's norm from 1 that still counts as already normalised.
+"""Largest difference from 1 of the norm of a vector that counts as already normalised.
 
-Rounding 2,000 components to 16 bits moves the norm by about 5e-4 at the most."""
+Rounding 2,000 components to 16 bits moves the norm by at most about 5e-4.
+"""
 ROWS_PER_BLOCK = 64
 SMALLEST_NORM = 1e-140
-"""Below it the squares of the components vanish and with them the direction."""
+"""Smallest usable norm: below it the squares of the components vanish, and the direction with them."""
 
 
 def l2_normalize(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Scale each row to unit Euclidean length.
 
     :param embeddings: shape (n, dim).
-    :returns: the normalised rows, float32, shape (n, dim), and a mask of shape (n,) that is False for rows
-        with a non-finite component or of length zero (or so short that float64 loses it), which have no
-        direction and whose output row is zero.
+    :returns: the normalised rows, float32, shape (n, dim), and a mask of shape (n,). The mask is False for rows without
+        a direction: with a non-finite component, of length zero, or so short that float64 loses it. Such a row is zero
+        in the output.
     :raises InputError: when the array is not two-dimensional.
     """
     if embeddings.ndim != 2:
@@ -39,7 +40,7 @@ def l2_normalize(embeddings: NDArray[np.floating]) -> tuple[NDArray[np.float32],
 
 
 def row_norms(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Euclidean length of each row of shape (n, dim); NaN or infinite where a component is."""
+    """Return the Euclidean length of each row, shape (n,); NaN or infinite where a component is."""
     norms = np.empty(len(embeddings))
     with np.errstate(invalid="ignore", over="ignore"):
         for block in _blocks(embeddings):
@@ -49,13 +50,15 @@ def row_norms(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _blocks(embeddings: NDArray[np.floating]) -> Iterator[slice]:
-    """Rows in pieces whose float64 copies stay in the processor's cache: several times as fast as all at once."""
+    """Yield slices of rows whose float64 copies fit into the processor's cache: several times as fast as all at
+    once.
+    """
     for start in range(0, len(embeddings), ROWS_PER_BLOCK):
         yield slice(start, start + ROWS_PER_BLOCK)
 
 
-def why_unusable(row: NDArray[np.floating]) -> str:
-    """The reason, in a few words, for which ``l2_normalize`` refused a row of shape (dim,)."""
+def unusable_reason(row: NDArray[np.floating]) -> str:
+    """Return the reason, in a few words, why ``l2_normalize`` refused a row of shape (dim,)."""
     if np.isnan(row).any():
         return "not a number"
     if np.isinf(row).any():
@@ -66,7 +69,7 @@ def why_unusable(row: NDArray[np.floating]) -> str:
 
 
 def cosine(first: ArrayLike, second: ArrayLike) -> float:
-    """Cosine of the angle between two vectors of shape (dim,); 0 where one of them is zero."""
+    """Return the cosine of the angle between two vectors of shape (dim,); 0 if one of them is zero."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths else 0.0

@@ -72,7 +72,7 @@ def test_the_key_is_made_for_its_owner_alone_and_another_key_is_refused(
     other = tmp_path / "other.key"
     refused = ingest(cli, "chexpert", write_chexpert(tmp_path / "c"), other)
     assert (refused.code, other.exists()) == (1, False)
-    assert "There is no key of pseudonyms" in refused.err
+    assert "There is no pseudonym key" in refused.err
     other.write_text("ab" * 32)
     refused = ingest(cli, "chexpert", tmp_path / "c" / "CheXpert-v1.0-small", other)
     assert refused.code == 1
@@ -90,7 +90,7 @@ def test_a_file_that_is_no_key_is_one_sentence(cli: Cli, tmp_path: Path, key: Pa
     key.write_text(content)
     refused = ingest(cli, "nih14", write_nih14(tmp_path / "nih"), key)
     assert refused.code == 1
-    assert "is not a key of pseudonyms" in refused.err
+    assert "is not a pseudonym key" in refused.err
     assert len(refused.err.splitlines()) == 1
 
 

@@ -62,5 +62,5 @@ def test_a_file_that_is_no_key_is_one_sentence(cli: Cli, tmp_path: Path, content
     path.write_bytes(content)
     outcome = cli("ingest", "nih14", write_nih14(tmp_path / "nih"), "--pseudonym-key", path)
     assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
-    assert f"{path} is not a key of pseudonyms" in outcome.err
+    assert f"{path} is not a pseudonym key" in outcome.err
     assert path.read_bytes() == content

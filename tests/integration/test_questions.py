@@ -55,7 +55,7 @@ def test_no_is_exit_code_1_and_removes_nothing(
     [
         (("erase", "--patient", "p9"), "There is no patient with this pseudonym."),
         (("erase", "--patient", "p0", "--dataset", "two"), "no dataset named 'two'"),
-        (("erase", "--patient-id", "1", "--pseudonym-key", "nowhere"), "no key of pseudonyms"),
+        (("erase", "--patient-id", "1", "--pseudonym-key", "nowhere"), "no pseudonym key"),
         (("erase", "--patient", "p0", "--certificate", "/proc/erased.json"), "cannot be written"),
         (("erase", "--from-certificate", "nowhere.json"), "There is no file"),
         (("datasets", "drop", "two"), "no dataset named 'two'"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from cbirdb.errors import InputError
-from cbirdb.vectors.normalize import l2_normalize, why_unusable
+from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 
 def test_a_row_is_divided_by_its_euclidean_length() -> None:
@@ -42,14 +42,14 @@ def test_a_row_without_direction_is_masked_zeroed_and_named_and_its_neighbours_a
     assert usable.tolist() == [True, False, True]
     np.testing.assert_array_equal(scaled[1], [0.0, 0.0])
     np.testing.assert_allclose(scaled[[0, 2]], [[0.6, 0.8], [1.0, 0.0]], rtol=1e-7)
-    assert why_unusable(rows[1]) == reason
+    assert unusable_reason(rows[1]) == reason
 
 
 def test_a_finite_row_whose_length_overflows_is_out_of_range() -> None:
     rows = np.full((1, 2), 1e200)
     _, usable = l2_normalize(rows)
     assert usable.tolist() == [False]
-    assert why_unusable(rows[0]) == "norm out of range"
+    assert unusable_reason(rows[0]) == "norm out of range"
 
 
 @pytest.mark.parametrize("magnitude", [3e38, 1e20, 1e-20, 1e-40], ids=str)
@@ -99,7 +99,7 @@ def test_every_row_has_unit_length_or_is_refused_for_a_reason_that_holds(rows: n
     for row, is_usable in zip(rows, usable, strict=True):
         assert is_usable == (bool(np.isfinite(row).all()) and bool(row.any()))
         if not is_usable:
-            assert why_unusable(row) != "norm out of range"
+            assert unusable_reason(row) != "norm out of range"
 
 
 def test_a_double_precision_row_of_tiny_values_has_unit_length_or_is_refused() -> None:

@@ -136,11 +136,11 @@ def test_an_option_that_a_reader_does_not_look_at_is_ignored_in_silence(tmp_path
     ].takes
     assert ignored
     for option in ignored:
-        with pytest.raises(InputError, match=f"'{name}' has no use for --{option.replace('_', '-')}") as caught:
+        with pytest.raises(InputError, match=f"'{name}' does not use --{option.replace('_', '-')}") as caught:
             open_dataset(name, tmp_path, replace(ReadOptions(), **{option: getattr(GIVEN, option)}))
         assert (
             caught.value.hint
-            == "Leave it out; it is for "
+            == "Omit it; it is for "
             + ", ".join(other.name for other in READERS.values() if option in other.takes)
             + "."
         )

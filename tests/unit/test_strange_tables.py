@@ -59,7 +59,7 @@ def test_a_spoilt_table_is_one_sentence_that_says_to_fetch_it_again(
     with pytest.raises(InputError, match="cannot be read to its end") as refused:
         list(open_dataset("mimic-cxr", root, ReadOptions()).items)
     assert table in str(refused.value)
-    assert "Fetch it again" in str(refused.value)
+    assert "Download it again" in str(refused.value)
 
 
 def test_a_column_that_is_needed_and_stands_twice_is_refused(tmp_path: Path) -> None:
