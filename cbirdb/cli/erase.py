@@ -128,7 +128,7 @@ def _people(
     dataset: str | None,
 ) -> list[tuple[str, str | None]]:
     """Pseudonyms with their datasets."""
-    from cbirdb.erase import people_of_id
+    from cbirdb.erase import find_pseudonyms
     from cbirdb.pseudonyms import Pseudonyms
 
     if patient_id is None:
@@ -136,7 +136,7 @@ def _people(
     if patient_id == "-":
         patient_id = click.prompt("Number of the patient", hide_input=True, err=True)
     pseudonyms = Pseudonyms.from_file(pseudonym_key or context.settings.pseudonym_key, create=False)
-    return people_of_id(connection, patient_id, pseudonyms, dataset)
+    return find_pseudonyms(connection, patient_id, pseudonyms, dataset)
 
 
 def _remarks(rows: list[dict[str, Any]], wanted: list[str], *, list_all: bool, certificate: Path | None) -> list[str]:

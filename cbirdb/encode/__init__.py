@@ -1,4 +1,4 @@
-"""Compute the embeddings of all images that lack one."""
+"""Computes the embeddings of all images that lack one."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from cbirdb.encode.run import EncodeOptions, encode
     from cbirdb.encode.write import EncodeSummary
 else:
-    # A search loads an encoder and needs nothing else of this package.
+    # A search loads an encoder and needs nothing else from this package.
     __getattr__ = lazy_exports(__name__, {"run": ("EncodeOptions", "encode"), "write": ("EncodeSummary",)})
 
 __all__ = ["EncodeOptions", "EncodeSummary", "encode"]

@@ -1,7 +1,7 @@
-"""Files -> the encoders' inputs, batch by batch, in worker processes.
+"""Turns files into the encoders' inputs, batch by batch, in worker processes.
 
-Each image is read and decoded once, whatever number of encoders wants it, and prepared once for all encoders that share
-a preprocessing. The workers write into shared memory, where the encoders read: pixels are not copied between processes.
+Each image is read and decoded once for any number of encoders, and prepared once for all encoders that share a
+preprocessing. Workers write into shared memory, and encoders read there, so no pixels are copied between processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cbirdb.parallel.worker_pool import (
 from cbirdb.pixels import read_rgb, refuse
 
 SLOTS = 3
-"""Batches in memory: one that is encoded, and those that are decoded meanwhile."""
+"""Batches in memory: one being encoded, the others being decoded."""
 MEMORY_SHARE = 8
 """Inputs take at most this fraction of the memory that this process may use ..."""
 MEMORY_LIMIT = 2 << 30
@@ -44,17 +44,17 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How files are read."""
+    """Options of reading files."""
 
     workers: int | None = None
-    """Processes that decode; None: one per core."""
+    """Processes that decode. None: one per core."""
     timeout_s: float = IMAGE_TIMEOUT_S
     """Seconds that one image may take."""
     max_pixels: int = MAX_PIXELS
     accept_damaged: bool = False
-    """Take images of which a decoder reports damage, and not only those that the catalogue says are damaged."""
+    """Accept every image with a decoder's report of damage, not only those that the catalogue marks as damaged."""
     allowed: AllowedRoots = field(default_factory=AllowedRoots)
-    """Folders that files may be read from."""
+    """Folders from which files may be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class Inputs:
     """Shape (len(images), *input_shape)."""
     failures: list[tuple[PendingImage, PixelError]]
     damage: dict[int, str]
-    """What a decoder reported of images that were taken all the same, by their ids."""
+    """Decoders' reports on accepted images, by image id."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the inputs of one preprocessing lie within a slot."""
+    """Place of the inputs of one preprocessing within a slot."""
 
     preprocess: Preprocessing
     offset: int
@@ -79,7 +79,7 @@ class _Layout:
     shape: tuple[int, ...]
 
     def array(self, memory: SharedMemory, slot_offset: int) -> NDArray[np.float32]:
-        """All rows, shape (rows, *shape)."""
+        """Return all rows, shape (rows, *shape)."""
         whole: NDArray[np.float32] = np.ndarray(
             (self.rows, *self.shape), np.float32, memory.buffer, slot_offset + self.offset
         )
@@ -87,21 +87,23 @@ class _Layout:
 
 
 _Task = tuple[str, str, int, int, int, bool]
-"""The dataset's folder, file in it, number of the slot, row in it, which preprocessings are wanted (a bit each), and whether it may be damaged."""
+"""The dataset's folder, file in it, number of the slot, row in it, wanted preprocessings (a bit each), and True if the
+image may be damaged.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What became of a file that holds a picture."""
+    """The result of a file that holds a picture."""
 
     errors: dict[int, PixelError]
-    """Why it is no input of some preprocessings, by their numbers."""
+    """Errors of preprocessings, by their numbers."""
     damage: str | None
-    """What a decoder reported."""
+    """The decoder's report of damage."""
 
 
 _Outcome: TypeAlias = PixelError | _Prepared
-"""Why there is no picture; or what became of it."""
+"""The error if there is no picture, else the result."""
 
 
 class Decoder:
@@ -110,18 +112,18 @@ class Decoder:
     def __init__(self, encoders: Sequence[Encoder], batch_size: int, options: DecodeOptions) -> None:
         """Start the worker processes.
 
-        :param batch_size: images in a batch; fewer where their inputs would not fit into memory.
+        :param batch_size: images in a batch; reduced if their inputs do not fit into memory.
         """
         self._options = options
-        # Encoders of one preprocessing (SAM and MedSAM) share what it makes.
+        # Encoders with the same preprocessing (SAM and MedSAM) share its results.
         keys = [(encoder.provenance.preprocessing_sha256, encoder.input_shape) for encoder in encoders]
         distinct = dict(zip(keys, encoders, strict=True))
-        self._which = [list(distinct).index(key) for key in keys]
-        each = [prod(encoder.input_shape) * 4 for encoder in distinct.values()]
-        self.batch_size = max(1, min(batch_size, memory_budget() // (SLOTS * sum(each))))
+        self._layout_numbers = [list(distinct).index(key) for key in keys]
+        sizes = [prod(encoder.input_shape) * 4 for encoder in distinct.values()]
+        self.batch_size = max(1, min(batch_size, memory_budget() // (SLOTS * sum(sizes))))
         self._layouts: list[_Layout] = []
         offset = 0
-        for encoder, size in zip(distinct.values(), each, strict=True):
+        for encoder, size in zip(distinct.values(), sizes, strict=True):
             self._layouts.append(_Layout(encoder.preprocess, offset, self.batch_size, encoder.input_shape))
             offset += -(-size * self.batch_size // ALIGNMENT) * ALIGNMENT
         self._slot_size = offset
@@ -142,9 +144,9 @@ class Decoder:
         self._memory.close()
 
     def batches(self, images: Iterable[PendingImage]) -> Iterator[list[Inputs]]:
-        """For each batch of images, the inputs of each encoder, in the encoders' order.
+        """Yield for each batch of images the inputs of each encoder, in the encoders' order.
 
-        Their memory is used again when the next batch is asked for.
+        Their memory is reused when the next batch is requested.
         """
         iterator = iter(images)
         free = deque(range(SLOTS))
@@ -157,12 +159,12 @@ class Decoder:
                 return
             slot, batch, futures = waiting.popleft()
             outcomes = [_outcome(future) for future in futures]
-            yield [self._inputs(number, slot, batch, outcomes) for number in range(len(self._which))]
+            yield [self._inputs(number, slot, batch, outcomes) for number in range(len(self._layout_numbers))]
             free.append(slot)
 
     def _submit(self, image: PendingImage, slot: int, row: int) -> Future[_Outcome]:
         wanted = 0
-        for number, layout in enumerate(self._which):
+        for number, layout in enumerate(self._layout_numbers):
             if image.missing[number]:
                 wanted |= 1 << layout
         accepted = self._options.accept_damaged or image.damaged
@@ -174,21 +176,21 @@ class Decoder:
         damage: dict[int, str] = {}
         for row, (image, outcome) in enumerate(zip(batch, outcomes, strict=True)):
             if image.missing[encoder]:
-                error = outcome.errors.get(self._which[encoder]) if isinstance(outcome, _Prepared) else outcome
+                error = outcome.errors.get(self._layout_numbers[encoder]) if isinstance(outcome, _Prepared) else outcome
                 if error is None:
                     rows.append(row)
                     if isinstance(outcome, _Prepared) and outcome.damage is not None:
                         damage[image.image_id] = outcome.damage
                 else:
                     failures.append((image, error))
-        whole = self._layouts[self._which[encoder]].array(self._memory, slot * self._slot_size)
-        # A batch without gaps, the usual case, is not copied.
+        whole = self._layouts[self._layout_numbers[encoder]].array(self._memory, slot * self._slot_size)
+        # A batch without gaps, the usual case, needs no copy.
         pixels = whole[: len(rows)] if rows == list(range(len(rows))) else whole[rows]
         return Inputs([batch[row] for row in rows], pixels, failures, damage)
 
 
 class _Prepare:
-    """What a worker does with one image."""
+    """Prepares one image in a worker."""
 
     def __init__(self, memory: SharedMemory, layouts: list[_Layout], slot_size: int, options: DecodeOptions) -> None:
         self._memory = memory
@@ -219,14 +221,14 @@ class _Prepare:
                     layout.array(self._memory, slot * self._slot_size)[row] = pixels
                 except PixelError as error:
                     errors[number] = error
-                # Libraries refuse extreme shapes (a strip one pixel high) each with errors of their own.
+                # Libraries refuse extreme shapes (a strip one pixel high) with various errors.
                 except Exception as error:  # noqa: BLE001
                     errors[number] = PixelError("preprocessing", f"{type(error).__name__}: {error}")
         return _Prepared(errors, reports[0].message if reports else None)
 
 
 def _outcome(future: Future[_Outcome]) -> _Outcome:
-    """What became of an image, a dead or hanging worker included."""
+    """Return the outcome of an image, also if its worker died or hung."""
     try:
         return future.result()
     except (WorkerDiedError, WorkerTimeoutError) as error:
@@ -234,7 +236,7 @@ def _outcome(future: Future[_Outcome]) -> _Outcome:
 
 
 def preload_workers(encoders: Sequence[Encoder]) -> None:
-    """Say what worker processes will need, before the first of them starts; they then import it once, not each."""
+    """Import the modules that workers will need once for all of them. Call it before the first worker starts."""
     preload_modules(_modules(encoders))
 
 
@@ -243,5 +245,5 @@ def _modules(encoders: Sequence[Encoder]) -> list[str]:
 
 
 def memory_budget() -> int:
-    """Bytes that the inputs of all batches in memory may take."""
+    """Return the bytes that the inputs of all batches in memory may take."""
     return min(MEMORY_LIMIT, machine_memory() // MEMORY_SHARE)

@@ -1,4 +1,4 @@
-"""Encoders made ready to run, and whether they compute what they did when their stored embeddings were made."""
+"""Loads encoders and checks that they still compute what their stored embeddings hold."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from cbirdb.db.known_encoders import added_encoders
 from cbirdb.encoders.base import DType, Encoder, LoadOptions
 from cbirdb.encoders.fetch import fetch
 from cbirdb.encoders.golden import SMALLEST_COSINE
-from cbirdb.encoders.registry import get_spec, is_here, load_encoder
+from cbirdb.encoders.registry import get_spec, has_files, load_encoder
 from cbirdb.errors import EncoderError
 from cbirdb.vectors.normalize import cosine, l2_normalize
 
 
 def fetch_missing(connection: psycopg.Connection, names: Sequence[str], options: LoadOptions) -> None:
-    """Bring the weights of those encoders whose files are not on this machine.
+    """Download the weights of encoders whose files are not on this machine.
 
     :raises EncoderError: when the network fails.
     """
     added = added_encoders(connection)
     for spec in [get_spec(name, added) for name in dict.fromkeys(names)]:
-        if spec.weights is not None and options.store is not None and not is_here(spec, options):
+        if spec.weights is not None and options.store is not None and not has_files(spec, options):
             fetch(spec, options.store)
 
 
 def load_encoders(
     connection: psycopg.Connection, names: Sequence[str], options: LoadOptions, *, dtype: DType | None = None
 ) -> list[Encoder]:
-    """Make encoders ready to run, each once.
+    """Load encoders, each once.
 
-    :param dtype: None: what their stored embeddings were computed in, float32 where there are none.
+    :param dtype: None: the number format of their stored embeddings, or float32 without any.
     :raises UnknownNameError: before any is loaded.
-    :raises EncoderError: when libraries or weights cannot be had.
+    :raises EncoderError: when libraries or weights are missing.
     """
     added = added_encoders(connection)
     specs = [get_spec(name, added) for name in dict.fromkeys(names)]
@@ -48,12 +48,12 @@ def load_encoders(
 
 
 def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
-    """Refuse to compare what this encoder computes with vectors that are stored under its name, unless it made them.
+    """Refuse an encoder that did not make the vectors stored under its name.
 
-    Weights, preprocessing and number format must be the same. Library versions and the kind of device may differ as
-    long as one fixed picture comes out the same.
+    Weights, preprocessing and number format must be the same. Library versions and the kind of device may differ if one
+    fixed picture still gets the same embedding.
 
-    :raises EncoderError: saying what differs.
+    :raises EncoderError: naming the difference.
     """
     check_provenance(stored, {
         "weights_sha256": encoder.provenance.weights_sha256,
@@ -64,24 +64,24 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
         return
     found = golden_cosine(stored, encoder)
     if found < SMALLEST_COSINE[encoder.provenance.dtype]:
-        changed = "; ".join(differences(stored, encoder)) or "nothing else that is recorded differs"
+        changed = "; ".join(differences(stored, encoder)) or "no other recorded difference"
         raise EncoderError(
-            f"'{stored.name}' does not compute what it did when its stored embeddings were made: one fixed picture"
-            f" comes out at cosine {found:.5f} to the embedding of that time ({changed}).",
-            hint=f"Go back to what made them, or start anew: cbirdb encoders drop {stored.name}",
+            f"'{stored.name}' no longer computes its stored embeddings: a fixed test picture is now at cosine"
+            f" {found:.5f} to its embedding from then ({changed}).",
+            hint=f"Restore the earlier software, or start anew: cbirdb encoders drop {stored.name}",
         )
 
 
 def golden_cosine(stored: StoredEncoder, encoder: Encoder) -> float:
-    """Cosine of the fixed picture's embedding now and when the encoder was first used."""
+    """Return the cosine between the fixed picture's embedding now and at the encoder's first use."""
     now, _ = l2_normalize(encoder.golden[None])
     return cosine(now[0], stored.golden_embedding or ())
 
 
 def differences(stored: StoredEncoder, encoder: Encoder) -> list[str]:
-    """Library versions and device kind that are not those of the first use, in words."""
+    """Describe the library versions and device kind that differ from the first use."""
     then, now = stored.provenance, encoder.provenance
     versions: dict[str, str] = dict(then.get("libraries") or {})
     pairs = [(name, versions.get(name), version) for name, version in now.libraries.items()]
     pairs.append(("device", then.get("device"), now.device))
-    return [f"{what} {after}, then {before}" for what, before, after in pairs if before is not None and before != after]
+    return [f"{name} {after}, then {before}" for name, before, after in pairs if before is not None and before != after]

@@ -1,7 +1,6 @@
-"""Pictures -> embeddings in the database: decode in processes, encode in batches, COPY and commit each batch.
+"""Turns pictures into embeddings in the database: decode in processes, encode in batches, COPY and commit each batch.
 
-What is in the table is done; what is not is what the next run does. A run that is killed loses the batches in flight
-and nothing else.
+The next run encodes the images that the table lacks. A killed run loses only the batches in flight.
 """
 
 from __future__ import annotations
@@ -41,25 +40,25 @@ from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2
-"""Batches that a GPU may have at once: while one is computed, the next is copied to it."""
+"""Batches on a GPU at once: while one is computed, the next is copied to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeOptions:
-    """Which images, and how."""
+    """Selection of images, and options of the run."""
 
     datasets: Sequence[str] = ()
-    """Names; empty: all."""
+    """Names of datasets; empty: all."""
     precision: Precision | None = None
-    """Of new encoders' tables; None: half."""
+    """Precision of new encoders' tables. None: half."""
     batch_size: int | None = None
-    """Images per step, fewer where memory does not hold as many; None: what suits each encoder."""
+    """Images per step, reduced to fit into memory. None: each encoder's own default."""
     limit: int | None = None
-    """Encode no more than this many images."""
+    """Largest number of images to encode."""
     shard: Shard = WHOLE
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     patience_s: float = PATIENCE_S
-    """How long the database may be gone before the run ends."""
+    """Seconds that the database may be unreachable before the run ends."""
 
 
 def encode(
@@ -70,13 +69,13 @@ def encode(
     connect: Callable[[], psycopg.Connection],
     progress: Progress = SILENT,
 ) -> list[EncodeSummary]:
-    """Give every image that lacks one an embedding of each encoder; each image is read and decoded once.
+    """Give every image that lacks one an embedding of each encoder. Each image is read and decoded once.
 
-    :param connect: opens further connections, for the run to read and write on.
+    :param connect: opens further connections for reading and writing.
     :returns: a summary for each encoder.
-    :raises InputError: when there is nothing in the catalogue, or a dataset lies in a folder that may not be read here.
-    :raises EncoderError: when stored embeddings came from other weights, preprocessing or numbers.
-    :raises DatabaseError: when the database stays away for longer than the patience; what was written is kept.
+    :raises InputError: when the catalogue is empty, or the folder of a dataset is not allowed here.
+    :raises EncoderError: when stored embeddings came from other weights, preprocessing or number format.
+    :raises DatabaseError: when the database is unreachable for longer than the patience. Written embeddings are kept.
     """
     options = options or EncodeOptions()
     datasets, shard = options.datasets, options.shard
@@ -108,8 +107,8 @@ def _count_again(
     options: EncodeOptions,
     connect: Callable[[], psycopg.Connection],
 ) -> None:
-    """Say what is there already and what has no file as it is after the run: others ingest and encode meanwhile."""
-    # On a connection of its own: the server may have been restarted since the run began.
+    """Update counts of existing embeddings and missing files after the run: others may ingest and encode meanwhile."""
+    # Use a new connection: the server may have been restarted since the run began.
     counting = ReconnectingConnection(connect, patience_s=options.patience_s)
     try:
         pending = counting.run(partial(count_pending, encoders=stored, datasets=options.datasets, shard=options.shard))
@@ -126,7 +125,7 @@ def _check_not_empty(connection: psycopg.Connection) -> None:
 
 
 def _register(connection: psycopg.Connection, encoder: Encoder, precision: Precision | None) -> StoredEncoder:
-    """The encoder's row, made now or of an encoder that computes the same."""
+    """Return the encoder's row; create it, or check that the existing one computes the same."""
     spec = encoder.spec
     before = find_encoder(connection, spec.name)
     if before is not None:
@@ -134,7 +133,7 @@ def _register(connection: psycopg.Connection, encoder: Encoder, precision: Preci
     golden, usable = l2_normalize(encoder.golden[None])
     if not usable[0]:
         raise EncoderError(
-            f"'{spec.name}' gives no embedding of an ordinary picture: it is a {unusable_reason(encoder.golden)}.",
+            f"'{spec.name}' cannot encode an ordinary picture: its embedding is a {unusable_reason(encoder.golden)}.",
             hint="Its weights are damaged, or it cannot compute in this --dtype.",
         )
     return register_encoder(
@@ -188,7 +187,7 @@ def _run(
 def _pending_images(
     reader: ReconnectingConnection, stored: Sequence[StoredEncoder], options: EncodeOptions
 ) -> Iterator[PendingImage]:
-    """Read page by page, so that neither memory nor a transaction grows with the catalogue."""
+    """Yield images page by page, so that neither memory nor a transaction grows with the catalogue."""
     after = 0
     while page := reader.run(
         partial(pending_page, encoders=stored, datasets=options.datasets, shard=options.shard, after=after)
@@ -198,7 +197,7 @@ def _pending_images(
 
 
 class _Submitted:
-    """One batch that all encoders have begun to work on."""
+    """One batch that all encoders have started to encode."""
 
     def __init__(
         self,
@@ -216,7 +215,7 @@ class _Submitted:
         self.images = len({image.image_id for image in concerned})
 
     def batches(self) -> Iterator[EncodedBatch]:
-        """What each encoder made of it; waits for the GPU."""
+        """Yield each encoder's embeddings; wait for the GPU."""
         for (stored, summary, part), result in zip(self._parts, self._results, strict=True):
             if part.images or part.failures:
                 raw: NDArray[np.float32] = result()

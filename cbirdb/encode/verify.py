@@ -1,4 +1,6 @@
-"""Is an encoder still what it was? Files against their list, hashes and one fixed picture against the first use."""
+"""Verifies that an encoder is unchanged: files against their list, hashes and one fixed picture against the first
+use.
+"""
 
 from __future__ import annotations
 
@@ -18,49 +20,49 @@ from cbirdb.encoders.weights import find_folder
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One comparison and its result."""
 
     check: str
     expected: str
     found: str
     ok: bool | None
-    """None: there is nothing to compare with."""
+    """None: there is no value to compare with."""
 
 
 def verify_encoder(connection: psycopg.Connection, spec: EncoderSpec, options: LoadOptions) -> list[Check]:
-    """Compare an encoder with what was fetched and with what was stored when it first encoded.
+    """Compare an encoder with its downloaded files and with the values stored when it first encoded.
 
-    :raises EncoderError: when it cannot even be loaded.
+    :raises EncoderError: when it cannot be loaded.
     """
     checks = [_files(spec, options)] if spec.weights is not None else []
     (encoder,) = load_encoders(connection, [spec.name], options)
     stored = find_encoder(connection, spec.name)
     computed = stored is not None and stored.golden_embedding is not None
-    made = encoder.provenance
-    for what, before, now in (
-        ("weights", stored.weights_sha256 if stored else None, made.weights_sha256),
-        ("preprocessing", stored.preprocessing_sha256 if stored else None, made.preprocessing_sha256),
+    current = encoder.provenance
+    for name, before, now in (
+        ("weights", stored.weights_sha256 if stored else None, current.weights_sha256),
+        ("preprocessing", stored.preprocessing_sha256 if stored else None, current.preprocessing_sha256),
     ):
         if now is not None:
-            checks.append(Check(what, before or _unused(computed), now, before == now if before else None))
+            checks.append(Check(name, before or _unused(computed), now, before == now if before else None))
     if stored is None or stored.golden_embedding is None:
         checks.append(Check("golden embedding", _unused(computed), f"{encoder.dim} numbers", None))
         return checks
-    cosine, smallest = golden_cosine(stored, encoder), SMALLEST_COSINE[made.dtype]
+    cosine, smallest = golden_cosine(stored, encoder), SMALLEST_COSINE[current.dtype]
     changed = f" ({'; '.join(differences(stored, encoder))})" if differences(stored, encoder) else ""
     checks.append(Check("golden embedding", f"cosine >= {smallest}", f"{cosine:.6f}{changed}", cosine >= smallest))
     return checks
 
 
 def _unused(computed: bool) -> str:
-    return "" if computed else "nothing stored: it has not encoded in this database yet"
+    return "" if computed else "nothing stored: the encoder has not run in this database yet"
 
 
 def _files(spec: EncoderSpec, options: LoadOptions) -> Check:
     folder = find_folder(spec, get_family(spec).FILES, options)
     found = changed_files(folder)
     if found is None:
-        return Check("files", "no list: they were not brought by `encoders fetch`", str(folder), None)
+        return Check("files", "no list: `encoders fetch` did not download them", str(folder), None)
     count, bad = found
-    said = f"changed or missing: {', '.join(bad)}" if bad else "as fetched"
-    return Check("files", f"{count} as fetched", said, not bad)
+    result = f"changed or missing: {', '.join(bad)}" if bad else "as fetched"
+    return Check("files", f"{count} as fetched", result, not bad)

@@ -1,4 +1,4 @@
-"""Embeddings and failures -> the database, on a thread and a connection of its own."""
+"""Writes embeddings and failures to the database, on a thread and a connection of its own."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from cbirdb.records import Failure
 from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 QUEUED = 4
-"""Batches that may wait for the database; then the encoder does."""
+"""Batches that may wait for the database before the encoder must wait."""
 
 
 @dataclass(slots=True)
 class EncodeSummary(FailureTally):
-    """What happened to the images that lacked an embedding."""
+    """Outcome of a run for the images that lacked an embedding."""
 
     encoder: str
     encoded: int = 0
     already_there: int = 0
     without_file: int = 0
     damaged: int = 0
-    """Images with a report of damage, encoded all the same."""
+    """Images encoded despite a report of damage."""
     changed: int = 0
-    """Images whose file was replaced, or that were removed, while they were encoded: nothing is written of them."""
+    """Images whose file was replaced, or that were removed, during encoding. Nothing is written for them."""
 
     def row(self) -> dict[str, object]:
-        """The row that the command line prints."""
+        """Return the row that the command line prints."""
         return {
             "encoder": self.encoder,
             "encoded": self.encoded,
@@ -52,7 +52,7 @@ class EncodeSummary(FailureTally):
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """What an encoder made of a batch."""
+    """One encoder's results for a batch."""
 
     stored: StoredEncoder
     summary: EncodeSummary
@@ -61,11 +61,11 @@ class EncodedBatch:
     """Raw embeddings, shape (len(images), dim)."""
     unreadable: Sequence[tuple[PendingImage, PixelError]]
     damage: Mapping[int, str]
-    """What decoders reported of images that were taken all the same, by their ids."""
+    """Decoders' reports on accepted images, by image id."""
 
 
 class EmbeddingWriter:
-    """Writes batches in the order they come, each in one transaction. A context manager that ends when all are written."""
+    """Writes batches in order, each in one transaction. A context manager that ends when all are written."""
 
     def __init__(self, connection: ReconnectingConnection) -> None:
         self._connection = connection
@@ -76,22 +76,22 @@ class EmbeddingWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What has been computed is kept, whatever ends the run; the first error is the one to tell.
+        # Keep all computed embeddings, whatever ends the run. The first error is the one to report.
         self._thread.shutdown(wait=True, cancel_futures=False)
         self._connection.close()
         if kind is None:
-            self._check(0)
+            self._wait_and_check(0)
 
     def put(self, batch: EncodedBatch) -> None:
-        """Queue a batch; waits while too many do.
+        """Queue a batch; wait while too many are queued.
 
         :raises DatabaseError: when an earlier batch could not be written.
         """
-        self._check(QUEUED)
+        self._wait_and_check(QUEUED)
         self._waiting.append(self._thread.submit(self._write, batch))
 
-    def _check(self, allowed: int) -> None:
-        """Wait until at most so many batches are queued, and raise what went wrong with those that are done."""
+    def _wait_and_check(self, allowed: int) -> None:
+        """Wait until at most ``allowed`` batches are queued; raise the errors of finished ones."""
         while self._waiting and (len(self._waiting) > allowed or self._waiting[0].done()):
             self._waiting.popleft().result()
 
@@ -99,7 +99,7 @@ class EmbeddingWriter:
         embeddings, usable = l2_normalize(batch.raw)
         damage = {i.image_id: (i.sha256, batch.damage[i.image_id]) for i in batch.images if i.image_id in batch.damage}
         if damage:
-            # Before the embeddings: no kill leaves an embedding of a damaged image that nobody knows to be one.
+            # Before the embeddings: then a kill never leaves an embedding of a damaged image without its report.
             self._connection.run(lambda connection: record_damage(connection, damage))
         good = [image for image, is_usable in zip(batch.images, usable, strict=True) if is_usable]
         failures = [(image, error.reason, error.message) for image, error in batch.unreadable]
@@ -118,12 +118,12 @@ class EmbeddingWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What of a batch is in the database: all but what concerns images that have changed or are gone."""
+    """The written part of a batch: everything but images that have changed or disappeared."""
 
     images: Sequence[PendingImage]
-    """That have an embedding now."""
+    """Images that have an embedding now."""
     added: int
-    """Those of them that had none before."""
+    """Number of those that had none before."""
     failures: Sequence[Failure]
 
 
@@ -138,7 +138,7 @@ def _store(
     embeddings: NDArray[np.float32],
     failures: Sequence[tuple[PendingImage, str, str]],
 ) -> _Written:
-    """Write embeddings and failures in one transaction, of images that are what they were when they were read."""
+    """Write embeddings and failures in one transaction, only for images unchanged since they were read."""
     with connection.transaction():
         same = _unchanged(connection, [*images, *(image for image, _, _ in failures)])
         kept = [row for row, image in enumerate(images) if image.image_id in same]
@@ -156,7 +156,7 @@ def _store(
 
 
 def _unchanged(connection: psycopg.Connection, images: Sequence[PendingImage]) -> set[int]:
-    """Ids of the images whose file is still the one that was read, as far as the catalogue knows."""
+    """Return the ids of images whose file, according to the catalogue, is still the one that was read."""
     return lock_images(
         connection,
         {image.dataset_id for image in images},

@@ -1,1 +1,1 @@
-"""Pixel arrays -> raw embeddings. ``registry`` lists the encoders, ``base`` says what one is."""
+"""Turns pixel arrays into raw embeddings. ``registry`` lists the encoders; ``base`` defines an encoder."""

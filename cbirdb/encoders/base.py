@@ -1,4 +1,4 @@
-"""What an encoder is: the class that runs what a record (``spec.py``) describes, and what it is made from."""
+"""Defines an encoder, the class that runs the model of a record (``spec.py``), and its provenance."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cbirdb.errors import EncoderError
 
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
-"""Number formats of the forward pass; below float32, PyTorch's autocast chooses what to compute in it."""
+"""Number formats of the forward pass. Below float32, PyTorch's autocast chooses the operations to compute in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What an encoder was made from when it ran; stored with it and compared at each later run.
+    """The inputs that an encoder was made from when it ran. They are stored with it and compared at each later run.
 
-    Hashes are SHA-256 in hex; ``weights_sha256`` is None where there are no weights.
+    Hashes are SHA-256 in hex; ``weights_sha256`` is None if there are no weights.
     """
 
     weights_sha256: str | None
@@ -41,46 +41,51 @@ class Provenance:
 
 
 class Preprocessing(Protocol):
-    """One RGB or grey picture -> the model's input without the batch axis, of one shape for all pictures.
+    """Turns one RGB or grey picture into the model's input without the batch axis, in one shape for all pictures.
 
-    It runs in worker processes: it can be pickled, and holds no model.
+    It runs in worker processes, so it can be pickled and holds no model.
     """
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]: ...
 
 
 class Encoder(ABC):
-    """Turns pictures into raw embeddings. Normalisation is not its business."""
+    """Turns pictures into raw embeddings and leaves normalisation to others."""
 
     spec: EncoderSpec
     provenance: Provenance
     preprocess: Preprocessing
     input_shape: tuple[int, ...]
-    """Of what ``preprocess`` returns."""
+    """Shape of an output of ``preprocess``."""
     batch_size: int = 64
-    """Pictures per step: at first what keeps it busy."""
+    """Pictures per step; by default enough to keep the encoder busy."""
 
     @property
     def dim(self) -> int:
-        """Components of an embedding."""
+        """Return the number of components of an embedding.
+
+        :raises EncoderError: when the encoder has not run yet, so that the number is unknown.
+        """
         if self.spec.dim is None:
-            raise EncoderError(f"The encoder '{self.spec.name}' was not tried out, so its dimension is not known.")
+            raise EncoderError(f"The encoder '{self.spec.name}' has not run yet, so its dimension is unknown.")
         return self.spec.dim
 
     @cached_property
     def golden(self) -> NDArray[np.float32]:
-        """The raw embedding of one fixed picture, shape (dim,): tells whether it still computes what it did."""
+        """Return the raw embedding of one fixed picture, shape (dim,), which shows if the encoder still computes the
+        same.
+        """
         embedding: NDArray[np.float32] = self.encode(self.preprocess(golden_picture())[None])[0]
         return embedding
 
     @abstractmethod
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Inputs, shape (n, *input_shape) -> raw embeddings, shape (n, dim)."""
+        """Encode inputs, shape (n, *input_shape), into raw embeddings, shape (n, dim)."""
 
     def submit(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        """Begin to encode a batch, whose memory may be used again when this returns.
+        """Start to encode a batch. The caller may reuse the batch's memory after the call.
 
-        :returns: what waits for the embeddings and gives them.
+        :returns: a function that waits for the embeddings and returns them.
         """
         embeddings = self.encode(batch)
         if np.may_share_memory(embeddings, batch):
@@ -90,46 +95,48 @@ class Encoder(ABC):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """Where and how to run an encoder."""
+    """Source and place of an encoder that is to run."""
 
     weights: Path | None = None
-    """A folder with the weights, or with a folder of weights for each encoder; None: ``store``, then the hub's cache."""
+    """A folder with the weights, or with a folder of weights for each encoder. None: ``store``, then the hub's
+    cache.
+    """
     store: Path | None = None
-    """Where ``encoders fetch`` puts a folder of weights for each encoder unless told otherwise."""
+    """Default folder of ``encoders fetch``, with a folder of weights for each encoder."""
     device: str = "auto"
-    """``auto`` (a GPU where there is one), ``cuda``, ``cuda:N`` or ``cpu``."""
+    """``auto`` (a GPU if there is one), ``cuda``, ``cuda:N`` or ``cpu``."""
     dtype: DType = "float32"
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """Which files a family reads from a folder of weights."""
+    """The files that a family reads from a folder of weights."""
 
     needed: tuple[str, ...]
-    """All of these."""
+    """Files that must all exist."""
     weights: tuple[str, ...]
-    """The first of these that is there."""
+    """Files of which the first existing one is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A second repository that a model's files need beside them."""
+    """A second repository whose files a model needs beside its own."""
 
     folder: str
-    """Where it goes, below the model's own folder."""
+    """Its folder, below the model's own."""
     repository: str
     revision: str | None
     patterns: tuple[str, ...]
-    """Which of its files."""
+    """Patterns of the files to fetch."""
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of preprocessing settings, independent of their order."""
+    """Return the SHA-256 (hex) of preprocessing settings, independent of their order."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def hash_files(paths: Sequence[Path]) -> str:
-    """SHA-256 (hex) over the contents of files, in the order of their names."""
+    """Return the SHA-256 (hex) over the contents of files, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Brings a model's files to this machine: the one place that asks the network, and only when called.
+"""Downloads a model's files: the only code that uses the network, and only when called.
 
-What is fetched lies in one folder per encoder, ready to be carried to a machine without internet, with a list of its
-files and their checksums (``cbirdb-weights.json``) that ``encoders verify`` compares.
+Each encoder has one folder, which can be copied to a machine without internet. The folder holds a list of its files and
+their checksums (``cbirdb-weights.json``), which ``encoders verify`` compares.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SILENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What was brought for one encoder."""
+    """The files downloaded for one encoder."""
 
     folder: Path
     commits: Mapping[str, str]
@@ -44,26 +44,27 @@ class Fetched:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
+        """Return the bytes of all files together."""
         return sum((self.folder / name).stat().st_size for name in self.files)
 
 
 def fetch(spec: EncoderSpec, to: Path) -> Fetched:
-    """Bring everything that the encoder needs into ``to/<name>``. What is there already is not fetched again.
+    """Download the encoder's missing files into ``to/<name>``.
 
-    :raises EncoderError: when there is nothing to fetch, the network fails, or what came is not what was wanted.
+    :raises EncoderError: when there is nothing to fetch, the network fails, or the downloaded file is not the recorded
+        one.
     """
     if spec.weights is None:
         raise EncoderError(f"'{spec.name}' has no weights: there is nothing to fetch.")
     if is_local(spec):
-        raise EncoderError(f"'{spec.name}' was added with the folder {spec.weights} of this machine: copy that.")
+        raise EncoderError(f"'{spec.name}' was added with the folder {spec.weights} of this machine: copy that folder.")
     family = get_family(spec)
     folder = to / spec.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EncoderError(
-            f"The folder {folder} cannot be made: {error.strerror}.", hint="Choose another --to."
+            f"The folder {folder} cannot be created: {error.strerror}.", hint="Choose another --to."
         ) from error
     _discard_changed(folder)
     commits: dict[str, str] = {}
@@ -86,11 +87,11 @@ def fetch(spec: EncoderSpec, to: Path) -> Fetched:
 def _fetch_repository(
     spec: EncoderSpec, repository: str, revision: str | None, folder: Path, files: WeightFiles
 ) -> str:
-    """Bring the files of one repository, all of one commit, which is returned."""
+    """Download the files of one repository, all of one commit; return the commit."""
     import huggingface_hub as hub
 
     try:
-        # This one question first: where there is no way out, a download retries for 20 seconds to some minutes.
+        # Ask this one question first: without a network, a download retries for 20 seconds to some minutes.
         info = hub.HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT)
         offered = {file.rfilename for file in info.siblings or ()}
         _discard_other_commit(folder, repository, str(info.sha))
@@ -98,12 +99,12 @@ def _fetch_repository(
         log.info("downloading %s at commit %s from %s", repository, info.sha, hub.constants.ENDPOINT)
         hub.snapshot_download(repository, revision=info.sha, allow_patterns=wanted, local_dir=folder)
         return str(info.sha)
-    # Proxies, certificates, name servers and full disks fail in their own ways; none of them is a defect of ours.
+    # Proxies, certificates, name servers and full disks fail in their own ways. None of them is our defect.
     except Exception as error:
         raise EncoderError(
             f"The repository '{repository}' of '{spec.name}' cannot be fetched: {_hub_reason(error)}.",
-            hint=f"What has come so far is kept. Where there is no internet, run `cbirdb encoders fetch {spec.name} --to"
-            " DIR` on another machine, carry DIR here, and pass it as --weights DIR.",
+            hint=f"The files downloaded so far are kept. Without internet, run `cbirdb encoders fetch {spec.name} --to DIR`"
+            " on another machine, copy DIR here, and pass it as --weights DIR.",
         ) from error
 
 
@@ -120,11 +121,11 @@ def _hub_reason(error: Exception) -> str:
         return f"the model hub answers with status {error.response.status_code}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"the model hub cannot be reached or the download breaks off ({type(error).__name__})"
+    return f"the model hub cannot be reached, or the download broke off ({type(error).__name__})"
 
 
 def _fetch_file(spec: EncoderSpec, folder: Path, name: str) -> None:
-    """Bring the one file of a record that names its address; a zip archive is searched for it."""
+    """Download the one file of a record that names its address, or unpack it from a zip archive."""
     import torch
 
     address, target = str(spec.weights), folder / name
@@ -133,20 +134,20 @@ def _fetch_file(spec: EncoderSpec, folder: Path, name: str) -> None:
     arriving = folder / (address.rsplit("/", 1)[1] + ".partial")
     try:
         log.info("downloading %s", address)
-        with _given_up_when_silent():
+        with _limited_silence():
             torch.hub.download_url_to_file(address, str(arriving), progress=True)
     except Exception as error:
         raise EncoderError(
             f"The file {address} of '{spec.name}' cannot be fetched ({type(error).__name__}).",
-            hint=f"Where there is no internet, run `cbirdb encoders fetch {spec.name} --to DIR` on another machine,"
-            " carry DIR here, and pass it as --weights DIR.",
+            hint=f"Without internet, run `cbirdb encoders fetch {spec.name} --to DIR` on another machine,"
+            " copy DIR here, and pass it as --weights DIR.",
         ) from error
     if (found := hash_files([arriving])) != spec.revision:
         arriving.unlink()
         raise EncoderError(
-            f"What {address} gave is not what '{spec.name}' was recorded with: SHA-256 {found[:12]}..., not"
-            f" {str(spec.revision)[:12]}...; it was thrown away.",
-            hint="Try again; if it stays so, the file was exchanged at its source.",
+            f"{address} has another content than recorded for '{spec.name}': SHA-256 {found[:12]}..., not"
+            f" {str(spec.revision)[:12]}...; the download was deleted.",
+            hint="Try again. If the message stays, the file was exchanged at its source.",
         )
     if zipfile.is_zipfile(arriving) and address.endswith(".zip"):
         with zipfile.ZipFile(arriving) as archive:
@@ -173,12 +174,12 @@ def _write_manifest(spec: EncoderSpec, folder: Path, commits: Mapping[str, str])
 
 
 def _is_beside(path: Path) -> bool:
-    """The list itself, the hub library's notes, and what a download that was killed left behind."""
+    """Return True for the list itself, the hub library's notes, and the rest of a killed download."""
     return ".cache" in path.parts or path.name == MANIFEST or path.suffix == ".partial"
 
 
 def _discard_changed(folder: Path) -> None:
-    """What is no longer as it was fetched has to come again: the hub's library compares times alone."""
+    """Delete changed files, so that they are downloaded again: the hub's library compares only times."""
     try:
         _, bad = changed_files(folder) or (0, [])
     except EncoderError:
@@ -189,7 +190,7 @@ def _discard_changed(folder: Path) -> None:
 
 
 def _discard_other_commit(folder: Path, repository: str, commit: str) -> None:
-    """Files of another commit would be taken for this one's when the hub fails halfway."""
+    """Delete files of another commit, which would be taken for this commit's if the hub failed halfway."""
     path = folder / MANIFEST
     if not path.is_file():
         return
@@ -201,8 +202,8 @@ def _discard_other_commit(folder: Path, repository: str, commit: str) -> None:
 
 
 @contextmanager
-def _given_up_when_silent() -> Iterator[None]:
-    """PyTorch waits for ever for a server that accepts and then says nothing."""
+def _limited_silence() -> Iterator[None]:
+    """Set a timeout on sockets: PyTorch waits for ever for a server that accepts and then sends nothing."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
     try:
@@ -212,9 +213,9 @@ def _given_up_when_silent() -> Iterator[None]:
 
 
 def changed_files(folder: Path) -> tuple[int, list[str]] | None:
-    """Files that are not as they were fetched: how many the list has, and which are missing or differ.
+    """Return the number of files in the list, and those that are missing or differ from their checksum.
 
-    None when the folder has no list, because something else filled it.
+    Return None if the folder has no list, because something else filled it.
 
     :raises EncoderError: when the list cannot be read.
     """

@@ -1,4 +1,4 @@
-"""One fixed picture, whose embedding tells whether an encoder still computes what it did at first."""
+"""Draws one fixed picture, whose embedding shows if an encoder still computes the same."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from PIL import Image
 
 WIDTH, HEIGHT = 352, 288
 SMALLEST_COSINE: dict[str, float] = {"float32": 0.9999, "bfloat16": 0.998, "float16": 0.9995}
-"""Cosine of two golden embeddings from which on they count as the same.
+"""Smallest cosine of two golden embeddings that count as the same.
 
-Other libraries, processors and GPUs round differently: some 1e-6 in float32, 1e-3 in bfloat16. Another checkpoint,
-pooling or resampling moves the cosine by a hundred times that."""
+Other libraries, processors and GPUs round differently: about 1e-6 in float32, 1e-3 in bfloat16. Another checkpoint,
+pooling or resampling moves the cosine by a hundred times that.
+"""
 
 
 def golden_picture() -> Image.Image:
-    """Disc, bars, gradient and fine texture in RGB: something at every scale, from integers alone."""
+    """Draw a disc, bars, a gradient and fine texture in RGB: structure at every scale, from integers alone."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     gradient = (x * 160) // WIDTH + (y * 60) // HEIGHT
     disc = np.where((x - 140) ** 2 + (y - 130) ** 2 < 90**2, 70, 0)

@@ -1,8 +1,8 @@
-"""Encoders that the transformers library runs, from weights in the Hugging Face hub's on-disk format.
+"""Runs encoders through the transformers library, from weights in the Hugging Face hub's on-disk format.
 
-One more of them is its record in ``shipped``. Its options name the model's class (left out: the one that
-``config.json`` names), the pooling (a key of ``POOLINGS``), and what ``config.json`` must say, so that a smaller or
-larger sister of the model is not taken for it.
+A new encoder is one record in ``shipped``. Its options name the model's class (by default the one in ``config.json``),
+the pooling (a key of ``POOLINGS``), and required values of ``config.json``, so that a smaller or larger sister model is
+refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from PIL import Image
 from cbirdb.encoders.base import LoadOptions, WeightFiles
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Forward, Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import check_config, find_weights, read_state, reading, unfit
+from cbirdb.encoders.weights import check_config, find_weights, read_state, translated_read_errors, unfit
 from cbirdb.errors import EncoderError
 
 CONFIG = "config.json"
@@ -45,7 +45,7 @@ def _sam_grid(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _unmasked_cls(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    # The noise says in which order patches are kept. Left out, it is random, and so are the last digits of the result.
+    # The noise orders the patches to keep. By default it is random, and so are the last digits of the result.
     patches = model.embeddings.num_patches if hasattr(model.embeddings, "num_patches") else _patches(model)
     order = torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
     return _first(model(pixel_values=pixels, noise=order).last_hidden_state)
@@ -68,14 +68,15 @@ POOLINGS: Mapping[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     "image-features": _image_features,
     "sam-grid-mean": _sam_grid,
 }
-"""How an embedding, shape (n, dim), is taken from a model: the class token (with MAE's masking off), the mean of all
+"""Ways to take an embedding, shape (n, dim), from a model: the class token (with MAE's masking off), the mean of all
 tokens, the model's own pooled output, a classifier's logits, the image side of a model of images and texts, the mean
-over SAM's grid."""
+over SAM's grid.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageProcessor:
-    """A model's own image processor: one picture of any size -> float32 (3, height, width)."""
+    """Runs a model's own image processor: one picture of any size -> float32 (3, height, width)."""
 
     processor: Any
 
@@ -85,9 +86,9 @@ class ImageProcessor:
 
 
 def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
-    """Make the encoder ready to run.
+    """Load the encoder.
 
-    :raises EncoderError: when its weights are not this encoder's, or there is no such device.
+    :raises EncoderError: when the weights are not this encoder's, or the device does not exist.
     """
 
     def build() -> Parts:
@@ -101,7 +102,7 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
             preprocess=ImageProcessor(processor),
             preprocessing={**processor.to_dict(), "class": type(processor).__name__},
             weights=weights,
-            # Some models' processors, DINOv3's for one, exist for torchvision alone.
+            # Some models' processors, such as DINOv3's, exist only for torchvision.
             libraries=("transformers", *(("torchvision",) if processor.backend == "torchvision" else ())),
         )
 
@@ -117,7 +118,7 @@ def _forward(spec: EncoderSpec, model: Any) -> Forward:
 
 def _read_config(spec: EncoderSpec, folder: Path) -> Any:
     path = folder / CONFIG
-    with reading(spec, path):
+    with translated_read_errors(spec, path):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     check_config(spec, path, config)
     if spec.options.get("pooling") == "cls-unmasked":
@@ -126,7 +127,7 @@ def _read_config(spec: EncoderSpec, folder: Path) -> Any:
 
 
 def _model_class(spec: EncoderSpec, config: Any) -> Any:
-    """The class that the record names, else the one that transformers has for such a configuration."""
+    """Return the class that the record names, else the one that transformers has for such a configuration."""
     if name := spec.options.get("model"):
         return getattr(transformers, name)
     mapping = transformers.MODEL_MAPPING
@@ -136,9 +137,9 @@ def _model_class(spec: EncoderSpec, config: Any) -> Any:
 
 
 def _read_processor(spec: EncoderSpec, folder: Path) -> Any:
-    # The backend of torchvision, where it is installed, resizes differently from what the models were trained and the
-    # paper was made with; and embeddings must not depend on what else is installed.
-    with reading(spec, folder / PREPROCESSOR):
+    # The torchvision backend resizes differently from the models' training and from the paper. And embeddings must not
+    # depend on the other packages that are installed.
+    with translated_read_errors(spec, folder / PREPROCESSOR):
         return transformers.AutoImageProcessor.from_pretrained(
             folder, backend="pil", local_files_only=True, trust_remote_code=False
         )
@@ -151,12 +152,13 @@ def build_model(
     weights: Path,
     rename: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Any:
-    """A transformers model with every parameter from the file; by itself the library makes up those that are missing.
+    """Build a transformers model with every parameter from the file; the library would invent missing ones.
 
-    :param rename: gives the file's tensors the names that the library's own checkpoints have.
+    :param rename: gives the file's tensors the names of the library's own checkpoints.
+    :raises EncoderError: when the file lacks parameters of the model.
     """
-    with reading(spec, weights):
-        # What the file has beyond the model's parameters are other heads: the embedding does not pass through them.
+    with translated_read_errors(spec, weights):
+        # Surplus parameters in the file belong to other heads, which the embedding does not use.
         model, report = model_class.from_pretrained(
             None, config=config, state_dict=rename(read_state(weights)), dtype=torch.float32, output_loading_info=True
         )

@@ -1,4 +1,4 @@
-"""MedCLIP's image side: a Swin-T and a projection, from the checkpoint of its authors.
+"""Runs MedCLIP's image side: a Swin-T and a projection, from the checkpoint of its authors.
 
 Wang et al., "MedCLIP: Contrastive learning from unpaired medical images and text", EMNLP 2022. The package medclip,
 which reads that file, is old and not needed.
@@ -19,17 +19,17 @@ from cbirdb.encoders.base import LoadOptions, WeightFiles
 from cbirdb.encoders.huggingface import ImageProcessor, build_model
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import find_weights, read_state, reading
+from cbirdb.encoders.weights import find_weights, read_state, translated_read_errors
 
 FILES = WeightFiles(needed=(), weights=("pytorch_model.bin",))
 SWIN = "vision_model.model."
 PROJECTION = "vision_model.projection_head.weight"
 MEAN, DEVIATION = 0.5862785803043838, 0.27950088968644304
-"""Of the chest radiographs that it was trained on; the same for all three channels."""
+"""Mean and deviation of its training radiographs, the same for all three channels."""
 
 
 class MedClipVision(torch.nn.Module):
-    """Swin's pooled output, projected."""
+    """Projects Swin's pooled output."""
 
     def __init__(self, swin: Any, projection: torch.nn.Linear) -> None:
         super().__init__()
@@ -37,22 +37,23 @@ class MedClipVision(torch.nn.Module):
         self.projection = projection
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of pictures, shape (n, 512)."""
         embedding: torch.Tensor = self.projection(self.swin(pixel_values=pixels).pooler_output)
         return embedding
 
 
 def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
-    """Make the encoder ready to run.
+    """Load the encoder.
 
-    :raises EncoderError: when its weights are not this encoder's, or there is no such device.
+    :raises EncoderError: when the weights are not this encoder's, or the device does not exist.
     """
 
     def build() -> Parts:
         weights = find_weights(spec, folder, FILES)
-        # What transformers has by default is Swin-T with windows of 7 for pictures of 224 x 224. The file's text side
-        # is left alone, and with it a stray key that makes strict loading fail.
+        # The default of transformers is Swin-T with windows of 7 for pictures of 224 x 224. The file's text side is
+        # ignored, and with it a stray key that would make strict loading fail.
         swin = build_model(spec, SwinModel, SwinConfig(), weights, _swin_of)
-        with reading(spec, weights):
+        with translated_read_errors(spec, weights):
             matrix = read_state(weights)[PROJECTION]
             projection = torch.nn.Linear(swin.num_features, matrix.shape[0], bias=False)
             projection.load_state_dict({"weight": matrix})

@@ -1,7 +1,7 @@
-"""MedSAM: SAM's image encoder, from the checkpoint that its authors publish in the layout of the original SAM code.
+"""Runs MedSAM: SAM's image encoder, from its authors' checkpoint in the layout of the original SAM code.
 
-Ma et al., "Segment anything in medical images", Nature Communications 15, 2024. A file of that layout names the same
-tensors differently from transformers; the package segment-anything, which reads it, is old and not needed.
+Ma et al., "Segment anything in medical images", Nature Communications 15, 2024. That layout names the tensors
+differently from transformers. The package segment-anything, which reads it, is old and not needed.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ RENAMED = (
     (r"\.neck\.2\.", ".neck.conv2."),
     (r"\.neck\.3\.", ".neck.layer_norm2."),
 )
-"""Names in the original layout, as patterns, and in transformers'."""
+"""Names in the original layout, as patterns, and in transformers."""
 
 
 def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
-    """Make the encoder ready to run.
+    """Load the encoder.
 
-    :raises EncoderError: when its weights are not this encoder's, or there is no such device.
+    :raises EncoderError: when the weights are not this encoder's, or the device does not exist.
     """
 
     def build() -> Parts:
         weights = find_weights(spec, folder, FILES)
-        # What transformers has by default is SAM's ViT-B: 12 layers of 768, pictures of 1024 x 1024.
+        # The default of transformers is SAM's ViT-B: 12 layers of 768, pictures of 1024 x 1024.
         model = build_model(spec, SamVisionModel, SamVisionConfig(), weights, _rename)
         processor = SamImageProcessorPil()
 

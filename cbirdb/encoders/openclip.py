@@ -1,8 +1,8 @@
-"""Encoders that open_clip runs: the image side of models of images and texts.
+"""Runs encoders through open_clip: the image side of models of images and texts.
 
-The folder is as the hub has it: ``open_clip_config.json`` and the weights. Where the text side is a transformers model,
-open_clip builds that too before it reads the weights, and takes its configuration from a second repository, which
-``encoders fetch`` puts in the folder ``text``.
+The folder has the hub's layout: ``open_clip_config.json`` and the weights. If the text side is a transformers model,
+open_clip builds it before it reads the weights, and takes its configuration from a second repository. ``encoders
+fetch`` puts that into the folder ``text``.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from PIL import Image
 from cbirdb.encoders.base import Companion, LoadOptions, WeightFiles
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import cached_folder, check_config, find_weights, reading, unfit
+from cbirdb.encoders.weights import cached_folder, check_config, find_weights, translated_read_errors, unfit
 
 CONFIG = "open_clip_config.json"
 FILES = WeightFiles(
     needed=(CONFIG,),
-    # open_clip's own order of preference.
+    # This is open_clip's own order of preference.
     weights=("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
 )
 TEXT = "text"
 TEXT_FILES = WeightFiles(needed=("config.json",), weights=())
 TEXT_PATTERNS = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
-"""What of the text side's repository is fetched: configuration and tokenizer; its weights are in the model's file."""
+"""Files to fetch of the text side's repository: configuration and tokenizer. Its weights are in the model's file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """A torchvision transform: one picture of any size -> float32 (3, height, width)."""
+    """Runs a torchvision transform: one picture of any size -> float32 (3, height, width)."""
 
     transform: Any
 
@@ -49,8 +49,8 @@ class Transform:
 
 
 def companions(spec: EncoderSpec, folder: Path) -> list[Companion]:
-    """What else has to be fetched once the folder is there: the text side's configuration and tokenizer."""
-    with reading(spec, folder / CONFIG):
+    """Return the second repository to fetch once the folder exists: the text side's configuration and tokenizer."""
+    with translated_read_errors(spec, folder / CONFIG):
         repository = _text_repository(json.loads((folder / CONFIG).read_text()))
     return [Companion(TEXT, repository, spec.options.get("text_revision"), TEXT_PATTERNS)] if repository else []
 
@@ -61,14 +61,14 @@ def _text_repository(config: dict[str, Any]) -> str | None:
 
 
 def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
-    """Make the encoder ready to run.
+    """Load the encoder.
 
-    :raises EncoderError: when its weights are not this encoder's, or there is no such device.
+    :raises EncoderError: when the weights are not this encoder's, or the device does not exist.
     """
 
     def build() -> Parts:
         weights = find_weights(spec, folder, FILES)
-        with reading(spec, folder / CONFIG):
+        with translated_read_errors(spec, folder / CONFIG):
             config = json.loads((folder / CONFIG).read_text())
             repository = _text_repository(config)
         check_config(spec, folder / CONFIG, config)
@@ -79,15 +79,15 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
                 **config["model_cfg"]["text_cfg"], "hf_model_name": text, "hf_tokenizer_name": text,
                 "hf_model_pretrained": False,
             }  # fmt: skip
-        with reading(spec, weights):
+        with translated_read_errors(spec, weights):
             model, transform = open_clip.create_model_from_pretrained(
                 f"local-dir:{folder}",
-                # A record says so where the weights were trained with it: a file of weights cannot say it.
+                # The record states if the weights were trained with QuickGELU; a file of weights cannot.
                 force_quick_gelu=bool(spec.options.get("quick_gelu")),
                 **changes,
             )
         settings = {"library": "open_clip", **model.visual.preprocess_cfg}
-        # The text side has served its purpose: without it, the model is half as large.
+        # The text side is no longer needed; without it, the model is half as large.
         return Parts(
             model.visual,
             model.visual,
@@ -101,7 +101,7 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
 
 
 def _text_folder(spec: EncoderSpec, folder: Path, repository: str) -> Path:
-    """Where the configuration of the text side lies."""
+    """Return the folder with the configuration of the text side."""
     if (folder / TEXT / "config.json").is_file():
         return folder / TEXT
     if (cached := cached_folder(repository, spec.options.get("text_revision"), TEXT_FILES)) is not None:

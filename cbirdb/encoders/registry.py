@@ -1,4 +1,4 @@
-"""From a record to an encoder that runs. A family's libraries are imported only then."""
+"""Makes encoders from records. Imports a family's libraries only then."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FAMILIES = frozenset({*LOADERS.values(), *(spec.family for spec in SHIPPED.value
 
 
 def get_spec(name: str, added: Mapping[str, EncoderSpec] | None = None) -> EncoderSpec:
-    """The record of an encoder.
+    """Return the record of an encoder.
 
-    :param added: further records by name, of a database.
+    :param added: further records by name, from a database.
     :raises UnknownNameError: with the nearest known name.
     """
     known = {**(added or {}), **SHIPPED}
@@ -30,14 +30,14 @@ def get_spec(name: str, added: Mapping[str, EncoderSpec] | None = None) -> Encod
 
 
 def get_family(spec: EncoderSpec) -> Any:
-    """The module that runs the encoder.
+    """Return the module that runs the encoder.
 
-    :raises EncoderError: when its libraries are not installed.
+    :raises EncoderError: when its libraries are not installed, or there is no such module.
     """
     if spec.family not in FAMILIES:
-        # A record may come from a database, which says what is computed but not which code runs.
+        # A record may come from a database, which may describe an encoder but not choose the code that runs.
         raise EncoderError(
-            f"The encoder '{spec.name}' names a family that there is not.",
+            f"The encoder '{spec.name}' names a family that does not exist.",
             hint=f"Known: {', '.join(sorted(FAMILIES))}.",
         )
     try:
@@ -45,12 +45,12 @@ def get_family(spec: EncoderSpec) -> Any:
     except ModuleNotFoundError as error:
         raise EncoderError(
             f"The encoder '{spec.name}' needs the Python package '{error.name}', which is not installed.",
-            hint="Install cbirdb with its extra 'encoders'; in a clone of it: pip install -e '.[encoders]'",
+            hint="Install cbirdb with its extra 'encoders'. In a clone of it, run: pip install -e '.[encoders]'",
         ) from error
 
 
-def is_here(spec: EncoderSpec, options: LoadOptions) -> bool:
-    """Whether the encoder's own files are on this machine."""
+def has_files(spec: EncoderSpec, options: LoadOptions) -> bool:
+    """Return True if the encoder's own files are on this machine."""
     files = get_family(spec).FILES
     try:
         find_weights(spec, find_folder(spec, files, options), files)
@@ -60,12 +60,12 @@ def is_here(spec: EncoderSpec, options: LoadOptions) -> bool:
 
 
 def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
-    """Make an encoder ready to run.
+    """Load an encoder.
 
-    :raises EncoderError: when its libraries or weights cannot be had.
+    :raises EncoderError: when its libraries or weights are missing.
     """
     family = get_family(spec)
-    # What needs no weights needs no folder.
+    # An encoder without weights needs no folder.
     folder = find_folder(spec, family.FILES, options) if spec.weights else None
     encoder: Encoder = family.load(spec, folder, options)
     return encoder

@@ -1,7 +1,7 @@
-"""The encoders that ship with cbirdb. One more of a known family is one record here.
+"""Lists the encoders that ship with cbirdb. A new one of a known family is one record here.
 
-First the paper's nine, as its code runs them; then what needs no weights; then newer models, which are not part of the
-paper.
+The paper's nine come first, as its code runs them. Then comes the encoder without weights, then newer models that are
+not in the paper.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""tiny-image: the picture itself, very small, as its own descriptor.
+"""Encodes a picture as itself, very small (tiny-image).
 
-Torralba, Fergus and Freeman, "80 Million Tiny Images", TPAMI 30(11), 2008: grey, averaged over areas to
-32 x 32, mean-centred. No weights and no torch; a floor that every foundation model should beat.
+Torralba, Fergus and Freeman, "80 Million Tiny Images", TPAMI 30(11), 2008: grey, averaged over areas to 32 x 32,
+mean-centred. It needs neither weights nor torch. Every foundation model should beat it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ SIDE = 32
 
 
 def shrink(image: Image.Image) -> NDArray[np.float32]:
-    """A picture -> its grey values at 32 x 32, float32."""
+    """Return a picture's grey values at 32 x 32, float32."""
     grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(grey, dtype=np.float32)
 
 
 class TinyImage(Encoder):
-    """The encoder. A picture of one grey value has no direction and comes out as the zero vector."""
+    """Encodes a picture by its grey values. A picture of one grey value has no direction and becomes the zero
+    vector.
+    """
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec
@@ -43,5 +45,5 @@ class TinyImage(Encoder):
 
 
 def load(spec: EncoderSpec, _folder: object, _options: LoadOptions) -> TinyImage:
-    """Make the encoder ready to run. It has nothing to load."""
+    """Load the encoder. There are no files to read."""
     return TinyImage(spec)

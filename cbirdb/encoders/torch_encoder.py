@@ -1,4 +1,4 @@
-"""What all encoders that run on PyTorch share: device, number format, asynchronous batches, running out of memory."""
+"""Runs models on PyTorch for all families: device, number format, asynchronous batches, lack of memory."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ import cbirdb.encoders.torchvision_operators  # noqa: F401 (before the libraries
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing, Provenance, hash_files, hash_settings
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.spec import EncoderSpec
-from cbirdb.encoders.weights import reading, unfit
+from cbirdb.encoders.weights import translated_read_errors, unfit
 from cbirdb.errors import EncoderError
 
 _log = logging.getLogger(__name__)
 
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-"""Inputs, shape (n, *input_shape) -> raw embeddings, shape (n, dim)."""
+"""Function from inputs, shape (n, *input_shape), to raw embeddings, shape (n, dim)."""
 
 
 CPU_PIXELS = 8 * 224 * 224
-"""Pixels per step on a CPU, where more are no faster, only take more memory (eight of SAM's pictures some 10 GB)."""
+"""Pixels per step on a CPU. More are no faster and only take more memory (eight of SAM's pictures take about 10 GB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a family makes of its files."""
+    """The parts that a family builds from its files."""
 
     model: torch.nn.Module
     forward: Forward
     preprocess: Preprocessing
     preprocessing: Mapping[str, Any]
-    """The settings of ``preprocess``: hashed, they are its identity."""
+    """The settings of ``preprocess``; their hash identifies it."""
     weights: Path
     libraries: tuple[str, ...]
     """Packages besides torch, Pillow and NumPy that touch pixels or numbers."""
@@ -51,7 +51,7 @@ class TorchEncoder(Encoder):
     """A PyTorch model in inference mode."""
 
     largest_batch: int | None = None
-    """Set once memory has run out: what it did not run out at."""
+    """Largest batch that fitted into memory after memory ran out; None before."""
 
     def __init__(self, spec: EncoderSpec, parts: Parts, device: torch.device, provenance: Provenance) -> None:
         self.spec = spec
@@ -63,11 +63,11 @@ class TorchEncoder(Encoder):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Return the device that holds the model."""
         return self._device
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Inputs on the device, shape (n, *input_shape) -> raw embeddings there, float32, shape (n, dim)."""
+        """Compute raw embeddings, float32, shape (n, dim), from inputs on the device, shape (n, *input_shape)."""
         autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
         with torch.inference_mode(), autocast:
             return self._forward(pixels).float()
@@ -76,9 +76,9 @@ class TorchEncoder(Encoder):
         return self.submit(batch)()
 
     def submit(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        """Begin to encode; on a GPU this returns while it still computes.
+        """Start to encode. On a GPU this returns before the result is computed.
 
-        :raises EncoderError: when there is not memory enough for a single picture.
+        :raises EncoderError: when memory does not suffice for a single picture.
         """
         size = min(self.batch_size, self.largest_batch or self.batch_size)
         waiting: list[Callable[[], NDArray[np.float32]]] = []
@@ -91,13 +91,13 @@ class TorchEncoder(Encoder):
                     raise
                 if min(size, len(batch) - start) == 1:
                     raise EncoderError(
-                        f"There is not memory enough to run '{self.spec.name}' on a single picture.",
+                        f"There is not enough memory to run '{self.spec.name}' on a single picture.",
                         hint="Use --device cpu, or --dtype bfloat16, or a machine with more memory.",
                     ) from error
                 size = self.largest_batch = min(size, len(batch) - start) // 2
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
-                _log.info("memory ran out; going on with batches of %d", size)
+                _log.info("memory ran out; continuing with batches of %d", size)
             else:
                 start += size
         return lambda: np.concatenate([wait() for wait in waiting])
@@ -107,8 +107,7 @@ class TorchEncoder(Encoder):
         if self._device.type == "cpu":
             values: NDArray[np.float32] = self.forward(pixels).numpy()
             return lambda: values
-        # Only pinned memory is copied while the GPU computes. PyTorch keeps and re-uses what it has pinned, and does so
-        # no sooner than the copy has ended.
+        # Only pinned memory is copied while the GPU computes. PyTorch reuses its pinned memory only after the copy.
         embeddings = self.forward(pixels.pin_memory().to(self._device, non_blocking=True))
         arriving = torch.empty(embeddings.shape, dtype=torch.float32, pin_memory=True)
         arriving.copy_(embeddings, non_blocking=True)
@@ -124,19 +123,19 @@ class TorchEncoder(Encoder):
 
 
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
-"""What PyTorch's errors say where no class of theirs does: a CPU's memory, pinned memory, cuBLAS and cuDNN."""
+"""Texts of PyTorch's errors that have no class of their own: a CPU's memory, pinned memory, cuBLAS and cuDNN."""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Parts]) -> TorchEncoder:
-    """Build a family's parts, put them on the device, and try them out on one picture.
+    """Build a family's parts, put them on the device, and encode one picture as a test.
 
-    What does not fit is said now and not after an hour of reading images.
+    A misfit shows now and not after an hour of reading images.
 
-    :raises EncoderError: when the weights are not this encoder's, or there is no such device.
+    :raises EncoderError: when the weights are not this encoder's, or the device does not exist.
     """
     device = choose_device(options.device)
     with quiet():
@@ -147,7 +146,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
             if not _is_out_of_memory(error):
                 raise
             raise EncoderError(
-                f"There is not memory enough to load '{spec.name}'.",
+                f"There is not enough memory to load '{spec.name}'.",
                 hint="Use --device cpu, or a machine with more memory, or fewer encoders at once.",
             ) from error
         provenance = Provenance(
@@ -158,7 +157,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
             device=device.type,
         )
         encoder = TorchEncoder(spec, parts, device, provenance)
-        with reading(spec, parts.weights):
+        with translated_read_errors(spec, parts.weights):
             pixels = encoder.preprocess(golden_picture())
             encoder.input_shape = pixels.shape
             if device.type == "cpu":
@@ -168,14 +167,14 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
         encoder.spec = replace(spec, dim=found)
     elif found != spec.dim:
         message = (
-            f"The model in {parts.weights.parent} gives {found} values a picture, but '{spec.name}' has {spec.dim}."
+            f"The model in {parts.weights.parent} gives {found} values per picture, but '{spec.name}' has {spec.dim}."
         )
         raise unfit(spec, message)
     return encoder
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device of that name.
+    """Return the device of that name.
 
     :raises EncoderError: when this machine has no such device.
     """
@@ -186,27 +185,27 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise EncoderError(
-            f"The device '{wanted}' was asked for, but PyTorch finds no GPU that it can use.",
+            f"PyTorch finds no usable GPU for the device '{wanted}'.",
             hint="Use the device 'cpu' or 'auto', or install the PyTorch build that fits this machine's GPU driver.",
         )
     if number and int(number) >= torch.cuda.device_count():
         raise EncoderError(
             f"There is no GPU number {number} here; PyTorch finds {torch.cuda.device_count()}, counted from 0."
         )
-    # What is called float32 here is float32: by itself PyTorch rounds convolutions to 10 bits on newer GPUs.
+    # Compute float32 in float32: by default PyTorch rounds convolutions to 10 bits on newer GPUs.
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     device = torch.device("cuda", int(number) if number else torch.cuda.current_device())
-    torch.cuda.set_device(device)  # streams and events are made on the current one
+    torch.cuda.set_device(device)  # streams and events belong to the current device
     return device
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' loading bars and reports off the terminal: what matters of them is raised as an error."""
+    """Hide the libraries' progress bars and reports; important ones become errors."""
     from transformers import logging as reports
 
     verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    root = logging.getLogger()  # open_clip logs to it by name
+    root = logging.getLogger()  # open_clip logs to the root logger
     level = root.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

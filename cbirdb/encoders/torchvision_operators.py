@@ -1,10 +1,10 @@
-"""Lets torchvision be imported beside a torch that its compiled operators do not fit.
+"""Makes torchvision importable beside a torch that its compiled operators do not fit.
 
 timm, open_clip and transformers import torchvision for its transforms, which are plain Python over Pillow and torch.
-Its compiled operators (box suppression and the like, which no encoder here uses) load only into the very build of
-torch that they were made for: beside a CPU build, the package that the index offers does not import at all ("operator
-torchvision::nms does not exist"). Declaring those two operators without giving them a body is enough. Import this
-module before any of the three libraries.
+Its compiled operators (box suppression and the like, which no encoder here uses) load only with the exact build of
+torch that they were made for. Beside a CPU build, the index's package does not import at all ("operator
+torchvision::nms does not exist"). Declaring those two operators without a body is enough. Import this module before the
+three libraries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 DECLARED_AT_IMPORT = ("nms", "qnms")
-"""The operators that torchvision attaches something to whether or not they could be loaded."""
+"""Operators to which torchvision attaches functions even if they could not be loaded."""
 
 
 def _import() -> None:

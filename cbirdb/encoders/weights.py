@@ -1,7 +1,7 @@
-"""Where the files of a model lie on this machine, and reading them without running what is in them.
+"""Finds a model's files on this machine and reads them without running code in them.
 
-A folder that the user names comes first, then what ``cbirdb encoders fetch`` has brought, then the hub's own cache.
-Nothing here asks the network.
+The user's folder comes first, then the folder of ``cbirdb encoders fetch``, then the hub's own cache. Nothing here uses
+the network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ADDRESS = "https://"
 
 
 def unfit(spec: EncoderSpec, message: str) -> EncoderError:
-    """An error about weights, with the way to get the right ones."""
+    """Return an error about weights that says how to get the right ones."""
     if is_local(spec):
         return EncoderError(
             message,
@@ -27,25 +27,25 @@ def unfit(spec: EncoderSpec, message: str) -> EncoderError:
         )
     fetch = f"cbirdb encoders fetch {spec.name}"
     hint = (
-        f"Run: {fetch}; where there is no internet, run `{fetch} --to DIR` on another machine and pass --weights DIR."
+        f"Run: {fetch}. Without internet, run `{fetch} --to DIR` on another machine, copy DIR and pass --weights DIR."
     )
     return EncoderError(message, hint=hint)
 
 
 def is_local(spec: EncoderSpec) -> bool:
-    """True when the record names a folder of this machine."""
+    """Return True if the record names a folder of this machine."""
     return spec.weights is not None and Path(spec.weights).is_absolute()
 
 
 def is_address(spec: EncoderSpec) -> bool:
-    """True when the record names one file by its address and not a repository at the hub."""
+    """Return True if the record names the address of a file and not a repository at the hub."""
     return spec.weights is not None and spec.weights.startswith(ADDRESS)
 
 
 def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> Path:
-    """The folder that holds the encoder's files.
+    """Return the folder that holds the encoder's files.
 
-    :raises EncoderError: when there is none, or what was named is no folder.
+    :raises EncoderError: when there is none, or the given path is no folder.
     """
     if options.weights is not None:
         return _existing_folder(spec, options.weights)
@@ -56,25 +56,25 @@ def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> 
         return fetched
     cached = cached_folder(str(spec.weights), spec.revision, files) if not is_address(spec) else None
     if cached is None:
-        where = [str(fetched.parent)] if fetched is not None else []
+        searched = [str(fetched.parent)] if fetched is not None else []
         if not is_address(spec):
             import huggingface_hub as hub
 
-            where.append(f"the model hub's cache ({hub.constants.HF_HUB_CACHE})")
+            searched.append(f"the model hub's cache ({hub.constants.HF_HUB_CACHE})")
         file = f"{' or '.join(files.weights)} of {spec.weights}"
-        raise unfit(spec, f"'{spec.name}' needs {file}, which is neither in {' nor in '.join(where)}.")
+        raise unfit(spec, f"'{spec.name}' needs {file}, which is neither in {' nor in '.join(searched)}.")
     return cached
 
 
 def _existing_folder(spec: EncoderSpec, folder: Path) -> Path:
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise unfit(spec, f"The folder of weights {folder} {what}.")
+        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise unfit(spec, f"The folder of weights {folder} {problem}.")
     return folder / spec.name if (folder / spec.name).is_dir() else folder
 
 
 def cached_folder(repository: str, revision: str | None, files: WeightFiles) -> Path | None:
-    """The folder in the hub's cache that holds all of the files; the hub is not asked for anything newer."""
+    """Return the folder in the hub's cache that holds all the files, without asking the hub for newer ones."""
     import huggingface_hub as hub
 
     def cached(name: str) -> Path | None:
@@ -92,9 +92,9 @@ def cached_folder(repository: str, revision: str | None, files: WeightFiles) -> 
 
 
 def find_weights(spec: EncoderSpec, folder: Path, files: WeightFiles) -> Path:
-    """The file with the weights, once its companions are there too.
+    """Return the file of weights, if the other needed files exist, too.
 
-    :raises EncoderError: naming the file that is missing.
+    :raises EncoderError: naming the missing file.
     """
     for name in files.needed:
         if not (folder / name).is_file():
@@ -104,7 +104,7 @@ def find_weights(spec: EncoderSpec, folder: Path, files: WeightFiles) -> Path:
             return folder / name
     if parts := sorted(folder.glob("*.index.json")):
         raise EncoderError(
-            f"The weights in {folder} are split into several files ({parts[0].name}), which cbirdb does not read.",
+            f"The weights in {folder} are split into several files ({parts[0].name}), which cbirdb cannot read.",
             hint="Save them as one: model.save_pretrained(FOLDER, max_shard_size='100GB').",
         )
     either = "neither " if len(files.weights) > 1 else "no "
@@ -112,20 +112,25 @@ def find_weights(spec: EncoderSpec, folder: Path, files: WeightFiles) -> Path:
 
 
 @contextmanager
-def reading(spec: EncoderSpec, path: Path) -> Iterator[None]:
-    """Damaged JSON, safetensors and pickles each raise their own library's errors, which have no common base."""
+def translated_read_errors(spec: EncoderSpec, path: Path) -> Iterator[None]:
+    """Translate errors of reading into one that names the file.
+
+    Damaged JSON, safetensors and pickles raise errors of their libraries, which have no common base.
+
+    :raises EncoderError: when the file cannot be read.
+    """
     try:
         yield
     except (EncoderError, MemoryError):
         raise
     except Exception as error:
-        if "allocate memory" in str(error):  # PyTorch's words for want of memory are a plain RuntimeError
+        if "allocate memory" in str(error):  # PyTorch reports lack of memory as a plain RuntimeError
             raise MemoryError(str(error)) from error
-        raise unfit(spec, f"The file {path} is damaged or not what it should be ({type(error).__name__}).") from error
+        raise unfit(spec, f"The file {path} is damaged or has another content ({type(error).__name__}).") from error
 
 
 def check_config(spec: EncoderSpec, path: Path, config: Any) -> None:
-    """Refuse the configuration of another model: what the record says of it must be there.
+    """Refuse the configuration of another model: every value in the record must match.
 
     :param config: an object or nested dictionaries; a record's keys are paths such as ``vision_config.image_size``.
     :raises EncoderError: naming the first value that differs.
@@ -139,7 +144,7 @@ def check_config(spec: EncoderSpec, path: Path, config: Any) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The tensors of a file by name. Nothing in it is executed: safetensors, or pickles of tensors alone."""
+    """Return the tensors of a file by name. Only safetensors and pickles of pure tensors are read, so no code runs."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,6 +1,6 @@
 """Erases patients from the database, with certificates, and keeps them from coming back.
 
-A patient's own number never reaches the database: it is turned into a pseudonym here, with the key that ingest used.
+A patient's own number never reaches the database: this module turns it into a pseudonym with the key that ingest used.
 """
 
 from __future__ import annotations
@@ -21,17 +21,26 @@ from cbirdb.errors import InputError
 from cbirdb.pseudonyms import Pseudonyms
 
 Certificate = dict[str, Any]
-"""As files hold it: certificate_id, dataset, pseudonym_sha256, erased_at, login, role, removed, to_run, sources_sha256."""
-PSEUDONYMS_ARE = (
-    "Pseudonyms are in cbir.patient; from the patient's own number: cbirdb erase --patient-id ID --pseudonym-key FILE"
-)
-NEEDED = {"certificate_id", "dataset", "pseudonym_sha256", "erased_at", "login", "role", "removed", "sources_sha256"}
+"""A certificate as files hold it: certificate_id, dataset, pseudonym_sha256, erased_at, login, role, removed, to_run,
+sources_sha256.
+"""
+HINT_PSEUDONYMS = "List pseudonyms from cbir.patient, or give the patient's own number: cbirdb erase --patient-id ID --pseudonym-key FILE"
+CERTIFICATE_KEYS = {
+    "certificate_id",
+    "dataset",
+    "pseudonym_sha256",
+    "erased_at",
+    "login",
+    "role",
+    "removed",
+    "sources_sha256",
+}
 
 
-def people_of_id(
+def find_pseudonyms(
     connection: psycopg.Connection, patient_id: str, pseudonyms: Pseudonyms, dataset: str | None
 ) -> list[tuple[str, str | None]]:
-    """Pseudonyms of a patient's own number, with their datasets.
+    """Return the pseudonyms of a patient's own number, with their datasets.
 
     :raises InputError: when the key is not this database's, or no dataset knows the patient.
     """
@@ -48,14 +57,14 @@ def people_of_id(
         known = erasure.known_pseudonyms(connection, [(pseudonyms.of(name, patient_id), name) for name in names])
     if not known:
         raise InputError(
-            "No dataset here has a patient of this number.",
-            hint="Give the number as the dataset writes it, such as 'patient00001' of CheXpert.",
+            "No dataset here has a patient with this number.",
+            hint="Give the number as the dataset writes it, such as 'patient00001' in CheXpert.",
         )
     return [(pseudonym, name) for pseudonym, name in known]
 
 
 def check_people(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> None:
-    """Refuse before anybody is asked what ``erase_patients`` would refuse.
+    """Refuse early, before a confirmation, all that ``erase_patients`` would refuse.
 
     :raises InputError: when there is no such patient or dataset.
     :raises DatabaseError: when this role may not erase.
@@ -66,18 +75,21 @@ def check_people(connection: psycopg.Connection, people: Sequence[tuple[str, str
         for pseudonym, dataset in people:
             if not erasure.is_known(connection, pseudonym, dataset):
                 where = f' in dataset "{dataset}"' if dataset is not None else ""
-                raise InputError(f"There is no patient with this pseudonym{where}.", hint=PSEUDONYMS_ARE)
+                raise InputError(f"There is no patient with this pseudonym{where}.", hint=HINT_PSEUDONYMS)
 
 
 def check_reapply(connection: psycopg.Connection) -> None:
-    """:raises DatabaseError: when this role may not erase again what has come back."""
+    """Check that this role may reapply erasures.
+
+    :raises DatabaseError: when it may not.
+    """
     with translated_errors():
         for function in ("cbir.restore_certificates(jsonb)", "cbir.reapply_erasures()"):
             require_function(connection, function)
 
 
 def erase_patients(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> list[Certificate]:
-    """Erase patients in one transaction; their vectors stay in indexes and files until ``repair`` has run.
+    """Erase patients in one transaction. Their vectors stay in indexes and files until ``repair`` has run.
 
     :param people: pseudonyms, each with its dataset (None: every dataset that knows it).
     :raises InputError: when there is no such patient.
@@ -94,45 +106,54 @@ def erase_patients(connection: psycopg.Connection, people: Sequence[tuple[str, s
 
 
 def reapply_erasures(connection: psycopg.Connection, certificates: Sequence[Certificate] = ()) -> list[Certificate]:
-    """Erase everybody again who has a certificate, here or among those given, and is back; as ``erase_patients`` does."""
+    """Erase again, as ``erase_patients`` does, every patient who has a certificate (here or given) and is back."""
     with translated_errors():
         return erasure.reapply(connection, certificates)
 
 
 def repair(connection: psycopg.Connection, certificates: Sequence[Certificate]) -> list[str]:
-    """Rebuild the vector indexes that held erased vectors, and VACUUM; returns the statements that this role may not run."""
+    """Rebuild the vector indexes that held erased vectors, and VACUUM; return the statements that this role may not
+    run.
+    """
     with translated_errors():
         return erasure.run_afterwards(connection, certificates)
 
 
 def all_certificates(connection: psycopg.Connection) -> list[Certificate]:
-    """Every certificate of this database, in the order of the erasures."""
+    """Return every certificate of this database, in the order of the erasures."""
     with translated_errors():
         return erasure.all_certificates(connection)
 
 
 def read_certificates(path: Path) -> list[Certificate]:
-    """Certificates of a file that ``write_certificates`` or ``cbirdb erase --list --format json`` wrote.
+    """Read certificates from a file of ``write_certificates`` or ``cbirdb erase --list --format json``.
 
-    :raises InputError: when the file is something else.
+    :raises InputError: when the file has another content.
     """
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}.", hint="Check --from-certificate.") from error
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} holds no certificates.", hint="Give a file of cbirdb erase --certificate.") from error
-    if not isinstance(found, list) or not all(isinstance(one, Mapping) and set(one) >= NEEDED for one in found):
-        raise InputError(f"{path} holds no certificates.", hint="Give a file of cbirdb erase --certificate.")
-    return [dict(one) for one in found]
+        raise InputError(
+            f"{path} holds no certificates.", hint="Give a file that cbirdb erase --certificate wrote."
+        ) from error
+    if not isinstance(found, list) or not all(
+        isinstance(item, Mapping) and set(item) >= CERTIFICATE_KEYS for item in found
+    ):
+        raise InputError(f"{path} holds no certificates.", hint="Give a file that cbirdb erase --certificate wrote.")
+    return [dict(item) for item in found]
 
 
 def check_target(path: Path) -> None:
-    """Refuse a file that is there, or that cannot be written, before anything is erased."""
+    """Refuse a file that exists or cannot be written, before anything is erased.
+
+    :raises InputError: naming the reason.
+    """
     if path.exists():
-        raise InputError(f"{path} exists.", hint="Name another file: a certificate is not written over.")
+        raise InputError(f"{path} exists.", hint="Name another file: certificates are never overwritten.")
     if not path.parent.is_dir():
-        raise InputError(f"There is no folder {path.parent}.", hint="Make it, or check --certificate.")
+        raise InputError(f"There is no folder {path.parent}.", hint="Create it, or check --certificate.")
     try:
         path.touch(exist_ok=False)
         path.unlink()

@@ -1,4 +1,4 @@
-"""One picture of a query and what was found for it, to be looked at or put into a report."""
+"""Draws a query and its results as one picture, to look at or to put into a report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MARGIN = 24
 _LINE = 19
 """Pixels from one line of a caption to the next."""
 _LONGEST = 4
-"""Lines that one entry of a caption may take before its middle is left out."""
+"""Most lines of one caption entry; longer ones lose their middle."""
 
 _Colour: TypeAlias = tuple[int, int, int]
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -44,7 +44,7 @@ _VERDICTS = {
     False: ((190, 30, 36), "no match"),
     None: ((150, 152, 158), ""),
 }
-"""Verdict -> colour of the frame, and the word beside the mark: colour alone does not reach everyone."""
+"""Verdict -> colour of the frame, and the word beside the mark. The word is for those who cannot tell the colours."""
 
 
 SOFTWARE = "cbirdb contact sheet"
@@ -52,11 +52,11 @@ SOFTWARE = "cbirdb contact sheet"
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One picture with what stands below it.
+    """One picture and its caption.
 
-    ``image`` is of 8 bits per channel and any size; ``None`` when its file cannot be read. Each entry of ``caption``
-    begins a new line and is wrapped at slashes and spaces. ``verdict`` says whether a result's label is the query's;
-    ``None`` when that is not known. A query's verdict is not drawn.
+    ``image`` has 8 bits per channel and any size; ``None`` if its file cannot be read. Each entry of ``caption`` begins
+    a new line and wraps at slashes and spaces. ``verdict`` is True if a result shares a label with the query, and
+    ``None`` if unknown. A query's verdict is not drawn.
     """
 
     image: Image.Image | None
@@ -65,14 +65,15 @@ class Tile:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a path that no contact sheet can be written to, before any work is done for it.
+    """Refuse a path to which no contact sheet can be written, before the search starts.
 
-    :raises InputError: when ``path`` does not end in .png, its folder does not exist, or another picture is there.
+    :raises OptionError: when ``path`` does not end in .png.
+    :raises InputError: when its folder does not exist, or it is another picture.
     """
     if path.suffix.lower() != ".png":
         raise OptionError(f"A contact sheet is a PNG file; {path.name} does not end in .png.")
     if path.exists() and not _is_our_sheet(path):
-        raise InputError(f"{path} is there already and is not a contact sheet.", hint="Choose another name.")
+        raise InputError(f"{path} exists and is not a contact sheet.", hint="Choose another name.")
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} for the contact sheet.", hint="Create it first.")
 
@@ -84,7 +85,7 @@ def _signature() -> PngInfo:
 
 
 def _is_our_sheet(path: Path) -> bool:
-    """An older sheet may be replaced; a radiograph that somebody named by mistake may not."""
+    """Return True if the file is an older sheet, which may be replaced. A radiograph named by mistake may not."""
     try:
         with Image.open(path) as found:
             return found.info.get("Software") == SOFTWARE
@@ -93,29 +94,30 @@ def _is_our_sheet(path: Path) -> bool:
 
 
 def write_contact_sheet(path: Path, query: Tile, results: Sequence[Tile], *, title: str) -> None:
-    """Save ``draw_contact_sheet`` as a PNG file, which is replaced as a whole if it is there.
+    """Save ``draw_contact_sheet`` as a PNG file; an existing file is replaced as a whole.
 
-    :raises InputError: when ``path`` does not end in .png, its folder does not exist, or it cannot be written.
+    :raises OptionError: when ``path`` does not end in .png.
+    :raises InputError: when its folder does not exist, or it cannot be written.
     """
     check_target(path)
     png = io.BytesIO()
     draw_contact_sheet(query, results, title=title).save(png, format="PNG", pnginfo=_signature())
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        half.write_bytes(png.getvalue())
-        half.replace(path)
+        partial.write_bytes(png.getvalue())
+        partial.replace(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(f"The contact sheet {path} cannot be written: {reason}.") from error
     finally:
-        half.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def draw_contact_sheet(query: Tile, results: Sequence[Tile], *, title: str) -> Image.Image:
-    """The query at the top, the results below it in rows of COLUMNS, nearest first as they are given.
+    """Draw the query at the top and the results below it in rows of COLUMNS, in the given order.
 
-    :returns: an RGB picture, dark on white; its width depends on the number of results up to COLUMNS, its height
-        on the length of the captions.
+    :returns: an RGB picture, dark on white. The number of results up to COLUMNS determines its width, the length of the
+        captions its height.
     """
     columns = min(COLUMNS, max(3, len(results)))
     width = 2 * _MARGIN + columns * _CELL + (columns - 1) * _GAP
@@ -153,7 +155,7 @@ def _count(results: int) -> str:
 
 
 class _Sheet:
-    """White paper, and what can be put on it. Places are in pixels from its top left corner."""
+    """White paper that text and pictures are drawn on. Places are in pixels from its top left corner."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), _PAPER)
@@ -162,12 +164,12 @@ class _Sheet:
     def write(
         self, x: int, y: int, lines: Sequence[str], *, size: int = 14, step: int = _LINE, colour: _Colour = _INK
     ) -> None:
-        """``lines`` below each other, ``step`` pixels apart."""
+        """Write ``lines`` below each other, ``step`` pixels apart."""
         for index, line in enumerate(lines):
             self.draw.text((x, y + index * step), line, fill=colour, font=_font(size), anchor="la")
 
     def result(self, x: int, y: int, rank: int, tile: Tile) -> None:
-        """The picture, its rank, and whether it matches."""
+        """Draw a result's picture, its rank, and its verdict."""
         colour, word = _VERDICTS[tile.verdict]
         self.picture(x, y, tile.image, colour)
         self.write(x, y + _CELL + 5, [f"#{rank}"], size=18)
@@ -177,7 +179,7 @@ class _Sheet:
             self.mark(left - 20, y + _CELL + 9, colour, tick=tile.verdict)
 
     def mark(self, x: int, y: int, colour: _Colour, *, tick: bool) -> None:
-        """A tick or a cross, 13 pixels wide; drawn, because the built-in font has neither."""
+        """Draw a tick or a cross, 13 pixels wide. The built-in font has neither."""
         if tick:
             self.draw.line([(x, y + 7), (x + 4, y + 11), (x + 12, y + 2)], fill=colour, width=3, joint="curve")
         else:
@@ -185,7 +187,7 @@ class _Sheet:
             self.draw.line([(x + 1, y + 11), (x + 11, y + 1)], fill=colour, width=3)
 
     def picture(self, x: int, y: int, image: Image.Image | None, colour: _Colour) -> None:
-        """A framed picture in its own proportions on black, or a crossed-out box in its place."""
+        """Draw a framed picture in its own proportions on black, or a crossed-out box without one."""
         self.draw.rectangle([(x, y), (x + _CELL - 1, y + _CELL - 1)], fill=colour)
         left, top = x + _FRAME, y + _FRAME
         right, bottom = left + _TILE - 1, top + _TILE - 1
@@ -199,7 +201,7 @@ class _Sheet:
             return
         self.draw.rectangle([(left, top), (right, bottom)], fill=(0, 0, 0))
         scale = _TILE / max(image.size)
-        # At least one pixel: a strip of 1 x 5000 would otherwise vanish.
+        # At least one pixel, or a strip of 1 x 5000 would vanish.
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
         self.image.paste(small, (left + (_TILE - size[0]) // 2, top + (_TILE - size[1]) // 2))
@@ -215,9 +217,9 @@ def _lines(caption: Sequence[str], width: int) -> list[str]:
 
 
 def _wrap(text: str, font: _Font, width: int, longest: int) -> list[str]:
-    """``text`` in at most ``longest`` lines of at most ``width`` pixels, broken after slashes and spaces.
+    """Break ``text`` after slashes and spaces into at most ``longest`` lines of at most ``width`` pixels.
 
-    What does not fit is left out before the last line, because a label path's end says the most.
+    A longer text loses its part before the last line, because a label path's end says the most.
     """
     lines: list[str] = []
     rest = _plain(text)
@@ -238,18 +240,20 @@ def _wrap(text: str, font: _Font, width: int, longest: int) -> list[str]:
 
 
 def _fitting(text: str, font: _Font, width: int) -> int:
-    """How many of the first characters of ``text`` are at most ``width`` pixels wide; at least one."""
-    # No character is narrower than a pixel, so that a text of any length costs little.
+    """Return the largest number of leading characters that fit into ``width`` pixels; at least one."""
+    # No character is narrower than a pixel, which bounds the cost of a long text.
     return max(1, bisect.bisect_right(range(1, min(len(text), width) + 1), width, key=lambda n: _inked(text[:n], font)))
 
 
 def _inked(text: str, font: _Font) -> int:
-    """Pixels from the left end of ``text`` to its last ink: its last letter may lean out of its own room."""
+    """Return the pixels from the left end of ``text`` to its last ink. A last letter may lean out of its own box."""
     return math.ceil(max(font.getlength(text), font.getbbox(text)[2]))
 
 
 def _plain(text: str) -> str:
-    """One line of ASCII, which is all that the built-in font can draw: accents go, other letters become ``?``."""
+    """Reduce a text to one line of ASCII, the characters of the built-in font: drop accents, write ``?`` for other
+    letters.
+    """
     bare = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     printable = "".join(char if char.isprintable() else " " for char in bare)
     return " ".join(printable.encode("ascii", "replace").decode().split())

@@ -1,4 +1,4 @@
-"""Similar images for an image of the database or for a file, through ``cbir.similar_images``."""
+"""Searches images similar to an image of the database or to a file, through ``cbir.similar_images``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Mode = Literal["auto", "exact", "approximate"]
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What retrieved images must be; None lets everything pass. A label matches what lies below it."""
+    """Conditions on retrieved images. None lets everything pass. A label also matches the labels below it."""
 
     dataset: str | None = None
     modality: str | None = None
@@ -60,11 +60,11 @@ def search_by_image(
     mode: Mode = "auto",
     purpose: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The k images most similar to one of the database, without itself and (by default) its patient's others.
+    """Return the k images most similar to one of the database, without itself and (by default) its patient's others.
 
-    :param sop_uid: its SOP instance UID, in place of its id.
-    :param purpose: why, for the search audit; None: as the setting ``cbir.purpose`` says, if it does.
-    :raises InputError: when there is no such image or there are several, or it has no embedding of this encoder.
+    :param sop_uid: its SOP instance UID, instead of its id.
+    :param purpose: reason of the search, for the audit. None: the setting ``cbir.purpose``, if it is set.
+    :raises InputError: when there is no such image, or several, or it has no embedding of this encoder.
     """
     if image_id is not None and not 0 < image_id <= LARGEST_ID:
         raise InputError(
@@ -98,10 +98,10 @@ def search_by_file(
     purpose: str | None = None,
     on_damage: OnDamage = refuse,
 ) -> list[dict[str, Any]]:
-    """The k images most similar to a picture in a file.
+    """Return the k images most similar to a picture in a file.
 
-    :param on_damage: called with what a decoder reports of a damaged picture.
-    :raises InputError: when the file is not a picture, or has no embedding because it is of one grey value.
+    :param on_damage: called with each report on a damaged picture.
+    :raises InputError: when the file is not a picture, or has one grey value and thus no embedding.
     :raises EncoderError: when the encoder differs from the one that made the stored embeddings.
     """
     check_same_encoder(stored, encoder)
@@ -149,7 +149,7 @@ _BAD_INPUT = (
     psycopg.errors.UndefinedObject,
     psycopg.errors.CardinalityViolation,
 )
-"""What ``sql/3_search`` raises about its arguments."""
+"""Errors that ``sql/3_search`` raises about its arguments."""
 
 
 def _input_error(error: psycopg.Error) -> InputError:
@@ -158,9 +158,9 @@ def _input_error(error: psycopg.Error) -> InputError:
 
 
 def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
-    """Say which filter is misspelt, with the nearest name that there is; ``cbir.check_filter`` lists them instead.
+    """Name the misspelt filter and the nearest existing name; the server's ``cbir.check_filter`` only lists the names.
 
-    :raises UnknownNameError: when one is.
+    :raises UnknownNameError: when a filter's value does not exist.
     """
     if filters.dataset is not None:
         check_datasets(connection, [filters.dataset])
@@ -180,28 +180,28 @@ def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
 def query_tile(
     connection: psycopg.Connection, allowed: AllowedRoots, *, image_id: int | None, sop_uid: str | None
 ) -> tuple[Tile, tuple[str, ...]]:
-    """The query of a contact sheet, from the database: its picture and its labels."""
+    """Return the query of a contact sheet from the database, and its labels."""
     row = connection.execute(
         "SELECT image_id, labels, source, root FROM cbir.find_image(image_id => %s::bigint, sop_uid => %s)",
         [image_id, sop_uid],
     ).fetchone()
     if row is None:
-        raise InputError("The image that was asked about has just been removed by someone else.")
+        raise InputError("Someone has just removed the query image.")
     found_id, labels, source, root = row
     caption = (f"image {found_id}", *(labels or ["no label"]))
     return Tile(_picture(root, source, allowed), caption, None), tuple(labels)
 
 
 def file_tile(path: Path) -> tuple[Tile, tuple[str, ...]]:
-    """The query of a contact sheet, from a file, of which no labels are known."""
-    # Damage was refused, or accepted, when the file was searched for.
+    """Return the query of a contact sheet from a file, which has no known labels."""
+    # The search has already refused or accepted damage.
     return Tile(read_rgb(path, on_damage=lambda _: None), (path.name,), None), ()
 
 
 def result_tiles(
     connection: psycopg.Connection, allowed: AllowedRoots, rows: list[dict[str, Any]], query_labels: tuple[str, ...]
 ) -> list[Tile]:
-    """The results of a contact sheet: rank, distance, labels, and whether a label is the query's."""
+    """Return the results of a contact sheet: distance, labels, and a verdict if a label is the query's."""
     roots: dict[str, str | None] = dict(
         connection.execute("SELECT dataset, root FROM cbir.dataset_overview").fetchall()
     )
@@ -214,7 +214,9 @@ def result_tiles(
 
 
 def refused_datasets(connection: psycopg.Connection, allowed: AllowedRoots, rows: list[dict[str, Any]]) -> list[str]:
-    """Datasets of the results whose pictures the sheet leaves out, because their folders may not be read here."""
+    """Return the datasets among the results whose folders may not be read here, so that the sheet lacks their
+    pictures.
+    """
     names = sorted({row["dataset"] for row in rows})
     found = connection.execute(
         "SELECT dataset, root FROM cbir.dataset_overview WHERE dataset = ANY(%s) AND root IS NOT NULL ORDER BY dataset",
@@ -229,4 +231,4 @@ def _picture(root: str | None, source: str, allowed: AllowedRoots) -> Any:
     try:
         return read_rgb(allowed.file(root, source))
     except PixelError:
-        return None  # the sheet says so in its place
+        return None  # the sheet draws a crossed-out box

@@ -256,7 +256,7 @@ BAD = [
     ("certificates of a dataset", "erase --reapply --dataset good", USAGE, "--dataset goes with --patient"),
     ("certificate that cannot be written", "erase --list --certificate /proc/erased.json", USER, "cannot be written"),
     ("certificate in no folder", "erase --list --certificate {}/no/a.json", USER, "There is no folder"),
-    ("certificate over another file", "erase --list --certificate {}/note.txt", USER, "is not written over"),
+    ("certificate over another file", "erase --list --certificate {}/note.txt", USER, "never overwritten"),
     # the demo
     ("demo on an unknown device", "demo --out {}/out --device tpu", USAGE, "'tpu' is not one of"),
     ("demo without its weights", "demo --out {}/out --encoder resnet50 --weights {}/nowhere", USER, "does not exist"),

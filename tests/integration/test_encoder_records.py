@@ -254,7 +254,7 @@ def test_an_encoder_that_has_not_encoded_yet_has_nothing_to_be_compared_with(
     cli: Cli, connection: psycopg.Connection
 ) -> None:
     outcome = cli("encoders", "verify", "tiny-image", "--format", "json")
-    nothing = ("nothing stored: it has not encoded in this database yet", "not compared")
+    nothing = ("nothing stored: the encoder has not run in this database yet", "not compared")
     assert (outcome.code, outcome.err) == (0, "")
     assert checks(outcome) == {"preprocessing": nothing, "golden embedding": nothing}
     assert connection.execute("SELECT count(*) FROM cbir.encoder").fetchone() == (0,), "looking changes nothing"

@@ -283,4 +283,4 @@ def test_a_family_that_a_stored_record_names_is_one_that_ships(
     cli("ingest", "folder", ".", "--dry-run")
     refused = cli("encoders", "verify", "x")
     assert refused.code == 1
-    assert "names a family that there is not" in refused.err
+    assert "names a family that does not exist" in refused.err

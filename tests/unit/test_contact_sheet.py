@@ -211,6 +211,6 @@ def test_another_picture_in_the_way_is_left(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_way_is_explained_and_left(tmp_path: Path) -> None:
     (tmp_path / "sheet.png").mkdir()
-    with pytest.raises(InputError, match=r"sheet\.png is there already and is not a contact sheet"):
+    with pytest.raises(InputError, match=r"sheet\.png exists and is not a contact sheet"):
         write_contact_sheet(tmp_path / "sheet.png", _tile(), [], title="")
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]

@@ -14,7 +14,7 @@ pytest.importorskip("huggingface_hub")
 
 from cbirdb.encoders.base import LoadOptions, hash_files
 from cbirdb.encoders.fetch import MANIFEST, Fetched, changed_files, fetch
-from cbirdb.encoders.registry import is_here
+from cbirdb.encoders.registry import has_files
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.errors import EncoderError
 from tests.support.fake_hub import FakeHub
@@ -39,7 +39,7 @@ def test_only_what_is_read_is_fetched_and_of_the_pinned_commit(hub: FakeHub, res
     names = ("config.json", "preprocessor_config.json", "model.safetensors")
     assert found == {name: resnet[name] for name in names}
     assert sorted(hub.downloads()) == sorted(names), "more came over the line than is needed"
-    assert is_here(RESNET50, LoadOptions(store=tmp_path / "to"))
+    assert has_files(RESNET50, LoadOptions(store=tmp_path / "to"))
 
 
 def test_list_says_what_came_and_from_where(resnet: dict, tmp_path: Path) -> None:

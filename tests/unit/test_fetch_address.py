@@ -20,7 +20,7 @@ from cbirdb.encoders import fetch as fetching
 from cbirdb.encoders import weights
 from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.fetch import MANIFEST, fetch
-from cbirdb.encoders.registry import is_here
+from cbirdb.encoders.registry import has_files
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
@@ -98,7 +98,7 @@ def test_wrong_checksum_is_thrown_away(hub: FakeHub, medsam: EncoderSpec, tmp_pa
     good = hub.files["records/1/medsam_vit_b.pth"]
     hub.files["records/1/medsam_vit_b.pth"] = b"something else"
     error = refused(medsam, tmp_path)
-    assert "is not what 'medsam-vit-b' was recorded with" in error.message
+    assert "has another content than recorded for 'medsam-vit-b'" in error.message
     assert sha256(b"something else")[:12] in error.message
     assert str(medsam.revision)[:12] in error.message
     assert contents(tmp_path) == {}, "something was left behind"
@@ -111,7 +111,7 @@ def test_file_that_breaks_off_is_not_taken_for_whole(hub: FakeHub, medsam: Encod
     hub.cuts["medsam_vit_b.pth"] = [100_000]
     refused(medsam, tmp_path)
     assert contents(tmp_path) == {}
-    assert not is_here(medsam, LoadOptions(store=tmp_path))
+    assert not has_files(medsam, LoadOptions(store=tmp_path))
     assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}
 
 

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from cbirdb.encoders import fetch as fetching
 from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.fetch import MANIFEST, fetch
-from cbirdb.encoders.registry import is_here
+from cbirdb.encoders.registry import has_files
 from cbirdb.errors import EncoderError
 from tests.support.fake_hub import FakeHub
 from tests.support.fetch_checks import (
@@ -134,9 +134,9 @@ def test_download_that_broke_off_goes_on_next_time(
     monkeypatch.setattr("time.sleep", lambda _: None)  # between the library's own tries
     hub.cuts["model.safetensors"] = [100_000, *[0] * 20]
     error = refused(RESNET50, tmp_path)
-    assert "What has come so far is kept" in (error.hint or "")
+    assert "The files downloaded so far are kept" in (error.hint or "")
     assert not (tmp_path / "resnet50" / MANIFEST).exists()
-    assert not is_here(RESNET50, LoadOptions(store=tmp_path))
+    assert not has_files(RESNET50, LoadOptions(store=tmp_path))
 
     hub.cuts.clear()
     fetched = fetch(RESNET50, tmp_path)

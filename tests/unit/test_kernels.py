@@ -26,7 +26,7 @@ def test_numpy_and_torch_find_different_pairs() -> None:
     both = kernels.NumpyKernel(queries), kernels.TorchKernel(queries, torch, "cpu")
     for piece, limit in zip(pieces, (np.inf, np.inf, 0.6), strict=True):
         (rows, columns, distances), other = (
-            kernel.nearer(piece, np.full(30, limit, np.float32), 10) for kernel in both
+            kernel.pairs_below(piece, np.full(30, limit, np.float32), 10) for kernel in both
         )
         np.testing.assert_array_equal((rows, columns), other[:2])
         np.testing.assert_allclose(distances, other[2], atol=1e-6)
@@ -56,8 +56,8 @@ def test_rough_products_lose_pairs_or_add_some(spread: float, portion: float, mo
     limit = np.quantile(1 - queries @ vectors.T, portion, axis=1).astype(np.float32)
     # As far as the farthest, and beyond: products that may be negative.
     limit[:3] = 0.9, 1.0, 1.3
-    precise = kernels.NumpyKernel(queries).nearer(vectors, limit, 10)
-    found = rough(queries).nearer(vectors, limit, 10)
+    precise = kernels.NumpyKernel(queries).pairs_below(vectors, limit, 10)
+    found = rough(queries).pairs_below(vectors, limit, 10)
     differing = pairs_of(found) ^ pairs_of(precise)
     products = queries.astype(float) @ vectors.astype(float).T
     # Sums in single precision differ in their last digits, and so at the limit itself.
@@ -127,20 +127,20 @@ def test_what_rough_products_leave_open_is_more_than_multiplying_all(monkeypatch
     monkeypatch.setattr(kernel, "_bounds", lambda *given: tried.append(1) or bounds(*given))
     found, tries = None, []
     for _ in range(6):
-        found = kernel.nearer(vectors, limit, 5)
+        found = kernel.pairs_below(vectors, limit, 5)
         tries.append(len(tried))
     assert tries == [1, 1, 2, 2, 2, 3], "after each try in vain it waits for one piece more"
     for _ in range(3):
-        kernel.nearer(vectors, limit, 5)
+        kernel.pairs_below(vectors, limit, 5)
     with monkeypatch.context() as patch:
         patch.setattr(bfloat16_kernel, "PAIR_COST", 0)
-        kernel.nearer(vectors, limit, 5)
+        kernel.pairs_below(vectors, limit, 5)
     assert len(tried) == 4
-    kernel.nearer(vectors, limit, 5)
-    kernel.nearer(vectors, limit, 5)
-    kernel.nearer(vectors, limit, 5)
+    kernel.pairs_below(vectors, limit, 5)
+    kernel.pairs_below(vectors, limit, 5)
+    kernel.pairs_below(vectors, limit, 5)
     assert len(tried) == 6, "after one try that was not in vain it waits for one piece again"
-    assert pairs_of(found) == pairs_of(kernels.NumpyKernel(vectors[:50]).nearer(vectors, limit, 5))
+    assert pairs_of(found) == pairs_of(kernels.NumpyKernel(vectors[:50]).pairs_below(vectors, limit, 5))
 
 
 def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypatch: pytest.MonkeyPatch) -> None:

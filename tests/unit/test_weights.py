@@ -19,7 +19,7 @@ import cbirdb.encoders.torchvision_operators  # noqa: E402, F401 (before the lib
 import transformers  # noqa: E402
 
 from cbirdb.encoders.base import LoadOptions, hash_files  # noqa: E402
-from cbirdb.encoders.registry import is_here, load_encoder  # noqa: E402
+from cbirdb.encoders.registry import has_files, load_encoder  # noqa: E402
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
 from cbirdb.encoders.spec import EncoderSpec  # noqa: E402
 from tests.support.encoder_checks import PICTURES, assert_names_the_command, embed, on_cpu, refused  # noqa: E402
@@ -171,14 +171,14 @@ def test_fetching_that_broke_off_is_not_taken_for_done(folder: Path, tmp_path: P
     (broken / "config.json").write_bytes((folder / "config.json").read_bytes())
     options = on_cpu(None, store=tmp_path / "store")
     assert "preprocessor_config.json" in refused(SPEC, options).message
-    assert not is_here(SPEC, options)
+    assert not has_files(SPEC, options)
 
 
 def test_what_is_here_is_known_without_loading(folder: Path, tmp_path: Path, hub_cache: Path) -> None:
-    assert is_here(SPEC, on_cpu(folder))
-    assert not is_here(SPEC, on_cpu(None, store=tmp_path / "store"))
+    assert has_files(SPEC, on_cpu(folder))
+    assert not has_files(SPEC, on_cpu(None, store=tmp_path / "store"))
     fill_cache(hub_cache, "microsoft/resnet-50", COMMIT, {name: folder / name for name in FILES})
-    assert is_here(SPEC, on_cpu(None, store=tmp_path / "store"))
+    assert has_files(SPEC, on_cpu(None, store=tmp_path / "store"))
 
 
 def test_added_folder_is_where_it_was(folder: Path) -> None:
