@@ -1,1 +1,1 @@
-"""Everything that talks to PostgreSQL: connections, the embedded server, migrations, COPY and index DDL."""
+"""Talks to PostgreSQL: connections, the embedded server, migrations, COPY and index DDL."""

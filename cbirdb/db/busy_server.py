@@ -1,4 +1,4 @@
-"""Ask a server again that is there but takes no connection now."""
+"""Waits for a server that exists but accepts no connection yet."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 BUSY_S = 15.0
-"""How long a server without a free connection is asked again."""
+"""Seconds for which a server without a free connection is tried again."""
 ASK_AGAIN_S = 0.5
 
 
 def wait_while_busy(ask: Callable[[], Answer], *, starting_s: float | None = None) -> Answer:
-    """Ask until the server answers, and say once that this waits.
+    """Call ``ask`` until the server answers, and log once that this waits.
 
-    :param starting_s: patience with a server that starts or recovers; None: ``BUSY_S``.
-    :raises UnreachableError: when patience is at its end.
+    :param starting_s: seconds to wait for a server that starts or recovers; None: ``BUSY_S``.
+    :raises UnreachableError: when the time is up.
     """
     started, told = time.monotonic(), False
     while True:

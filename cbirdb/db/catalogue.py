@@ -1,4 +1,4 @@
-"""Writes what is known about images: datasets, images, labels. Whole batches in a few statements each."""
+"""Stores the facts about images: datasets, images, labels. Writes whole batches in a few statements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cbirdb.records import FileFacts
 
 @dataclass(frozen=True, slots=True)
 class PatientRow:
-    """What is stored about a patient."""
+    """The stored facts about a patient."""
 
     pseudonym: str
     sex: str | None
@@ -25,7 +25,7 @@ class PatientRow:
 
 @dataclass(frozen=True, slots=True)
 class StudyRow:
-    """What is stored about a study."""
+    """The stored facts about a study."""
 
     study_uid: str
     study_date: date | None
@@ -34,7 +34,7 @@ class StudyRow:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """What is to be stored about one image; ``facts`` is None when the file was not looked at."""
+    """The facts to store about an image; ``facts`` is None if the file was not read."""
 
     source: str
     split: str | None
@@ -49,16 +49,16 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """What the database already has about one image."""
+    """The facts that the database has about an image."""
 
     image_id: int
     row: ImageRow
 
 
 def ensure_dataset(connection: psycopg.Connection, name: str, reader: str, root: str | None, *, moved: bool) -> int:
-    """The dataset's id; makes the dataset when there is none of that name.
+    """Return the dataset's id; create the dataset if its name is new.
 
-    :param moved: the dataset's folder lies elsewhere now.
+    :param moved: the dataset's folder has moved.
     :raises InputError: when the name belongs to a dataset in another folder, or of another kind.
     """
     row = connection.execute(
@@ -66,22 +66,23 @@ def ensure_dataset(connection: psycopg.Connection, name: str, reader: str, root:
         [name, reader, root, moved],
     ).fetchone()
     if row is None:
-        raise InputError(f"The dataset '{name}' has just been removed by someone else.", hint="Try again.")
+        raise InputError(f"Someone has just removed the dataset '{name}'.", hint="Try again.")
     dataset_id, stored_reader, stored_root = row
     if stored_reader != reader:
         raise InputError(
-            f"The dataset '{name}' exists and was ingested as {stored_reader}.", hint="Give this one another --name."
+            f"The dataset '{name}' exists and was ingested by the reader {stored_reader}.",
+            hint="Give this one another --name.",
         )
     if root is not None and stored_root != root:
         raise InputError(
             f"The dataset '{name}' exists and lies in {stored_root}.",
-            hint="Give this one another --name, or --moved if it is the same dataset in a new place.",
+            hint="Give this one another --name. If it is the same dataset in a new place, add --moved.",
         )
     return int(dataset_id)
 
 
 def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequence[str]) -> dict[str, StoredImage]:
-    """The images of a dataset that are already there, by source."""
+    """Return the stored ones among these images of a dataset, by source."""
     found = connection.execute(
         "SELECT source, image_id, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns,"
         " damage, view, pseudonym, sex, study_uid, study_date, age_years, labels FROM cbir.stored_images(%s, %s)",
@@ -99,42 +100,41 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
 
 
 def sources_by_name(connection: psycopg.Connection, dataset_id: int) -> dict[str, str]:
-    """The source of each image of a dataset by its file's name, whatever folder it lies in."""
+    """Map the file name of each image of a dataset, without its folder, to the image's source."""
     found = connection.execute("SELECT cbir.image_sources(%s)", [dataset_id])
     return {source.rpartition("/")[2]: source for (source,) in found}
 
 
 def drop_dataset(connection: psycopg.Connection, name: str) -> None:
-    """Remove a dataset; its images, their labels, embeddings and failures, and runs that it took part in, go too."""
+    """Remove a dataset with its images, their labels, embeddings and failures, and the runs that included it."""
     with connection.transaction():
-        # Not only the results of its own images: what is left of such a run would be figures of another one.
+        # Delete whole runs: without this dataset's images, their figures would be those of another run.
         connection.execute("DELETE FROM cbir.search_run WHERE %s = ANY(datasets)", [name])
         connection.execute("DELETE FROM cbir.dataset WHERE name = %s", [name])
 
 
 def has_pseudonym_key(connection: psycopg.Connection) -> bool:
-    """Whether this database's patients have pseudonyms that were made with some key."""
+    """Return True if this database's patients have pseudonyms made with a key."""
     return connection.execute("SELECT cbir.note_pseudonym_key()").fetchone() != (None,)
 
 
 def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> None:
-    """Note with which key this database's pseudonyms are made, or check that it is this one.
+    """Record the key of this database's pseudonyms, or check that it is this one.
 
-    :raises InputError: when they were made with another.
+    :raises InputError: when they were made with another key.
     """
-    # Two first ingests at once: the later one waits, and then sees the key of the other.
+    # Of two first ingests at once, the later one waits and then sees the other's key.
     with LockWaits(connection).naming_blockers():
         row = connection.execute("SELECT cbir.note_pseudonym_key(%s)", [fingerprint]).fetchone()
     if row is None or row[0] != fingerprint:
         raise InputError(
-            "The patients of this database got their pseudonyms with another key, so that the same patient would appear"
-            " as two.",
+            "This database's pseudonyms were made with another key. With this one, the same patient would appear as two.",
             hint="Name the file with that key: --pseudonym-key FILE.",
         )
 
 
 def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
-    """Which of these files' contents are in the database already, in any dataset."""
+    """Return the hashes whose files are already in the database, in any dataset."""
     found = connection.execute("SELECT cbir.known_hashes(%s)", [list(hashes)])
     return {bytes(row[0]) for row in found}
 
@@ -142,12 +142,12 @@ def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set
 def store_images(
     connection: psycopg.Connection, dataset_id: int, new: Iterable[ImageRow], changed: Mapping[int, ImageRow]
 ) -> dict[str, int]:
-    """Add images, and bring others up to date, with their patients, studies and labels.
+    """Add new images and update changed ones, with their patients, studies and labels.
 
-    Embeddings of a file that has changed go.
+    Embeddings of a changed file are deleted.
 
-    :param changed: by the ids of the images.
-    :returns: the ids of those that were added, by source; another process may have been faster with some.
+    :param changed: rows by the ids of the images.
+    :returns: the ids of the added images, by source. Another process may have added some first.
     """
     records = [_record(row) for row in new] + [{"image_id": key} | _record(row) for key, row in changed.items()]
     if not records:
@@ -159,7 +159,7 @@ def store_images(
 
 
 def _record(row: ImageRow) -> dict[str, Any]:
-    """The fields of ``cbir.image_record``, as JSON has them."""
+    """Return the fields of ``cbir.image_record`` as JSON."""
     record: dict[str, Any] = {
         "source": row.source, "split": row.split, "modality": row.modality, "anatomic_region": row.anatomic_region,
         "view": row.view, "labels": row.labels,
@@ -178,9 +178,9 @@ def _record(row: ImageRow) -> dict[str, Any]:
 
 
 def record_damage(connection: psycopg.Connection, damage: Mapping[int, tuple[bytes | None, str]]) -> None:
-    """Record what a decoder reported of images that were stored before.
+    """Record decoders' reports on images that were stored earlier.
 
-    :param damage: by image id, the hash of what was read, and the report.
+    :param damage: by image id, the hash of the file that was read, and the report.
     """
     hashes, reports = zip(*damage.values(), strict=True)
     connection.execute("SELECT cbir.record_damage(%s, %s, %s)", [list(damage), list(hashes), list(reports)])
@@ -192,10 +192,10 @@ def lock_images(
     image_ids: Sequence[int],
     sha256: Sequence[bytes | None] | None = None,
 ) -> set[int]:
-    """Those of the images that are still in the catalogue; they cannot be changed or removed before this transaction ends.
+    """Lock the images that still exist until the end of this transaction; return their ids.
 
-    :param dataset_ids: of the datasets that the images are in.
-    :param sha256: of the content that each image had when it was read; leaves out those that have another now.
+    :param dataset_ids: ids of the images' datasets.
+    :param sha256: each image's hash when it was read; images with another hash now are omitted.
     """
     found = connection.execute(
         "SELECT cbir.lock_images(%s::bigint[], %s::bigint[], %s::bytea[])",

@@ -1,4 +1,4 @@
-"""Opens connections, and says in one sentence why one cannot be had."""
+"""Opens connections, and explains a failure in one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONNECT_TIMEOUT_S = 10
 
 
 def conninfo(settings: Settings) -> str:
-    """The connection string; starts the embedded server when no other was named."""
+    """Return the connection string; start the embedded server if no other was named."""
     if settings.dsn is not None:
         return settings.dsn
     if not settings.embedded:
@@ -28,9 +28,9 @@ def conninfo(settings: Settings) -> str:
 def connect(settings: Settings) -> psycopg.Connection:
     """Open a connection in autocommit mode: every transaction in cbirdb is an explicit ``transaction()`` block.
 
-    Waits for a server that has no connection left, or that starts or recovers, for ``BUSY_S``.
+    Waits up to ``BUSY_S`` for a server that has no free connection, or that starts or recovers.
 
-    :raises DatabaseError: when there is no server, the password is wrong, the database does not exist, ...
+    :raises DatabaseError: when the server is missing, the password is wrong, the database does not exist, ...
     """
     target = conninfo(settings)
     return wait_while_busy(lambda: _connect(target))
@@ -43,19 +43,19 @@ def _connect(target: str) -> psycopg.Connection:
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name="cbirdb",
-            prepare_threshold=None,  # a pooler may hand the next transaction to a session that knows none of ours
+            prepare_threshold=None,  # a pooler may hand the next transaction to a session without our prepared statements
         )
     except psycopg.ProgrammingError:
-        # Nothing of libpq's own words: they quote the string, and a password may stand in it.
+        # Do not repeat libpq's words: they quote the string, which may contain a password.
         raise DatabaseError(
             "The connection string is not valid.",
-            hint="It looks like postgresql://user@host:5432/database or host=... dbname=...",
+            hint="Write it like postgresql://user@host:5432/database or host=... dbname=...",
         ) from None
     except psycopg.OperationalError as error:
         raise connection_error(error) from error
 
 
 def server_time(connection: psycopg.Connection) -> datetime:
-    """The server's clock, as this transaction's rows have it."""
+    """Return the server's time, as this transaction's rows record it."""
     now: datetime = one_value(connection.execute("SELECT now()"))
     return now

@@ -1,9 +1,9 @@
-"""Embeddings -> the database: binary COPY, built from whole arrays, or a binary array where COPY is refused.
+"""Writes embeddings into the database: binary COPY, built from whole arrays, or a binary array if COPY is refused.
 
-PostgreSQL's binary COPY format: a header, then per row the number of fields and per field its length and its bytes,
-big-endian, then a trailer. pgvector sends a vector as dim (int16), unused (int16) and its components (float32 for
+PostgreSQL's binary COPY format has a header and a trailer. Each row has the number of fields, then each field's length
+and bytes, big-endian. pgvector sends a vector as dim (int16), unused (int16) and its components (float32 for
 ``vector``, float16 for ``halfvec``). All rows of a batch have the same size, so one NumPy structured array *is* the
-buffer; going row by row through the driver's adapters takes twice as long.
+buffer. Row by row, the driver's adapters take twice as long.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from cbirdb.records import Precision
 HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 TRAILER = b"\xff\xff"
 CHUNK_BYTES = 1 << 17
-"""Rows are encoded in pieces of about this size, what a socket holds: while one is encoded, the server works on those
-before it. Larger ones leave it waiting."""
+"""Bytes of rows encoded at a time, about what a socket holds. While one piece is encoded, the server works on earlier
+ones. Larger pieces leave it waiting.
+"""
 ARRAY_BYTES = 1 << 22
-"""Vectors go out in arrays of about this size where COPY is refused: the server holds one at a time in memory."""
+"""Bytes of an array of vectors if COPY is refused; the server holds one array at a time in memory."""
 _TARGET = """
 SELECT has_table_privilege(a.attrelid, 'INSERT') AND NOT row_security_active(a.attrelid), t.oid::int8, t.typarray::int8
 FROM pg_attribute AS a INNER JOIN pg_type AS t ON t.oid = a.atttypid
@@ -34,7 +35,7 @@ WHERE a.attrelid = to_regclass(%s) AND a.attname = 'embedding'
 
 
 def row_type(dim: int, precision: Precision) -> np.dtype[np.void]:
-    """One row of binary COPY: (image_id bigint, embedding) with all lengths."""
+    """Return the type of one row of binary COPY: (image_id bigint, embedding) with all lengths."""
     component = ">f2" if precision == "half" else ">f4"
     return np.dtype(
         [
@@ -50,7 +51,7 @@ def row_type(dim: int, precision: Precision) -> np.dtype[np.void]:
 
 
 def encode_rows(image_ids: NDArray[np.int64], embeddings: NDArray[np.float32], precision: Precision) -> bytes:
-    """The rows in binary COPY format, without header and trailer.
+    """Encode rows in binary COPY format, without header and trailer.
 
     :param image_ids: shape (n,).
     :param embeddings: shape (n, dim), normalised.
@@ -69,7 +70,7 @@ def encode_rows(image_ids: NDArray[np.int64], embeddings: NDArray[np.float32], p
 def add_embeddings(
     connection: psycopg.Connection, stored: StoredEncoder, image_ids: NDArray[np.int64], embeddings: NDArray[np.float32]
 ) -> int:
-    """Add embeddings to an encoder's table in one transaction; images that have one already keep it.
+    """Add embeddings to an encoder's table in one transaction. Images that already have one keep it.
 
     :param image_ids: shape (n,), each at most once.
     :param embeddings: shape (n, dim), normalised.
@@ -81,7 +82,7 @@ def add_embeddings(
         try:
             return copy_embeddings(connection, stored.table, image_ids, embeddings, stored.precision)
         except psycopg.errors.UniqueViolation:
-            pass  # another process was faster with some of them, and COPY cannot skip rows
+            pass  # another process added some first, and COPY cannot skip rows
     step = max(1, ARRAY_BYTES // row_type(embeddings.shape[1], stored.precision).itemsize)
     added = 0
     with connection.transaction(), connection.cursor() as cursor:
@@ -97,10 +98,10 @@ def add_embeddings(
 
 
 def encode_array(embeddings: NDArray[np.float32], precision: Precision, vector_oid: int) -> bytes:
-    """The vectors as PostgreSQL sends an array in binary: dimensions, NULLs, type, length, first index, elements.
+    """Encode vectors as a PostgreSQL array in binary: dimensions, NULLs, type, length, first index, elements.
 
     :param embeddings: shape (n, dim), normalised.
-    :param vector_oid: of the type of the elements.
+    :param vector_oid: OID of the elements' type.
     """
     full = row_type(embeddings.shape[1], precision)
     element = np.dtype([(name, full[name]) for name in ("embedding_bytes", "dim", "unused", "embedding")])
@@ -112,11 +113,11 @@ def encode_array(embeddings: NDArray[np.float32], precision: Precision, vector_o
 
 
 class _VectorArray(bytes):
-    """An array of vectors as it is sent."""
+    """An encoded array of vectors."""
 
 
 def _dumper(array_oid: int) -> type[Dumper]:
-    """Sends a ``_VectorArray`` as it is, as of this type: pgvector's types have other ids in each database."""
+    """Return a dumper that sends a ``_VectorArray`` unchanged, with this type: pgvector's OIDs differ by database."""
 
     class VectorArrayDumper(Dumper):
         format = Format.BINARY
@@ -138,10 +139,10 @@ def copy_embeddings(
     """Add embeddings to a table by binary COPY in one transaction.
 
     :param table: name of the table in schema ``cbir``.
-    :param image_ids: shape (n,), none of which is in the table.
+    :param image_ids: shape (n,), all absent from the table.
     :param embeddings: shape (n, dim), normalised.
     :returns: number of rows added.
-    :raises psycopg.errors.UniqueViolation: when the table has one of them; nothing is added then.
+    :raises psycopg.errors.UniqueViolation: when the table has one of them; then nothing is added.
     """
     with connection.transaction():
         _send(connection, sql.Identifier(SCHEMA, table), image_ids, embeddings, precision)

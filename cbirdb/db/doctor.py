@@ -1,4 +1,4 @@
-"""Checks whether a server is fit for use, one row per check."""
+"""Checks that a server is fit for use, one row per check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cbirdb.db.server.tuning import MB
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The outcome of one check; ``advice`` says what to do when it failed or could be better."""
+    """The outcome of one check. ``advice`` says what to do if it failed or could be better."""
 
     check: str
     passed: bool
@@ -31,7 +31,7 @@ class Check:
     advice: str = ""
 
     def row(self) -> dict[str, object]:
-        """The row that the command line prints."""
+        """Return the row that the command line prints."""
         return {
             "check": self.check,
             "result": "ok" if self.passed else "FAILED",
@@ -41,17 +41,16 @@ class Check:
 
 
 def doctor(connection: psycopg.Connection) -> list[Check]:
-    """Run all checks. One that cannot run, because an earlier one failed, fails too."""
-    return [_guarded(check, connection) for check in CHECKS]
+    """Run all checks. A check that cannot run because an earlier one failed, fails too."""
+    return [_guarded(title, check, connection) for title, check in CHECKS.items()]
 
 
-def _guarded(check: Callable[[psycopg.Connection], Check], connection: psycopg.Connection) -> Check:
+def _guarded(title: str, check: Callable[[psycopg.Connection], Check], connection: psycopg.Connection) -> Check:
     try:
         with connection.transaction():
             return check(connection)
     except psycopg.Error as error:
-        title = (check.__doc__ or "").rstrip(".")
-        return Check(title, False, str(error).splitlines()[0], "Mend the checks above first.")
+        return Check(title, False, str(error).splitlines()[0], "Fix the failed checks above first.")
 
 
 def _value(connection: psycopg.Connection, query: str, *parameters: object) -> object:
@@ -59,7 +58,7 @@ def _value(connection: psycopg.Connection, query: str, *parameters: object) -> o
 
 
 def check_server(connection: psycopg.Connection) -> Check:
-    """PostgreSQL version."""
+    """Check PostgreSQL's version."""
     version = connection.info.server_version
     return Check(
         "PostgreSQL version",
@@ -70,7 +69,7 @@ def check_server(connection: psycopg.Connection) -> Check:
 
 
 def check_extension(connection: psycopg.Connection) -> Check:
-    """Pgvector version."""
+    """Check pgvector's version."""
     installed = extension_version(connection)
     wanted = ".".join(map(str, MINIMUM_PGVECTOR))
     if installed is None:
@@ -83,34 +82,34 @@ def check_extension(connection: psycopg.Connection) -> Check:
 
 
 def check_migrations(connection: psycopg.Connection) -> Check:
-    """Schema cbir."""
-    stands, wanted = current_state(connection), installed_state()
-    good = stands == wanted
-    detail = f"migration and functions {stands}" if good else f"{stands or 'missing'}, this cbirdb has {wanted}"
+    """Check that the schema is up to date."""
+    found, wanted = current_state(connection), installed_state()
+    good = found == wanted
+    detail = f"migration and functions {found}" if good else f"{found or 'missing'}, this cbirdb has {wanted}"
     return Check("Schema cbir", good, detail, "" if good else "Run: cbirdb db upgrade")
 
 
 def check_privileges(connection: psycopg.Connection) -> Check:
-    """Privileges."""
+    """Check the role's privileges."""
     row = connection.execute(
         "SELECT current_user, rolsuper, has_schema_privilege('cbir', 'CREATE'), has_schema_privilege('cbir', 'USAGE'),"
         " has_function_privilege(to_regprocedure('cbir.store_images(bigint, jsonb)'), 'EXECUTE')"
         " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     if row is None:
-        return Check("Privileges", False, "the role is not known to the server", "Connect as another role.")
+        return Check("Privileges", False, "the server does not know the role", "Connect as another role.")
     role, superuser, create, usage, ingest = row
-    asked = {"read": usage, "ingest": ingest, "index": create}
-    rights = [name for name, has in asked.items() if has]
-    lacking = [name for name in asked if name not in rights]
+    granted = {"read": usage, "ingest": ingest, "index": create}
+    rights = [name for name, allowed in granted.items() if allowed]
+    lacking = [name for name in granted if name not in rights]
     advice = f"This role may not {' or '.join(lacking)}; the schema's owner may." if lacking else ""
     if superuser and not connection.info.host.startswith("/"):
-        advice = "This role is a superuser; after the extension exists cbirdb needs none."
+        advice = "This role is a superuser; once the extension exists, cbirdb needs none."
     return Check("Privileges", bool(usage), f"{role} may {', '.join(rights) or 'nothing'}", advice)
 
 
 def check_memory(connection: psycopg.Connection) -> Check:
-    """Memory settings."""
+    """Check the memory settings."""
     sizes = connection.execute(
         "SELECT pg_size_bytes(current_setting('shared_buffers')), pg_size_bytes(current_setting('maintenance_work_mem')),"
         " pg_size_bytes(current_setting('max_wal_size')), current_setting('max_parallel_maintenance_workers')::int"
@@ -129,11 +128,11 @@ def check_memory(connection: psycopg.Connection) -> Check:
 
 
 def check_search(connection: psycopg.Connection) -> Check:
-    """Nearest-neighbour query."""
+    """Check a nearest-neighbour query through an index."""
     see_extension(connection)
     if not _value(connection, "SELECT has_database_privilege(current_database(), 'TEMP')"):
         return _check_search_without_index(connection)
-    # Real vectors through a real index, in a table that is gone when the transaction ends.
+    # Search real vectors through a real index, in a table that vanishes with the transaction.
     connection.execute("CREATE TEMPORARY TABLE doctor_vector (id int, embedding halfvec(3) NOT NULL) ON COMMIT DROP")
     connection.execute("INSERT INTO doctor_vector VALUES (1, '[1,0,0]'), (2, '[0.6,0.8,0]'), (3, '[0,0,1]')")
     connection.execute("CREATE INDEX ON doctor_vector USING hnsw (embedding halfvec_cosine_ops)")
@@ -148,18 +147,18 @@ def check_search(connection: psycopg.Connection) -> Check:
 
 
 def _check_search_without_index(connection: psycopg.Connection) -> Check:
-    """For a role that may not even make a temporary table."""
+    """Check a query for a role that may not create a temporary table."""
     found = connection.execute(
         "SELECT id FROM (VALUES (1, '[1,0,0]'::halfvec), (2, '[0.6,0.8,0]'), (3, '[0,0,1]')) AS v (id, embedding)"
         " ORDER BY embedding <=> '[0.8,0.6,0]' LIMIT 3"
     ).fetchall()
     good = [number for (number,) in found] == [2, 1, 3]
-    detail = "three neighbours in order; without an index, for want of the TEMP privilege"
+    detail = "three neighbours in order, without an index because this role lacks the TEMP privilege"
     return Check("Nearest-neighbour query", good, detail if good else f"unexpected answer {found}")
 
 
 def check_erasures(connection: psycopg.Connection) -> Check:
-    """Erased patients."""
+    """Check that no erased patient is back."""
     if not _value(connection, "SELECT has_table_privilege('cbir.erasure_certificate', 'SELECT')"):
         return Check("Erased patients", True, "not checked: this role may not read the certificates")
     certificates = _value(connection, "SELECT count(*) FROM cbir.erasure_certificate")
@@ -175,7 +174,7 @@ def check_erasures(connection: psycopg.Connection) -> Check:
 
 
 def check_tables(connection: psycopg.Connection) -> Check:
-    """Tables and columns."""
+    """Check that tables and columns are those of this version."""
     if not _value(connection, "SELECT has_schema_privilege('cbir', 'USAGE')"):
         return Check(
             "Tables and columns", False, "this role may not use schema cbir", "Ask for membership in cbir_reader."
@@ -184,31 +183,31 @@ def check_tables(connection: psycopg.Connection) -> Check:
     return Check(
         "Tables and columns",
         not differences,
-        _listed(differences) or "as this version makes them",
-        "Restore what is missing; if nobody knows why it is, ask for help before writing." if differences else "",
+        _listed(differences) or "as this version creates them",
+        "Restore the missing objects. If nobody knows the reason, ask for help before writing." if differences else "",
     )
 
 
 def check_access(connection: psycopg.Connection) -> Check:
-    """Access control."""
+    """Check policies, triggers, grants, owners and search paths."""
     if not _value(connection, "SELECT has_function_privilege('cbir.access_fault()', 'EXECUTE')"):
-        return Check("Access control", True, "not checked: only the schema's owner can compare it")
+        return Check("Access control", True, "not checked: only the schema's owner can compare access control")
     faults = [
         f"{thing}: {fault}" for thing, fault in connection.execute("SELECT object, fault FROM cbir.access_fault()")
     ]
     if no_boundary := next((fault for fault in faults if fault.startswith("role cbir_search: ")), None):
-        # Nothing is damaged: whoever runs the server has not made cbirdb's roles.
+        # No damage: the server's administrator has not created cbirdb's roles.
         faults.remove(no_boundary)
         if not faults:
             return Check(
-                "Access control", True, no_boundary, "To have it: cbirdb db roles --script | psql, then upgrade."
+                "Access control", True, no_boundary, "To create it: cbirdb db roles --script | psql, then upgrade."
             )
-    # The temporary copies that policies are compared on are gone with the transaction.
+    # The temporary copies for the comparison of policies end with the transaction.
     return Check(
         "Access control",
         not faults,
-        _listed(faults) or "policies, triggers, grants, owners and search paths are as this version makes them",
-        "If nobody meant it so: cbirdb db upgrade, then cbirdb db row-security on." if faults else "",
+        _listed(faults) or "policies, triggers, grants, owners and search paths are as this version creates them",
+        "If nobody changed them on purpose: cbirdb db upgrade, then cbirdb db row-security on." if faults else "",
     )
 
 
@@ -217,7 +216,7 @@ def _listed(findings: Sequence[str]) -> str:
 
 
 def check_indexes(connection: psycopg.Connection) -> Check:
-    """Vector indexes."""
+    """Check the vector indexes."""
     if not _value(connection, "SELECT cbir.sees_all_rows() AND has_table_privilege('cbir.index_build', 'SELECT')"):
         return Check("Vector indexes", True, "not checked: this role may not see the records of builds")
     strays = stray_indexes(connection)
@@ -232,19 +231,22 @@ def check_indexes(connection: psycopg.Connection) -> Check:
         f"Run: cbirdb index build -e {name}" for name in sorted({s.encoder for s in strays if s.ours or s.in_use})
     ]
     if not all(s.ours or s.in_use for s in strays):
-        advice.append("DROP INDEX CONCURRENTLY what cbirdb did not build: searches may be exact because of it.")
+        advice.append(
+            "DROP INDEX CONCURRENTLY the indexes that cbirdb did not build: because of them, searches may be exact."
+        )
     return Check("Vector indexes", False, "; ".join(words), " ".join(advice))
 
 
-CHECKS: tuple[Callable[[psycopg.Connection], Check], ...] = (
-    check_server,
-    check_extension,
-    check_migrations,
-    check_tables,
-    check_access,
-    check_privileges,
-    check_memory,
-    check_search,
-    check_erasures,
-    check_indexes,
-)
+CHECKS: dict[str, Callable[[psycopg.Connection], Check]] = {
+    "PostgreSQL version": check_server,
+    "pgvector version": check_extension,
+    "Schema cbir": check_migrations,
+    "Tables and columns": check_tables,
+    "Access control": check_access,
+    "Privileges": check_privileges,
+    "Memory settings": check_memory,
+    "Nearest-neighbour query": check_search,
+    "Erased patients": check_erasures,
+    "Vector indexes": check_indexes,
+}
+"""Checks by title, in the order in which they run."""

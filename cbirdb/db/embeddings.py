@@ -1,4 +1,4 @@
-"""Encoders in the database, their embedding tables, and which images still lack an embedding."""
+"""Manages encoders in the database, their embedding tables, and the images that still lack an embedding."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ class PendingImage:
     source: str
     root: str
     sha256: bytes | None
-    """Of the file's content, as the catalogue has it; None when the file was not looked at."""
+    """Hash of the file's content in the catalogue; None if the file was not read."""
     damaged: bool
-    """Whether it was taken although it is damaged."""
+    """True if the image was accepted although it is damaged."""
     missing: Sequence[bool]
-    """Of each encoder that was asked about: True when the image has no embedding of it."""
+    """For each requested encoder, True if the image lacks its embedding."""
 
 
 ENCODER_NAME = re.compile(r"(?=[^@]*[a-z0-9])[a-z0-9.-]{1,40}(@[0-9a-f]{8})?")
-"""As in ``cbir.check_encoder_name``."""
+"""Valid names, as in ``cbir.check_encoder_name``."""
 
 
 def table_name(encoder: str) -> str:
-    """``tiny-image`` -> ``embedding_tiny_image``; the same as ``cbir.register_encoder`` derives.
+    """Return an encoder's table: ``tiny-image`` -> ``embedding_tiny_image``, as ``cbir.register_encoder`` derives it.
 
     :raises InputError: when no encoder can have that name.
     """
     if not ENCODER_NAME.fullmatch(encoder):
         raise InputError(
             f"'{printable(encoder)}' cannot name an encoder.",
-            hint="Use 1 to 40 of the characters a-z, 0-9, '-' and '.'; then, if at all, one '@' and 8 of 0-9, a-f.",
+            hint="Use 1 to 40 of the characters a-z, 0-9, '-' and '.'. Optionally add '@' and 8 of 0-9, a-f.",
         )
     return "embedding_" + re.sub(r"[^a-z0-9]+", "_", encoder).strip("_")
 
 
 def find_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder | None:
-    """The encoder of that name in this database, or None."""
+    """Return the encoder of that name in this database, or None."""
     row = connection.execute(
         "SELECT encoder_id, encoder, table_name, dim, precision, weights_sha256, preprocessing_sha256, spec, provenance,"
         " golden_embedding FROM cbir.encoder_overview WHERE encoder = %s",
@@ -79,15 +79,15 @@ def find_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder | N
 
 
 def stored_tables(connection: psycopg.Connection) -> dict[str, str]:
-    """Embedding tables by the names of their encoders."""
+    """Return the embedding tables by the names of their encoders."""
     return dict(connection.execute("SELECT encoder, table_name FROM cbir.encoder_overview").fetchall())
 
 
 def get_encoder(connection: psycopg.Connection, name: str, *, also_known: Sequence[str] = ()) -> StoredEncoder:
-    """The encoder of that name in this database.
+    """Return the encoder of that name in this database.
 
-    :param also_known: names that would be right but have not been used in this database.
-    :raises UnknownNameError: when the name means nothing.
+    :param also_known: valid names without embeddings in this database.
+    :raises UnknownNameError: when no encoder has that name.
     :raises InputError: when the encoder is known but has no embeddings here yet.
     """
     found = find_encoder(connection, name)
@@ -111,9 +111,9 @@ def register_encoder(
     provenance: Mapping[str, Any],
     golden_embedding: Sequence[float] | None = None,
 ) -> StoredEncoder:
-    """Make the encoder's row and embedding table, or check that those there are of the same encoder.
+    """Create the encoder's row and embedding table, or check that the existing ones are of the same encoder.
 
-    :param precision: None: half for a new encoder, whatever it is for one that exists.
+    :param precision: None: half for a new encoder, the stored precision for an existing one.
     :param golden_embedding: the unit vector of the fixed picture.
     :raises InputError: when the stored dimension or precision differs.
     :raises EncoderError: when the stored vectors came from other weights, preprocessing or number format.
@@ -143,7 +143,7 @@ def register_encoder(
             )
         _check_same(stored, dim, precision, provenance)
         if stored.golden_embedding is None and golden is not None:
-            # Its vectors so far were imported: this is the first time that it computes some itself.
+            # Its vectors were imported so far; this is the first time that it computes some itself.
             connection.execute(
                 "SELECT cbir.describe_encoder(%s, %s, %s, %s, %s::real[])",
                 [name, *described, Jsonb(dict(provenance)), golden],
@@ -160,25 +160,25 @@ def _check_same(stored: StoredEncoder, dim: int, precision: Precision | None, pr
     if precision is not None and precision != stored.precision:
         raise InputError(
             f"The embeddings of '{stored.name}' are stored in {stored.precision} precision, not {precision}.",
-            hint=f"Leave out --precision, or run: cbirdb encoders drop {stored.name}",
+            hint=f"Omit --precision, or run: cbirdb encoders drop {stored.name}",
         )
     check_provenance(stored, provenance)
 
 
 def check_provenance(stored: StoredEncoder, provenance: Mapping[str, Any]) -> None:
-    """Refuse to compare vectors with stored ones that were made from something else.
+    """Refuse to compare vectors with stored ones of another origin.
 
     :raises EncoderError: when weights, preprocessing or number format differ.
     """
     anew = f"or start anew: cbirdb encoders drop {stored.name}"
-    for what, before in (
+    for origin, before in (
         ("weights", stored.weights_sha256),
         ("preprocessing", stored.preprocessing_sha256),
     ):
-        now = provenance.get(f"{what}_sha256")
+        now = provenance.get(f"{origin}_sha256")
         if before is not None and now is not None and before != now:
             raise EncoderError(
-                f"The stored embeddings of '{stored.name}' were made with other {what}"
+                f"The stored embeddings of '{stored.name}' were made with other {origin}"
                 f" ({before[:12]}..., now {now[:12]}...), so the two cannot be compared.",
                 hint=f"Use the same weights, {anew}",
             )
@@ -199,10 +199,10 @@ def pending_page(
     after: int,
     page: int = 1000,
 ) -> list[PendingImage]:
-    """The next images that have a file but lack an embedding of any of the encoders, in the order of their ids.
+    """Return the next images that have a file but lack an embedding of any of the encoders, ordered by id.
 
     :param datasets: names; empty: all.
-    :param after: the last image id of the page before; 0: from the beginning.
+    :param after: the last image id of the previous page; 0: start at the beginning.
     """
     found = connection.execute(
         "SELECT * FROM cbir.pending_images(%s, %s, %s, %s, %s, %s)", [*_scope(encoders, datasets, shard), after, page]
@@ -212,24 +212,24 @@ def pending_page(
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What is left to do for some encoders."""
+    """Counts of the work left for some encoders."""
 
     total: int
     """Images of the datasets and the shard."""
     images: int
-    """That lack an embedding of any of them, and have a file."""
+    """Images that have a file and lack an embedding of any of the encoders."""
     lacking: Sequence[int]
-    """Of each encoder: how many of these lack its embedding."""
+    """For each encoder, the number of those images that lack its embedding."""
     without_file: Sequence[int]
-    """Of each encoder: how many lack its embedding and have no file."""
+    """For each encoder, the number of images that lack its embedding and have no file."""
 
 
 def count_pending(
     connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str], shard: Shard = WHOLE
 ) -> Pending:
-    """Count the images, those that ``pending_page`` would give in all, and those that it leaves out for want of a file.
+    """Count the images, those that all pages of ``pending_page`` contain, and those without a file.
 
-    :param encoders: may be none, where only images are to be counted.
+    :param encoders: may be empty, to count only images.
     :param datasets: names; empty: all.
     """
     row = connection.execute(
@@ -241,7 +241,7 @@ def count_pending(
 def pending_roots(
     connection: psycopg.Connection, encoders: Sequence[StoredEncoder], datasets: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """Names and folders of the datasets with an image that has a file and lacks an embedding of any of the encoders."""
+    """Return names and folders of the datasets with an image that has a file and lacks an embedding of any encoder."""
     names = [encoder.name for encoder in encoders]
     return connection.execute(
         "SELECT dataset, root FROM cbir.pending_roots(%s, %s)", [names, list(datasets) or None]
@@ -253,7 +253,7 @@ def _scope(encoders: Sequence[StoredEncoder], datasets: Sequence[str], shard: Sh
 
 
 def count_embeddings(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
-    """Rows of the encoder's embedding table."""
+    """Count the rows of the encoder's embedding table."""
     query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(SCHEMA, encoder.table))
     row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
@@ -268,18 +268,18 @@ def drop_encoder(
 ) -> None:
     """Remove an encoder with its embeddings, indexes and evaluation runs.
 
-    :param waits: how this connection waits for those who read the tables.
-    :param and_then: is done in the same transaction.
-    :raises SchemaError: when the table that would be dropped is not one that cbirdb made for embeddings.
+    :param waits: waits for those who read the tables; None: the default.
+    :param and_then: called in the same transaction.
+    :raises SchemaError: when the table to drop is not an embedding table of cbirdb.
     """
     waits = waits or LockWaits(connection)
-    # Derived from the name: what a table says is not what is dropped.
+    # Derive the table from the encoder's name; a stored table name must not decide what is dropped.
     table = sql.Identifier(SCHEMA, table_name(encoder.name))
     row = connection.execute(_IS_EMBEDDING_TABLE, [table.as_string(connection)]).fetchone()
     if row is not None and not row[0]:
         raise SchemaError(
-            f"The table {table_name(encoder.name)} does not look like one of embeddings, so it is not dropped.",
-            hint="Compare it with what cbir.create_embedding_table makes.",
+            f"The table {table_name(encoder.name)} does not look like an embedding table, so it is not dropped.",
+            hint="Compare it with the table that cbir.create_embedding_table creates.",
         )
 
     def drop() -> None:
@@ -287,11 +287,11 @@ def drop_encoder(
         connection.execute("DELETE FROM cbir.encoder WHERE encoder_id = %s", [encoder.encoder_id])
         and_then()
         if row is not None:
-            # Last, as all searches wait from here on: with the table's foreign key a trigger of cbir.image goes.
+            # Last, since all searches wait from here on: dropping the foreign key drops a trigger of cbir.image.
             waits.lock_tables([table_name(encoder.name), "image"])
             connection.execute(sql.SQL("DROP TABLE {}").format(table))
 
-    # Millions of rows may hang on runs: not within what is tried again.
+    # Runs may have millions of rows, so delete them outside of the part that is retried.
     _drop_runs(connection, encoder)
     waits.retry(drop)
 

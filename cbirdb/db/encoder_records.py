@@ -1,4 +1,4 @@
-"""Records of encoders that a database knows besides those that ship with cbirdb."""
+"""Stores records of encoders in a database, besides those that ship with cbirdb."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbirdb.errors import InputError
 
 
 def stored_records(connection: psycopg.Connection) -> dict[str, Mapping[str, Any]]:
-    """All of them by name, in the order of their names."""
+    """Return all records, ordered by name."""
     return dict(
         connection.execute("SELECT encoder, spec FROM cbir.encoder_record_overview ORDER BY encoder").fetchall()
     )
@@ -26,11 +26,11 @@ def insert_record(connection: psycopg.Connection, name: str, spec: Mapping[str, 
     """
     if not one_value(connection.execute("SELECT cbir.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))])):
         raise InputError(
-            f"There is an encoder named '{name}' already.",
-            hint=f"Choose another name, or take it back first: cbirdb encoders drop {name}",
+            f"An encoder named '{name}' already exists.",
+            hint=f"Choose another name, or remove that encoder first: cbirdb encoders drop {name}",
         )
 
 
 def delete_record(connection: psycopg.Connection, name: str) -> bool:
-    """Take a record back; False when there is none."""
+    """Delete a record; return False if there is none."""
     return connection.execute("DELETE FROM cbir.encoder_record WHERE name = %s", [name]).rowcount > 0

@@ -1,4 +1,4 @@
-"""Erasing patients, certificates of it, and what keeps them from coming back: the SQL side of ``cbirdb erase``."""
+"""Erases patients, certifies it, and keeps them from coming back: the SQL side of ``cbirdb erase``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cbirdb.db.lock_waits import LockWaits
 
 log = logging.getLogger(__name__)
 
-# The only statements that are run because a certificate says so: its text is a table's, which an administrator of the
-# schema may write into.
+# Only these statements run because a certificate says so. A certificate's text lies in a table, which an administrator
+# of the schema may write.
 _AFTERWARDS = re.compile(
     r'(?:REINDEX INDEX CONCURRENTLY|VACUUM(?: \(ANALYZE\))?) (cbir\.(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")+"))'
 )
 
 
 def erased_datasets(connection: psycopg.Connection) -> list[str]:
-    """Names of the datasets of which patients have been erased."""
+    """Return the names of datasets with erased patients."""
     return [row[0] for row in connection.execute("SELECT cbir.erased_dataset()")]
 
 
@@ -35,10 +35,10 @@ def erased_sources(
     *,
     both: bool = False,
 ) -> set[str]:
-    """Which of these images belong to erased patients.
+    """Return the sources among these images that belong to erased patients.
 
-    :param pseudonyms: of each image's patient; None where it is not known.
-    :param both: only where image and patient are both known as erased.
+    :param pseudonyms: pseudonym of each image's patient; None if unknown.
+    :param both: return only images whose source and patient are both known as erased.
     """
     if not sources:
         return set()
@@ -56,11 +56,11 @@ SELECT c.certificate_id::text, c.dataset, encode(c.pseudonym_sha256, 'hex') AS p
            WHERE i.certificate_id = c.certificate_id ORDER BY 1
        ) AS sources_sha256
 """
-"""A certificate as files hold it."""
+"""Query of a certificate in the form of a file."""
 
 
 def erase_patients(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> list[dict[str, Any]]:
-    """Erase patients by pseudonym and dataset (None: any), all of them or none; returns their certificates."""
+    """Erase patients by pseudonym and dataset (None: any), all or none of them; return their certificates."""
     certificates: list[dict[str, Any]] = []
     with connection.transaction():
         for pseudonym, dataset in people:
@@ -72,7 +72,7 @@ def erase_patients(connection: psycopg.Connection, people: Sequence[tuple[str, s
 
 
 def reapply(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Put certificates back and erase everybody again who has one; returns the new certificates."""
+    """Store certificates and erase again everybody who has one; return the new certificates."""
     with connection.transaction():
         connection.execute("SELECT cbir.restore_certificates(%s)", [Jsonb(list(certificates))])
         found = connection.execute("SELECT certificate_id FROM cbir.reapply_erasures()").fetchall()
@@ -80,12 +80,12 @@ def reapply(connection: psycopg.Connection, certificates: Sequence[Mapping[str, 
 
 
 def all_certificates(connection: psycopg.Connection) -> list[dict[str, Any]]:
-    """Every certificate of this database, in the order of the erasures."""
+    """Return every certificate of this database, in the order of the erasures."""
     return _read(connection, None)
 
 
 def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those pairs of pseudonym and dataset that are a patient's here, or an erased one's."""
+    """Return the pairs of pseudonym and dataset that belong to a stored or an erased patient."""
     found = connection.execute(
         """
         SELECT given.pseudonym, given.dataset
@@ -105,9 +105,9 @@ def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str,
 
 
 def is_known(connection: psycopg.Connection, pseudonym: str, dataset: str | None) -> bool:
-    """Whether it is a patient's here, or an erased one's.
+    """Return True if the pseudonym belongs to a stored or an erased patient.
 
-    :param dataset: None: in whichever dataset.
+    :param dataset: None: in any dataset.
     """
     row = connection.execute(
         """
@@ -126,22 +126,23 @@ def is_known(connection: psycopg.Connection, pseudonym: str, dataset: str | None
 
 
 def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Run what takes the deleted vectors out of indexes and files, each statement once; returns those that did not run.
+    """Run the statements that remove deleted vectors from indexes and files, each once; return those that did not run.
 
-    On a connection in autocommit mode: none of them can run in a transaction. What is gone since needs nothing.
+    The connection must be in autocommit mode, since none of them can run in a transaction. Tables and indexes that no
+    longer exist are skipped.
     """
     wanted = list(dict.fromkeys(statement for certificate in certificates for statement in certificate["to_run"]))
     warnings: list[str] = []
 
     def note(diagnostic: psycopg.errors.Diagnostic) -> None:
-        # To VACUUM another's table is refused by a warning.
+        # The server refuses VACUUM of another role's table only with a warning.
         if diagnostic.severity_nonlocalized == "WARNING":
             warnings.append(diagnostic.message_primary or "")
 
     left: list[str] = []
     connection.add_notice_handler(note)
     try:
-        # All indexes first: VACUUM is quicker on one that has just been built.
+        # Indexes first: VACUUM is faster on a newly built one.
         for statement in sorted(wanted, key=lambda text: text.startswith("VACUUM")):
             warnings.clear()
             known = _AFTERWARDS.fullmatch(statement)

@@ -1,4 +1,4 @@
-"""Turn the driver's errors into ours: what is wrong in one sentence, then what to do."""
+"""Turns the driver's errors into ours: a sentence on the fault, then what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbirdb.errors import BusyError, CbirdbError, DatabaseError, InputError, Not
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turns the driver's errors into ours: what is wrong, then what to do."""
+    """Turn the driver's errors into ours."""
     try:
         yield
     except CbirdbError:
@@ -26,8 +26,8 @@ def translated_errors() -> Iterator[None]:
     except psycopg.errors.DiskFull as error:
         raise DatabaseError(
             f"The server's disk is full: {_first_line(error)}.",
-            hint="Make room, start the server if it has stopped, and run the same command again;"
-            " what was committed is kept.",
+            hint="Make room, start the server if it has stopped, and run the same command again."
+            " Committed work is kept.",
         ) from error
     except psycopg.errors.ProgramLimitExceeded as error:
         raise DatabaseError(
@@ -40,7 +40,7 @@ def translated_errors() -> Iterator[None]:
     ) as error:
         raise DatabaseError(
             f"The server stopped a statement: {_first_line(error)}.",
-            hint="Run the same command again; what was committed is kept.",
+            hint="Run the same command again. Committed work is kept.",
         ) from error
     except psycopg.errors.ObjectNotInPrerequisiteState as error:
         message = _first_line(error)
@@ -50,15 +50,15 @@ def translated_errors() -> Iterator[None]:
             raise DatabaseError(f"The database refused: {_first_line(error)}.", hint=_hint(error)) from error
         raise DatabaseError(
             f"The connection to the server was lost: {_first_line(error)}.",
-            hint="Run the same command again; what was committed is kept. If it is lost again, the server's log says why"
-            " (a full disk, for one).",
+            hint="Run the same command again. Committed work is kept. If the connection is lost again, read the server's"
+            " log; its disk may be full.",
         ) from error
     except psycopg.Error as error:
         raise DatabaseError(f"The database refused: {_first_line(error)}.", hint=_hint(error)) from error
 
 
 def _is_lost(error: psycopg.OperationalError) -> bool:
-    """The driver says so without a code; the server by those of connections (08) and of its shutting down (57P)."""
+    """Return True if the connection is lost: no code from the driver, or a code of class 08 or 57P from the server."""
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
@@ -96,49 +96,49 @@ _CAUSES = (
     (
         "server does not support SSL",
         "The server offers no encryption, and the connection string asks for it.",
-        "Turn it on there (ssl = on).",
+        "Turn it on at the server (ssl = on).",
     ),
     (
         "pg_hba.conf",
-        "The server's rules do not let this role in from here in this way.",
-        "Use sslmode=verify-full and a role of your own; pg_hba.conf on the server has the rules.",
+        "The server's rules do not admit this role from this address in this way.",
+        "Use sslmode=verify-full and a role of your own; the rules are in pg_hba.conf on the server.",
     ),
     ("does not exist", "The server has no such database or role: {cause}.", "Check the connection string."),
     (
         "too many clients",
-        "The server has as many connections as it allows.",
-        "Close sessions that nobody uses, or raise max_connections.",
+        "The server has no free connection left.",
+        "Close unused sessions, or raise max_connections.",
     ),
     (
         "connection slots are reserved",
-        "The server has no connection left for this role; the last are reserved.",
-        "Close sessions that nobody uses, or raise max_connections.",
+        "The server has no free connection for this role; the last ones are reserved.",
+        "Close unused sessions, or raise max_connections.",
     ),
     (
         "too many connections for",
         "The server allows no more connections for this role or database.",
-        "Close sessions that nobody uses, or raise CONNECTION LIMIT.",
+        "Close unused sessions, or raise CONNECTION LIMIT.",
     ),
     (
         "the database system is",
         "The server is starting, recovering or shutting down.",
-        "Try again in a moment; if it stays so, its log says why (a full disk, for one).",
+        "Try again in a moment. If that does not help, read the server's log; its disk may be full.",
     ),
     (
         "server closed the connection",
-        "The server broke off the connection ({where}).",
-        "Try again; if it stays so, its log says why (a full disk, for one).",
+        "The server closed the connection ({where}).",
+        "Try again. If that does not help, read the server's log; its disk may be full.",
     ),
     (
         "Connection refused",
         "No server answers there ({where}).",
-        "Check host and port, and that the server runs; where it has stopped, its log says why.",
+        "Check host and port, and that the server runs. If it has stopped, its log says why.",
     ),
     ("No such file", "No server answers there ({where}).", "Check the socket folder, and that the server runs."),
-    ("resolve", "The host name is not known: {cause}.", "Check the host in the connection string."),
+    ("resolve", "The host name is unknown: {cause}.", "Check the host in the connection string."),
     ("timeout", "The server did not answer in time ({where}).", "Check host, port and firewall."),
 )
-"""Each cause as libpq words it, its meaning, and the remedy; the first that fits counts."""
+"""Texts of libpq, their meanings, and the remedies; the first match counts."""
 _LASTING = {
     "password authentication failed",
     "no password supplied",
@@ -149,18 +149,18 @@ _LASTING = {
     "pg_hba.conf",
     "does not exist",
 }
-"""Those of them that another try will meet again."""
+"""Texts of errors that another try will meet again."""
 _KINDS: dict[str, type[DatabaseError]] = {
     "too many clients": BusyError,
     "connection slots are reserved": BusyError,
     "too many connections for": BusyError,
     "the database system is": NotReadyError,
 }
-"""Those of them that say that a server is there."""
+"""Texts of errors of a server that exists."""
 
 
 def connection_error(error: psycopg.OperationalError) -> DatabaseError:
-    """Say in our words why the driver could not connect: by its text, as it passes no SQLSTATE on then."""
+    """Explain in our words why the driver could not connect. It has only a text then, no SQLSTATE."""
     text = str(error)
     target = re.search(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?', text)
     where = " port ".join(part for part in target.groups() if part) if target else "as named"
@@ -172,6 +172,6 @@ def connection_error(error: psycopg.OperationalError) -> DatabaseError:
 
 
 def _last_cause(text: str) -> str:
-    """Libpq's own words for the last address that it tried."""
+    """Return libpq's own words for the last address that it tried."""
     line = next((line for line in reversed(text.splitlines()) if line.strip()), text).strip()
     return line.removeprefix("connection failed: ").rstrip(".?")

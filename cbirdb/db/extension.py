@@ -1,4 +1,4 @@
-"""The extension pgvector in this database: its version, and where it lies."""
+"""Finds pgvector in this database: its version, and its schema."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from cbirdb.db.rows import first_value
 
 
 def extension_version(connection: psycopg.Connection) -> str | None:
-    """Pgvector's version in this database, such as ``0.8.5``; None when it is not there."""
+    """Return pgvector's version in this database, such as ``0.8.5``; None if it is not installed."""
     return first_value(connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
-    """``0.8.5`` -> (0, 8, 5)."""
+    """Parse a version: ``0.8.5`` -> (0, 8, 5)."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def see_extension(connection: psycopg.Connection) -> None:
-    """For this transaction, put the schema that pgvector lies in on the search path, wherever that is."""
+    """Add pgvector's schema to the search path for this transaction."""
     connection.execute(
         """
         SELECT set_config(

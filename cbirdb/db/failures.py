@@ -1,4 +1,4 @@
-"""Rows of ``cbir.failure``: what went wrong with which file, and that it has gone well since."""
+"""Records files that failed in ``cbir.failure``, and marks those that have succeeded since."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def record_failures(
     dataset_ids: Mapping[str, int],
     encoder_id: int | None = None,
 ) -> None:
-    """Store failures; one that is met again is counted, not repeated.
+    """Store failures; a repeated one increases its count.
 
     :param dataset_ids: ids of the datasets by name; a failure that names none of them belongs to no dataset.
     """
-    # The same file may fail twice in one batch, which one INSERT ... ON CONFLICT may not touch twice.
+    # One INSERT ... ON CONFLICT may not touch a row twice, and a file may fail twice in one batch.
     unique = {(failure.dataset, failure.source, failure.line): failure for failure in failures}
     if not unique:
         return
@@ -41,7 +41,7 @@ def record_failures(
 
 
 def _plain(text: str) -> str:
-    """Without what PostgreSQL has no text for: messages of decoders may quote a file's bytes."""
+    """Remove characters that PostgreSQL's text cannot hold; messages of decoders may quote a file's bytes."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
@@ -53,24 +53,26 @@ def resolve_failures(
     *,
     encoder_id: int | None = None,
 ) -> None:
-    """Mark what failed before and has gone well now."""
+    """Mark earlier failures of files that have now succeeded."""
     connection.execute("SELECT cbir.resolve_failures(%s, %s, %s, %s)", [stage, encoder_id, dataset_id, list(sources)])
 
 
 def resolve_gone(connection: psycopg.Connection, dataset_ids: Collection[int], before: datetime) -> None:
-    """Mark failures of an ingest that a later one, of all that the datasets have, did not meet again.
+    """Mark failures of an ingest that a later, complete ingest of the datasets did not meet again.
 
-    :param before: when that one began, by the server's clock.
+    :param before: start of the later ingest, by the server's clock.
     """
     connection.execute("SELECT cbir.resolve_gone_failures(%s::bigint[], %s)", [list(dataset_ids), before])
 
 
 def resolve_gone_lists(connection: psycopg.Connection, folder: str, before: datetime) -> None:
-    """The same for lists of a folder, which belong to no dataset."""
+    """Mark failures of lists in a folder, which belong to no dataset, as ``resolve_gone`` does."""
     connection.execute("SELECT cbir.resolve_gone_lists(%s, %s)", [folder, before])
 
 
 def has_unresolved(connection: psycopg.Connection, stage: Stage, encoder: str) -> bool:
-    """Whether anything of a stage is unresolved for an encoder: mostly not, and then no batch need look."""
+    """Return True if a stage has an unresolved failure for an encoder. Usually it has none, and batches skip the
+    check.
+    """
     query = "SELECT FROM cbir.failure_overview WHERE stage = %s AND encoder = %s AND NOT resolved LIMIT 1"
     return connection.execute(query, [stage, encoder]).fetchone() is not None

@@ -1,4 +1,4 @@
-"""What is recorded about the vector indexes that were built."""
+"""Reads the records of vector indexes that were built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cbirdb.errors import InputError
 
 
 class NoIndexError(InputError):
-    """The encoder has no vector index, or none that searches can be sure to use."""
+    """Raised when the encoder has no vector index, or none that searches are sure to use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class IndexBuild:
     audit: dict[str, Any] | None
 
     def row(self) -> dict[str, object]:
-        """The row that the command line prints."""
+        """Return the row that the command line prints."""
         return {
             "encoder": self.encoder,
             "build": self.index_build_id,
@@ -53,14 +53,14 @@ class IndexBuild:
 
 
 def audit_words(audit: dict[str, Any] | None) -> str:
-    """An audit in one line, as it stands beside whatever was found through the index."""
+    """Describe an audit in one line, to show beside results that came through the index."""
     if audit is None:
         return "not audited"
-    near, far = audit["recall_at_10"], audit["recall_at_100"]
+    at_10, at_100 = audit["recall_at_10"], audit["recall_at_100"]
     return (
         f"{'passed' if audit['passed'] else 'FAILED'}: of {audit['sample']:,} stored vectors"
-        f" {audit['self_retrieval']:.2%} find themselves; recall at 10 {near['mean']:.4f} (first percentile"
-        f" {near['p1']:.2f}, {near['zeros']} without any), at 100 {far['mean']:.4f}"
+        f" {audit['self_retrieval']:.2%} find themselves; recall at 10 {at_10['mean']:.4f} (first percentile"
+        f" {at_10['p1']:.2f}, {at_10['zeros']} without any), at 100 {at_100['mean']:.4f}"
     )
 
 
@@ -69,7 +69,7 @@ def _words(settings: dict[str, Any]) -> str:
 
 
 def current_build(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild | None:
-    """The build in use, or None."""
+    """Return the build in use, or None."""
     row = connection.execute(
         """
         SELECT b.index_build_id, %s, b.index_name, b.method, b.parameters, b.search_settings, b.rows_indexed,
@@ -84,28 +84,28 @@ def current_build(connection: psycopg.Connection, encoder: StoredEncoder) -> Ind
 
 
 def leftover_indexes(connection: psycopg.Connection, encoder: StoredEncoder) -> list[str]:
-    """Indexes of the encoder that cbirdb built and that are not in use: of builds and drops that were killed."""
+    """Return the encoder's unused indexes that cbirdb built, left by killed builds and drops."""
     return [stray.index_name for stray in stray_indexes(connection, encoder.encoder_id) if stray.ours]
 
 
 @dataclass(frozen=True, slots=True)
 class StrayIndex:
-    """A vector index of an embedding table that is not the one in use, or is in use and not valid."""
+    """A vector index of an embedding table that is unused, or is in use and invalid."""
 
     encoder: str
     index_name: str
     in_use: bool
     ours: bool
-    """cbirdb built it, and another took its place; or rebuilding one that cbirdb built was interrupted."""
+    """True if cbirdb built it and another replaced it, or if a rebuild of cbirdb's index was interrupted."""
     valid: bool
 
 
 def stray_indexes(connection: psycopg.Connection, encoder_id: int | None = None) -> list[StrayIndex]:
-    """Vector indexes that ought not to be there, of one encoder or of all."""
+    """Return the superfluous or invalid vector indexes of one encoder or of all."""
     return [StrayIndex(*row) for row in connection.execute(_STRAYS, {"encoder_id": encoder_id})]
 
 
-# REINDEX CONCURRENTLY adds _ccnew and _ccold to the name, which it cuts where it grows too long.
+# REINDEX CONCURRENTLY adds _ccnew and _ccold to the name, and cuts a name that grows too long.
 _STRAYS = """
 SELECT e.name, c.relname, used.found, built.found AND NOT used.found, x.indisvalid
 FROM cbir.encoder AS e
@@ -130,19 +130,19 @@ ORDER BY e.name, c.relname
 
 
 def refuse_rival(connection: psycopg.Connection, build: IndexBuild) -> None:
-    """Refuse to walk where the planner may take another index than the one in use.
+    """Refuse a search through the index if the planner may choose another index.
 
-    :raises NoIndexError: naming the other.
+    :raises NoIndexError: naming the other index.
     """
     query = "SELECT cbir.rival_index(to_regclass('cbir.' || quote_ident(%s)))"
     if rival := one_value(connection.execute(query, [build.index_name])):
         raise NoIndexError(
             f"The encoder '{build.encoder}' has a second index of the same kind, {rival}, so no search uses either.",
-            hint=f"Run: cbirdb index build -e {build.encoder}; or drop that one, if cbirdb did not build it.",
+            hint=f"Run: cbirdb index build -e {build.encoder}. If cbirdb did not build that one, drop it.",
         )
 
 
 def server_versions(connection: psycopg.Connection) -> dict[str, str]:
-    """PostgreSQL's and pgvector's versions, recorded with every result."""
+    """Return PostgreSQL's and pgvector's versions, which are recorded with every result."""
     version = one_value(connection.execute("SELECT current_setting('server_version')"))
     return {"postgresql": version, "pgvector": extension_version(connection) or ""}

@@ -1,4 +1,4 @@
-"""How to search through a vector index, as ``cbir.index_walk`` says."""
+"""Plans searches through a vector index, as ``cbir.index_walk`` says."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from cbirdb.db.rows import one_row
 
 
 class Built(Protocol):
-    """What is recorded of an index, or will be."""
+    """The recorded or planned properties of an index."""
 
     @property
-    def parameters(self) -> dict[str, Any]: ...
+    def parameters(self) -> dict[str, Any]:
+        """Return the method's build parameters."""
+
     @property
-    def search_settings(self) -> dict[str, int]: ...
+    def search_settings(self) -> dict[str, int]:
+        """Return the settings for a search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """How far to walk, and what to set for it."""
+    """The extent and the settings of a search through an index."""
 
     nearest_first: sql.SQL
-    """To order by: of a row ``e`` and a query ``q`` that each have an embedding."""
+    """ORDER BY expression over a row ``e`` and a query ``q`` that each have an embedding."""
     candidates: int
-    """Rows to walk over."""
+    """Rows to visit."""
     kept: int
-    """Of those that pass the filter, how many to compare by cosine distance."""
+    """Rows that pass the filter and are compared by cosine distance."""
     settings: dict[str, str]
 
 
@@ -45,10 +48,10 @@ def index_walk(
     k: int,
     share: float = 1.0,
 ) -> Walk:
-    """The walk for ``k`` neighbours.
+    """Return the walk for ``k`` neighbours.
 
-    :param rows: in the index.
-    :param share: of the rows, that may be found; 1: no row is left out.
+    :param rows: rows in the index.
+    :param share: share of the rows that pass the filter; 1: all.
     """
     scan = connection.execute(
         "SELECT nearest_first, candidates, kept, jsonb_object(settings) FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, %s)",
@@ -59,6 +62,9 @@ def index_walk(
 
 
 def apply_settings(connection: psycopg.Connection, settings: dict[str, str]) -> None:
-    """For this transaction only: a pooler may hand the session on. pgvector's schema must be on the search path."""
-    # A first use of the type loads pgvector, without which its settings are not known.
+    """Apply settings to this transaction only, since a pooler may hand the session on.
+
+    pgvector's schema must be on the search path.
+    """
+    # Using the type loads pgvector; before that, the server does not know its settings.
     connection.execute("SELECT '[1]'::vector, cbir.swap_settings(%s)", [[*chain(*settings.items())]])

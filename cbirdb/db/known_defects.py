@@ -1,8 +1,8 @@
-"""Known defects of the pgvector releases that cbirdb runs on, and what must not be done with those that have them.
+"""Lists known defects of pgvector releases, and refuses operations that they make unsafe.
 
-IVFFlat builds before 0.8.7 (CVE-2026-103484) trust that every value has the dimensions of the index: a value with more
-of them is added up beyond the memory of its list's centre. Where the index is on a column that is declared with its
-dimensions, and on no expression, the server has checked each value as it was stored, and none can differ.
+IVFFlat builds before 0.8.7 (CVE-2026-103484) trust that every value has the dimensions of the index. A value with more
+dimensions overwrites memory beyond its list's centre. If the indexed column is declared with its dimensions, and the
+index is on no expression, the server has checked each value on storing, and all are safe.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Version = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """What a release of pgvector mended."""
+    """A defect that a release of pgvector fixed."""
 
-    mended_in: Version
-    what: str
+    fixed_in: Version
+    description: str
 
 
 DEFECTS = (
@@ -37,44 +37,48 @@ DEFECTS = (
     Defect((0, 8, 4), "HNSW indexes that a vacuum damages"),
     Defect((0, 8, 2), "a buffer overflow in parallel HNSW index builds (CVE-2026-3172)"),
 )
-"""The newest first."""
-SAFE_IVFFLAT = DEFECTS[0].mended_in
+"""Known defects, the newest fix first."""
+SAFE_IVFFLAT = DEFECTS[0].fixed_in
 
 
 def missing_fixes(installed: str) -> str:
-    """One sentence that names what that release lacks and which one brings it; empty when it lacks nothing."""
-    lacking = [defect for defect in DEFECTS if version_tuple(installed) < defect.mended_in]
+    """Return one sentence with the missing fixes of a release and the releases that have them; empty if none is
+    missing.
+    """
+    lacking = [defect for defect in DEFECTS if version_tuple(installed) < defect.fixed_in]
     if not lacking:
         return ""
-    fixes = ", ".join(f"{_words(defect.mended_in)} mends {defect.what}" for defect in lacking)
+    fixes = ", ".join(f"{_words(defect.fixed_in)} fixes {defect.description}" for defect in lacking)
     return f"pgvector {installed} has known defects: {fixes}."
 
 
 def how_to_update(connection: psycopg.Connection) -> str:
-    """What an administrator does about it."""
+    """Return the update instructions for an administrator."""
     wanted = _words(SAFE_IVFFLAT)
     if on_embedded_server(connection):
-        return f"It is part of cbirdb's embedded server, which brings {wanted} as soon as there is a package that does."
+        return f"It is part of cbirdb's embedded server, which will bring {wanted} once a package has it."
     return f"Install pgvector {wanted} or newer on the server, then run: ALTER EXTENSION vector UPDATE;"
 
 
 def on_embedded_server(connection: psycopg.Connection) -> bool:
-    """Whether the connection leads to an embedded server, whose socket lies beside its data or in a folder of its name."""
+    """Return True for a connection to an embedded server, whose socket lies beside its data or in a folder of its
+    name.
+    """
     folder = Path(connection.info.host)
     if not folder.is_absolute():
         return False
     return (folder.parent / "pgdata").is_dir() or re.fullmatch(r"cbirdb-[0-9a-f]{12}", folder.name) is not None
 
 
-def why_no_ivfflat(connection: psycopg.Connection, encoder: StoredEncoder, *, allowed: bool) -> InputError | None:
-    """Why no IVFFlat index may be built for that encoder on this server; None where it may.
+def ivfflat_refusal(connection: psycopg.Connection, encoder: StoredEncoder, *, allowed: bool) -> InputError | None:
+    """Return the error why no IVFFlat index may be built for that encoder on this server; None if it may.
 
-    :param allowed: the user takes the risk of a shared server's release.
+    :param allowed: the user accepts the risk of a shared server's release.
     """
     installed = extension_version(connection)
     if installed is None or version_tuple(installed) >= SAFE_IVFFLAT:
         return None
-    defect = f"pgvector {installed} has {DEFECTS[0].what}, which {_words(SAFE_IVFFLAT)} mends"
+    defect = f"pgvector {installed} has {DEFECTS[0].description}, which {_words(SAFE_IVFFLAT)} fixes"
     if not declares_dimensions(connection, encoder):
         return InputError(
             f"{defect}, and {SCHEMA}.{encoder.table} does not declare that its vectors have {encoder.dim} dimensions.",
@@ -82,7 +86,8 @@ def why_no_ivfflat(connection: psycopg.Connection, encoder: StoredEncoder, *, al
         )
     if not (allowed or on_embedded_server(connection)):
         return InputError(
-            f"{defect}.", hint="Update it, or take another --method, or --allow-ivfflat where every owner is trusted."
+            f"{defect}.",
+            hint="Update pgvector, or choose another --method. If every owner is trusted, add --allow-ivfflat.",
         )
     return None
 
@@ -90,21 +95,21 @@ def why_no_ivfflat(connection: psycopg.Connection, encoder: StoredEncoder, *, al
 def refuse_unsafe_ivfflat(
     connection: psycopg.Connection, encoder: StoredEncoder, method: str, progress: Progress, *, allowed: bool
 ) -> None:
-    """Let a build go on unless it is one of IVFFlat's that this server is not fit for.
+    """Refuse an IVFFlat build that is unsafe on this server.
 
-    :raises InputError: where it is.
+    :raises InputError: when it is.
     """
     if method != "ivfflat":
         return
-    if refusal := why_no_ivfflat(connection, encoder, allowed=allowed):
+    if refusal := ivfflat_refusal(connection, encoder, allowed=allowed):
         raise refusal
     installed = extension_version(connection) or ""
     if version_tuple(installed) < SAFE_IVFFLAT and not on_embedded_server(connection):
-        progress.note(f"An IVFFlat index is built as --allow-ivfflat says. {missing_fixes(installed)}")
+        progress.note(f"Building an IVFFlat index because of --allow-ivfflat. {missing_fixes(installed)}")
 
 
 def declares_dimensions(connection: psycopg.Connection, encoder: StoredEncoder) -> bool:
-    """Whether the indexed column is a plain one of pgvector's, declared with the encoder's dimensions."""
+    """Return True if the indexed column is a plain one of pgvector's, declared with the encoder's dimensions."""
     found = connection.execute(
         """
         SELECT EXISTS (

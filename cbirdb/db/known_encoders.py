@@ -1,4 +1,4 @@
-"""All encoders that can be named: those that ship with cbirdb, and those that were added to a database."""
+"""Lists all known encoders: those that ship with cbirdb, and those added to a database."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from cbirdb.errors import InputError, OptionError
 
 
 def known_encoders(connection: psycopg.Connection) -> dict[str, EncoderSpec]:
-    """Records by name: the shipped ones, then the added ones that have other names."""
+    """Return records by name: the shipped ones, then the added ones with other names."""
     added = added_encoders(connection)
     return {**SHIPPED, **{name: added[name] for name in added if name not in SHIPPED}}
 
 
 def stored_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder:
-    """The encoder of that name, with embeddings in this database.
+    """Return the encoder of that name, with embeddings in this database.
 
-    :raises UnknownNameError: when the name means nothing.
+    :raises UnknownNameError: when no encoder has that name.
     :raises InputError: when the encoder is known but has no embeddings here yet.
     """
     return get_encoder(connection, name, also_known=list(known_encoders(connection)))
 
 
 def added_encoders(connection: psycopg.Connection) -> dict[str, EncoderSpec]:
-    """Records that were added to this database, by name."""
+    """Return the records that were added to this database, by name."""
     return {name: EncoderSpec.from_json(spec) for name, spec in stored_records(connection).items()}
 
 
@@ -48,26 +48,26 @@ def make_record(
     training_scheme: TrainingScheme,
     citation: str,
 ) -> EncoderSpec:
-    """The record of an encoder that one of the general loaders can run.
+    """Return the record of an encoder that one of the general loaders can run.
 
     :param weights: repository at the hub, or a folder of this machine.
-    :raises InputError: when the parts do not go together.
+    :raises InputError: when the parts do not fit together.
     """
     if name in SHIPPED:
         raise InputError(f"'{name}' is an encoder that ships with cbirdb.", hint="Choose another name.")
-    table_name(name)  # the name must make a table name, too, and a folder's
+    table_name(name)  # the name must also make a table name and a folder name
     folder = Path(weights).expanduser()
     if weights and folder.is_dir():
         weights = str(folder.resolve())
     elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", weights):
         raise InputError(
             f"'{weights}' is neither a folder of this machine nor a repository at the model hub.",
-            hint="A repository is OWNER/NAME, such as microsoft/rad-dino; a folder has to be there already.",
+            hint="A repository is OWNER/NAME, such as microsoft/rad-dino; a folder must already exist.",
         )
     options: dict[str, Any] = {}
     if pooling is not None:
         if loader != "hf":
-            raise OptionError(f"--pooling is for the loader hf; {loader} models say themselves how they pool.")
+            raise OptionError(f"--pooling is for the loader hf; {loader} models define their own pooling.")
         options["pooling"] = pooling
     if quick_gelu:
         if loader != "open_clip":
@@ -86,7 +86,7 @@ def make_record(
 
 
 def add_encoder(connection: psycopg.Connection, spec: EncoderSpec) -> None:
-    """Store a record, so that it can be used by name.
+    """Store a record, so that commands can use it by name.
 
     :raises InputError: when the name is taken, or would share an embedding table with another.
     """

@@ -1,7 +1,7 @@
-"""Waits for locks without making searches wait: tries for a moment, lets go of everything, tries again, says who blocks.
+"""Waits for locks without making searches wait: tries briefly, releases everything, tries again, names the blockers.
 
-A session that waits for a lock makes everybody queue who wants the same table after it. One reader who is idle in a
-transaction would stop all searches as soon as an ALTER TABLE waits for it.
+Every session that wants the same table queues behind a session that waits for a lock on it. If an ALTER TABLE waits for
+one reader who is idle in a transaction, it stops all searches.
 """
 
 from __future__ import annotations
@@ -27,39 +27,40 @@ T = TypeVar("T")
 Connect = Callable[[], psycopg.Connection]
 
 READERS_QUEUE_S = 0.5
-"""How long a try may wait for locks that readers queue behind (ACCESS EXCLUSIVE)."""
+"""Seconds that a try may wait for locks that readers queue behind (ACCESS EXCLUSIVE)."""
 WRITERS_QUEUE_S = 2.0
-"""How long a try may wait for a lock that only writers queue behind. After deadlock_timeout, a second, the server takes
-an autovacuum out of the way."""
+"""Seconds that a try may wait for a lock that only writers queue behind. After deadlock_timeout, one second, the server
+cancels a blocking autovacuum.
+"""
 PAUSE_S = 1.0
-"""Between two tries: who has queued meanwhile goes first."""
+"""Seconds between two tries, in which queued sessions go first."""
 POLL_S = 0.2
 PATIENCE_S = 1.0
-"""A lock that takes longer has somebody to be named."""
+"""Seconds after which the blockers of a lock are named."""
 CONNECT_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
 class LockWaits:
-    """How a connection waits for locks."""
+    """Settings by which a connection waits for locks."""
 
     connection: psycopg.Connection
     note: Callable[[str], None] = log.warning
-    """Is told, in one sentence, what is waited for."""
+    """Called with one sentence that says who holds the lock."""
     connect: Connect | None = None
-    """Opens a second connection, on which is asked who blocks the first; None: to the same server as the same role."""
+    """Opens a second connection that finds the blockers of the first. None: to the same server as the same role."""
 
     def retry(self, work: Callable[[], T], *, lock_timeout_s: float = READERS_QUEUE_S) -> T:
-        """Do ``work`` in a transaction that gives up a lock after so long; then roll back, pause, and do it again.
+        """Run ``work`` in a transaction that limits its waits for locks; on timeout roll back, pause, and run it again.
 
-        ``work`` may run many times, and may allow itself more time (``lock_timeout``) once it holds what others want.
+        ``work`` may run many times. It may raise its own ``lock_timeout`` once it holds the locks that others want.
         """
         with ExitStack() as stack:
             named = False
             while True:
                 try:
                     with self.connection.transaction():
-                        _limit_waits(self.connection, lock_timeout_s)
+                        _set_lock_timeout(self.connection, lock_timeout_s)
                         return work()
                 except psycopg.errors.LockNotAvailable:
                     if not named:
@@ -68,24 +69,24 @@ class LockWaits:
                 time.sleep(PAUSE_S)
 
     def lock_tables(self, tables: Sequence[str]) -> None:
-        """In the transaction of ``retry``: lock these tables of schema cbir against everybody else's use.
+        """Lock these tables of schema cbir against all other use, in the transaction of ``retry``.
 
-        Waits for all of them no longer than it may for one, and from then on for anything else half as long.
+        Waits for all of them together no longer than for one. Later waits in the transaction may take half as long.
         """
         deadline = time.monotonic() + READERS_QUEUE_S
         for table in tables:
-            # The first are held while others are waited for, so all share one limit.
-            _limit_waits(self.connection, max(deadline - time.monotonic(), 0.001))
+            # The first tables are held while the others are waited for, so all share one limit.
+            _set_lock_timeout(self.connection, max(deadline - time.monotonic(), 0.001))
             self.connection.execute(
                 sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(SCHEMA, table))
             )
-        _limit_waits(self.connection, READERS_QUEUE_S / 2)
+        _set_lock_timeout(self.connection, READERS_QUEUE_S / 2)
 
     @contextmanager
     def naming_blockers(self, after_s: float = PATIENCE_S) -> Iterator[None]:
-        """While the block runs, say who keeps the connection waiting, each time that somebody else does.
+        """While the block runs, name the sessions that block the connection, whenever new ones do.
 
-        :param after_s: look no earlier, and open no second connection before.
+        :param after_s: seconds before the first look, which opens a second connection.
         """
         done = threading.Event()
         thread = threading.Thread(
@@ -101,22 +102,22 @@ class LockWaits:
     def _watch(self, pid: int, after_s: float, done: threading.Event) -> None:
         if done.wait(after_s):
             return
-        told: set[int] = set()
+        named: set[int] = set()
         try:
-            with self.connect() if self.connect else _another(self.connection) as watcher:
-                watcher.autocommit = True  # in one transaction the server would show the same state for ever
+            with self.connect() if self.connect else _connect_again(self.connection) as watcher:
+                watcher.autocommit = True  # in one transaction the server would always show the same state
                 while not done.wait(POLL_S):
                     blockers = watcher.execute(_BLOCKERS, [pid]).fetchall()
-                    if {number for number, _ in blockers} - told:
+                    if {number for number, _ in blockers} - named:
                         self.note(f"Waiting for a lock that is held by {'; '.join(who for _, who in blockers)}.")
-                    told |= {number for number, _ in blockers}
+                    named |= {number for number, _ in blockers}
         except (psycopg.Error, CbirdbError) as error:
-            # Not knowing who blocks must not end the wait.
-            self.note(f"Waiting for a lock; who holds it could not be asked: {str(error).splitlines()[0]}")
+            # A failure to find the blockers must not end the wait.
+            self.note(f"Waiting for a lock. Its holder could not be found: {str(error).splitlines()[0]}")
 
 
-def _another(connection: psycopg.Connection) -> psycopg.Connection:
-    """One more of the same kind, to the host that answered where several were named."""
+def _connect_again(connection: psycopg.Connection) -> psycopg.Connection:
+    """Open another connection to the same host, also if several hosts were named."""
     info = connection.info
     return psycopg.connect(
         make_conninfo(info.dsn, host=info.host, port=str(info.port), password=info.password or None),
@@ -124,16 +125,18 @@ def _another(connection: psycopg.Connection) -> psycopg.Connection:
     )
 
 
-def _limit_waits(connection: psycopg.Connection, seconds: float) -> None:
+def _set_lock_timeout(connection: psycopg.Connection, seconds: float) -> None:
     connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{max(round(seconds * 1000), 1)}ms"])
 
 
 def wait_without_limit(connection: psycopg.Connection) -> None:
-    """In the transaction of ``retry``: from here on, wait for locks as long as it takes. Nobody may queue behind them."""
+    """Remove the limit on waits in the transaction of ``retry``. Call it only once no session can queue behind its
+    locks.
+    """
     connection.execute("SELECT set_config('lock_timeout', '0', true)")
 
 
-# Role and pid are everybody's to see, the rest is shown to members of pg_read_all_stats. 0 is a prepared transaction.
+# Everybody may see role and pid; members of pg_read_all_stats see the rest. 0 is a prepared transaction.
 _BLOCKERS = """
 SELECT DISTINCT b.pid, CASE b.pid
     WHEN 0 THEN 'a prepared transaction (see pg_prepared_xacts)'

@@ -1,4 +1,4 @@
-"""Streams embeddings out of the database as arrays, by binary COPY, in blocks of bounded size."""
+"""Streams embeddings from the database as arrays, by binary COPY, in blocks of bounded size."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cbirdb.db.copy import HEADER, row_type
 from cbirdb.records import Precision
 
 Block = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Image ids of shape (n,), and their vectors of shape (n, dim) as they are stored."""
+"""Image ids of shape (n,), and their stored vectors of shape (n, dim)."""
 
 BLOCK_BYTES = 4 << 20
-"""What is computed with a block begins when it is complete: smaller ones begin sooner and are still in the caches."""
+"""Bytes of a block. Work on a block starts when it is complete; smaller blocks start sooner and stay in the caches."""
 BLOCK_ROWS = 2048
-"""At least, as every block costs something, too."""
+"""Fewest rows of a block, since every block has a fixed cost."""
 
 
 def read_embeddings(
     connection: psycopg.Connection, query: sql.Composable, dim: int, precision: Precision
 ) -> Generator[Block]:
-    """The rows of a query with two columns, an image id and a vector of the encoder's type, none of them NULL.
+    """Yield the rows of a query with two columns, an image id and a vector of the encoder's type, neither NULL.
 
-    Rows are of one size then, so a block of them is an array without looking at each.
+    All rows have one size then, so a block becomes an array without parsing each row.
     """
     row = row_type(dim, precision)
     block = max(BLOCK_ROWS, BLOCK_BYTES // row.itemsize)
@@ -37,7 +37,7 @@ def read_embeddings(
         for piece in copy:
             pieces.append(piece)
             size += len(piece)
-            # What follows the last row is shorter than a row, so a whole block can only be rows.
+            # The trailer is shorter than a row, so a whole block contains only rows.
             if size >= start + block * row.itemsize:
                 data = b"".join(pieces)
                 yield _arrays(data, row, start, block)

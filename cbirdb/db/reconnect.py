@@ -1,4 +1,4 @@
-"""A connection that comes back: for long work that should outlive a restart of the server."""
+"""Reconnects after a lost connection, for long work that should survive a restart of the server."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cbirdb.errors import BusyError, NotReadyError, UnreachableError
 T = TypeVar("T")
 
 PATIENCE_S = 60.0
-"""How long a server may be gone before the work ends."""
+"""Seconds that a server may be unreachable before the work ends."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0
 
 
 class LostConnectionError(Exception):
-    """The connection broke while it was in use; holds what the driver said."""
+    """Raised when the connection broke while in use; carries the driver's error."""
 
 
 class ReconnectingConnection:
-    """Does pieces of work on a connection, and each again: on a new one when the connection is lost in the middle, on
-    the same when the server has stopped the work because it and another's were waiting for each other.
+    """Runs pieces of work on a connection and retries them: on a new connection if it was lost, on the same after a
+    deadlock.
 
-    A piece is one transaction, or reads only, and may run twice: where the connection breaks while it commits, nobody
-    knows whether it did.
+    A piece is one transaction, or only reads, and may run twice: if the connection breaks during a commit, nobody knows
+    if it succeeded.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class ReconnectingConnection:
         patience_s: float = PATIENCE_S,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Connects when first used.
+        """Prepare; connect on first use.
 
-        :param note: is told, in one sentence, of each connection that was lost.
+        :param note: called with one sentence for each lost connection.
         """
         self._connect = connect
         self._patience_s = patience_s
         self._note = note
         self._connection: psycopg.Connection | None = None
         self._given_up = False
-        """The patience has run out once: of the same outage, no more of it is due to further work."""
+        """The retry time is used up; later calls in this outage fail at once."""
 
     def run(self, work: Callable[[psycopg.Connection], T]) -> T:
-        """Call ``work`` with a connection that works.
+        """Call ``work`` with a working connection.
 
-        :raises DatabaseError: when the server has been gone for longer than the patience.
+        :raises DatabaseError: when the server is unreachable for longer than the patience.
         """
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(
@@ -73,7 +73,7 @@ class ReconnectingConnection:
         return result
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection, if it is open."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -84,7 +84,7 @@ class ReconnectingConnection:
         try:
             return work(self._connection)
         except psycopg.errors.DiskFull:
-            raise  # also where the server went down over it: waiting makes no room
+            raise  # also if the server stopped because of it: waiting frees no space
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not self._connection.closed:
                 raise
@@ -92,11 +92,11 @@ class ReconnectingConnection:
             raise LostConnectionError from error
 
     def _tell(self, state: tenacity.RetryCallState) -> None:
-        # The first try only: after that, it is the same outage.
+        # Report only the first try: later ones are in the same outage.
         error = state.outcome.exception() if state.outcome is not None else None
         lost = isinstance(error, (LostConnectionError, UnreachableError))
         if lost and state.attempt_number == 1 and state.next_action is not None:
-            what = "The connection to the server was lost"
+            event = "The connection to the server was lost"
             if isinstance(error, (BusyError, NotReadyError)):
-                what = error.message.rstrip(".")
-            self._note(f"{what}; trying again for up to {self._patience_s:.0f} seconds.")
+                event = error.message.rstrip(".")
+            self._note(f"{event}; trying again for up to {self._patience_s:.0f} seconds.")

@@ -1,4 +1,4 @@
-"""Take the row, or its one value, of a statement that returns a single row."""
+"""Takes the row, or its one value, from a statement that returns a single row."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def one_row(cursor: psycopg.Cursor[Row]) -> Row:
     row = cursor.fetchone()
     if row is None:
         raise DatabaseError(
-            "The server returned no row where there is always one.",
-            hint="Run: cbirdb db doctor; it says whether schema 'cbir' is as this version makes it.",
+            "The server returned no row for a statement that always has one.",
+            hint="Run: cbirdb db doctor. It compares schema 'cbir' with this version's.",
         )
     return row
 
@@ -34,6 +34,6 @@ def one_value(cursor: psycopg.Cursor[tuple[Any, ...]]) -> Any:
 
 
 def first_value(cursor: psycopg.Cursor[tuple[Any, ...]]) -> Any | None:
-    """Return the first value of the first row; None where there is no row."""
+    """Return the first value of the first row; None if there is no row."""
     row = cursor.fetchone()
     return None if row is None else row[0]

@@ -1,3 +1,3 @@
-"""The name of the schema that everything lies in. Apart from the tables, so that SQLAlchemy is not imported for it."""
+"""Names the schema of all objects. It is apart from the tables, so that using it does not import SQLAlchemy."""
 
 SCHEMA = "cbir"

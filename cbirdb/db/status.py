@@ -1,4 +1,4 @@
-"""What is in the database, in a few rows."""
+"""Summarises the contents of the database in a few rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FROM cbir.failure_by_reason AS f GROUP BY f.stage HAVING sum(f.unresolved) > 0
 
 
 def database_status(connection: psycopg.Connection) -> list[dict[str, object]]:
-    """One row per dataset, encoder, index in use, finished run and stage with failures."""
+    """Return one row per dataset, encoder, index in use, finished run and stage with failures."""
     with translated_errors():
         rows = [{"what": what, "name": name, "detail": detail} for what, name, detail in connection.execute(_ROWS)]
     order = ("dataset", "encoder", "index", "run", "failures")

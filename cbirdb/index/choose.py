@@ -22,7 +22,7 @@ from psycopg import sql
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.extension import see_extension
-from cbirdb.db.known_defects import why_no_ivfflat
+from cbirdb.db.known_defects import ivfflat_refusal
 from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError, OptionError
@@ -256,7 +256,7 @@ def _candidates(
     connection: psycopg.Connection, encoder: StoredEncoder, progress: Progress, *, allow_ivfflat: bool
 ) -> list[IndexMethod]:
     """What may be tried on this server."""
-    refusal = why_no_ivfflat(connection, encoder, allowed=allow_ivfflat)
+    refusal = ivfflat_refusal(connection, encoder, allowed=allow_ivfflat)
     if refusal is None:
         return list(CANDIDATES)
     progress.note(f"IVFFlat is not tried: {refusal}")

@@ -147,7 +147,7 @@ def test_a_member_of_the_readers_may_search_once_the_owner_allows_it_and_may_not
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ({"sslmode": "disable"}, "The server's rules do not let this role in from here in this way."),
+        ({"sslmode": "disable"}, "The server's rules do not admit this role from this address in this way."),
         ({"sslrootcert": "stranger.crt"}, "The server's certificate is not signed by the CA in sslrootcert."),
         ({"sslrootcert": "nowhere.crt"}, "The file with the CA's certificate cannot be read."),
         (
@@ -157,7 +157,7 @@ def test_a_member_of_the_readers_may_search_once_the_owner_allows_it_and_may_not
         ({"password": "falsch"}, "The server refused the password."),
         (
             {"user": "postgres", "password": PASSWORD, "dbname": "postgres"},
-            "The server's rules do not let this role in from here in this way.",
+            "The server's rules do not admit this role from this address in this way.",
         ),
     ],
     ids=["no encryption", "another CA", "no CA", "another name", "password", "superuser"],

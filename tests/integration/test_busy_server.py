@@ -71,7 +71,7 @@ def test_a_command_waits_for_a_connection_of_a_full_server(small: EmbeddedServer
         )
         assert process.stderr is not None
         said = process.stderr.readline()
-        assert said.endswith("The server has as many connections as it allows. Trying again for up to 15 seconds.\n")
+        assert said.endswith("The server has no free connection left. Trying again for up to 15 seconds.\n")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert out
@@ -85,7 +85,7 @@ def test_a_server_that_stays_full_is_named_so_and_no_second_one_is_started(small
         fill(small, taken)
         for settings in (Settings(home=small.home), Settings(dsn=small.uri())):
             started = time.monotonic()
-            with pytest.raises(BusyError, match=r"as many connections as it allows\. Close sessions"):
+            with pytest.raises(BusyError, match=r"no free connection left\. Close unused sessions"):
                 connect(settings)
             assert 1 <= time.monotonic() - started < 10
         assert small.running()
@@ -95,7 +95,7 @@ def test_a_server_that_stays_full_is_named_so_and_no_second_one_is_started(small
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("role", "words"),
-    [("ordinary", "no connection left for this role"), ("limited", "allows no more connections for this role")],
+    [("ordinary", "no free connection for this role"), ("limited", "allows no more connections for this role")],
 )
 def test_a_role_without_a_connection_left_is_told_so(small: EmbeddedServer, role: str, words: str) -> None:
     with ExitStack() as taken:
@@ -117,7 +117,7 @@ def test_long_work_says_that_the_server_is_full_and_goes_on_when_it_is_not(small
         work = ReconnectingConnection(lambda: connect(Settings(dsn=small.uri())), note=note_and_make_room)
         assert work.run(lambda live: live.execute("SELECT 1").fetchone()) == (1,)
         work.close()
-    assert notes == ["The server has as many connections as it allows; trying again for up to 60 seconds."]
+    assert notes == ["The server has no free connection left; trying again for up to 60 seconds."]
 
 
 def test_a_full_server_can_be_stopped(small: EmbeddedServer) -> None:

@@ -68,7 +68,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ("postgresql://me@127.0.0.1:1/x", "No server answers there"),
         ("postgresql://me@127.0.0.1:1,127.0.0.1:2/x", "No server answers there"),
         ("postgresql://me@/x?host=/nowhere/socket", "No server answers there"),
-        ("postgresql://me@no-such-host.invalid/x", "host name is not known"),
+        ("postgresql://me@no-such-host.invalid/x", "host name is unknown"),
         ("postgresql://me@127.0.0.1:port/x", 'invalid integer value "port"'),
         ("host=127.0.0.1 nonsense", "connection string is not valid"),
         ("host=127.0.0.1 colour=blue", "connection string is not valid"),

@@ -171,7 +171,7 @@ def test_a_folder_is_remembered_by_its_whole_path(
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("my-model", "There is an encoder named 'my-model' already."),
+        ("my-model", "An encoder named 'my-model' already exists."),
         ("my.model", "'my.model' would share the table embedding_my_model"),
         ("my_model", "'my_model' cannot name an encoder"),
         ("MY.MODEL", "'MY.MODEL' cannot name an encoder"),

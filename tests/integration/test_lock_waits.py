@@ -318,7 +318,7 @@ def test_an_index_of_somebody_else_is_named_and_left_alone(
     build(cli, "--no-audit")
     found = doctor_of_indexes(cli)
     assert found["detail"] == "cbir.by_hand of toy is not in use"
-    assert found["advice"].startswith("DROP INDEX CONCURRENTLY what cbirdb did not build")
+    assert found["advice"].startswith("DROP INDEX CONCURRENTLY the indexes that cbirdb did not build")
     assert cli("index", "drop", "-e", "toy").code == 0
     assert [name for name, *_ in indexes(connection)] == ["by_hand"]
 
@@ -400,7 +400,7 @@ def test_a_wait_goes_on_where_nobody_can_be_asked_who_blocks(dsn: str, connectio
         nowhere = lambda: psycopg.connect(make_conninfo(dsn, dbname="nowhere"))  # noqa: E731
         set_row_security(connection, enabled=True, waits=LockWaits(connection, note_and_leave, nowhere))
     assert len(notes) == 1
-    assert "who holds it could not be asked" in notes[0]
+    assert "Its holder could not be found" in notes[0]
 
 
 def test_who_keeps_the_first_ingest_from_noting_its_key_is_named(

@@ -20,7 +20,7 @@ def test_null_is_a_value(connection: psycopg.Connection) -> None:
 
 
 def test_a_missing_row_is_an_error_that_names_the_doctor(connection: psycopg.Connection) -> None:
-    with pytest.raises(DatabaseError, match="no row where there is always one") as refused:
+    with pytest.raises(DatabaseError, match="no row for a statement that always has one") as refused:
         one_value(connection.execute("SELECT 1 WHERE FALSE"))
     assert "cbirdb db doctor" in str(refused.value)
 
