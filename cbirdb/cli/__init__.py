@@ -1,1 +1,1 @@
-"""The command line: one file per command, imported only when it is called."""
+"""Implements the command line: one file per command, imported only when it is called."""

@@ -1,4 +1,4 @@
-"""``cbirdb classify``: kNN classification by the stored neighbours."""
+"""Implements ``cbirdb classify``: kNN classification by the stored neighbours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cbirdb.cli.output import write_rows
     "--by",
     type=click.Choice(["balanced-accuracy", "accuracy"]),
     default="balanced-accuracy",
-    help="What k is chosen by on the validation queries: the mean over classes, or over queries.",
+    help="Choose k by this accuracy on the validation queries: the mean over classes, or over queries.",
 )
 @format_option
 @pass_context
 def classify(context: Context, encoder: str, by: str, output_format: str) -> None:
     """Classify test images by their nearest neighbours, with the k that is best for validation images.
 
-    It reads two runs of the paper's protocol: cbirdb evaluate -e NAME, and the same with --query-split val.
+    Reads two runs of the paper's protocol: cbirdb evaluate -e NAME, and the same with --query-split val.
     """
     from cbirdb.metrics.analyses import classify as run
     from cbirdb.metrics.precision import describe_runs
@@ -34,7 +34,7 @@ def classify(context: Context, encoder: str, by: str, output_format: str) -> Non
             progress.note(line)
     chosen = next(row for row in rows if row["chosen"])
     progress.note(
-        f"k = {chosen['k']} is the best for val ({by.replace('-', ' ')} {chosen[f'val_{criterion}']:.4f}); with it"
+        f"k = {chosen['k']} is best on val ({by.replace('-', ' ')} {chosen[f'val_{criterion}']:.4f}); with it"
         f" test reaches {chosen[f'test_{criterion}']:.4f}."
     )
     write_rows(

@@ -1,4 +1,4 @@
-"""``cbirdb compare``: is one encoder better than another?"""
+"""Implements ``cbirdb compare``: compares encoders on the same queries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cbirdb.cli.values import Text
     type=Text(),
     multiple=True,
     metavar="NAME",
-    help="Twice or more: every pair is compared.",
+    help="Encoder; give two or more to compare every pair.",
 )
 @cutoffs_option
 @resamples_option
@@ -29,8 +29,9 @@ def compare(
 ) -> None:
     """Compare encoders on the same queries: differences of P@N with intervals and p values.
 
-    Each encoder's latest run with test queries is taken. Differences are precision_a less precision_b; low and high bound
-    95 %; p is that of a paired randomisation test by patient, p_holm the same adjusted for all rows shown.
+    Takes each encoder's latest run with test queries. A difference is precision_a minus precision_b; low and high are
+    its 95 % bounds. p is the p value of a paired randomisation test by patient, p_holm the same adjusted for all rows
+    shown.
     """
     from cbirdb.metrics.confidence import compare as run
     from cbirdb.metrics.precision import describe_runs

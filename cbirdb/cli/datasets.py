@@ -1,4 +1,4 @@
-"""``cbirdb datasets``: what can be read, and taking back what was."""
+"""Implements ``cbirdb datasets``: lists dataset readers and removes datasets."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def drop(context: Context, name: str, yes: bool) -> None:
             require_delete(connection, table)
         count = count_pending(connection, [], [name]).total
         if not yes:
-            confirm(f"Remove the {count:,} images of '{name}' and all that rests on them?")
+            confirm(f"Remove the {count:,} images of '{name}' and everything that depends on them?")
         drop_dataset(connection, name)
     click.echo(f"Removed the {count:,} images of '{name}'.", err=True)

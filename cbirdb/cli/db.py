@@ -1,4 +1,4 @@
-"""``cbirdb db``: the database itself."""
+"""Implements ``cbirdb db``: manages the database itself."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def db() -> None:
 @db.command()
 @pass_context
 def start(context: Context) -> None:
-    """Start the embedded server, and make its schema, where that has not been done."""
+    """Start the embedded server and create its schema if needed."""
     _refuse_foreign(context)
     with context.open_database() as connection:
-        context.tell_defects(connection, embedded=True)
-    click.echo(f"The server runs. It keeps its data in {context.settings.home_folder}.", err=True)
+        context.warn_of_defects(connection, embedded=True)
+    click.echo(f"The server is running. Its data are in {context.settings.home_folder}.", err=True)
 
 
 @db.command()
@@ -53,14 +53,14 @@ def uri(context: Context) -> None:
     click.echo(printed)
 
 
-# -h is psql's own, as long as it names a host.
+# psql's own -h names a host.
 @db.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; ARGUMENTS go to psql, such as -c 'SELECT ...'.
 
-    -U, -h, -p, -d and DBNAME USERNAME mean what they mean to psql, and the rest comes from --dsn.
+    -U, -h, -p, -d and DBNAME USERNAME mean the same as for psql. The rest of the connection comes from --dsn.
     """
     from shutil import which
 
@@ -82,13 +82,13 @@ def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
         raise InputError("psql is not installed.", hint="Install the package postgresql-client.")
     if context.settings.embedded:
         program = str(EmbeddedServer(context.settings.home_folder).psql())
-        # Names without a schema are looked up among ours first, so that \\d shows something.
+        # Search names without a schema in ours first, so that \\d shows our tables.
         os.environ.setdefault("PGOPTIONS", "-c search_path=cbir,public")
     target = {name: str(value) for name, value in conninfo_to_dict(conninfo(context.settings)).items()}
     if own.keys() & {"user", "host", "hostaddr", "port", "service"}:
-        target.pop("password", None)  # it is another user's, or another server's
+        target.pop("password", None)  # it belongs to another user or server
     if "host" in own:
-        target.pop("hostaddr", None)  # it would win
+        target.pop("hostaddr", None)  # it would take precedence
     target |= own
     if password := target.pop("password", None):
         os.environ["PGPASSWORD"] = password  # everybody can read a program's arguments
@@ -97,26 +97,26 @@ def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 @db.command()
-@click.option("--if-needed", is_flag=True, help="Leave a schema alone that is of this version; nobody waits then.")
+@click.option("--if-needed", is_flag=True, help="Skip a schema that is up to date, without taking any lock.")
 @pass_context
 def upgrade(context: Context, *, if_needed: bool) -> None:
-    """Create or update schema cbir. Safe to repeat; needs no superuser once the extension is there."""
+    """Create or update schema cbir. Safe to repeat; needs no superuser once the extension exists."""
     from cbirdb.db.connection import connect
     from cbirdb.db.errors import translated_errors
     from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.schema.migrate import current_revision, current_state, head_revision, installed_state, upgrade_own
     from cbirdb.db.schema.migrate import upgrade as run_upgrade
 
-    stands = head_revision()
+    wanted = head_revision()
     with connect(context.settings) as connection:
         with translated_errors():
             before = current_revision(connection)
             up_to_date = current_state(connection) == installed_state()
         if not (if_needed and up_to_date):
-            _say_notices(connection)
+            _show_revocations(connection)
             waits = LockWaits(connection, context.progress().note)
             (upgrade_own if context.settings.embedded else run_upgrade)(connection, waits)
-    click.echo(f"Schema 'cbir' stands at migration {stands}" + (", as before." if before == stands else "."), err=True)
+    click.echo(f"Schema 'cbir' is at migration {wanted}" + (", as before." if before == wanted else "."), err=True)
 
 
 @db.command()
@@ -124,9 +124,9 @@ def upgrade(context: Context, *, if_needed: bool) -> None:
 @format_option
 @pass_context
 def roles(context: Context, script: bool, output_format: str) -> None:
-    """Create cbirdb's group roles and grant them what they need; members are added with GRANT.
+    """Create cbirdb's group roles and grant them their rights. Add members with GRANT.
 
-    Creating them needs CREATEROLE, once per cluster; where they exist this is `cbirdb db upgrade`, which grants.
+    Creating roles needs CREATEROLE, once per cluster. If they exist, this is `cbirdb db upgrade`, which grants.
     """
     from cbirdb.db.connection import connect
     from cbirdb.db.lock_waits import LockWaits
@@ -138,7 +138,7 @@ def roles(context: Context, script: bool, output_format: str) -> None:
         click.echo((repository_folder("sql") / ROLES_SCRIPT).read_text(), nl=False)
         return
     with connect(context.settings) as connection:
-        _say_notices(connection)
+        _show_revocations(connection)
         upgrade_own(connection, LockWaits(connection, context.progress().note))
     write_rows([{"role": name, "may": duty} for name, duty in ROLES.items()], output_format)
 
@@ -148,10 +148,10 @@ def roles(context: Context, script: bool, output_format: str) -> None:
 @click.option("--yes", is_flag=True, help="Confirm without asking.")
 @pass_context
 def row_security(context: Context, state: str, yes: bool) -> None:
-    """Switch row-level security: on, every role sees the datasets that cbir.dataset_access gives it, and no other.
+    """Switch row-level security. With on, every role sees only the datasets that cbir.dataset_access gives it.
 
-    After a restore into another cluster, or when a role was dropped and made again, its rows there count for nobody until
-    an administrator has looked at the names: confirm shows them and asks.
+    After a restore into another cluster, or when a role was dropped and created again, its rows in that table have no
+    effect until an administrator confirms the names: confirm shows them and asks.
     """
     from cbirdb.db.lock_waits import LockWaits
     from cbirdb.db.schema.roles import confirm_access, set_row_security, unconfirmed_access
@@ -162,29 +162,32 @@ def row_security(context: Context, state: str, yes: bool) -> None:
             for role, dataset in waiting:
                 click.echo(f"{role} would see {dataset}", err=True)
             if waiting and not yes:
-                confirm("Are these the roles that are meant?", no="Nothing was changed.")
+                confirm("Are these the intended roles?", no="Nothing was changed.")
             count = confirm_access(connection) if waiting else 0
-            click.echo(f"{count} rows of cbir.dataset_access count from now on.", err=True)
+            click.echo(f"{count} rows of cbir.dataset_access are now in effect.", err=True)
             return
-        _say_notices(connection)
+        _show_revocations(connection)
         waits = LockWaits(connection, context.progress().note)
         given = set_row_security(connection, enabled=state == "on", waits=waits)
     click.echo(f"Row-level security is {state}.", err=True)
     if state == "on" and not given:
-        click.echo("No role is given a dataset yet, so only the owner sees any: fill cbir.dataset_access.", err=True)
+        click.echo(
+            "No role has access to a dataset yet, so only the owner sees any. Add rows to cbir.dataset_access.",
+            err=True,
+        )
 
 
 @db.command()
 @format_option
 @pass_context
 def status(context: Context, output_format: str) -> None:
-    """Say what is in the database: datasets, encoders, indexes, runs, failures."""
+    """Show the contents of the database: datasets, encoders, indexes, runs, failures."""
     from cbirdb.db.status import database_status
 
     with context.open_database() as connection:
-        where = context.settings.home_folder if context.settings.embedded else connection.info.host
+        place = context.settings.home_folder if context.settings.embedded else connection.info.host
         kind = "embedded" if context.settings.embedded else "external"
-        server = {"what": "server", "name": kind, "detail": f"PostgreSQL, running, {where}"}
+        server = {"what": "server", "name": kind, "detail": f"PostgreSQL, running, {place}"}
         write_rows([server, *database_status(connection)], output_format)
 
 
@@ -201,18 +204,18 @@ def doctor(context: Context, output_format: str) -> int:
     return int(ExitCode.OK if all(check.passed for check in checks) else ExitCode.PARTIAL)
 
 
-def _say_notices(connection: psycopg.Connection) -> None:
-    """Print what the server tells of rights that it takes back."""
+def _show_revocations(connection: psycopg.Connection) -> None:
+    """Print the server's notices about revoked rights."""
 
-    def say(notice: psycopg.errors.Diagnostic) -> None:
+    def show(notice: psycopg.errors.Diagnostic) -> None:
         if (notice.message_primary or "").startswith("revoked: "):
             click.echo(notice.message_primary, err=True)
 
-    connection.add_notice_handler(say)
+    connection.add_notice_handler(show)
 
 
 def _any_database(context: Context) -> psycopg.Connection:
-    """A connection; with the schema made where the database is ours, as it is where it is not."""
+    """Open a connection. Create the schema on the embedded server; leave any other database unchanged."""
     from cbirdb.db.connection import connect
     from cbirdb.db.schema.open import open_database
 
@@ -222,6 +225,6 @@ def _any_database(context: Context) -> psycopg.Connection:
 def _refuse_foreign(context: Context) -> None:
     if not context.settings.embedded:
         raise DatabaseError(
-            "A server was named, so it is not the embedded one that this would start or stop.",
-            hint="Leave out --dsn, CBIRDB_DSN and PGHOST.",
+            "This command is for the embedded server, but another server was named.",
+            hint="Omit --dsn, CBIRDB_DSN and PGHOST.",
         )

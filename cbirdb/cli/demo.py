@@ -1,4 +1,4 @@
-"""``cbirdb demo``: the whole pipeline, and what to try next."""
+"""Implements ``cbirdb demo``: runs the whole pipeline, then shows commands to try next."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--out", type=FilePath(file_okay=False, path_type=Path), default=Path("demo-output"), help="Folder for pictures."
 )
 @weights_option
-@click.option("--fetch", is_flag=True, help="Bring weights that are not on this machine from the internet.")
+@click.option("--fetch", is_flag=True, help="Download missing weights from the internet.")
 @device_option
 @format_option
 @pass_context
@@ -47,16 +47,15 @@ def demo(
 ) -> None:
     """Run the whole pipeline on generated phantoms: no network, no Docker, no GPU needed.
 
-    Generates labelled pictures, ingests, encodes, indexes, evaluates and searches them, prints what came out, and
-    ends with commands to try. Running it again keeps pictures and embeddings; the index is built and the
-    evaluation made anew.
+    Generates labelled pictures, ingests, encodes, indexes, evaluates and searches them, prints the results, and ends
+    with commands to try. Running it again keeps pictures and embeddings, and repeats index and evaluation.
     """
     from cbirdb.demo import demo as run
     from cbirdb.encode.load import fetch_missing, load_encoders
 
     options = context.load_options(weights, device)
     with context.open_database() as connection:
-        # All models first: a missing one should be known before any work is done.
+        # Load all models first: report a missing one before any work is done.
         if fetch:
             fetch_missing(connection, names, options)
         encoders = load_encoders(connection, names, options)
@@ -79,7 +78,7 @@ def _show(result: DemoResult, out: Path) -> None:
         "\nPrecision at N of the test images among the train images, exact search (the form of the paper's Table 1)"
     )
     write_rows(_as_table_one(result.overall), "table")
-    click.echo("The same for each class (its queries; the long tail is what macro precision is about)")
+    click.echo("The same for each class; macro precision gives the rare classes of the long tail equal weight")
     write_rows(_by_class(result.by_class), "table")
     for example in result.searches:
         click.echo(
@@ -141,11 +140,11 @@ def _show_next(context: Context, result: DemoResult) -> None:
     ):
         click.echo(f'  {program} db psql -c "SELECT {columns} FROM {relation}"')  # noqa: S608 (printed, not run)
     if context.settings.embedded:
-        click.echo(f"\nThe database keeps running for the next command; to stop it: {program} db stop")
+        click.echo(f"\nThe database keeps running for the next command. To stop it: {program} db stop")
 
 
 def _program(context: Context) -> str:
-    """How the user would call this program again, from the same folder."""
+    """Return the command by which the user would call this program again, from the same folder."""
     started = Path(sys.argv[0])
     program = os.path.relpath(started) if started.is_absolute() else str(started)
     if len(program) > len(str(started)):

@@ -1,4 +1,4 @@
-"""``cbirdb encode``: pictures -> embeddings."""
+"""Implements ``cbirdb encode``: turns pictures into embeddings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LARGEST_BATCH, MOST_WORKERS, LONGEST_TIMEOUT_S = 1_000_000, 10_000, 86_400
 @click.command()
 @click.option(
     "-e", "--encoder", "names", type=Text(), multiple=True, required=True, metavar="NAME",
-    help="Encoder; may be repeated: each image is then read once for all.",
+    help="Encoder; may be repeated. Each image is read once for all of them.",
 )  # fmt: skip
 @dataset_option
 @device_option
@@ -47,20 +47,23 @@ LARGEST_BATCH, MOST_WORKERS, LONGEST_TIMEOUT_S = 1_000_000, 10_000, 86_400
 @precision_option
 @click.option(
     "--batch-size", type=click.IntRange(1, LARGEST_BATCH), metavar="N",
-    help="Images per step; fewer where memory does not hold as many.  [default: 64 on a GPU, on a CPU 8 or, of large inputs, fewer]",
+    help="Images per step, reduced to fit into memory.  [default: 64 on a GPU; 8 on a CPU, fewer for large inputs]",
 )  # fmt: skip
 @click.option("--limit", type=COUNT, metavar="N", help="Encode no more than N images.")
 @click.option(
     "--shard", metavar="I/N",
-    help="Only every N-th image, from the I-th on, I from 0: for N processes at once.  [default: from torchrun's or"
+    help="Encode only every N-th image, starting with the I-th (from 0), to share work among N processes.  [default: from torchrun's or"
     " Slurm's variables, else everything]",
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(1, MOST_WORKERS), metavar="N", help="Processes that decode.  [default: one a core]"
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    metavar="N",
+    help="Processes that decode.  [default: one per core]",
 )
 @click.option(
     "--image-timeout", type=NumberRange(0, LONGEST_TIMEOUT_S, min_open=True), default=IMAGE_TIMEOUT_S, metavar="SECONDS",
-    help="An image whose decoder takes longer is a failure.",
+    help="Longest time for one image; a slower one becomes a failure.",
 )  # fmt: skip
 @max_pixels_option
 @allow_root_option
@@ -85,10 +88,10 @@ def encode(
     accept_damaged: bool,
     output_format: str,
 ) -> int:
-    """Compute the embeddings of all images that lack one, and load them.
+    """Compute the embeddings of all images that lack one, and store them.
 
-    Running it again encodes what is missing; it can be killed at any moment. Several processes share the work with
-    --shard, on one machine or many, without knowing of each other.
+    Running it again encodes the images that are still missing, and it can be killed at any moment. Several processes
+    share the work with --shard, on one machine or many, without any coordination.
     """
     from cbirdb.encode import EncodeOptions
     from cbirdb.encode import encode as run
@@ -114,8 +117,8 @@ def encode(
             progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
         if summary.changed:
             progress.note(
-                f"{summary.changed:,} were replaced or removed while {summary.encoder} encoded them; what there is of"
-                " them now: run the same command again."
+                f"{summary.changed:,} were replaced or removed while {summary.encoder} encoded them. To encode the new"
+                " files, run the same command again."
             )
         _tell_batch(encoder, progress)
     write_rows([summary.row() for summary in summaries], output_format)
@@ -130,12 +133,12 @@ def _shard(given: str | None, progress: Progress) -> Shard:
     shard, launcher = shard_of_process(os.environ)
     if launcher is not None:
         progress.note(
-            f"This is shard {shard.index}/{shard.count}, as {launcher} says; the others have the other images."
+            f"This is shard {shard.index}/{shard.count}, from {launcher}'s variables. Other processes take the other images."
         )
     elif tasks := tasks_without_step(os.environ):
         progress.note(
-            f"This takes all images: Slurm's job has {tasks} tasks, but its script runs once. To share them: srun cbirdb"
-            " encode ..."
+            f"This process takes all images: Slurm's job has {tasks} tasks, but its script runs once. To share them: srun"
+            " cbirdb encode ..."
         )
     return shard
 

@@ -1,4 +1,4 @@
-"""``cbirdb encoders``: what can encode."""
+"""Implements ``cbirdb encoders``: manages encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cbirdb.encoders.spec import EncoderSpec, TrainingScheme
 
 TABLE = ("encoder", "dim", "training", "in_paper", "licence", "added")
-"""What a table shows of an encoder; JSON and CSV have everything."""
+"""Columns of the table; JSON and CSV have all."""
 
 
 @click.group()
@@ -29,7 +29,7 @@ def encoders() -> None:
 @format_option
 @pass_context
 def list_encoders(context: Context, output_format: str) -> None:
-    """List the encoders that can be named: the paper's nine, newer ones, and those that were added."""
+    """List the known encoders: the paper's nine, newer ones, and those that were added."""
     from cbirdb.encoders.shipped import SHIPPED
 
     added = _added(context)
@@ -78,11 +78,11 @@ def show(context: Context, name: str, output_format: str) -> None:
     metavar="COMMIT",
     help="Commit of the repository.  [default: its main branch, as fetched]",
 )
-@click.option("--dim", type=click.IntRange(1, 4000), metavar="N", help="Dimension.  [default: found out at first use]")
+@click.option("--dim", type=click.IntRange(1, 4000), metavar="N", help="Dimension.  [default: measured at first use]")
 @click.option(
     "--pooling", metavar="NAME",
     type=click.Choice(["cls", "mean", "pooler", "logits", "image-features", "cls-unmasked", "sam-grid-mean"]),
-    help="hf: what of the output is the embedding: cls, mean, pooler, logits, image-features (models of images and"
+    help="hf: part of the output that is the embedding: cls, mean, pooler, logits, image-features (models of images and"
     " texts), cls-unmasked (MAE), sam-grid-mean.  [default: cls]",
 )  # fmt: skip
 @click.option("--quick-gelu", is_flag=True, help="open_clip: the weights were trained with QuickGELU.")
@@ -90,9 +90,9 @@ def show(context: Context, name: str, output_format: str) -> None:
 @click.option(
     "--training", "training_scheme", default="unknown",
     type=click.Choice(["none", "self-supervised", "weakly-supervised", "fully-supervised", "unknown"]),
-    help="How it was trained.",
+    help="Training scheme.",
 )  # fmt: skip
-@click.option("--citation", default="", help="Where it is described.")
+@click.option("--citation", default="", help="Publication that describes it.")
 @pass_context
 def add(
     context: Context,
@@ -107,9 +107,9 @@ def add(
     training_scheme: TrainingScheme,
     citation: str,
 ) -> None:
-    """Add an encoder to this database, to be used by its NAME from now on.
+    """Add an encoder to this database, to use by its NAME from now on.
 
-    Nothing is loaded or fetched yet: `encoders fetch NAME` and `encode -e NAME` come next.
+    Nothing is loaded or downloaded yet: `encoders fetch NAME` and `encode -e NAME` come next.
     """
     from cbirdb.db.known_encoders import add_encoder, make_record
 
@@ -126,14 +126,14 @@ def add(
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option(
     "--to", type=FilePath(file_okay=False, path_type=Path), metavar="DIR",
-    help="Where to put a folder per encoder.  [default: where `encode` looks, in CBIRDB_HOME]",
+    help="Parent of a new folder per encoder.  [default: the folder in CBIRDB_HOME that `encode` reads]",
 )  # fmt: skip
 @format_option
 @pass_context
 def fetch(context: Context, names: tuple[str, ...], to: Path | None, output_format: str) -> None:
-    """Bring everything that encoding images takes from the internet: configuration and weights.
+    """Download an encoder's configuration and weights.
 
-    For machines without internet, fetch with --to on another one, carry the folder over, and pass it as --weights.
+    For machines without internet, fetch with --to on another one, copy the folder, and pass it as --weights.
     """
     from cbirdb.encoders.fetch import fetch as run
 
@@ -156,9 +156,9 @@ def fetch(context: Context, names: tuple[str, ...], to: Path | None, output_form
 @format_option
 @pass_context
 def verify(context: Context, name: str, weights: Path | None, device: str, output_format: str) -> int:
-    """Check that an encoder is what it was: its files, and what it computes of one fixed picture.
+    """Check that an encoder is unchanged: its files, and its embedding of one fixed picture.
 
-    Files are compared with the checksums of their fetching; weights, preprocessing and the embedding of a fixed
+    Compares files with the checksums of their download. Compares weights, preprocessing and the embedding of a fixed
     picture with those of the first `encode` into this database.
     """
     from cbirdb.db.known_encoders import known_encoders
@@ -194,7 +194,7 @@ def drop(context: Context, name: str, yes: bool) -> None:
         for table in ("encoder", "encoder_record"):
             require_delete(connection, table)
         if not yes:
-            confirm(f"Remove {count:,} embeddings of '{name}' and all that rests on them?")
+            confirm(f"Remove {count:,} embeddings of '{name}' and everything that depends on them?")
         if stored is None:
             delete_record(connection, name)
         else:
@@ -204,7 +204,7 @@ def drop(context: Context, name: str, yes: bool) -> None:
 
 
 def _spec(context: Context, name: str) -> EncoderSpec:
-    """A record, which may be one of the database's: that is asked only for names that are not shipped."""
+    """Return an encoder's record; ask the database only for names that are not shipped."""
     from cbirdb.encoders.registry import get_spec
     from cbirdb.encoders.shipped import SHIPPED
 
@@ -212,15 +212,15 @@ def _spec(context: Context, name: str) -> EncoderSpec:
 
 
 def _added(context: Context) -> dict[str, EncoderSpec]:
-    """Records that were added to the database; where none can be reached, none, and a note says so."""
+    """Return the records added to the database. If no database can be reached, return none and say so."""
     from cbirdb.db.known_encoders import added_encoders
     from cbirdb.db.server.embedded import EmbeddedServer
 
     if context.settings.embedded and not EmbeddedServer(context.settings.home_folder).exists():
-        return {}  # nothing can have been added, and a list is no reason to make a database
+        return {}  # nothing can have been added, and a list should not create a database
     try:
         with context.open_database() as connection:
             return added_encoders(connection)
     except DatabaseError as error:
-        context.progress().note(f"Only the encoders that ship with cbirdb, because: {error}")
+        context.progress().note(f"Listing only the encoders that ship with cbirdb: {error}")
         return {}

@@ -1,4 +1,4 @@
-"""``cbirdb erase``: a patient's right to be forgotten."""
+"""Implements ``cbirdb erase``: erases a patient."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ if TYPE_CHECKING:
     from cbirdb.erase.patients import Certificate
 
 TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
-"""What a table shows of a certificate; JSON and CSV have everything."""
+"""Columns of the table; JSON and CSV have all."""
 
 
 @click.command()
-@click.option("--patient", type=Text(), metavar="KEY", help="The patient's pseudonym, as cbir.patient has it.")
+@click.option("--patient", type=Text(), metavar="KEY", help="The patient's pseudonym in cbir.patient.")
 @click.option(
     "--patient-id",
     type=Text(),
     metavar="ID",
-    help="The dataset's own number of the patient, which stays on this machine; - asks.",
+    help="The patient's number in the dataset, which stays on this machine; - prompts for it.",
 )
 @click.option(
     "--pseudonym-key", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
-    help="Key that the pseudonyms were made with, for --patient-id.  [default: in CBIRDB_HOME]",
+    help="Key of the pseudonyms, for --patient-id.  [default: in CBIRDB_HOME]",
 )  # fmt: skip
 @click.option("--dataset", type=Text(), metavar="NAME", help="Only in this dataset, with --patient or --patient-id.")
 @click.option(
     "--certificate", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
-    help="Also write the certificates to a new file, to be kept apart from the backups.",
+    help="Also write the certificates to a new file; keep it apart from the backups.",
 )  # fmt: skip
 @click.option(
     "--from-certificate", "given", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE", multiple=True,
-    help="Erase again what a restored backup brought back; may be repeated.",
+    help="Erase again the patients that a restored backup brought back; may be repeated.",
 )  # fmt: skip
-@click.option("--reapply", is_flag=True, help="Erase again whoever has a certificate here and is back.")
-@click.option("--list", "list_all", is_flag=True, help="List the certificates; erases nothing.")
-@click.option("--no-repair", is_flag=True, help="Do not rebuild indexes and VACUUM; the certificate says what to run.")
+@click.option("--reapply", is_flag=True, help="Erase again every patient with a certificate here who is back.")
+@click.option("--list", "list_all", is_flag=True, help="List the certificates and erase nothing.")
+@click.option(
+    "--no-repair", is_flag=True, help="Do not rebuild indexes or VACUUM; the certificate lists the statements to run."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @format_option
 @pass_context
@@ -64,8 +66,8 @@ def erase(
 ) -> int:
     """Erase a patient from every table, embedding and stored result, with a certificate.
 
-    The patient cannot be ingested again. Keep the certificate's file apart from the backups: one that is older than
-    the erasure does not know of it.
+    The patient cannot be ingested again. Keep the certificate's file apart from the backups: a backup from before the
+    erasure does not have it.
 
     \b
     cbirdb erase --patient-id - --certificate erased-2026-11.json
@@ -74,12 +76,14 @@ def erase(
     from cbirdb.erase import patients as verb
 
     if sum((patient is not None, patient_id is not None, bool(given) or reapply, list_all)) != 1:
-        raise click.UsageError("Give one of --patient, --patient-id, --from-certificate or --reapply, and --list.")
+        raise click.UsageError(
+            "Give exactly one of --patient, --patient-id, --from-certificate or --reapply, and --list."
+        )
     if dataset is not None and patient is None and patient_id is None:
-        raise click.UsageError("--dataset goes with --patient and --patient-id.")
+        raise click.UsageError("--dataset needs --patient or --patient-id.")
     if certificate is not None:
         verb.check_target(certificate)
-    kept = [one for path in given for one in verb.read_certificates(path)]
+    kept = [item for path in given for item in verb.read_certificates(path)]
     with context.open_database() as connection:
         if list_all:
             rows = verb.all_certificates(connection)
@@ -88,7 +92,7 @@ def erase(
         else:
             people = _people(context, connection, patient, patient_id, pseudonym_key, dataset)
             rows = _erase(connection, people, ask=not yes)
-        # Before anything else can fail: the erasure is committed.
+        # First of all, since the erasure is committed and a later step may fail.
         if certificate is not None:
             verb.write_certificates(certificate, rows)
         write_rows(rows, output_format, columns=TABLE)
@@ -100,13 +104,16 @@ def erase(
 
 
 def _erase_again(connection: psycopg.Connection, kept: list[Certificate], *, ask: bool) -> list[Certificate]:
-    """:param kept: certificates of files."""
+    """Erase again everybody who has a certificate and is back.
+
+    :param kept: certificates from files.
+    """
     from cbirdb.erase import patients as verb
 
     verb.check_reapply(connection)
     if ask:
-        first = f"Put {len(kept):,} certificates back, and erase" if kept else "Erase"
-        confirm(f"{first} again whoever has a certificate and is here?")
+        first = f"Restore {len(kept):,} certificates, and erase" if kept else "Erase"
+        confirm(f"{first} again every patient who has a certificate and is back?")
     return verb.reapply_erasures(connection, kept)
 
 
@@ -127,7 +134,7 @@ def _people(
     pseudonym_key: Path | None,
     dataset: str | None,
 ) -> list[tuple[str, str | None]]:
-    """Pseudonyms with their datasets."""
+    """Return pseudonyms with their datasets."""
     from cbirdb.erase import find_pseudonyms
     from cbirdb.pseudonyms import Pseudonyms
 
@@ -140,14 +147,17 @@ def _people(
 
 
 def _remarks(rows: list[dict[str, Any]], wanted: list[str], *, list_all: bool, certificate: Path | None) -> list[str]:
-    """:param wanted: statements that have not been run."""
+    """Return the remarks after an erasure.
+
+    :param wanted: statements that have not run.
+    """
     if list_all:
         return []
     if not rows:
-        return ["Nobody who has a certificate was in the catalogue."]
+        return ["No patient with a certificate was in the catalogue."]
     lines = [f"The certificates are in {certificate}."] if certificate is not None else []
     if wanted:
-        lines.append("Vectors stay in indexes and files until their owner has run these:")
+        lines.append("Vectors stay in indexes and files until their owner runs these statements:")
         lines += [f"  {statement};" for statement in wanted]
-    lines.append("Backups and the image files themselves are not touched.")
+    lines.append("Backups and image files are unchanged.")
     return lines

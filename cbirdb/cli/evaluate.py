@@ -1,4 +1,4 @@
-"""``cbirdb evaluate``: the neighbours that all metrics rest on."""
+"""Implements ``cbirdb evaluate``: stores the neighbours that all metrics use."""
 
 from __future__ import annotations
 
@@ -30,42 +30,45 @@ SPLIT = click.Choice(["train", "val", "test"])
 @click.command()
 @encoder_option
 @dataset_option
-@click.option("--query-split", type=SPLIT, default="test", help="Images that are asked for.")
-@click.option("--index-split", type=SPLIT, default="train", help="Images that are retrieved.")
+@click.option("--query-split", type=SPLIT, default="test", help="Split of the queries.")
+@click.option("--index-split", type=SPLIT, default="train", help="Split of the images to retrieve.")
 @click.option(
-    "-k", type=click.IntRange(1, LARGEST_K), default=100, help="Neighbours kept per query; P@N is known for N up to k."
+    "-k",
+    type=click.IntRange(1, LARGEST_K),
+    default=100,
+    help="Neighbours stored per query; P@N is available for N up to k.",
 )
 @click.option(
     "--mode",
     type=click.Choice(["auto", "exact", "approximate"]),
     default="auto",
-    help="auto: exact without an index, and up to 30 trillion multiplications (queries x images x dimensions).",
+    help="auto: exact without an index, or up to 30 trillion multiplications (queries x images x dimensions).",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
-    help="Of the queries on which an index's recall is measured.",
+    help="Seed of the sample of queries that measures an index's recall.",
 )
 @click.option(
     "--protocol", type=click.Choice(["paper", "any-label"]), default="paper",
-    help="paper: images with exactly one label, relevant is the same label. any-label: images with any, relevant shares"
-    " one.",
+    help="paper: images with exactly one label; the same label is relevant. any-label: images with any label; one shared"
+    " label is relevant.",
 )  # fmt: skip
 @click.option(
     "--split-seed", type=click.IntRange(0, 2**63 - 1), default=0,
-    help="Of the tenth of training patients that is val, where a dataset has no val.",
+    help="Seed that draws a tenth of the training patients as val, for a dataset without val.",
 )  # fmt: skip
 @click.option(
     "--exclude-patient",
     is_flag=True,
-    help="Retrieve no images of the query's own patient.  [default: the protocol's: do]",
+    help="Exclude images of the query's own patient.  [default: include them, as the paper does]",
 )
 @floor_options
 @device_option
 @click.option(
     "--memory", "memory_mb", type=click.IntRange(64, LARGEST_MEMORY_MB), default=1024, metavar="MB",
-    help="What an exact search of many images keeps for its queries; with less it goes over the images more often.",
+    help="Memory of an exact search of many images for its queries; with less, it reads the images more often.",
 )  # fmt: skip
 @format_option
 @pass_context
@@ -87,11 +90,11 @@ def evaluate(
     memory_mb: int,
     output_format: str,
 ) -> int:
-    """Retrieve for every query of a split, by the paper's protocol or another, and store what was found.
+    """Retrieve the neighbours of every query of a split, by the paper's protocol or another, and store them.
 
-    Then: cbirdb metrics. Interrupted, the same command goes on where it stopped. Under the paper's protocol, images with
-    no label or more than one take no part. Exit code 4: the search was approximate and its index is below the floor; the
-    run is stored, and metrics say that it is not final.
+    Then run: cbirdb metrics. If interrupted, the same command continues. The paper's protocol excludes images with no
+    label or more than one. Exit code 4: the search was approximate and its index is below the floor. The run is stored,
+    but metrics report it as not final.
     """
     from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.evaluate import evaluate as run
@@ -113,25 +116,25 @@ def evaluate(
 
 
 def _tell(progress: Progress, summary: EvaluationSummary, protocol: Protocol) -> None:
-    """What should be known about a run, one line each."""
+    """Print the remarks about a run, one line each."""
     if summary.resumed:
         progress.note(
-            f"Run {summary.run_id} was resumed: {summary.resumed:,} of its {summary.queries:,} queries had been stored"
-            " before it was interrupted."
+            f"Run {summary.run_id} was resumed: {summary.resumed:,} of its {summary.queries:,} queries were stored before"
+            " the interruption."
         )
     if summary.outdated:
         progress.note(
-            "An interrupted run was started over: images, labels or embeddings of these splits have changed since."
+            "An interrupted run was restarted: images, labels or embeddings of these splits have changed since."
         )
     if summary.not_encoded:
         progress.note(f"{_no_part(summary.not_encoded)} because there is no embedding of {summary.encoder}.")
     if summary.left_out:
         several = ", several, or an uncertain one" if protocol == "paper" else ""
-        progress.note(f"{_no_part(summary.left_out)} because of the labels: none{several}.")
+        progress.note(f"{_no_part(summary.left_out)} because of their labels: none{several}.")
     if summary.without_relevant:
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:
-        progress.note(f"{summary.short_queries:,} queries got fewer than {summary.k} neighbours although more exist.")
+        progress.note(f"{summary.short_queries:,} queries got fewer than {summary.k} neighbours, although more exist.")
     if summary.index_audit:
         progress.note(f"Audit of the index {summary.index_audit}.")
     if summary.not_final:

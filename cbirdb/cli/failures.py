@@ -1,4 +1,4 @@
-"""``cbirdb failures``: what went wrong."""
+"""Implements ``cbirdb failures``: lists failed files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from cbirdb.cli.output import write_rows
 
 @click.command()
 @click.option("--stage", type=click.Choice(["ingest", "encode", "import-embeddings"]), help="Only this stage.")
-@click.option("--all", "everything", is_flag=True, help="Also what has gone well since.")
+@click.option("--all", "everything", is_flag=True, help="Include failures that were resolved since.")
 @format_option
 @pass_context
 def failures(context: Context, stage: str | None, everything: bool, output_format: str) -> None:
-    """List what could not be ingested, encoded or imported, why and how often."""
+    """List the files that could not be ingested, encoded or imported, with reasons and counts."""
     from psycopg.rows import dict_row
 
     with context.open_database() as connection:

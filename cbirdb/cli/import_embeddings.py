@@ -1,4 +1,4 @@
-"""``cbirdb import-embeddings``: the paper's published vectors."""
+"""Implements ``cbirdb import-embeddings``: loads the paper's published vectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def import_embeddings(
     precision: Precision | None,
     output_format: str,
 ) -> int:
-    """Load the authors' HDF5 files for images that `cbirdb ingest paper-csv` has brought in.
+    """Load the authors' HDF5 files for images that `cbirdb ingest paper-csv` has added.
 
     A new encoder name is registered with the dimension of the first vector.
     """
@@ -44,18 +44,18 @@ def import_embeddings(
         )  # fmt: skip
     if summary.unknown:
         progress.note(
-            f"{summary.unknown:,} names are no image of the database, such as {', '.join(summary.first_unknown)}."
+            f"{summary.unknown:,} names match no image of the database, such as {', '.join(summary.first_unknown)}."
         )
     if summary.erased:
         progress.note(f"{summary.erased:,} left out: erased patient.")
     if summary.gone:
-        progress.note(f"{summary.gone:,} left out: their image was removed meanwhile.")
+        progress.note(f"{summary.gone:,} left out: image removed meanwhile.")
     if summary.missing:
         progress.note(
             f"{summary.missing:,} images of the same datasets have no vector, such as {', '.join(summary.first_missing)}."
         )
     if summary.normalised:
-        progress.note(f"{summary.normalised:,} vectors were not of unit length and were scaled to it.")
+        progress.note(f"{summary.normalised:,} vectors were scaled to unit length.")
     for line in summary.describe_failures("loaded", "import-embeddings"):
         progress.note(line)
     write_rows([summary.row()], output_format)

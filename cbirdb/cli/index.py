@@ -1,4 +1,4 @@
-"""``cbirdb index``: vector indexes."""
+"""Implements ``cbirdb index``: manages vector indexes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cbirdb.progress import Progress
 
 TABLE = ("build", "method", "parameters", "search", "rows", "index_mb", "seconds", "built_at")
-"""What a table shows of a build; JSON and CSV have everything."""
+"""Columns of the table; JSON and CSV have all."""
 TRIAL_TABLE = (
     "method", "settings", "recall_10", "p1_10", "zeros_10", "recall_100", "p50_ms", "build_s", "whole_build_s",
     "whole_p50_ms", "whole_memory_mb", "cost_s",
@@ -45,29 +45,29 @@ SAMPLE = click.IntRange(1, 100_000_000)
     "--method",
     type=click.Choice(["auto", *METHODS]),
     default="auto",
-    help="auto: the cheapest that passes on a sample.",
+    help="auto: the cheapest method that passes on a sample.",
 )
 @click.option("--m", type=int, help="HNSW: neighbours per element and layer.  [default: 16]")
 @click.option("--ef-construction", type=int, help="HNSW: candidates while building.  [default: 128]")
-@click.option("--ef-search", type=int, help="hnsw: candidates of a search for ten; recorded.  [default: 100]")
-@click.option("--rerank", type=int, help="bit-hnsw: candidates compared exactly; recorded.  [default: 200]")
+@click.option("--ef-search", type=int, help="hnsw: candidates of a search for 10 images; recorded.  [default: 100]")
+@click.option("--rerank", type=int, help="bit-hnsw: candidates that are compared exactly; recorded.  [default: 200]")
 @click.option("--lists", type=int, help="ivfflat: number of lists.  [default: square root of the rows]")
-@click.option("--probes", type=int, help="ivfflat: lists read in a search for ten; recorded.  [default: 10]")
+@click.option("--probes", type=int, help="ivfflat: lists read in a search for 10 images; recorded.  [default: 10]")
 @click.option(
     "--at-100", type=int,
-    help="What --ef-search, --rerank or --probes is for ten, for a hundred; recorded.  [default: wider by a rule]",
+    help="Value of --ef-search, --rerank or --probes for 100 images; recorded.  [default: derived from that for 10]",
 )  # fmt: skip
-@click.option("--sample", type=SAMPLE, default=50_000, help="auto: vectors that methods are tried on.")
+@click.option("--sample", type=SAMPLE, default=50_000, help="auto: vectors on which methods are tried.")
 @click.option(
     "--searches", type=COUNT, default=100_000,
-    help="auto: searches to be served per build; the method is taken that needs the least time for all of it.",
+    help="auto: expected searches per build; picks the method with the least total time for build and searches.",
 )  # fmt: skip
-@click.option("--seed", type=SEED, default=0, help="Of that sample and the audit's.")
+@click.option("--seed", type=SEED, default=0, help="Seed of that sample and of the audit's.")
 @click.option(
     "--allow-ivfflat", is_flag=True,
-    help="Try and build IVFFlat even where the server's pgvector is older than 0.8.7, whose builds can overflow a buffer.",
+    help="Allow IVFFlat even if the server's pgvector is older than 0.8.7, whose IVFFlat builds can overflow a buffer.",
 )  # fmt: skip
-@click.option("--audit/--no-audit", "audited", default=True, help="Audit the index when it is built.")
+@click.option("--audit/--no-audit", "audited", default=True, help="Audit the index after the build.")
 @floor_options
 @format_option
 @pass_context
@@ -86,16 +86,16 @@ def build(
     output_format: str,
     **options: int | None,
 ) -> int:
-    """Build the encoder's index on cosine distance, in place of the one it has, and audit it.
+    """Build the encoder's index on cosine distance, replacing the present one, and audit it.
 
-    Options of HNSW alone mean --method hnsw. Exit code 4: under auto, the index that is in use is below the floor.
+    Options of HNSW alone imply --method hnsw. Exit code 4: under auto, the index in use is below the floor.
     """
     from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.index import Floor, build_chosen, build_index, choose_method
 
     given = {name: value for name, value in options.items() if value is not None}
     automatic = method == "auto" and not given
-    _refuse_idle_options(automatic=automatic, audited=audited)
+    _refuse_unused_options(automatic=automatic, audited=audited)
     floor = Floor(floor_recall, floor_zeros)
     chosen = _method(method, given)
     progress = context.progress()
@@ -123,7 +123,7 @@ def build(
             built, missed = _audit(connection, stored, built, seed, floor, progress)
     write_rows([built.row()], output_format, columns=TABLE)
     if missed:
-        progress.note(f"Approximate results will not count as final: {missed}.")
+        progress.note(f"Approximate results are not final: {missed}.")
         if automatic:
             return int(ExitCode.PARTIAL)
     return int(ExitCode.OK)
@@ -137,7 +137,7 @@ def _audit(
     floor: Floor,
     progress: Progress,
 ) -> tuple[IndexBuild, str | None]:
-    """The build with its audit, and what that says against it."""
+    """Audit a build; return it with its audit, and the reason if it is below the floor."""
     from cbirdb.db.index_builds import NoIndexError
     from cbirdb.index import audit_index
 
@@ -149,21 +149,21 @@ def _audit(
     return built, measured.below(floor)
 
 
-def _refuse_idle_options(*, automatic: bool, audited: bool) -> None:
-    """Refuse on the command line what would be ignored without a word."""
-    idle = set() if automatic else {"sample", "searches"}
-    idle |= set() if automatic or audited else {"seed", "floor_recall", "floor_zeros"}
+def _refuse_unused_options(*, automatic: bool, audited: bool) -> None:
+    """Refuse options on the command line that would have no effect."""
+    unused = set() if automatic else {"sample", "searches"}
+    unused |= set() if automatic or audited else {"seed", "floor_recall", "floor_zeros"}
     context = click.get_current_context()
-    for name in sorted(idle):
+    for name in sorted(unused):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            why = "is for --method auto" if name in ("sample", "searches") else "is for auto and for audits"
-            raise click.UsageError(f"--{name.replace('_', '-')} {why}; leave it out.")
+            use = "is for --method auto" if name in ("sample", "searches") else "is for auto and for audits"
+            raise click.UsageError(f"--{name.replace('_', '-')} {use}; omit it.")
 
 
 def _method(name: str, given: dict[str, int]) -> IndexMethod:
-    """The method of that name with the options that were given.
+    """Return the method of that name with the given options.
 
-    :raises click.UsageError: for an option that is another method's.
+    :raises click.UsageError: for another method's option.
     """
     kind = METHODS["hnsw" if name == "auto" else name]
     for option in given:
@@ -175,7 +175,7 @@ def _method(name: str, given: dict[str, int]) -> IndexMethod:
 
 
 def _tell(choice: Choice, progress: Progress) -> None:
-    """What was measured, one line each; what is taken is marked."""
+    """Print the measurements, one line each, and mark the chosen method."""
     for trial in choice.trials:
         row = trial.row()
         mark = "-> " if trial is choice.chosen else "   "
@@ -184,8 +184,8 @@ def _tell(choice: Choice, progress: Progress) -> None:
         fails += "" if trial.whole.fits else "; does not fit maintenance_work_mem"
         progress.note(f"{mark}{row['method']} {row['settings']}: {words}{fails}")
     progress.note(
-        f"Measured on {choice.rows:,} vectors; whole_ and cost_s are what is expected for all {choice.whole_rows:,}:"
-        f" cost_s to build and to search {choice.searches:,} times."
+        f"Measured on {choice.rows:,} vectors. whole_ and cost_s are estimates for all {choice.whole_rows:,}:"
+        f" cost_s is the time to build and to search {choice.searches:,} times."
     )
 
 
@@ -196,7 +196,7 @@ def _short(value: object) -> str:
 @index.command()
 @encoder_option
 @click.option("--sample", type=SAMPLE, default=1000, help="Stored vectors to search for.")
-@click.option("--seed", type=SEED, default=0, help="Of the sample.")
+@click.option("--seed", type=SEED, default=0, help="Seed of the sample.")
 @floor_options
 @format_option
 @pass_context
@@ -209,9 +209,9 @@ def audit(
     floor_zeros: float,
     output_format: str,
 ) -> int:
-    """Measure what searches through the index find, and store it with the index.
+    """Measure the recall of searches through the index, and store it with the index.
 
-    Exit code 4: it is below the floor.
+    Exit code 4: the index is below the floor.
     """
     from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.index import Floor, audit_index
@@ -240,7 +240,7 @@ def drop(context: Context, encoder: str) -> None:
 
     with context.open_database() as connection:
         drop_index(connection, stored_encoder(connection, encoder), progress=context.progress())
-    click.echo(f"The index of '{encoder}' is dropped.", err=True)
+    click.echo(f"Dropped the index of '{encoder}'.", err=True)
 
 
 @index.command()
@@ -248,7 +248,7 @@ def drop(context: Context, encoder: str) -> None:
 @format_option
 @pass_context
 def status(context: Context, encoder: str, output_format: str) -> None:
-    """Show the index in use, what it was built with, what searches set, and its audit."""
+    """Show the index in use: its build parameters, its search settings and its audit."""
     from cbirdb.db.index_builds import current_build
     from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.errors import InputError
@@ -262,5 +262,5 @@ def status(context: Context, encoder: str, output_format: str) -> None:
     row = current.row()
     write_rows([row], output_format, columns=TABLE)
     context.progress().note(
-        f"Audit {row['audit']}." if current.audit else f"Not audited yet: cbirdb index audit -e {encoder}"
+        f"Audit {row['audit']}." if current.audit else f"Not audited yet. Run: cbirdb index audit -e {encoder}"
     )

@@ -1,4 +1,4 @@
-"""``cbirdb ingest``: dataset files -> catalogue."""
+"""Implements ``cbirdb ingest``: reads dataset files into the catalogue."""
 
 from __future__ import annotations
 
@@ -28,28 +28,24 @@ if TYPE_CHECKING:
 @click.argument("dataset", metavar="DATASET")
 @click.argument("path", type=FilePath(path_type=Path))
 @click.option("--name", type=Line(), help="The dataset's name here.  [default: the folder's name, or the CSV's column]")
-@click.option(
-    "--images", type=FilePath(path_type=Path), metavar="DIR", help="Folder that a CSV's file paths are relative to."
-)
-@click.option(
-    "--labels-only", is_flag=True, help="Take what the lists say and leave the images alone, for import-embeddings."
-)
+@click.option("--images", type=FilePath(path_type=Path), metavar="DIR", help="Base folder of the file paths in a CSV.")
+@click.option("--labels-only", is_flag=True, help="Read the lists but not the images, for import-embeddings.")
 @click.option(
     "--pseudonym-key", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
-    help="Key that patients' ids are pseudonymised with; made if it is not there.  [default: in CBIRDB_HOME]",
+    help="Key that pseudonymises patients' ids; created if missing.  [default: in CBIRDB_HOME]",
 )  # fmt: skip
-@click.option("--split", default="80/10/10", help="Percent of train/val/test, where the split comes from the content.")
+@click.option("--split", default="80/10/10", help="Percent of train/val/test, if the files' content decides the split.")
 @click.option("--modality", type=Line(), help="Modality of all images, as a DICOM code.")
 @click.option("--anatomic-region", type=Line(), help="Anatomic region of all images.")
-@click.option("--label-pattern", type=Text(), metavar="REGEX", help="Label from the path, by a group named 'label'.")
-@click.option("--limit", type=COUNT, metavar="N", help="Look at no more than N images.")
+@click.option(
+    "--label-pattern", type=Text(), metavar="REGEX", help="Pattern of the path whose group 'label' is the label."
+)
+@click.option("--limit", type=COUNT, metavar="N", help="Read no more than N images.")
 @max_pixels_option
 @allow_root_option
 @accept_damaged_option
-@click.option(
-    "--recheck", is_flag=True, help="Read and decode unchanged files again, too: finds damage of what is stored."
-)
-@click.option("--moved", is_flag=True, help="The dataset is the same, its folder lies elsewhere now.")
+@click.option("--recheck", is_flag=True, help="Also read and decode unchanged files again, to find new damage.")
+@click.option("--moved", is_flag=True, help="The dataset is the same, but its folder has moved.")
 @click.option("--dry-run", is_flag=True, help="Read everything, write nothing.")
 @format_option
 @pass_context
@@ -74,10 +70,10 @@ def ingest(
     dry_run: bool,
     output_format: str,
 ) -> int:
-    """Bring the images and labels of a dataset into the catalogue.
+    """Add the images and labels of a dataset to the catalogue.
 
-    DATASET is the layout of the files, one of `cbirdb datasets list`; PATH is where they are. Running it again
-    adds what is new and changes nothing else. What cannot be read is listed by `cbirdb failures`.
+    DATASET is the layout of the files, one of `cbirdb datasets list`; PATH is their place. Running it again adds new
+    images and changes nothing else. `cbirdb failures` lists the files that cannot be read.
 
     \b
     cbirdb ingest folder /data/xray                       one sub-folder per class
@@ -113,7 +109,7 @@ def ingest(
 
 
 def _selection(summary: IngestSummary) -> list[dict[str, object]]:
-    """What would be ingested: by split, modality and label."""
+    """Return the rows of a dry run: images by split, modality and label."""
     return [
         {"split": split, "modality": modality, "label": label, "images": count}
         for (split, modality, label), count in sorted(summary.selection.items())
@@ -125,8 +121,8 @@ def _remarks(summary: IngestSummary, *, dry_run: bool) -> list[str]:
     lines += summary.describe_failures("read", "ingest")
     if summary.stored_failed:
         lines.append(
-            f"{summary.stored_failed:,} of these are in the catalogue and stay there, with the embeddings of what they"
-            " were. Restore the files, or take the dataset back: cbirdb datasets drop"
+            f"{summary.stored_failed:,} of these stay in the catalogue with the embeddings of their earlier content."
+            " Restore the files, or remove the dataset: cbirdb datasets drop"
         )
     if summary.damaged:
         lines.append(f"{summary.damaged:,} are damaged and recorded as such (cbir.image.damage).")
@@ -135,11 +131,15 @@ def _remarks(summary: IngestSummary, *, dry_run: bool) -> list[str]:
     for reason, count in summary.excluded_reasons.items():
         lines.append(f"{count:,} left out: {reason}.")
     if summary.duplicate:
-        lines.append(f"{summary.duplicate:,} have the content of another image; see the view cbir.duplicate_image.")
+        lines.append(
+            f"{summary.duplicate:,} have the same content as another image; see the view cbir.duplicate_image."
+        )
     if summary.without_label:
-        lines.append(f"{summary.without_label:,} carry no label: they can be found, but take no part in evaluations.")
+        lines.append(f"{summary.without_label:,} have no label: searches find them, but evaluations exclude them.")
     if len(summary.label_names) == 1 and summary.added > 1:
         only = next(iter(summary.label_names))
-        lines.append(f"All images carry the same label, '{only}'; if it stands in the file names, use --label-pattern.")
+        lines.append(
+            f"All images have the same label, '{only}'. If labels are part of the file names, use --label-pattern."
+        )
         lines.append(f"To start over: cbirdb datasets drop {', '.join(summary.datasets)}")
     return lines

@@ -1,4 +1,4 @@
-"""``cbirdb leakage``: what gives the answers of an evaluation away."""
+"""Implements ``cbirdb leakage``: shows images that give away the answers of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from cbirdb.cli.values import COUNT, NumberRange
     "--near",
     type=NumberRange(0, 2),
     default=0.001,
-    help="Cosine distance up to which images are nearly identical; it depends on the encoder.",
+    help="Largest cosine distance of nearly identical images; depends on the encoder.",
 )
-@click.option("--causes", is_flag=True, help="What leaks, in place of P@N with and without it.")
+@click.option("--causes", is_flag=True, help="Show the causes of leakage instead of P@N with and without it.")
 @cutoffs_option
 @format_option
 @pass_context
@@ -28,8 +28,8 @@ def leakage(
 ) -> None:
     """Show P@N with and without images of the same patient, identical files and nearly identical images.
 
-    "without touched queries" leaves those out that an indexed image gives away; "without leaking images" keeps all
-    queries and takes such images out of the index instead.
+    "without touched queries" omits the queries that an indexed image gives away. "without leaking images" keeps all
+    queries and omits those images from the index.
     """
     from cbirdb.metrics import latest_runs
     from cbirdb.metrics.analyses import leakage as what_leaks
@@ -41,7 +41,7 @@ def leakage(
     with context.open_database() as connection:
         run = latest_runs(connection, encoder=encoder, run=run_id)[0]
         if not causes:
-            check_cutoffs(wanted, run)  # before anything is said
+            check_cutoffs(wanted, run)  # before any output
         for line in describe_runs(connection, {run.run_id}):
             progress.note(line)
         rows = what_leaks(connection, run, near=near)

@@ -1,4 +1,4 @@
-"""The command ``cbirdb``: finds its sub-commands without importing them, and turns errors into one sentence."""
+"""Runs the command ``cbirdb``: finds its sub-commands without importing them, and turns errors into one sentence."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ COMMANDS = {
     "demo": ("cbirdb.cli.demo:demo", "Run the whole pipeline on generated phantoms."),
     "db": ("cbirdb.cli.db:db", "Start, stop, inspect and upgrade the database."),
     "datasets": ("cbirdb.cli.datasets:datasets", "List the dataset readers, and remove datasets."),
-    "ingest": ("cbirdb.cli.ingest:ingest", "Bring a dataset's images and labels into the catalogue."),
+    "ingest": ("cbirdb.cli.ingest:ingest", "Add a dataset's images and labels to the catalogue."),
     "encoders": ("cbirdb.cli.encoders:encoders", "List, add, fetch, verify and drop encoders."),
     "encode": ("cbirdb.cli.encode:encode", "Compute embeddings of all images that lack one."),
     "import-embeddings": ("cbirdb.cli.import_embeddings:import_embeddings", "Load the paper's published embeddings."),
     "index": ("cbirdb.cli.index:index", "Build, drop and show vector indexes."),
     "search": ("cbirdb.cli.search:search", "Find the images most similar to an image or a file."),
-    "evaluate": ("cbirdb.cli.evaluate:evaluate", "Store the neighbours that all metrics rest on."),
+    "evaluate": ("cbirdb.cli.evaluate:evaluate", "Store the neighbours that all metrics use."),
     "metrics": ("cbirdb.cli.metrics:metrics", "Show P@N, micro and macro, in all or by group."),
     "compare": ("cbirdb.cli.compare:compare", "Compare encoders on the same queries: intervals and p values."),
-    "leakage": ("cbirdb.cli.leakage:leakage", "Show what gives answers away, and P@N with and without it."),
+    "leakage": ("cbirdb.cli.leakage:leakage", "Show P@N with and without images that give answers away."),
     "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours, k chosen on val."),
     "erase": ("cbirdb.cli.erase:erase", "Erase a patient, with a certificate."),
-    "failures": ("cbirdb.cli.failures:failures", "List what could not be ingested, encoded or imported."),
+    "failures": ("cbirdb.cli.failures:failures", "List the files that could not be ingested, encoded or imported."),
 }
-"""Commands by name: where each is, and its line of help. A new one is a file and a line here."""
+"""Commands by name, with their place and their line of help. A new one is a file and a line here."""
 
 
 class LazyGroup(click.Group):
     """Lists commands from ``COMMANDS`` and imports one only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command and name its environment variables."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -53,6 +55,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest command if there is none of that name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
@@ -61,17 +64,17 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 def _name_variables(command: click.Command, prefix: str) -> None:
-    """Give every option the environment variable that its own name says, whatever its parameter is called."""
+    """Give every option the environment variable of its own name, whatever its parameter is called."""
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             name = f"{prefix}_{max(parameter.opts, key=len).lstrip('-')}".upper().replace("-", "_")
-            # One that several commands share may have a name of its own besides.
-            # A command that this process ran before has been here.
+            # Keep a shared option's own variable. The names are already set if this process has run the command before.
             others = [parameter.envvar] if isinstance(parameter.envvar, str) else (parameter.envvar or [])
             parameter.envvar = list(dict.fromkeys([name, *others]))
     if isinstance(command, click.Group):
@@ -91,15 +94,15 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     type=FilePath(file_okay=False, path_type=Path),
     help="Folder of the embedded server.  [default: the user's data folder; /var/lib/cbirdb for root]",
 )
-@click.option("-v", "--verbose", count=True, help="Say more; twice: everything. Adds tracebacks to errors.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+@click.option("-v", "--verbose", count=True, help="Show more; twice: everything. Adds tracebacks to errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only results and errors.")
 @click.version_option(package_name="cbirdb")
 @click.pass_context
 def cbirdb(ctx: click.Context, dsn: str | None, home: Path | None, verbose: int, quiet: bool) -> None:
     """Content-based image retrieval for radiology, inside PostgreSQL.
 
-    Every option has an environment variable: CBIRDB_ and its name for those here (CBIRDB_DSN), CBIRDB_, the
-    command and its name for the others (CBIRDB_ENCODE_DEVICE).
+    Every option has an environment variable: CBIRDB_ and its name for those here (CBIRDB_DSN); CBIRDB_, the command and
+    its name for the others (CBIRDB_ENCODE_DEVICE).
     """
     from cbirdb.cli.options import Context
 
@@ -109,7 +112,7 @@ def cbirdb(ctx: click.Context, dsn: str | None, home: Path | None, verbose: int,
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with the code that ``errors.ExitCode`` explains."""
+    """Run the command line and exit with one of the codes of ``errors.ExitCode``."""
     sys.exit(run(arguments))
 
 
@@ -119,7 +122,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result: Any = cbirdb.main(given, prog_name="cbirdb", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("Stopped. What was done is kept; the same command goes on from there.", err=True)
+        click.echo("Stopped. Finished work is kept; the same command continues from there.", err=True)
         return 130
     except click.ClickException as error:
         error.show()
@@ -129,7 +132,7 @@ def run(arguments: list[str] | None = None) -> int:
         _show_cause(error)
         return int(error.exit_code)
     except SystemExit:
-        # Click's answer to a closed pipe: the reader of our output (head, say) has had enough.
+        # Click exits so when a pipe is closed: the reader of our output (such as head) is done.
         return int(ExitCode.OK)
     except (UnicodeEncodeError, OSError) as error:
         click.echo(f"Error: {_in_words(error)}", err=True)
@@ -140,7 +143,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _in_words(error: UnicodeEncodeError | OSError) -> str:
     if isinstance(error, UnicodeEncodeError):
-        return "A name is not UTF-8 text, which is all that the database can hold. Rename it."
+        return "A name is not UTF-8 text, and the database holds only UTF-8. Rename it."
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
 
 

@@ -1,4 +1,4 @@
-"""``cbirdb metrics``: P@N."""
+"""Implements ``cbirdb metrics``: shows P@N."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cbirdb.metrics.precision import GROUPS
     "--by",
     type=click.Choice([*GROUPS, *ANALYSES]),
     default="run",
-    help="One result for all queries, or for each group of them; or for random parts of the index; or how often"
+    help="One result for all queries, or one per group of them; per random part of the index (see README); or how often"
     " neighbours share the anatomy and how often the finding.",
 )
 @cutoffs_option
@@ -29,7 +29,9 @@ from cbirdb.metrics.precision import GROUPS
     help="Add 95 % confidence intervals, bootstrapped by patient.",
 )  # fmt: skip
 @resamples_option
-@click.option("--compare-paper", is_flag=True, help="This database's figures beside the paper's Table 1, cell by cell.")
+@click.option(
+    "--compare-paper", is_flag=True, help="Show this database's figures beside the paper's Table 1, cell by cell."
+)
 @format_option
 @pass_context
 def metrics(
@@ -55,7 +57,7 @@ def metrics(
 
     wanted = parse_cutoffs(cutoffs)
     if confidence and by in ANALYSES:
-        raise OptionError(f"--confidence is not known for --by {by}.", hint=f"It is for {', '.join(GROUPS)}.")
+        raise OptionError(f"--confidence is not available for --by {by}.", hint=f"It is for {', '.join(GROUPS)}.")
     progress = context.progress()
     with context.open_database() as connection:
         if by in ANALYSES:
@@ -72,22 +74,22 @@ def metrics(
             progress.note(line)
     if undetermined := sum(row.get("undetermined", 0) for row in rows):
         progress.note(
-            f"{undetermined:,} times a query's list was too short in a part, and is left out there; more"
-            " neighbours make fewer of them: cbirdb evaluate -k 1000"
+            f"{undetermined:,} query and index-part combinations skipped: too few stored neighbours. To store more:"
+            " cbirdb evaluate -k 1000"
         )
-    # What the lines above say is the same in every row of a run; the deviations give way to the intervals.
-    said = {"mode", "ann_recall"} | ({"micro_std", "macro_std"} if confidence or by in ANALYSES else set())
-    said |= {"run", "encoder"} if len(runs) == 1 else set()
-    write_rows(rows, output_format, columns=[name for name in rows[0] if name not in said] if rows else None)
+    # Omit columns that the lines above state for a whole run; intervals replace the deviations.
+    omitted = {"mode", "ann_recall"} | ({"micro_std", "macro_std"} if confidence or by in ANALYSES else set())
+    omitted |= {"run", "encoder"} if len(runs) == 1 else set()
+    write_rows(rows, output_format, columns=[name for name in rows[0] if name not in omitted] if rows else None)
 
 
 def _check_alone(option: str, *, beside: tuple[str, ...]) -> None:
-    """Refuse other options on the command line, which would be ignored without a word."""
+    """Refuse other options on the command line, which would have no effect."""
     here = click.get_current_context()
     for parameter in here.command.params:
         name = parameter.name or ""
         if name not in (option, *beside) and here.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{option.replace('_', '-')} and {parameter.opts[-1]} do not go together.")
+            raise click.UsageError(f"--{option.replace('_', '-')} and {parameter.opts[-1]} cannot be combined.")
 
 
 def _compare(context: Context, encoder: str | None, output_format: str) -> None:
@@ -101,9 +103,9 @@ def _compare(context: Context, encoder: str | None, output_format: str) -> None:
 
 
 def parse_cutoffs(text: str) -> list[int]:
-    """``1,3,5-7`` -> [1, 3, 5, 6, 7].
+    """Parse numbers and ranges: ``1,3,5-7`` -> [1, 3, 5, 6, 7].
 
-    :raises OptionError: when it is something else.
+    :raises OptionError: when the text has another form.
     """
     numbers: set[int] = set()
     for part in text.split(","):
@@ -116,5 +118,5 @@ def parse_cutoffs(text: str) -> list[int]:
 
 
 def _number(text: str) -> int | None:
-    """Of up to five digits, since no run keeps more neighbours, and not 0; None for anything else."""
+    """Return a number of up to five digits above 0 (no run keeps more neighbours); None for anything else."""
     return int(text) or None if text.isascii() and text.isdigit() and len(text) <= 5 else None

@@ -1,4 +1,4 @@
-"""What several commands share: the context, and options of one meaning."""
+"""Defines the commands' context and their shared options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def confirm(question: str, *, no: str = "Nothing was removed.") -> None:
-    """Ask before something is removed, and end the command when the answer is no."""
+    """Ask before something is removed; end the command if the answer is no."""
     if not click.confirm(question, err=True):
         click.echo(no, err=True)
         raise click.exceptions.Exit(int(ExitCode.USER))
@@ -36,7 +36,7 @@ def confirm(question: str, *, no: str = "Nothing was removed.") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the group hands to its commands."""
+    """The state that the group hands to its commands."""
 
     settings: Settings
     quiet: bool = False
@@ -44,18 +44,18 @@ class Context:
 
     @contextmanager
     def open_database(self) -> Iterator[psycopg.Connection]:
-        """A connection to a database whose schema is up to date; the driver's errors in the block become ours."""
+        """Open a connection to a database whose schema is up to date; translate the driver's errors in the block."""
         from cbirdb.db.errors import translated_errors
         from cbirdb.db.schema.open import open_database
 
         with open_database(self.settings) as connection, translated_errors():
-            self.tell_defects(connection)
+            self.warn_of_defects(connection)
             yield connection
 
-    def tell_defects(self, connection: psycopg.Connection, *, embedded: bool = False) -> None:
-        """Warn of what a shared server's pgvector lacks; of the embedded one's only where ``embedded`` says so.
+    def warn_of_defects(self, connection: psycopg.Connection, *, embedded: bool = False) -> None:
+        """Warn of defects of a shared server's pgvector; of the embedded one's only if ``embedded`` is True.
 
-        Nobody can mend that one, and what its defects forbid is not done there: a word at `db start` is enough.
+        Users cannot update the embedded one, and cbirdb avoids its defects. A word at `db start` is enough.
         """
         from cbirdb.db.extension import extension_version
         from cbirdb.db.known_defects import how_to_update, missing_fixes, on_embedded_server
@@ -66,7 +66,7 @@ class Context:
             click.echo(f"Warning: {fixes} {how_to_update(connection)}", err=True)
 
     def load_options(self, weights: Path | None, device: str) -> LoadOptions:
-        """Where encoders' weights are, and on what to run them."""
+        """Return the place of encoders' weights and the device to run on."""
         from cbirdb.encoders.base import LoadOptions
         from cbirdb.encoders.own_gpu import own_gpu
         from cbirdb.parallel.shards import local_rank
@@ -76,19 +76,19 @@ class Context:
         )
 
     def allowed_roots(self, named: tuple[Path, ...]) -> AllowedRoots:
-        """Folders that images may be read from: those of ingests on this machine, and those that the command names."""
+        """Return the folders that may be read: those of ingests on this machine, and those that the command names."""
         from cbirdb.allowed_roots import AllowedRoots
 
         return AllowedRoots.of_machine(self.settings.home_folder, named)
 
     def connect(self) -> psycopg.Connection:
-        """A further connection."""
+        """Open a further connection."""
         from cbirdb.db.connection import connect
 
         return connect(self.settings)
 
     def progress(self) -> Progress:
-        """Where progress goes."""
+        """Return the receiver of progress."""
         if self.quiet:
             return SILENT
         from cbirdb.cli.progress import TerminalProgress
@@ -100,25 +100,25 @@ pass_context = click.make_pass_decorator(Context)
 
 
 def format_option(function: F) -> F:
-    """``--format``: how rows are written to stdout."""
+    """Add ``--format``, the form of rows on stdout."""
     return click.option(
         "--format",
         "output_format",
         type=click.Choice(["table", "json", "csv"]),
         default="table",
-        help="How rows are written. JSON is one array of objects.",
+        help="Format of the rows. JSON is one array of objects.",
     )(function)
 
 
 def encoder_option(function: F) -> F:
-    """``-e``: one encoder."""
+    """Add ``-e``, one encoder."""
     return click.option(
         "-e", "--encoder", type=Text(), required=True, metavar="NAME", help="Encoder; see: cbirdb encoders list"
     )(function)
 
 
 def dataset_option(function: F) -> F:
-    """``--dataset``, as often as wanted."""
+    """Add ``--dataset``, any number of times."""
     return click.option(
         "-d",
         "--dataset",
@@ -131,29 +131,29 @@ def dataset_option(function: F) -> F:
 
 
 def cutoffs_option(function: F) -> F:
-    """``-n``: the N of P@N, read by ``cbirdb.cli.metrics.parse_cutoffs``."""
+    """Add ``-n``, the N of P@N, parsed by ``cbirdb.cli.metrics.parse_cutoffs``."""
     return click.option("-n", "cutoffs", default="1,3,5,10", metavar="N,N,...", help="The N of P@N; a range is 1-10.")(
         function
     )
 
 
 def resamples_option(function: F) -> F:
-    """``--resamples`` and ``--seed`` of what is estimated by drawing at random."""
-    function = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of what is drawn at random.")(
+    """Add ``--resamples`` and ``--seed`` of random estimates."""
+    function = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Seed of the random draws.")(
         function
     )
     return click.option(
-        "--resamples", type=click.IntRange(100, 1_000_000), default=2000, help="How often patients are drawn anew."
+        "--resamples", type=click.IntRange(100, 1_000_000), default=2000, help="Number of random redraws of patients."
     )(function)
 
 
 def floor_options(function: F) -> F:
-    """``--floor-recall`` and ``--floor-zeros``: what an index must reach for its answers to count as final."""
+    """Add ``--floor-recall`` and ``--floor-zeros``, the least quality of an index whose answers are final."""
     zeros = click.option(
         "--floor-zeros",
         type=NumberRange(0, 1),
         default=0.001,
-        help="Largest share of queries that find none of their nearest.",
+        help="Largest share of queries that find none of their nearest images.",
     )
     recall = click.option(
         "--floor-recall", type=NumberRange(0, 1), default=0.99, help="Smallest mean recall of an index."
@@ -162,58 +162,58 @@ def floor_options(function: F) -> F:
 
 
 def precision_option(function: F) -> F:
-    """``--precision`` of stored vectors."""
+    """Add ``--precision`` of stored vectors."""
     return click.option(
         "--precision",
         type=click.Choice(["half", "single"]),
-        help="Stored as 16-bit or 32-bit floats.  [default: half for a new encoder]",
+        help="Store 16-bit or 32-bit floats.  [default: half for a new encoder]",
     )(function)
 
 
 def allow_root_option(function: F) -> F:
-    """``--allow-root``: folders of this machine that images may be read from."""
+    """Add ``--allow-root``, folders of this machine from which images may be read."""
     return click.option(
         "--allow-root", "allow_root", multiple=True, type=FilePath(path_type=Path), metavar="DIR",
         envvar="CBIRDB_ALLOW_ROOT", show_envvar=False,
-        help="A folder of this machine that images may be read from, besides those that were ingested here; symbolic"
-        " links may lead there. May be repeated; CBIRDB_ALLOW_ROOT holds several with ':' between them.",
+        help="A folder of this machine from which images may be read, besides those ingested here; symbolic links may"
+        " lead there. May be repeated; CBIRDB_ALLOW_ROOT separates folders by ':'.",
     )(function)  # fmt: skip
 
 
 def max_pixels_option(function: F) -> F:
-    """``--max-pixels`` of what is decoded; `ingest` and `encode` both have it."""
+    """Add ``--max-pixels`` of decoded images, for `ingest` and `encode`."""
     return click.option(
         "--max-pixels", type=click.IntRange(1, LARGEST_MAX_PIXELS), default=MAX_PIXELS, metavar="N",
-        help="An image with more pixels is a failure; larger ones need it at `ingest` and at `encode`.",
+        help="Most pixels of an image; a larger one is a failure. Give it at both `ingest` and `encode`.",
     )(function)  # fmt: skip
 
 
 def accept_damaged_option(function: F) -> F:
-    """``--accept-damaged`` of what is decoded; `ingest`, `encode` and `search` have it."""
+    """Add ``--accept-damaged``, for `ingest`, `encode` and `search`."""
     return click.option(
         "--accept-damaged",
         is_flag=True,
-        help="Take images of which a decoder reports missing or invalid data; they are recorded as damaged.",
+        help="Accept images with missing or invalid data, and record them as damaged.",
     )(function)
 
 
 def weights_option(function: F) -> F:
-    """``--weights DIR``."""
+    """Add ``--weights DIR``."""
     return click.option(
         "--weights",
         type=FilePath(path_type=Path),
         metavar="DIR",
-        help="Folder that `encoders fetch --to` filled, or with one model's files.  [default: what `encoders fetch`"
-        " brought, else the model hub's cache]",
+        help="Folder of `encoders fetch --to`, or of one model's files.  [default: the folder of `encoders fetch`, else the"
+        " model hub's cache]",
     )(function)
 
 
 def dtype_option(function: F) -> F:
-    """``--dtype`` of the forward pass."""
+    """Add ``--dtype`` of the forward pass."""
     return click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16", "float16"]),
-        help="Numbers to compute in; recorded.  [default: as before; float32 for a new encoder]",
+        help="Number format of the computation; recorded.  [default: as before; float32 for a new encoder]",
     )(function)
 
 
@@ -224,11 +224,11 @@ def _check_device(_context: click.Context, _parameter: click.Parameter, device: 
 
 
 def device_option(function: F) -> F:
-    """``--device``."""
+    """Add ``--device``."""
     return click.option(
         "--device",
         default="auto",
         callback=_check_device,
         metavar="auto|cuda|cuda:N|cpu",
-        help="auto: a GPU where there is one; of several, each process of torchrun or Slurm takes its own.",
+        help="auto: a GPU if there is one. If there are several, each process of torchrun or Slurm takes its own.",
     )(function)

@@ -1,4 +1,4 @@
-"""Rows to stdout, as a table for people or as JSON or CSV for programs."""
+"""Writes rows to stdout, as a table for people or as JSON or CSV for programs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Row = Mapping[str, Any]
 
 
 LONG_TEXTS = {"advice", "detail", "embedding", "labels", "parameters", "source", "value", "what"}
-"""Columns that may be folded in a table; a number or a short word never is."""
+"""Columns that a table may fold; it never folds a number or a short word."""
 
 
 def write_rows(rows: Sequence[Row], output_format: str, *, columns: Sequence[str] | None = None) -> None:
     """Write rows that all have the keys of the first.
 
-    :param columns: what a table shows, where not all is worth its room; JSON and CSV always have it all.
+    :param columns: columns of the table, if not all; JSON and CSV always have all.
     """
     if output_format == "json":
         click.echo(json.dumps([dict(row) for row in rows], indent=1, default=str, ensure_ascii=False, allow_nan=False))
@@ -56,7 +56,7 @@ def _cell_for_csv(value: Any) -> Any:
 
 
 def _write_table(rows: Sequence[Row]) -> None:
-    """A table, or one line per value where the terminal is too narrow for it."""
+    """Write a table, or one line per value if the terminal is too narrow."""
     if not rows:
         click.echo("(no rows)")
         return
@@ -74,7 +74,7 @@ def _write_table(rows: Sequence[Row]) -> None:
         table.add_row(*(_cell(value) for value in row.values()))
     console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        # A file or a pipe has no width; nothing may be cut or folded there.
+        # A file or a pipe has no width, so nothing may be cut or folded.
         console.width = 500
     if Measurement.get(console, console.options.update(width=500), table).minimum > console.width:
         _write_records(rows)

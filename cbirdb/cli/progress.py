@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""Shows progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TerminalProgress:
 
     @contextmanager
     def task(self, description: str, *, total: int | None, unit: str) -> Iterator[_Bar | _Lines]:
-        """A bar or lines, for as long as the block runs."""
+        """Show a bar or lines while the block runs."""
         if not self._console.is_terminal:
             yield _Lines(description, total, unit)
             return
@@ -37,18 +37,19 @@ class TerminalProgress:
             yield _Bar(progress, description, total)
 
     def note(self, message: str) -> None:
-        """One line on stderr."""
+        """Write one line to stderr."""
         click.echo(on_lines(message), err=True)
 
 
 class _State(ProgressColumn):
-    """``1,234 of 5,000, 350 images/s, 0:00:11 left``; only the time so far while the total is not known."""
+    """Shows ``1,234 of 5,000, 350 images/s, 0:00:11 left``, or only the elapsed time while the total is unknown."""
 
     def __init__(self, unit: str) -> None:
         super().__init__(table_column=Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: RichTask) -> Text:
+        """Return the text of the column."""
         if not task.total:
             return Text(f"{timedelta(seconds=int(task.elapsed or 0))} so far")
         text = f"{int(task.completed):,} of {int(task.total):,}"
@@ -60,6 +61,8 @@ class _State(ProgressColumn):
 
 
 class _Bar:
+    """Shows a task as a bar of rich."""
+
     def __init__(self, progress: Progress, description: str, total: int | None) -> None:
         self._progress = progress
         self._id = progress.add_task(description, total=total)
@@ -72,7 +75,7 @@ class _Bar:
 
 
 class _Lines:
-    """One line every ten seconds, for logs."""
+    """Writes one line every ten seconds, for logs."""
 
     def __init__(self, description: str, total: int | None, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit

@@ -1,4 +1,4 @@
-"""Tells what psql's own arguments say of where to connect from everything else that they say."""
+"""Separates psql's arguments about the connection from its other arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG = (
     "tuples-only", "table-attr=", "expanded", "field-separator-zero", "record-separator-zero", "host=", "port=",
     "username=", "no-password", "password",
 )  # fmt: skip
-"""psql's options, of which those with a colon or an equals sign take a value."""
+"""psql's options; those with a colon or an equals sign take a value."""
 NAMED = {
     "-U": "user", "--username": "user", "-h": "host", "--host": "host", "-p": "port", "--port": "port",
     "-d": "dbname", "--dbname": "dbname",
@@ -26,11 +26,11 @@ NAMED = {
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """What they say of the connection, by libpq's names, and what is left for psql.
+    """Split psql's arguments into connection parameters, by libpq's names, and the rest for psql.
 
-    psql lets the connection string that it is called with win over its options, so they have to be put into it.
+    psql prefers its connection string to its options, so the options must become part of the string.
 
-    :raises OptionError: for what is no option of psql.
+    :raises OptionError: for an argument that psql does not know.
     """
     try:
         options, positional = gnu_getopt(list(arguments), SHORT, list(LONG))
@@ -55,7 +55,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
 
 
 def _named(name: str, value: str) -> dict[str, str]:
-    """A database may be named by a whole connection string."""
+    """Return one connection parameter, or those of a whole connection string given as the database's name."""
     if name != "dbname" or ("=" not in value and "://" not in value):
         return {name: value}
     try:

@@ -1,4 +1,4 @@
-"""``cbirdb search``: where have we seen this before?"""
+"""Implements ``cbirdb search``: finds similar images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cbirdb.search.similar_images import Mode
 
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
-"""What a table shows of a result; JSON and CSV have everything."""
+"""Columns of the table; JSON and CSV have all."""
 
 
 @click.command()
@@ -56,17 +56,17 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
     metavar="N,N,...",
     help="Only these images of the database, by their ids.",
 )
-@click.option("--same-patient", is_flag=True, help="Do not leave out the query's own patient.")
+@click.option("--same-patient", is_flag=True, help="Include images of the query's own patient.")
 @click.option(
     "--mode",
     type=click.Choice(["auto", "exact", "approximate"]),
     default="auto",
-    help="auto: whichever is expected to be faster; exact without an index.",
+    help="auto: the mode that is expected to be faster; exact without an index.",
 )
 @click.option(
     "--sheet", type=FilePath(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
 )
-@click.option("--purpose", type=Purpose(), metavar="TEXT", help="Why you search, for the audit of searches.")
+@click.option("--purpose", type=Purpose(), metavar="TEXT", help="Reason of the search, for the audit of searches.")
 @allow_root_option
 @accept_damaged_option
 @weights_option
@@ -150,7 +150,7 @@ def _draw(
     rows: list[dict[str, Any]],
     encoder: str,
 ) -> None:
-    """Write the contact sheet, and say which pictures may not be read here."""
+    """Write the contact sheet, and name the datasets whose pictures may not be read here."""
     from cbirdb.search import similar_images as verb
     from cbirdb.search.contact_sheet import write_contact_sheet
 
@@ -160,14 +160,14 @@ def _draw(
     )
     if refused := verb.refused_datasets(connection, allowed, rows):
         context.progress().note(
-            f"Pictures of {', '.join(refused)} are left out: nobody on this machine has allowed that folder to be read."
-            " Name it: --allow-root DIR"
+            f"Pictures of {', '.join(refused)} are missing: their folders are not allowed on this machine."
+            " Allow one: --allow-root DIR"
         )
     context.progress().note(f"The contact sheet is {sheet}.")
 
 
 def _damage_handler(context: Context, accept_damaged: bool) -> OnDamage:
-    """Refuse a damaged query, or say that it is damaged."""
+    """Return a handler that refuses a damaged query, or reports the damage."""
     from cbirdb.pixels import refuse
 
     if not accept_damaged:
@@ -184,9 +184,9 @@ def _remark(found: int, k: int, mode: str) -> str:
 
 
 def parse_ids(text: str | None) -> tuple[int, ...] | None:
-    """``3, 17`` -> (3, 17).
+    """Parse image ids: ``3, 17`` -> (3, 17).
 
-    :raises click.BadParameter: when it is something else.
+    :raises click.BadParameter: when the text has another form.
     """
     if text is None:
         return None

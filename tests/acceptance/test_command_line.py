@@ -273,7 +273,7 @@ def test_interrupting_says_so_in_one_word(cli: Callable, monkeypatch: pytest.Mon
     monkeypatch.setattr(status, "database_status", interrupted)
     outcome = cli("db", "status")
     assert (outcome.code, outcome.out) == (130, "")
-    assert outcome.err.strip().startswith("Stopped. What was done is kept")
+    assert outcome.err.strip().startswith("Stopped. Finished work is kept")
 
 
 def test_json_is_valid_where_a_figure_is_missing(filled: Callable) -> None:

@@ -38,11 +38,11 @@ def test_from_nothing_the_schema_is_made_and_a_second_upgrade_changes_nothing(
     with psycopg.connect(database.dsn(), autocommit=True) as admin:
         admin.execute("CREATE DATABASE nothing")
     dsn = database.dsn("nothing")
-    assert cli("--dsn", dsn, "db", "upgrade").err == f"Schema 'cbir' stands at migration {migrate.head_revision()}.\n"
+    assert cli("--dsn", dsn, "db", "upgrade").err == f"Schema 'cbir' is at migration {migrate.head_revision()}.\n"
     with psycopg.connect(dsn) as connection:
         before = objects(connection)
     again = cli("--dsn", dsn, "db", "upgrade", "--if-needed")
-    assert again.err == f"Schema 'cbir' stands at migration {migrate.head_revision()}, as before.\n"
+    assert again.err == f"Schema 'cbir' is at migration {migrate.head_revision()}, as before.\n"
     with psycopg.connect(dsn) as connection:
         assert objects(connection) == before, "it made the views anew"
         assert migrate.current_state(connection) == migrate.installed_state()

@@ -77,7 +77,7 @@ def test_classify_reports_one_chosen_k_and_where_it_comes_from(cli: Cli, evaluat
     best = max(row["val_balanced_accuracy"] for row in outcome.rows)
     assert chosen[0]["k"] == min(row["k"] for row in outcome.rows if row["val_balanced_accuracy"] == best)
     assert (chosen[0]["val_queries"], chosen[0]["test_queries"], chosen[0]["test_run"]) == (4, 6, evaluated)
-    assert f"k = {chosen[0]['k']} is the best for val" in outcome.err
+    assert f"k = {chosen[0]['k']} is best on val" in outcome.err
 
 
 def test_leakage_is_counted_and_taken_out(cli: Cli, evaluated: int) -> None:
@@ -96,11 +96,11 @@ def test_leakage_is_counted_and_taken_out(cli: Cli, evaluated: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("metrics", "--by", "index-size", "--confidence"), 2, "--confidence is not known for --by index-size"),
+        (("metrics", "--by", "index-size", "--confidence"), 2, "--confidence is not available for --by index-size"),
         (("metrics", "--by", "anatomy", "-n", "101"), 1, "P@101 is not known"),
         (("metrics", "--resamples", "1"), 2, "100<=x<=1000000"),
-        (("metrics", "--compare-paper", "--run", "1"), 2, "--compare-paper and --run do not go together"),
-        (("metrics", "--compare-paper", "-n", "1"), 2, "--compare-paper and -n do not go together"),
+        (("metrics", "--compare-paper", "--run", "1"), 2, "--compare-paper and --run cannot be combined"),
+        (("metrics", "--compare-paper", "-n", "1"), 2, "--compare-paper and -n cannot be combined"),
         (("compare",), 2, "A comparison needs two encoders or more"),
         (("compare", "-e", "tiny-image", "-e", "tiny-imago"), 1, "Did you mean 'tiny-image'"),
         (("compare", "-e", "tiny-image", "-e", "resnet50"), 1, "no embeddings of 'resnet50'"),

@@ -103,7 +103,7 @@ def test_a_launchers_variables_choose_the_shard_and_it_is_said(
         monkeypatch.setenv(name, value)
     outcome = sharded(cli)
     assert (outcome.code, outcome.rows[0]["encoded"]) == (0, 5)
-    assert f"This is shard 1/4, as {launcher} says" in outcome.err
+    assert f"This is shard 1/4, from {launcher}'s variables" in outcome.err
     assert len(outcome.err.splitlines()) == 1
 
 
@@ -114,7 +114,7 @@ def test_a_slurm_script_without_srun_takes_all_images_and_says_how_to_share_them
     monkeypatch.setenv("SLURM_NTASKS", "4")
     outcome = sharded(cli)
     assert (outcome.code, outcome.rows[0]["encoded"]) == (0, 20)
-    assert "This takes all images: Slurm's job has 4 tasks" in outcome.err
+    assert "This process takes all images: Slurm's job has 4 tasks" in outcome.err
     assert "srun cbirdb encode" in outcome.err
 
 

@@ -93,7 +93,7 @@ def test_a_database_that_cannot_be_reached_is_said_and_the_shipped_encoders_are_
     assert run(["--dsn", dsn, "encoders", "list"]) == 0
     out, err = capsys.readouterr()
     assert "biomedclip" in out
-    assert err.startswith("Only the encoders that ship with cbirdb, because: ")
+    assert err.startswith("Listing only the encoders that ship with cbirdb: ")
     assert words in err
     assert len(err.splitlines()) == 1
     assert run(["--dsn", dsn, "encoders", "show", "resnet50"]) == 0

@@ -49,7 +49,7 @@ def test_what_another_owns_is_left_to_him_and_the_certificate_is_there(
         found = cli("--dsn", dsn, "erase", "--patient", person, "--yes", "--certificate", file, "--format", "json")
         assert found.code == 4, found.err
         assert json.loads(file.read_text()) == found.rows
-        assert "until their owner has run these" in found.err
+        assert "until their owner runs these" in found.err
         assert "  REINDEX INDEX CONCURRENTLY cbir.embedding_tiny_image_hnsw_1;" in found.err
         assert "  VACUUM" in found.err
         for statement in found.rows[0]["to_run"]:

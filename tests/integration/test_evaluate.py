@@ -205,7 +205,7 @@ def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(
     outcome = cli(*build)
     assert outcome.code == 0
     assert re.search(
-        r"will not count as final: recall at 10 is 0\.\d+, below the floor of 0\.99\.$", outcome.err, re.MULTILINE
+        r"results are not final: recall at 10 is 0\.\d+, below the floor of 0\.99\.$", outcome.err, re.MULTILINE
     )
     outcome, poor = approximate()
     assert (outcome.code, poor["final"]) == (4, False)

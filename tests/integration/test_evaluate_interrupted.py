@@ -150,7 +150,7 @@ def test_a_killed_evaluation_starts_over_or_ends_up_with_other_results(
     outcome = cli("evaluate", "-e", "toy", "-k", 20, *WAYS[way], "--format", "json")
     assert outcome.code == 0, outcome.err
     assert (outcome.rows[0]["run"], outcome.rows[0]["resumed"]) == (dead, 5)
-    assert f"Run {dead} was resumed: 5 of its {TEST} queries had been stored" in outcome.err
+    assert f"Run {dead} was resumed: 5 of its {TEST} queries were stored" in outcome.err
     assert runs(connection) == [(dead, True)]
     whole = evaluate(cli, "-k", 20, *WAYS[way])
     assert whole["resumed"] == 0
@@ -176,7 +176,7 @@ def test_a_run_is_resumed_although_what_takes_part_has_changed(
     connection.execute(CHANGES[change], [catalogue[1]])
     outcome = cli("evaluate", "-e", "toy", "-k", 20, "--format", "json")
     assert outcome.code == 0, outcome.err
-    assert "An interrupted run was started over" in outcome.err
+    assert "An interrupted run was restarted" in outcome.err
     assert outcome.rows[0]["resumed"] == 0
     assert runs(connection) == [(outcome.rows[0]["run"], True)]
     assert outcome.rows[0]["run"] != dead

@@ -146,7 +146,7 @@ def test_vectors_that_are_not_of_unit_length_are_stored_so_or_not_counted(
         cli, write(tmp_path / "a.h5", dict(zip(NAMES, scaled, strict=True))), "--precision", "single"
     )
     assert (code, counts) == (0, COUNTS | {"added": 10, "normalised": 4})
-    assert "4 vectors were not of unit length" in said
+    assert "4 vectors were scaled to unit length" in said
     found = stored(connection)
     assert np.allclose([found[name] for name in NAMES], vectors, atol=1e-6)
 
@@ -155,7 +155,7 @@ def test_names_on_one_side_only_are_not_counted(cli: Cli, connection: psycopg.Co
     vectors = dict(zip(["nih14/other.png", "lonely", *NAMES[:7]], unit(9), strict=True))
     code, counts, said = load(cli, write(tmp_path / "a.h5", vectors))
     assert (code, counts) == (4, COUNTS | {"added": 7, "unknown": 2, "missing": 3})
-    assert "2 names are no image of the database, such as lonely, nih14/other.png" in said
+    assert "2 names match no image of the database, such as lonely, nih14/other.png" in said
     assert NAMES[7] in said
     reasons = connection.execute("SELECT source, reason FROM cbir.failure ORDER BY 1").fetchall()
     assert reasons == [("lonely", "unknown image"), ("nih14/other.png", "unknown image")]

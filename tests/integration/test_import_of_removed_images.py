@@ -69,5 +69,5 @@ def test_an_image_that_is_removed_during_an_import_is_left_out_and_the_others_ar
         finisher.join()
     assert outcome.code == 0, outcome.err
     assert {name: value for name, value in outcome.rows[0].items() if value} == {"encoder": "paper", "already_there": 1}
-    assert "2 left out: their image was removed meanwhile." in outcome.err
+    assert "2 left out: image removed meanwhile." in outcome.err
     assert connection.execute("SELECT count(*) FROM cbir.failure").fetchone() == (0,)

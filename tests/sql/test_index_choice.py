@@ -57,9 +57,7 @@ def test_auto_hides_that_nothing_passed(
     monkeypatch.setattr("cbirdb.index.choose.CANDIDATES", (Hnsw(2, 4, 1), BitHnsw(2, 4, 10)))
     outcome = cli("index", "build", "-e", "toy", "--floor-recall", 1, "--format", "json")
     assert outcome.code == 4
-    assert re.search(
-        r"Approximate results will not count as final: recall at 10 is 0\.\d+, below the floor of 1", outcome.err
-    )
+    assert re.search(r"Approximate results are not final: recall at 10 is 0\.\d+, below the floor of 1", outcome.err)
     assert re.search(
         r"not good enough: recall at 10 is 0\.\d+, below 1, its first percentile is [0-9.]+, below 1", outcome.err
     )
