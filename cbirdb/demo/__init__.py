@@ -1,4 +1,4 @@
-"""Run the whole pipeline on generated phantoms."""
+"""Runs the whole pipeline on generated phantoms."""
 
 from cbirdb.demo.run import DemoResult, demo
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on generated phantoms, as a newcomer sees it."""
+"""Runs the whole pipeline on generated phantoms, as a newcomer sees it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEARCHES = 3
 
 @dataclass(frozen=True, slots=True)
 class SearchExample:
-    """One of the demo's searches and the sheet drawn of it."""
+    """One of the demo's searches, with its contact sheet."""
 
     encoder: str
     image_id: int
@@ -45,7 +45,7 @@ class SearchExample:
 
 @dataclass(slots=True)
 class DemoResult:
-    """What the demo found, for the command line to show."""
+    """The demo's results, for the command line to show."""
 
     images: int
     ingested: dict[str, object]
@@ -65,18 +65,20 @@ def demo(
 ) -> DemoResult:
     """Generate phantoms, ingest, encode, index, evaluate and search, with each of the encoders.
 
-    :param out: folder for phantoms and contact sheets; made if it is not there.
-    :param home: where this machine remembers that the phantoms' folder may be read; None: nowhere.
-    :raises InputError: when the folder cannot be written, or the dataset's name is taken by another folder.
+    :param out: folder for phantoms and contact sheets; created if missing.
+    :param home: folder that remembers that the phantoms' folder may be read; None: do not remember.
+    :raises InputError: when the folder cannot be written, or another folder's dataset has the name.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"The folder {out} cannot be made: {error.strerror}.", hint="Choose another --out.") from error
+        raise InputError(
+            f"The folder {out} cannot be created: {error.strerror}.", hint="Choose another --out."
+        ) from error
     preload_workers(encoders)
     phantoms = out / "phantoms"
     images = write_phantoms(phantoms)
-    # A demo that was run from another folder is the same dataset: its pictures are the same to the byte.
+    # A demo run from another folder has the same dataset: its pictures are identical to the byte.
     summary = ingest(
         connection, "folder", phantoms, options=ReadOptions(name=DATASET), moved=True, home=home, progress=progress
     )  # fmt: skip
@@ -97,7 +99,7 @@ def demo(
 
 
 def _queries(connection: psycopg.Connection, run_id: int) -> list[int]:
-    """The first test image of each of a few modalities, so that the examples differ."""
+    """Return the first test image of each of a few modalities, so that the examples differ."""
     found = connection.execute(
         """
         SELECT min(r.query_image_id)

@@ -15,10 +15,10 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from cbirdb.db.evaluation.measure_pairs import measure_pairs, most_barred, read_part
+from cbirdb.db.evaluation.measure_pairs import measure_pairs, most_excluded, read_part
 from cbirdb.db.evaluation.neighbours import Search
 from cbirdb.db.evaluation.selection import ChangedError
-from cbirdb.db.evaluation.store_neighbours import Described, Found, describe, number_label_sets
+from cbirdb.db.evaluation.store_neighbours import Found, ImageFacts, number_label_sets, read_image_facts
 from cbirdb.db.read_embeddings import Block
 from cbirdb.vectors.exact_knn import exact_neighbours
 
@@ -41,8 +41,8 @@ Count = Callable[[int], None]
 class _Lists:
     """What products say is near some queries, with all that is needed to rank it."""
 
-    queries: Described
-    images: Described
+    queries: ImageFacts
+    images: ImageFacts
     ids: NDArray[np.int64]
     """Shape (queries, wanted)."""
     distances: NDArray[np.float32]
@@ -63,7 +63,7 @@ class MatrixSearch:
         self._search = search
         self._device = device
         self._memory = memory_mb * BYTES_PER_MB
-        self._barred = most_barred(connection, same_patient=search.task.same_patient)
+        self._excluded = most_excluded(connection, same_patient=search.task.same_patient)
         self._overlaps = number_label_sets(connection)
 
     def queries_per_pass(self, margin: int | None = None) -> int:
@@ -93,7 +93,7 @@ class MatrixSearch:
 
     def _wanted(self, margin: int | None) -> int:
         """Images in the list of a query."""
-        return min(self._search.k + self._barred + (MARGIN if margin is None else margin), self._search.indexed)
+        return min(self._search.k + self._excluded + (MARGIN if margin is None else margin), self._search.indexed)
 
     def _lists(self, queries: Sequence[int], wanted: int, count: Count) -> _Lists:
         connection, encoder = self._connection, self._search.task.encoder
@@ -121,8 +121,8 @@ class MatrixSearch:
         if compared != self._search.indexed:
             raise ChangedError
         return _Lists(
-            describe(connection, "query", ids),
-            describe(connection, "candidate", np.unique(nearest.ids)),
+            read_image_facts(connection, "query", ids),
+            read_image_facts(connection, "candidate", np.unique(nearest.ids)),
             nearest.ids,
             nearest.distances,
         )
@@ -130,7 +130,7 @@ class MatrixSearch:
     def _rank(self, lists: _Lists, which: slice) -> tuple[Found, list[int]]:
         """Some of the lists as the server would order them, and the queries whose lists do not reach far enough."""
         queries, ids = lists.queries.ids[which], lists.ids[which]
-        barred = self._is_barred(lists, which)
+        barred = self._is_excluded(lists, which)
         distances = np.where(barred, np.inf, lists.distances[which].astype(np.float64))
         # What may be found, in order, before what may not.
         order = np.argsort(barred, axis=1, kind="stable")
@@ -143,7 +143,7 @@ class MatrixSearch:
         k = self._search.k
         ids, distances = ids[:, :k], distances[:, :k]
         there = np.isfinite(distances)
-        label_sets = lists.images.label_sets[lists.images.of(ids)]
+        label_sets = lists.images.label_sets[lists.images.positions(ids)]
         is_relevant = self._overlaps[lists.queries.label_sets[which][sure][:, None], label_sets] & there
         found = Found(
             queries[sure],
@@ -154,13 +154,13 @@ class MatrixSearch:
         )
         return found, queries[~sure].tolist()
 
-    def _is_barred(self, lists: _Lists, which: slice) -> NDArray[np.bool_]:
+    def _is_excluded(self, lists: _Lists, which: slice) -> NDArray[np.bool_]:
         """The query itself and, where that is the protocol, its patient's images."""
         ids = lists.ids[which]
         barred: NDArray[np.bool_] = ids == lists.queries.ids[which, None]
         if not self._search.task.same_patient:
             own = lists.queries.patients[which, None]
-            barred |= (lists.images.patients[lists.images.of(ids)] == own) & (own >= 0)
+            barred |= (lists.images.patients[lists.images.positions(ids)] == own) & (own >= 0)
         return barred
 
     def _settle_ties(

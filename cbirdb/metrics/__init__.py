@@ -1,4 +1,4 @@
-"""Read what finished evaluations say: P@N, intervals, comparisons with the paper, further analyses."""
+"""Reads the results of finished evaluations: P@N, intervals, comparisons with the paper, further analyses."""
 
 from cbirdb.metrics.precision import Run, latest_runs, metrics
 

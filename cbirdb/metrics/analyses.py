@@ -1,4 +1,4 @@
-"""What the stored neighbours say beyond P@N: index size, anatomy, kNN classification, leakage. Reads SQL functions."""
+"""Analyses the stored neighbours beyond P@N: index size, anatomy, kNN classification, leakage. Reads SQL functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rows = list[dict[str, Any]]
 
 
 def by_index_size(connection: psycopg.Connection, run: Run, cutoffs: Sequence[int]) -> Rows:
-    """P@N with random parts of the index: rows of ``cbir.precision_by_index_size``."""
+    """Return P@N with random parts of the index: rows of ``cbir.precision_by_index_size``."""
     return _read(
         connection, "SELECT * FROM cbir.precision_by_index_size(%s, %s, %s)",
         [run.run_id, list(FRACTIONS), list(cutoffs)],
@@ -27,7 +27,7 @@ def by_index_size(connection: psycopg.Connection, run: Run, cutoffs: Sequence[in
 
 
 def by_anatomy(connection: psycopg.Connection, run: Run, cutoffs: Sequence[int]) -> Rows:
-    """Whether neighbours share the region or the finding: rows of ``cbir.anatomy_up_to``."""
+    """Return how often neighbours share the region or the finding: rows of ``cbir.anatomy_up_to``."""
     return _read(
         connection,
         "SELECT group_name AS region, n, same_modality, same_region, same_finding, other_finding, finding_in_region,"
@@ -41,13 +41,13 @@ ANALYSES: Mapping[str, Callable[[psycopg.Connection, Run, Sequence[int]], Rows]]
     "index-size": by_index_size,
     "anatomy": by_anatomy,
 }
-"""What ``metrics --by`` offers beside the groups of queries."""
+"""Analyses that ``metrics --by`` offers beside the groups of queries."""
 
 
 def analyse(
     connection: psycopg.Connection, by: str, *, cutoffs: Sequence[int], encoder: str | None, run: int | None
 ) -> Rows:
-    """Rows of one of ``ANALYSES`` for the latest run of each encoder.
+    """Return the rows of one of ``ANALYSES`` for the latest run of each encoder.
 
     :raises InputError: when there is no such run, or a cutoff lies beyond its k.
     """
@@ -62,18 +62,18 @@ def analyse(
 def classify(
     connection: psycopg.Connection, encoder: str, *, criterion: str = "balanced_accuracy", ks: Sequence[int] = KS
 ) -> Rows:
-    """KNN classification of the test queries, k chosen on the validation queries: one row per k.
+    """Classify the test queries by kNN, with k chosen on the validation queries; return one row per k.
 
     :param criterion: one of ``CRITERIA``; of equal values the smaller k is chosen.
     :raises InputError: when one of the two runs is missing, or they differ in more than their queries.
     """
     test = latest_runs(connection, encoder=encoder, query_split="test", protocol="paper")[0]
     val = latest_runs(connection, encoder=encoder, query_split="val", protocol="paper")[0]
-    for what in ("index_split", "split_seed", "same_patient", "datasets", "indexed_images"):
-        if getattr(test, what) != getattr(val, what):
+    for setting in ("index_split", "split_seed", "same_patient", "datasets", "indexed_images"):
+        if getattr(test, setting) != getattr(val, setting):
             raise InputError(
                 f"The runs with test and val queries ({test.run_id} and {val.run_id}) differ in their"
-                f" {what.replace('_', ' ')}: {getattr(test, what)} and {getattr(val, what)}.",
+                f" {setting.replace('_', ' ')}: {getattr(test, setting)} and {getattr(val, setting)}.",
                 hint="Evaluate both with the same options.",
             )
     usable = [k for k in ks if k <= min(test.k, val.k)]
@@ -98,15 +98,19 @@ def classify(
 
 
 def leakage(connection: psycopg.Connection, run: Run, *, near: float) -> Rows:
-    """How many queries something in the index gives away, per cause: rows of ``cbir.leakage``.
+    """Count the queries that indexed images give away, per cause: rows of ``cbir.leakage``.
 
-    :param near: cosine distance up to which images are nearly identical.
+    :param near: largest cosine distance of nearly identical images.
     """
     return _read(connection, "SELECT * FROM cbir.leakage(%s, %s)", [run.run_id, near])
 
 
 def precision_without_leakage(connection: psycopg.Connection, run: Run, *, near: float, cutoffs: Sequence[int]) -> Rows:
-    """P@N with and without what leaks: rows of ``cbir.precision_without_leakage``."""
+    """Return P@N with and without leaking images: rows of ``cbir.precision_without_leakage``.
+
+    :param near: largest cosine distance of nearly identical images.
+    :raises InputError: when a cutoff lies beyond the run's k.
+    """
     check_cutoffs(cutoffs, run)
     return _read(
         connection, "SELECT * FROM cbir.precision_without_leakage(%s, %s, %s)", [run.run_id, near, list(cutoffs)]

@@ -1,7 +1,7 @@
-"""How certain a mean over queries is, and whether two of them differ: resampling by patient. NumPy only.
+"""Estimates the uncertainty of a mean over queries, and tests if two means differ: resampling by patient, NumPy only.
 
-Images of one patient resemble each other, so their queries are not independent: whole patients (clusters) are drawn,
-never single queries. A table of *cells* is resampled: one per cluster and class, with the sum and number of its values.
+Images of one patient resemble each other, so their queries are not independent. Whole patients (clusters) are drawn,
+never single queries. The input is a table of *cells*: one per cluster and class, with the sum and number of its values.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Values of queries, summed per cluster and class, or one by one: cells of the same cluster and class add up.
+    """Values of queries, summed per cluster and class or one by one. Cells of the same cluster and class add up.
 
-    All of shape (cells,): ``cluster`` and ``group`` count from 0 without gaps, ``total`` is a sum of values, ``number``
-    how many. For ``bootstrap``, ``total`` may be of shape (cells, figures): several values of the same queries.
+    Each has shape (cells,). ``cluster`` and ``group`` count from 0 without gaps; ``total`` is a sum of values,
+    ``number`` their number. For ``bootstrap``, ``total`` may have shape (cells, figures): several values of the same
+    queries.
     """
 
     cluster: NDArray[np.int64]
@@ -30,22 +31,28 @@ class Cells:
 
     @property
     def clusters(self) -> int:
-        """Number of clusters."""
+        """Return the number of clusters."""
         return int(self.cluster.max(initial=-1)) + 1
 
     @property
     def groups(self) -> int:
-        """Number of classes."""
+        """Return the number of classes."""
         return int(self.group.max(initial=-1)) + 1
 
     def micro(self, weights: Floats | None = None) -> float:
-        """Mean over queries; ``weights`` of shape (clusters,) say how often each cluster counts."""
+        """Return the mean over queries.
+
+        :param weights: weight of each cluster, shape (clusters,).
+        """
         of_cell = 1.0 if weights is None else weights[self.cluster]
         number = float(np.sum(of_cell * self.number))
         return float(np.sum(of_cell * self.total)) / number if number else np.nan
 
     def macro(self, weights: Floats | None = None) -> float:
-        """Mean over classes of the class's mean; a class of which no query was drawn is left out."""
+        """Return the mean over classes of the class's mean, without classes of which no query was drawn.
+
+        :param weights: weight of each cluster, shape (clusters,).
+        """
         of_cell = np.ones(len(self.cluster)) if weights is None else weights[self.cluster]
         number = np.bincount(self.group, of_cell * self.number, self.groups)
         total = np.bincount(self.group, of_cell * self.total, self.groups)
@@ -54,15 +61,16 @@ class Cells:
 
 
 def bootstrap(cells: Cells, *, macro: bool, resamples: int, seed: int) -> Floats:
-    """Means of resamples that draw as many clusters as there are, with replacement; all figures of the same draws.
+    """Return means of resamples that draw as many clusters as there are, with replacement; all figures of the same
+    draws.
 
     Cluster bootstrap: Field and Welsh, Bootstrapping clustered data, J. R. Statist. Soc. B 69(3), 2007.
 
-    :returns: shape (resamples,), or (resamples, figures) as ``cells.total`` is.
+    :returns: shape (resamples,), or (resamples, figures) like ``cells.total``.
     """
     rng = np.random.default_rng(seed)
     clusters = cells.clusters
-    # The mean over queries is that over the classes where there is only one.
+    # With a single class, the mean over classes is the mean over queries.
     group = cells.group if macro else np.zeros_like(cells.group)
     cell, place = np.unique(group * clusters + cells.cluster, return_inverse=True)
     group, cluster = np.divmod(cell, clusters)
@@ -79,21 +87,24 @@ def bootstrap(cells: Cells, *, macro: bool, resamples: int, seed: int) -> Floats
 
 
 def interval(means: Floats, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrapped means (Efron and Tibshirani, An Introduction to the Bootstrap, 1993)."""
+    """Return the percentile interval of bootstrapped means.
+
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+    """
     tail = (1 - confidence) / 2 * 100
     low, high = np.nanpercentile(means, [tail, 100 - tail]) if np.isfinite(means).any() else (np.nan, np.nan)
     return float(low), float(high)
 
 
 def sign_flip_p(differences: Cells, *, macro: bool, resamples: int, seed: int) -> float:
-    """Two-sided p of a paired randomisation test: under the null hypothesis each cluster's differences may as well have
-    the other sign.
+    """Return the two-sided p of a paired randomisation test.
 
-    Smucker, Allan and Carterette, A comparison of statistical significance tests for information retrieval evaluation,
-    CIKM 2007; the observed arrangement counts as one of them (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9(1),
-    2010), so that p is never 0. With few enough clusters all arrangements are gone through, and p is exact.
+    Under the null hypothesis, the sign of each cluster's differences is arbitrary (Smucker, Allan and Carterette, A
+    comparison of statistical significance tests for information retrieval evaluation, CIKM 2007). The observed
+    arrangement counts as one of the resamples, so that p is never 0 (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol.
+    9(1), 2010). With few clusters all arrangements are computed, and p is exact.
 
-    :param differences: values of one system less those of the other, of the same queries.
+    :param differences: values of one system minus those of the other, for the same queries.
     """
     clusters = differences.clusters
     if macro:
@@ -103,7 +114,7 @@ def sign_flip_p(differences: Cells, *, macro: bool, resamples: int, seed: int) -
         shares = differences.total / differences.number.sum()
     of_cluster = np.bincount(differences.cluster, shares, clusters)
     observed = abs(of_cluster.sum())
-    # What differs by rounding alone is as far out as the observed.
+    # An arrangement that differs only by rounding counts as extreme as the observed one.
     reached = observed - 1e-12 * max(1.0, observed)
     if 2**clusters <= resamples:
         signs = 1.0 - 2.0 * ((np.arange(2**clusters)[:, None] >> np.arange(clusters)) & 1)
@@ -117,7 +128,7 @@ def sign_flip_p(differences: Cells, *, macro: bool, resamples: int, seed: int) -
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values adjusted for their number, so that the chance of any false alarm among them stays below the level.
+    """Adjust p values for their number, so that the chance of any false alarm stays below the level.
 
     Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6(2), 1979.
     """

@@ -1,6 +1,7 @@
-"""Confidence intervals of precision, and paired comparisons of encoders: SQL sums per patient and class, then resampling.
+"""Computes confidence intervals of precision, and compares encoders in pairs: SQL sums per patient and class, then
+resampling.
 
-Methods and sources: ``bootstrap.py`` and docs/metrics.md.
+``bootstrap.py`` and docs/metrics.md name methods and sources.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cbirdb.progress import SILENT, Progress
 RESAMPLES = 2000
 MEANS = ("micro", "macro")
 CellRow = tuple[Any, ...]
-"""Cluster, label (None: any), number of values, and one sum of them or several."""
+"""Cluster, label (None: any), number of values, and one or several sums of them."""
 
 
 def add_intervals(
@@ -36,9 +37,9 @@ def add_intervals(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> list[dict[str, Any]]:
-    """Rows of ``metrics`` with the bounds of the 95 % intervals of both means.
+    """Return rows of ``metrics`` with the bounds of the 95 % intervals of both means.
 
-    :param by: what the rows are grouped by, as ``metrics`` was asked.
+    :param by: the grouping of the rows, as passed to ``metrics``.
     """
     if not rows:
         return []
@@ -46,7 +47,7 @@ def add_intervals(
     bounds: dict[tuple[Any, ...], dict[str, float | None]] = {}
     with progress.task("resampling", total=len(rows), unit="figures") as task:
         for run, name, values in _read_values(connection, by, {row["run"] for row in rows}, cutoffs):
-            # Over one class both means are the same.
+            # For a single class both means are the same.
             means = MEANS[:1] if by == "class" else MEANS
             found = {mean: _intervals(values, mean, resamples, seed) for mean in means}
             for figure, n in enumerate(cutoffs):
@@ -72,10 +73,10 @@ class _Values:
 def _read_values(
     connection: psycopg.Connection, by: str, runs: Collection[int], cutoffs: Sequence[int]
 ) -> Iterator[tuple[int, str, _Values]]:
-    """Run, name and values of each group of the runs' queries.
+    """Yield run, name and values of each group of the runs' queries.
 
-    Each column of a group comes as the bytes of its numbers, which NumPy takes as they are; rows would be a Python object
-    for every number.
+    Each column of a group arrives as the bytes of its numbers, which NumPy reads directly. Rows would create a Python
+    object for every number.
     """
     query = sql.SQL(
         """
@@ -95,7 +96,7 @@ def _read_values(
         for run, name, *numbers, precision in ((*row[:5], row[5:]) for row in cursor):
             image, cluster, label = (np.frombuffer(column, ">i8").astype(np.int64) for column in numbers)
             columns = [np.frombuffer(column, ">f8").astype(np.float64) for column in precision]
-            # Parallel workers deliver in any order, and sums of another order differ in their last digits.
+            # Parallel workers deliver in any order, and sums in another order differ in their last digits.
             order = np.lexsort((label, image))
             yield run, name, _Values(cluster[order], label[order], np.column_stack(columns)[order])
 
@@ -103,8 +104,8 @@ def _read_values(
 def _intervals(
     values: _Values, mean: str, resamples: int, seed: int
 ) -> list[tuple[float, float]] | list[tuple[None, None]]:
-    """For each N; None where there is only one cluster, which says nothing about others."""
-    # The mean over queries rests on the lists without a label where there are any.
+    """Return an interval for each N; None with only one cluster, which says nothing about others."""
+    # The mean over queries uses the lists without a label, if there are any.
     used = (values.label == 0) == (mean == "micro" and not values.label.all())
     cells = Cells(
         np.unique(values.cluster[used], return_inverse=True)[1],
@@ -127,21 +128,23 @@ def compare(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every pair of encoders on the queries that both have: difference of the means, its 95 % interval, p, and p adjusted
-    for all rows together.
+    """Compare every pair of encoders on their common queries.
 
-    :returns: the rows, and sentences on what should be known about them.
-    :raises InputError: when there are fewer than two, one has no run, or the runs cannot be compared.
+    A row holds the difference of the means, its 95 % interval, p, and p adjusted for all rows together.
+
+    :returns: the rows, and notes about them.
+    :raises OptionError: when there are fewer than two encoders.
+    :raises InputError: when an encoder has no run, or the runs cannot be compared.
     """
     if len(set(encoders)) < 2:
-        raise OptionError("A comparison needs two encoders or more.", hint="Give -e once for each.")
+        raise OptionError("A comparison needs two encoders or more.", hint="Give -e once for each encoder.")
     runs = [latest_runs(connection, encoder=name, query_split="test")[0] for name in dict.fromkeys(encoders)]
     for run in runs[1:]:
         _check_comparable(runs[0], run)
     if max(cutoffs) > (smallest := min(run.k for run in runs)) or min(cutoffs) < 1:
-        raise InputError(f"These runs kept {smallest} neighbours.", hint=f"Ask for -n 1 to {smallest}.")
+        raise InputError(f"These runs kept {smallest} neighbours.", hint=f"Give -n 1 to {smallest}.")
     rows: list[dict[str, Any]] = []
-    notes = [] if len({run.indexed_images for run in runs}) == 1 else [_different_indexes(runs)]
+    notes = [] if len({run.indexed_images for run in runs}) == 1 else [_index_sizes_note(runs)]
     pairs = list(combinations(runs, 2))
     with progress.task("comparing", total=len(pairs) * len(cutoffs), unit="comparisons") as task:
         for first, second in pairs:
@@ -151,7 +154,7 @@ def compare(
                     raise InputError(f"Runs {first.run_id} and {second.run_id} have no query in common.")
                 rows += [_compared(first, second, n, mean, cells[n], resamples, seed) for mean in MEANS]
                 task.advance(1)
-            notes += _unshared(first, second, rows[-1]["queries"])
+            notes += _shared_queries_note(first, second, rows[-1]["queries"])
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return rows, notes
@@ -185,14 +188,14 @@ def _compared(
 
 
 def _interval(cells: Cells, mean: str, resamples: int, seed: int) -> tuple[float, float] | tuple[None, None]:
-    """None where there is only one cluster, which says nothing about others."""
+    """Return an interval; None with only one cluster, which says nothing about others."""
     if cells.clusters < 2:
         return None, None
     return interval(bootstrap(cells, macro=mean == "macro", resamples=resamples, seed=seed))
 
 
 def _cells(rows: Sequence[CellRow], mean: str) -> list[Cells]:
-    """The rows that a mean rests on, one table per total: for micro those without a label where there are any."""
+    """Return the rows of a mean, one table per total. Micro uses the rows without a label, if there are any."""
     per_query = mean == "micro" and any(row[1] is None for row in rows)
     used = [row for row in rows if (row[1] is None) == per_query]
     clusters, labels, numbers, *totals = zip(*used, strict=True)
@@ -216,26 +219,27 @@ def _paired_cells(
 
 
 def _check_comparable(first: Run, second: Run) -> None:
-    """:raises InputError: when two runs did not ask the same question."""
-    for what in ("protocol", "index_split", "split_seed", "same_patient", "datasets"):
-        if getattr(first, what) != getattr(second, what):
+    """Refuse two runs with different questions.
+
+    :raises InputError: naming the first difference.
+    """
+    for setting in ("protocol", "index_split", "split_seed", "same_patient", "datasets"):
+        if getattr(first, setting) != getattr(second, setting):
             raise InputError(
                 f"Run {first.run_id} of {first.encoder} and run {second.run_id} of {second.encoder} differ in their"
-                f" {what.replace('_', ' ')}: {getattr(first, what)} and {getattr(second, what)}.",
+                f" {setting.replace('_', ' ')}: {getattr(first, setting)} and {getattr(second, setting)}.",
                 hint="Evaluate both encoders with the same options.",
             )
 
 
-def _different_indexes(runs: Sequence[Run]) -> str:
+def _index_sizes_note(runs: Sequence[Run]) -> str:
     sizes = ", ".join(f"{run.encoder} {run.indexed_images:,}" for run in runs)
-    return (
-        f"The encoders retrieved from different numbers of images ({sizes}): part of a difference may come from that."
-    )
+    return f"The encoders searched different numbers of images ({sizes}), which may cause part of a difference."
 
 
-def _unshared(first: Run, second: Run, shared: int) -> list[str]:
-    """Says so when not all queries take part."""
-    asked = max(first.query_images, second.query_images)
-    if shared == asked:
+def _shared_queries_note(first: Run, second: Run, shared: int) -> list[str]:
+    """Return a note if some queries are missing from the comparison."""
+    most = max(first.query_images, second.query_images)
+    if shared == most:
         return []
-    return [f"{first.encoder} against {second.encoder}: {shared:,} of {asked:,} queries have a precision under both."]
+    return [f"{first.encoder} against {second.encoder}: {shared:,} of {most:,} queries have a precision under both."]

@@ -1,4 +1,4 @@
-"""Table 1 of the paper, and this database's figures beside it."""
+"""Compares this database's figures with Table 1 of the paper."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ TABLE_1: Mapping[str, tuple[Cells, Cells]] = {
 }
 """Micro and macro precision of each encoder on the combined dataset (Denner et al., Table 1)."""
 PRINTED = 0.0005
-"""Half of the last printed digit: what differs by no more may be the same figure."""
-PAPER_RESTS_ON = (
-    "The paper's table rests on RadImageNet, NIH ChestX-ray14, MIMIC-CXR and CheXpert together: some 1.6 million images"
+"""Half of the last printed digit: a smaller difference may be rounding."""
+PAPER_DATA = (
+    "The paper's table is for RadImageNet, NIH ChestX-ray14, MIMIC-CXR and CheXpert together: about 1.6 million images"
     " and 185 classes, test among train, exact search."
 )
 
 
 def compare_with_paper(connection: psycopg.Connection, *, encoder: str | None = None) -> list[dict[str, Any]]:
-    """One row per cell of Table 1 that this database has a figure for, from each encoder's latest run.
+    """Return one row per cell of Table 1 for which this database has a figure, from each encoder's latest run.
 
     :param encoder: name; None: all of the paper's that have a run.
     :raises InputError: when there is no such run, or the encoder is not in the table.
     """
     if encoder is not None and encoder not in TABLE_1:
-        raise InputError(f"'{encoder}' is not in the paper's table.", hint=f"In it are: {', '.join(TABLE_1)}.")
+        raise InputError(f"'{encoder}' is not in the paper's table.", hint=f"The table has: {', '.join(TABLE_1)}.")
     rows = [
         row
         for row in metrics(connection, cutoffs=CUTOFFS, encoder=encoder, protocol="paper", query_split="test")
@@ -73,7 +73,7 @@ def _cell(row: Mapping[str, Any], mean: str) -> dict[str, Any]:
 
 
 def describe_comparison(connection: psycopg.Connection, rows: list[dict[str, Any]]) -> list[str]:
-    """What the figures rest on, and in how many cells they differ: never that all is well when they do."""
+    """Describe the data behind the figures, and count the cells that differ from the paper's."""
     differing = [row for row in rows if abs(row["difference"]) > PRINTED]
     largest = max((abs(row["difference"]) for row in rows), default=0.0)
     verdict = (
@@ -81,4 +81,4 @@ def describe_comparison(connection: psycopg.Connection, rows: list[dict[str, Any
         if differing
         else f"All {len(rows)} cells agree with the paper's to its printed digits."
     )
-    return [*describe_runs(connection, sorted({row["run"] for row in rows})), PAPER_RESTS_ON, verdict]
+    return [*describe_runs(connection, sorted({row["run"] for row in rows})), PAPER_DATA, verdict]

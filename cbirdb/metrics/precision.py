@@ -23,12 +23,12 @@ GROUPS: dict[str, str] = {
     "modality": "precision_by_modality",
     "anatomic-region": "precision_by_anatomic_region",
 }
-"""What metrics can be broken down by, and the view that does it."""
+"""Groups of queries, and the view of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished evaluation: what was asked, of how many images."""
+    """A finished evaluation: its options, and its numbers of images."""
 
     run_id: int
     encoder: str
@@ -51,7 +51,7 @@ def latest_runs(
     protocol: str | None = None,
     query_split: str | None = None,
 ) -> list[Run]:
-    """The latest finished run of each encoder that fits; None lets everything pass.
+    """Return the latest matching finished run of each encoder; None matches every value.
 
     :raises InputError: when there is none.
     """
@@ -93,7 +93,7 @@ def metrics(
     protocol: str | None = None,
     query_split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of a metric view.
+    """Return the rows of a metric view.
 
     :param by: a key of ``GROUPS``.
     :param cutoffs: the N of P@N.
@@ -117,7 +117,7 @@ def metrics(
 
 
 def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list[str]:
-    """A sentence per run on what it rests on."""
+    """Describe each run in a sentence: images, datasets, mode, and quality of the index."""
     with translated_errors():
         found = connection.execute(
             """
@@ -130,8 +130,8 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             [list(runs)],
         ).fetchall()
     lines = []
-    for run, encoder, queries, query_split, indexed, index_split, datasets, *how in found:
-        mode, k, recall, at, sample, protocol, same_patient, audit, not_final, erased, shortened = how
+    for run, encoder, queries, query_split, indexed, index_split, datasets, *rest in found:
+        mode, k, recall, at, sample, protocol, same_patient, audit, not_final, erased, shortened = rest
         line = (
             f"Run {run}: {encoder}, {queries:,} {query_split} images among {indexed:,} {index_split} images"
             f" of {datasets}; {mode}, k = {k}"
@@ -144,8 +144,8 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             line += "; without the query's own patient"
         if erased or shortened:
             line += (
-                f"; since then {erased:,} of its images were erased and {shortened:,} entries taken out of its lists,"
-                " so these are not the figures of the run as it was made"
+                f"; since then {erased:,} of its images were erased and {shortened:,} entries removed from its lists,"
+                " so the figures are not those of the original run"
             )
         lines.append(line + ".")
         if not_final is not None:
@@ -154,12 +154,15 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
 
 
 def check_cutoffs(cutoffs: Sequence[int], run: Run) -> None:
-    """:raises InputError: when a cutoff lies beyond the run's k."""
+    """Refuse a cutoff beyond the run's k.
+
+    :raises InputError: when there is one.
+    """
     for n in cutoffs:
         if not 1 <= n <= run.k:
             raise InputError(
-                f"P@{n} is not known: run {run.run_id} kept {run.k} neighbours.",
-                hint=f"Ask for -n 1 to {run.k}, or for another run or encoder.",
+                f"P@{n} is not available: run {run.run_id} kept {run.k} neighbours.",
+                hint=f"Give -n 1 to {run.k}, or choose another run or encoder.",
             )
 
 

@@ -221,7 +221,7 @@ def test_shortened_lists_are_as_if_the_image_had_never_been_found_and_the_run_sa
         assert old
         assert old == connection.execute(results.encode(), [again]).fetchall()
     shown = cli("metrics", "--run", stored[0][0], "-n", 1)
-    assert f"{stored[0][3]:,} entries taken out of its lists" in shown.err
+    assert f"{stored[0][3]:,} entries removed from its lists" in shown.err
 
 
 def test_the_number_of_the_patient_stays_on_this_machine(

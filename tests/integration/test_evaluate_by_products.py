@@ -175,7 +175,7 @@ def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
     monkeypatch.setattr(exact_search, "exact_neighbours", changing)
     outcome = cli("evaluate", "-e", "toy", "--mode", "exact")
     assert outcome.code == 1
-    assert "came or went while the evaluation was running" in outcome.err
+    assert "changed during the evaluation" in outcome.err
     assert not any(finished for _, finished in runs(connection))
 
 

@@ -218,7 +218,7 @@ def test_a_run_whose_images_change_while_it_runs_is_finished(
     monkeypatch.setattr(neighbours.Search, "store", changing)
     outcome = cli("evaluate", "-e", "toy")
     assert outcome.code == 1
-    assert "came or went while the evaluation was running" in outcome.err
+    assert "changed during the evaluation" in outcome.err
     assert [finished for _, finished in runs(connection)] == [False]
 
 

@@ -142,7 +142,7 @@ def test_an_upgrade_by_a_superuser_names_beforehand_the_tables_that_it_locks(
     start: Start, dsn: str, connection: psycopg.Connection
 ) -> None:
     said = ends_well(start(dsn, "db", "upgrade")).splitlines()
-    assert said[0].startswith("Searches wait while this upgrade runs: it locks cbir.dataset, ")
+    assert said[0].startswith("Searches must wait during this upgrade, which locks cbir.dataset, ")
     assert "cbir.image, cbir.patient, cbir.search_audit, cbir.setting." in said[0]
     set_row_security(connection, enabled=True)
     assert "cbir.search_result," in ends_well(start(dsn, "db", "upgrade")).splitlines()[0]

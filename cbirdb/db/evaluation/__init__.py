@@ -1,1 +1,1 @@
-"""Read and store an evaluation: its run, the images that it takes, and their neighbours."""
+"""Reads and stores an evaluation: its run, its images, and their neighbours."""

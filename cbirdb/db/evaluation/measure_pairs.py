@@ -1,4 +1,4 @@
-"""Pairs of a query and an image that are listed outside the server, and measured by it."""
+"""Measures pairs of a query and an image on the server that were listed outside of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 
 PAIRS_PER_BATCH = 300_000
-"""One large join is several times as fast as many small ones."""
+"""Pairs per statement: one large join is several times as fast as many small ones."""
 
 AMONG_LISTED: LiteralString = """
 SELECT c.image_id, c.label_ids, (e.embedding <=> q.embedding) + 0 AS distance
@@ -49,7 +49,7 @@ _PAIR = np.dtype(
 
 
 def list_images(connection: psycopg.Connection, queries: NDArray[np.int64], images: NDArray[np.int64]) -> None:
-    """Replace the temporary table that the statements above look into.
+    """Replace the contents of the temporary table that the statements above read.
 
     :param queries: ids of shape (n,), one for each of ``images``.
     """
@@ -63,17 +63,17 @@ def list_images(connection: psycopg.Connection, queries: NDArray[np.int64], imag
     rows["query"], rows["image"] = queries, images
     with connection.cursor() as cursor, cursor.copy("COPY pg_temp.listed FROM STDIN (FORMAT binary)") as copy:
         copy.write(HEADER + rows.tobytes() + TRAILER)
-    # Joins are planned by its size, and by how many pairs a query and an image have.
+    # The planner needs the table's size, and the number of pairs of a query and an image.
     connection.execute("ANALYZE pg_temp.listed")
 
 
 def measure_pairs(
     connection: psycopg.Connection, encoder: StoredEncoder, queries: NDArray[np.int64], images: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The cosine distances that the server computes, of shape (n,).
+    """Return the cosine distances that the server computes, of shape (n,).
 
     :param queries: ids of shape (n,), one for each of ``images``; no pair twice.
-    :raises ChangedError: when one of them has no embedding any more.
+    :raises ChangedError: when an image has no embedding any more.
     """
     statement = sql.SQL(_MEASURE).format(table=sql.Identifier(SCHEMA, encoder.table))
     order = np.lexsort((images, queries))
@@ -89,10 +89,10 @@ def measure_pairs(
     return distances
 
 
-def most_barred(connection: psycopg.Connection, *, same_patient: bool) -> int:
-    """How many of the images that may be found a single query may not find at most: itself, and its patient's.
+def most_excluded(connection: psycopg.Connection, *, same_patient: bool) -> int:
+    """Return the most indexed images that any one query must exclude: itself, and its patient's.
 
-    The temporary tables of a prepared search must be there.
+    The temporary tables of a prepared search must exist.
     """
     if same_patient:
         return 1
@@ -106,7 +106,10 @@ def most_barred(connection: psycopg.Connection, *, same_patient: bool) -> int:
 def read_part(
     connection: psycopg.Connection, encoder: StoredEncoder, part: LiteralString, only: Sequence[int] | None = None
 ) -> Generator[Block]:
-    """Embeddings of the images in one of a prepared search's temporary tables; of some of them, where ids are given."""
+    """Yield embeddings of the images in one of a prepared search's temporary tables.
+
+    :param only: ids of the images to read; None: all.
+    """
     query = sql.SQL(
         "SELECT e.image_id, e.embedding FROM {table} AS e WHERE e.image_id IN (SELECT image_id FROM {part})"
     ).format(table=sql.Identifier(SCHEMA, encoder.table), part=sql.Identifier("pg_temp", part))

@@ -19,13 +19,13 @@ from cbirdb.db.evaluation.selection import (
     parameters_of,
     table_of,
 )
-from cbirdb.db.evaluation.store_neighbours import BROUGHT, Found, bring_found
+from cbirdb.db.evaluation.store_neighbours import JOIN_FOUND, Found, send_found
 from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.rows import one_row, one_value
 
-# The images that may be retrieved, with the labels that count: once per transaction, for all its statements.
+# The images to search, with the labels that count. One table per transaction serves all its statements.
 _CANDIDATES: LiteralString = """
 CREATE TEMPORARY TABLE candidate ON COMMIT DROP AS
 SELECT s.image_id, s.patient_id, s.label_ids, e.xmin AS version
@@ -40,7 +40,7 @@ FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_se
 INNER JOIN {table} AS e ON e.image_id = s.image_id
 """
 
-# As count_selection does it.
+# The same fingerprint as in count_selection.
 _FINGERPRINT: LiteralString = """
 SELECT concat_ws(' ', (SELECT coalesce(sum({hash}), 0) FROM pg_temp.query), indexed.content, indexed.catalogue)
 FROM (
@@ -48,7 +48,7 @@ FROM (
 ) AS indexed
 """
 
-# "+ 0" keeps the sort off any vector index. Equal distances are ordered by image_id, so that a run can be repeated.
+# "+ 0" keeps the sort off any vector index. Equal distances are ordered by image_id, so that a run is repeatable.
 _EXACT: LiteralString = """
 SELECT c.image_id, c.label_ids, (e.embedding <=> q.embedding) + 0 AS distance
 FROM {table} AS e INNER JOIN candidate AS c ON c.image_id = e.image_id
@@ -57,8 +57,8 @@ ORDER BY distance, c.image_id
 LIMIT %(k)s
 """
 
-# What cbir.index_walk says, for each query. The candidates are tested after the walk: inside, a filter that matches far
-# from a query would have it read the whole index. A sub-query under IS TRUE is read once; as a join it would lead the
+# The walk of cbir.index_walk, for each query. Candidates are tested after the walk: inside it, a filter that matches
+# only far from a query would read the whole index. A sub-query under IS TRUE is read once; a join would lead the
 # planner off the index.
 _APPROXIMATE: LiteralString = """
 SELECT n.image_id, c.label_ids, n.distance
@@ -108,7 +108,7 @@ FROM (
 ) AS q
 INNER JOIN relevant AS r ON r.label_ids = q.label_ids
 {found}
--- What a process stored whose last commit arrived after it was dead.
+-- A dead process may have stored them: its last commit can arrive late.
 ON CONFLICT (run_id, query_image_id) DO NOTHING
 """
 
@@ -125,7 +125,7 @@ CROSS JOIN LATERAL (
 ) AS found
 """
 
-# For each set of labels that queries have, how many candidates share one of them. Sets are few, images many.
+# For each set of labels of a query, the number of candidates that share one of them. Sets are few, images many.
 _RELEVANT: LiteralString = """
 CREATE TEMPORARY TABLE relevant ON COMMIT DROP AS
 WITH held AS (SELECT label_ids, count(*) AS images FROM candidate GROUP BY label_ids)
@@ -189,21 +189,21 @@ def _fingerprint() -> sql.Composed:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One run's search. ``build`` is the index build to go through, or None to compare with every image."""
+    """One run's search. ``build`` is the index to use, or None to compare with every image."""
 
     task: Selection
     run_id: int
     k: int
     indexed: int
-    """Images that may be found."""
+    """Number of images to search."""
     build: IndexBuild | None
     fingerprint: str
-    """Of what takes part, see ``Counts``."""
+    """Fingerprint of the images that take part; see ``Counts``."""
 
     def prepare(self, connection: psycopg.Connection) -> None:
-        """In an open transaction: make the temporary tables and settings that its statements use.
+        """Create the temporary tables and settings of the statements, in an open transaction.
 
-        :raises ChangedError: when what takes part is not what the run began with.
+        :raises ChangedError: when the images that take part have changed since the run began.
         """
         parameters = parameters_of(self.task)
         self._apply_settings(connection)
@@ -221,7 +221,9 @@ class Search:
         connection.execute("ANALYZE pg_temp.relevant")
 
     def store(self, connection: psycopg.Connection, queries: Sequence[int]) -> None:
-        """Find and store the neighbours of some queries; those that an index leaves short are compared exactly."""
+        """Find and store the neighbours of some queries. Queries for which the index finds too few are compared
+        exactly.
+        """
         parameters = self._parameters(queries)
         connection.execute(self._statement(self._for_each(self._nearest(connection))), parameters)
         if self.build is not None:
@@ -236,24 +238,25 @@ class Search:
 
     def store_found(self, connection: psycopg.Connection, found: Found) -> None:
         """Store neighbours that were found outside the server."""
-        bring_found(connection, found)
+        send_found(connection, found)
         parameters = self._parameters(found.queries.tolist())
-        connection.execute(self._statement(sql.SQL(BROUGHT).format()), parameters)
+        connection.execute(self._statement(sql.SQL(JOIN_FOUND).format()), parameters)
         self._store_labels(connection, parameters)
 
     def recall(self, connection: psycopg.Connection, nearest: Found) -> tuple[float, int]:
-        """Share of the true nearest that are stored, a tie with the farthest of them counting as found, and the number
-        of queries of which none is.
+        """Return the share of the true nearest that are stored, and the number of queries without any.
+
+        A tie with the farthest of them counts as found.
 
         :param nearest: the true nearest.
         """
-        there = np.arange(nearest.ids.shape[1]) < nearest.counts[:, None]
-        list_images(connection, np.repeat(nearest.queries, nearest.counts), nearest.ids[there])
+        exists = np.arange(nearest.ids.shape[1]) < nearest.counts[:, None]
+        list_images(connection, np.repeat(nearest.queries, nearest.counts), nearest.ids[exists])
         statement = sql.SQL(_RECALL).format(
             table=table_of(self.task), nearest=sql.SQL(AMONG_LISTED).format(table=table_of(self.task))
         )
-        recall, compared = one_row(connection.execute(statement, self._parameters(nearest.queries.tolist())))
-        return float(recall), int(compared)
+        recall, without_any = one_row(connection.execute(statement, self._parameters(nearest.queries.tolist())))
+        return float(recall), int(without_any)
 
     def _parameters(self, queries: Sequence[int]) -> dict[str, Any]:
         return {
@@ -289,7 +292,9 @@ class Search:
         )
 
     def _walk(self, connection: psycopg.Connection, build: IndexBuild) -> Walk:
-        """The share of images that may be found is that of the index split, and never all: the query is left out."""
+        """Plan the walk. The share of images to find is that of the index split, and never all: the query is
+        excluded.
+        """
         share = min(self.indexed / max(1, build.rows_indexed), 0.9999)
         dim = self.task.encoder.dim
         return index_walk(connection, build.method, build, rows=build.rows_indexed, dim=dim, k=self.k, share=share)

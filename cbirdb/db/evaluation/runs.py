@@ -1,4 +1,4 @@
-"""Evaluation runs as rows: opened, resumed, held while they are worked on, removed when nobody will finish them."""
+"""Stores evaluation runs as rows: opens, resumes and holds them, and removes runs that nobody will finish."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from cbirdb.db.rows import one_value
 RUN_LOCK = 0x63626965
 """First key of the advisory lock that a process holds on a run while it works on it."""
 DAYS_KEPT = 7
-"""For so long a dead run waits for the command that resumes it."""
+"""Days for which a dead run waits for the command that resumes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """Everything that decides what a run finds. A dead run with the same definition and contents is resumed."""
+    """Everything that determines a run's results. A dead run with the same definition and contents is resumed."""
 
     task: Selection
-    words: str
-    """The protocol's."""
+    protocol_text: str
+    """The protocol in words."""
     datasets: list[str]
     k: int
     build: IndexBuild | None
-    """The index to go through; None: exact."""
+    """The index to use; None: exact."""
     seed: int
     versions: Mapping[str, Any]
 
     def columns(self) -> dict[str, Any]:
-        """As they stand in ``cbir.search_run``."""
+        """Return the columns of ``cbir.search_run``."""
         settings = {} if self.build is None else {"search_settings": self.build.search_settings}
         return {
             "encoder_id": self.task.encoder.encoder_id,
             "protocol": self.task.protocol,
-            "definition": self.words,
+            "definition": self.protocol_text,
             "split_seed": self.task.split_seed,
             "same_patient": self.task.same_patient,
             "datasets": self.datasets,
@@ -58,22 +58,22 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class HeldRun:
-    """A run that this process alone works on."""
+    """A run that only this process works on."""
 
     run_id: int
     stored: frozenset[int]
     """Queries that an earlier process stored."""
     outdated: bool
-    """A run of the same definition was removed because other images, labels or embeddings take part now."""
+    """True if a run of the same definition was removed because its images, labels or embeddings have changed."""
 
 
 @contextmanager
 def held_run(connect: Callable[[], psycopg.Connection], definition: Definition, counts: Counts) -> Iterator[HeldRun]:
-    """Resumes the run of a process that died, or opens one, and marks it as alive while the block runs.
+    """Resume the run of a dead process, or open a new one, and mark it as alive while the block runs.
 
-    The mark is a lock of a transaction on a connection of its own: it is gone when the process is, and it holds
-    behind a pooler that hands sessions on, too. Of two processes that want to resume a run, one gets its lock. What was
-    stored when the block fails is kept, for the next one; dead runs of the encoder that nobody will resume are removed.
+    The mark is a lock of a transaction on its own connection. It vanishes with the process, and it also works behind a
+    pooler that hands sessions on. Of two processes that want to resume a run, one gets its lock. If the block fails,
+    stored results are kept for the next process. Dead runs of the encoder that nobody will resume are removed.
     """
     with connect() as own, connect() as marker, marker.transaction():
         keep_transaction_open(marker)
@@ -82,7 +82,7 @@ def held_run(connect: Callable[[], psycopg.Connection], definition: Definition, 
         if run_id is None:
             with own.transaction():  # nobody sees the run before it is marked
                 run_id = _open(own, definition, counts)
-                with LockWaits(marker).naming_blockers():  # anybody can have taken it
+                with LockWaits(marker).naming_blockers():  # anybody may hold it
                     marker.execute("SELECT pg_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])
         stored = own.execute("SELECT query_image_id FROM cbir.search_result WHERE run_id = %s", [run_id])
         try:
@@ -98,7 +98,7 @@ def held_run(connect: Callable[[], psycopg.Connection], definition: Definition, 
 
 
 def _resume(own: psycopg.Connection, marker: psycopg.Connection, definition: Definition, counts: Counts) -> int | None:
-    """The fullest dead run of this definition and these contents, with its lock; None when there is none."""
+    """Return the fullest dead run of this definition and these contents, with its lock; None if there is none."""
     query = sql.SQL(
         "SELECT run_id FROM cbir.search_run AS r WHERE finished_at IS NULL AND fingerprint = %(fingerprint)s AND {same}"
         " ORDER BY (SELECT count(*) FROM cbir.search_result AS s WHERE s.run_id = r.run_id) DESC, run_id DESC"
@@ -106,9 +106,11 @@ def _resume(own: psycopg.Connection, marker: psycopg.Connection, definition: Def
     for (run_id,) in own.execute(query, definition.columns() | {"fingerprint": counts.fingerprint}).fetchall():
         if not one_value(marker.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [RUN_LOCK, run_id])):
             continue  # its process is alive, or another has taken it over
-        # Between the two statements another may have finished or removed it.
-        still = own.execute("SELECT run_id FROM cbir.search_run WHERE run_id = %s AND finished_at IS NULL", [run_id])
-        if still.fetchone() is not None:
+        # Another process may have finished or removed it between the two statements.
+        unfinished = own.execute(
+            "SELECT run_id FROM cbir.search_run WHERE run_id = %s AND finished_at IS NULL", [run_id]
+        )
+        if unfinished.fetchone() is not None:
             return int(run_id)
     return None
 
@@ -126,10 +128,12 @@ def _open(own: psycopg.Connection, definition: Definition, counts: Counts) -> in
 
 
 def _remove_dead(own: psycopg.Connection, definition: Definition, counts: Counts) -> bool:
-    """Remove what killed evaluations of the encoder left behind and nobody will resume: of this definition, but with
-    other contents or resumed in another run, or too old. A run whose process lives holds its lock.
+    """Remove dead runs of the encoder that nobody will resume.
 
-    Returns whether one of them was of this definition and had other contents.
+    They have this definition but other contents, or were resumed as another run, or are too old. A run of a living
+    process holds its lock.
+
+    :returns: True if one of them had this definition and other contents.
     """
     query = sql.SQL(
         "SELECT run_id, coalesce({same} AND fingerprint <> %(fingerprint)s, FALSE) FROM cbir.search_run"
@@ -150,7 +154,7 @@ def _remove_dead(own: psycopg.Connection, definition: Definition, counts: Counts
 
 
 def keep_transaction_open(connection: psycopg.Connection) -> None:
-    """For the transaction in hand: no timeout of the server ends it while the work that it guards goes on elsewhere."""
+    """Disable the timeouts that would end this transaction while the work that it guards continues elsewhere."""
     connection.execute(
         "SELECT set_config(name, '0', TRUE) FROM pg_settings"
         " WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"
@@ -164,6 +168,6 @@ def _same(columns: Mapping[str, Any]) -> sql.Composed:
 
 
 def count_without_relevant(connection: psycopg.Connection, run_id: int) -> int:
-    """Queries whose label no indexed image carries."""
+    """Count the queries whose label no indexed image has."""
     query = "SELECT count(*) FROM cbir.search_result WHERE run_id = %s AND relevant_count = 0"
     return int(one_value(connection.execute(query, [run_id])))

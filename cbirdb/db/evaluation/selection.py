@@ -1,4 +1,4 @@
-"""Which images take part in an evaluation: whose neighbours are looked for, and among which."""
+"""Selects the images of an evaluation: its queries, and the images to search."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
 
-# Summed up, for a fingerprint of all that is searched with and searched through. An embedding's version is the id of the
-# transaction that wrote it: it changes whenever the vector does.
+# Summed up, the hashes form a fingerprint of queries and indexed images. An embedding's version is the id of the
+# transaction that wrote it, which changes with the vector.
 CONTENT_HASH: LiteralString = "hashtextextended(concat_ws('/', image_id, patient_id, label_ids, version), 0)"
-# The same without what a restored dump changes; cbir.indexed_image compares it, long after the run.
+# The same without the parts that a restored dump changes. cbir.indexed_image compares it, long after the run.
 CATALOGUE_HASH: LiteralString = "hashtextextended(concat_ws('/', image_id, patient_id, label_ids), 0)"
 
 
 class ChangedError(InputError):
-    """What takes part in an evaluation is not what it began with."""
+    """Raised when the images of an evaluation have changed since it began."""
 
     def __init__(self) -> None:
         super().__init__(
-            "Images, labels or embeddings of these splits came or went while the evaluation was running.",
+            "Images, labels or embeddings of these splits changed during the evaluation.",
             hint="Wait until nothing changes them any more, then run the same command again: it starts over.",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Whose neighbours are looked for, and among which images."""
+    """The queries of an evaluation, and the images to search."""
 
     encoder: StoredEncoder
     datasets: tuple[str, ...]
@@ -44,19 +44,20 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many images a selection has."""
+    """Numbers of images of a selection."""
 
     queries: int
     indexed: int
     left_out: int
     not_encoded: int
     fingerprint: str
-    """The same as long as the same images with the same patients, labels and embeddings take part: of the queries, of the
-    indexed images, and of these without their embeddings."""
+    """Fingerprint that is constant while the same images with the same patients, labels and embeddings take part. It
+    has three parts: the queries, the indexed images, and the indexed images without their embeddings.
+    """
 
 
 def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
-    """Count the images that take part in an evaluation and those that do not, with the reason."""
+    """Count the images that take part in an evaluation, and the others by reason."""
     query = sql.SQL(
         """
         SELECT count(*) FILTER (WHERE encoded AND is_query),
@@ -98,7 +99,7 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
 
 
 def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
-    """The datasets that take part: those with images of the two splits that have an embedding."""
+    """Return the datasets that take part: those with images of the two splits that have an embedding."""
     query = sql.SQL(
         """
         SELECT d.name FROM cbir.dataset AS d
@@ -117,7 +118,7 @@ def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
 
 
 def query_ids(connection: psycopg.Connection, task: Selection) -> list[int]:
-    """The ids of the images that are asked for, in order."""
+    """Return the ids of the queries, in order."""
     query = sql.SQL(
         "SELECT s.image_id FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s"
         " INNER JOIN {table} AS e ON e.image_id = s.image_id ORDER BY s.image_id"
@@ -126,8 +127,9 @@ def query_ids(connection: psycopg.Connection, task: Selection) -> list[int]:
 
 
 def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k: int) -> int:
-    """Queries for which fewer neighbours were stored than they may have: all indexed images but the query itself and,
-    where that is the protocol, its patient's.
+    """Count the queries with fewer stored neighbours than they may have.
+
+    A query may have all indexed images but itself and, if the protocol excludes them, its patient's.
     """
     suspects = connection.execute(
         "SELECT EXISTS (SELECT FROM cbir.search_result WHERE run_id = %s AND cardinality(neighbour_ids) < %s)",
@@ -160,12 +162,12 @@ def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k:
 
 
 def table_of(task: Selection) -> sql.Identifier:
-    """The encoder's embedding table."""
+    """Return the encoder's embedding table."""
     return sql.Identifier(SCHEMA, task.encoder.table)
 
 
 def parameters_of(task: Selection) -> dict[str, Any]:
-    """What the statements on a selection take."""
+    """Return the parameters of statements on a selection."""
     return {
         "query_split": task.query_split,
         "index_split": task.index_split,

@@ -1,1 +1,1 @@
-"""Schema ``cbir`` itself: its tables, the objects of ``sql/``, its roles, and how they are brought up to date."""
+"""Manages schema ``cbir`` itself: its tables, the objects of ``sql/``, its roles, and its upgrades."""

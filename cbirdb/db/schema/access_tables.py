@@ -1,4 +1,6 @@
-"""The tables of access: who may see what, who searched what, and who was erased. Same metadata as ``tables``."""
+"""Defines the tables of access: who may see what, who searched what, and who was erased. Same metadata as
+``tables``.
+"""
 
 from __future__ import annotations
 

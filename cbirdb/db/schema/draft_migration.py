@@ -1,4 +1,4 @@
-"""Writes the draft of the next migration (``make migration``): what ``tables.py`` has and the database has not."""
+"""Writes the draft of the next migration (``make migration``): the difference of ``tables.py`` to the database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbirdb.db.server.embedded import EmbeddedServer
 
 
 def main(message: str) -> None:
-    """Compare with a fresh database, so that nothing of the developer's own gets in."""
+    """Compare with a fresh database, so that nothing of the developer's own gets into the draft."""
     with tempfile.TemporaryDirectory() as home:
         try:
             with connect(Settings(home=Path(home))) as connection:

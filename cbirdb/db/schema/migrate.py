@@ -1,7 +1,7 @@
 """Brings schema ``cbir`` up to date: Alembic's tables first, then the functions and views of ``sql/``.
 
-One transaction and one lock for all of it, so that it either happens or does not, and two processes cannot do it at
-once. Where somebody is in the way it lets go of everything and tries again, see ``lock_waits``.
+One transaction and one lock cover everything. So an upgrade happens completely or not at all, and two processes cannot
+upgrade at once. If somebody blocks it, it releases everything and tries again, see ``lock_waits``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MINIMUM_POSTGRESQL = 160000
 
 
 def alembic_arguments() -> dict[str, Any]:
-    """What both the migrations and the comparison in the tests tell Alembic."""
+    """Return Alembic's arguments, for the migrations and for the comparison in the tests."""
     # SQLAlchemy takes a quarter of a second to import and is needed nowhere else.
     from cbirdb.db.schema import access_tables  # noqa: F401 (adds its tables to the metadata)
     from cbirdb.db.schema.tables import metadata
@@ -50,7 +50,7 @@ def alembic_arguments() -> dict[str, Any]:
 
 
 def table_differences(connection: psycopg.Connection) -> list[str]:
-    """How the tables of schema ``cbir`` differ from those that this version makes: one sentence per difference."""
+    """Describe the differences between the tables of schema ``cbir`` and this version's, one sentence each."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -59,62 +59,60 @@ def table_differences(connection: psycopg.Connection) -> list[str]:
     with sqlalchemy_connection(connection) as bound:
         context = MigrationContext.configure(connection=bound, opts={**arguments, "target_metadata": metadata})
         found = compare_metadata(context, metadata)
-    # A change of a column is a list of operations, anything else one.
-    return [_difference(part) for one in found for part in (one if isinstance(one, list) else [one])]
+    # A change of a column is a list of operations; any other change is one operation.
+    return [_difference(part) for change in found for part in (change if isinstance(change, list) else [change])]
 
 
 def _difference(operation: Sequence[Any]) -> str:
-    """``add_column`` and the like: what would have to be done to the database."""
-    kind, *what = operation
-    names = [getattr(part, "name", part) for part in what if part is not None and not isinstance(part, dict)]
+    """Describe an operation (such as ``add_column``) that the database would need."""
+    kind, *operands = operation
+    names = [getattr(part, "name", part) for part in operands if part is not None and not isinstance(part, dict)]
     verb, _, thing = str(kind).partition("_")
     missing = {"add": "missing", "remove": "not of this version", "modify": "changed"}.get(verb, verb)
     return f"{thing.replace('_', ' ')} {'.'.join(str(name) for name in names if name != SCHEMA)}: {missing}"
 
 
 def _is_ours(name: str | None, kind: str, _parents: Any) -> bool:
-    """Keeps embedding tables, their vector indexes and other people's schemas out of Alembic's sight."""
+    """Return False for embedding tables, their vector indexes and foreign schemas, which Alembic must not see."""
     if kind == "schema":
         return name == SCHEMA
     return not (kind == "table" and str(name).startswith("embedding_"))
 
 
 def upgrade(connection: psycopg.Connection, waits: LockWaits | None = None) -> None:
-    """Create or update everything in schema ``cbir``. Safe to repeat, safe for two at once.
+    """Create or update everything in schema ``cbir``. Safe to repeat, also by two processes at once.
 
-    :param waits: how this connection waits for those who use the tables.
-    :raises SchemaError: when the server or the extension is missing or too old, or an object outside of
-        cbirdb depends on one of its views.
+    :param waits: waits for those who use the tables; None: the default.
+    :raises SchemaError: when the server or the extension is missing or too old, or an object outside of cbirdb depends
+        on one of its views.
     :raises DatabaseError: when a privilege is missing.
     """
-    import alembic.command  # noqa: F401 (takes most of a second, in which nothing should be locked)
-
     waits = waits or LockWaits(connection)
     with translated_errors():
         _check_server(connection)
         _check_extension(connection)
         check_search_role(connection)
         if tables := _tables_to_lock(connection):
-            waits.note(f"Searches wait while this upgrade runs: it locks {', '.join(tables)}.")
+            waits.note(f"Searches must wait during this upgrade, which locks {', '.join(tables)}.")
         waits.retry(lambda: _upgrade(connection, waits))
 
 
 def _upgrade(connection: psycopg.Connection, waits: LockWaits) -> None:
-    _one_at_a_time(connection)
+    _lock_out_upgrades(connection)
     ensure_extension(connection)
     keep_triggers = _keeps_triggers(connection)
     if not keep_triggers:
         waits.lock_tables(_tables_with_triggers(connection))
-    # Views hold on to the columns that they show, so they go before the tables may change under them.
+    # Views depend on the columns that they show, so drop them before the tables change.
     grants = drop_sql_objects(connection, keep_triggers=keep_triggers)
     with acting_as_owner(connection):
         _run_alembic(connection)
         create_sql_objects(connection, grants)
         connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
-        # Last of what changes functions and views: comments and grants are the owner's, and then no longer.
+        # Last of all changes to functions and views: comments and grants need the owner, who changes here.
         connection.execute("SELECT cbir.hand_over()")
         if connection.execute("SELECT enabled FROM cbir.setting WHERE name = 'row_security'").fetchone() == (True,):
-            # Policies may name a role that has been created since, and cover a table that is new.
+            # Policies may name a role that was created meanwhile, and must cover new tables.
             waits.lock_tables(protected_tables(connection))
             connection.execute("SELECT cbir.set_row_security(TRUE)")
         connection.execute("COMMENT ON TABLE cbir.alembic_version IS 'The migration that these tables stand at.'")
@@ -126,11 +124,11 @@ def _upgrade(connection: psycopg.Connection, waits: LockWaits) -> None:
         )
 
 
-def _one_at_a_time(connection: psycopg.Connection) -> None:
-    """Be the only upgrade until the transaction ends, by a lock that no reader can take."""
+def _lock_out_upgrades(connection: psycopg.Connection) -> None:
+    """Lock out other upgrades until the transaction ends, by a lock that no reader can take."""
     lock = "LOCK TABLE cbir.alembic_version IN SHARE ROW EXCLUSIVE MODE"
     if current_revision(connection) is None:
-        # There is no table yet. Everybody can take this one; who has it is named.
+        # The table does not exist yet. Anybody can take this lock; its holder is named.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
         if current_revision(connection) is None:
             return
@@ -138,9 +136,10 @@ def _one_at_a_time(connection: psycopg.Connection) -> None:
 
 
 def _keeps_triggers(connection: psycopg.Connection) -> bool:
-    """Whether triggers can stay while their functions are replaced, so that tables need no lock that readers feel.
+    """Return True if triggers can stay while their functions are replaced, so that tables need no lock that blocks
+    readers.
 
-    Not where a migration may change the table under them, nor where a superuser would run what an owner has made of them.
+    They cannot stay if a migration may change the table, or if a superuser would run code of the owner's triggers.
     """
     superuser = one_value(connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"))
     return current_revision(connection) == head_revision() and not superuser
@@ -156,7 +155,9 @@ def _tables_with_triggers(connection: psycopg.Connection) -> list[str]:
 
 
 def _tables_to_lock(connection: psycopg.Connection) -> list[str]:
-    """Tables that an upgrade locks readers out of: for triggers, for policies, and those that a migration names."""
+    """Return the tables from which an upgrade locks out readers: for triggers, for policies, and those in a
+    migration.
+    """
     revision = current_revision(connection)
     if revision is None:
         return []
@@ -181,15 +182,15 @@ def _tables_to_lock(connection: psycopg.Connection) -> list[str]:
 
 
 def upgrade_own(connection: psycopg.Connection, waits: LockWaits | None = None) -> None:
-    """The same, and the roles are made before: for a server that is cbirdb's own, and for whoever may create roles."""
+    """Create the roles, then upgrade: for cbirdb's own server, and for those who may create roles."""
     create_roles(connection, repository_folder("sql") / ROLES_SCRIPT)
     upgrade(connection, waits)
 
 
 def upgrade_tables(connection: psycopg.Connection) -> None:
-    """The tables alone, of an empty database: what the draft of the next migration starts from.
+    """Create only the tables, in an empty database: the start of the next migration's draft.
 
-    Functions and views may already be written for the tables to come.
+    Functions and views may already be written for future tables.
     """
     with translated_errors(), connection.transaction():
         ensure_extension(connection)
@@ -204,7 +205,7 @@ def _check_server(connection: psycopg.Connection) -> None:
 
 
 def ensure_extension(connection: psycopg.Connection) -> None:
-    """Check for pgvector; create it only where it is absent, which is the one step that may need a superuser."""
+    """Check for pgvector; create it if it is absent, the only step that may need a superuser."""
     installed = extension_version(connection)
     if installed is None:
         try:
@@ -217,7 +218,7 @@ def ensure_extension(connection: psycopg.Connection) -> None:
             ) from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise SchemaError(
-                "The extension pgvector is not in this database and this role may not create it.",
+                "The extension pgvector is not in this database, and this role may not create it.",
                 hint="Ask a database administrator to run: CREATE EXTENSION vector;",
             ) from error
     _check_extension(connection)
@@ -228,7 +229,7 @@ def _check_extension(connection: psycopg.Connection) -> None:
     if installed is not None and version_tuple(installed) < MINIMUM_PGVECTOR:
         wanted = ".".join(map(str, MINIMUM_PGVECTOR))
         raise SchemaError(
-            f"pgvector {installed} is too old: it needs {wanted} or newer (index corruption, CVE-2026-3172).",
+            f"pgvector {installed} is too old: cbirdb needs {wanted} or newer (index corruption, CVE-2026-3172).",
             hint="Install the newer package, then run: ALTER EXTENSION vector UPDATE;",
         )
 
@@ -244,15 +245,13 @@ def _run_alembic(connection: psycopg.Connection) -> None:
         try:
             command.upgrade(config, "head")
         except CommandError as error:
-            raise SchemaError(
-                "This database was made by a newer cbirdb than this one.", hint="Install the newer cbirdb."
-            ) from error
+            raise SchemaError("A newer cbirdb created this database.", hint="Install the newer cbirdb.") from error
         except DBAPIError as error:
-            raise error.orig or error from error  # as the driver said it, for those who try again or put it in words
+            raise error.orig or error from error  # the driver's own error, which callers retry or translate
 
 
 def alembic_config() -> Any:
-    """Alembic's configuration object, pointing at this installation's migrations."""
+    """Return Alembic's configuration object for this installation's migrations."""
     from alembic.config import Config
 
     config = Config()
@@ -262,7 +261,7 @@ def alembic_config() -> Any:
 
 
 class sqlalchemy_connection:
-    """Lends a psycopg connection to SQLAlchemy inside the transaction that is already open on it."""
+    """Lends a psycopg connection to SQLAlchemy inside its open transaction."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -275,7 +274,7 @@ class sqlalchemy_connection:
             "postgresql+psycopg://",
             creator=lambda: _Borrowed(self._connection),
             poolclass=StaticPool,
-            use_native_hstore=False,  # looking for that type wants a genuine psycopg connection
+            use_native_hstore=False,  # looking for that type needs a genuine psycopg connection
         )
         self._bound = self._engine.connect()
         return self._bound
@@ -285,7 +284,7 @@ class sqlalchemy_connection:
 
 
 class _Borrowed:
-    """A connection whose transaction belongs to somebody else: commit, rollback and close do nothing."""
+    """A connection whose transaction belongs to the caller: commit, rollback and close do nothing."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -301,7 +300,7 @@ class _Borrowed:
 
 
 def installed_state() -> str:
-    """Names what this installation would make of a database: its newest migration and a hash of ``sql/``."""
+    """Return this installation's state: its newest migration and a hash of ``sql/``."""
     digest = hashlib.sha256()
     for path in sql_files():
         digest.update(path.name.encode() + path.read_bytes())
@@ -309,7 +308,7 @@ def installed_state() -> str:
 
 
 def current_state(connection: psycopg.Connection) -> str | None:
-    """The same of a database, as its last upgrade noted it in the schema's comment; None without a schema."""
+    """Return a database's state, which its last upgrade wrote into the schema's comment; None without a schema."""
     state = connection.execute(
         "SELECT substring(obj_description(oid, 'pg_namespace') FROM %s) FROM pg_namespace WHERE nspname = %s",
         [r"state ([0-9]+ [0-9a-f]+)", SCHEMA],
@@ -318,14 +317,14 @@ def current_state(connection: psycopg.Connection) -> str | None:
 
 
 def current_revision(connection: psycopg.Connection) -> str | None:
-    """The migration this database stands at; None when there is no schema yet."""
+    """Return the migration of this database; None without a schema."""
     if not one_value(connection.execute("SELECT to_regclass('cbir.alembic_version') IS NOT NULL")):
         return None
     return first_value(connection.execute("SELECT version_num FROM cbir.alembic_version"))
 
 
 def head_revision() -> str:
-    """The newest migration of this installation: the highest number among the files."""
+    """Return the newest migration of this installation: the highest number among the files."""
     return max(path.name.split("_")[0] for path in _migrations())
 
 

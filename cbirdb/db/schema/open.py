@@ -1,4 +1,4 @@
-"""Open a database whose schema ``cbir`` is up to date."""
+"""Opens a database whose schema ``cbir`` is up to date."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cbirdb.errors import SchemaError
 def open_database(settings: Settings) -> psycopg.Connection:
     """Open a connection to a database whose schema ``cbir`` is up to date.
 
-    The embedded server is ours, so its schema is brought up to date here; anybody else's is left alone.
+    Upgrades the schema of the embedded server, which is ours, and no other.
 
-    :raises SchemaError: when the schema is missing or old.
+    :raises SchemaError: when the schema is missing or of another version.
     """
     connection = connect(settings)
     try:
@@ -30,7 +30,7 @@ def open_database(settings: Settings) -> psycopg.Connection:
         if state is None:
             raise SchemaError("This database has no schema 'cbir' yet.", hint="Run: cbirdb db upgrade")
         raise SchemaError(
-            f"The schema 'cbir' is of another version ({state}) than this cbirdb ({installed_state()}).",
+            f"The schema 'cbir' has another version ({state}) than this cbirdb ({installed_state()}).",
             hint="Run: cbirdb db upgrade",
         )
     except BaseException:

@@ -1,7 +1,7 @@
-"""cbirdb's group roles, and who owns schema ``cbir``.
+"""Manages cbirdb's group roles and the ownership of schema ``cbir``.
 
-The roles belong to the cluster and are made by ``sql/dba/create_roles.sql``; what each may do in a database is in
-``sql/5_access`` and is granted by every upgrade.
+The roles belong to the cluster, and ``sql/dba/create_roles.sql`` creates them. ``sql/5_access`` lists their rights in a
+database, and every upgrade grants them.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SEARCH = "cbir_search"
 
 
 def create_roles(connection: psycopg.Connection, script: Path) -> None:
-    """Run the administrator's script, where a role is missing.
+    """Run the administrator's script if a role is missing.
 
     :param script: ``sql/dba/create_roles.sql``.
-    :raises DatabaseError: when a role is missing and this one may not create it.
+    :raises DatabaseError: when a role is missing and this role may not create it.
     """
     if set(existing_roles(connection)) == set(ROLES):
         return
@@ -53,7 +53,7 @@ def create_roles(connection: psycopg.Connection, script: Path) -> None:
 
 
 def existing_roles(connection: psycopg.Connection) -> list[str]:
-    """Which of the roles there are, in the order of ``ROLES``."""
+    """Return the existing ones of cbirdb's roles, in the order of ``ROLES``."""
     with translated_errors():
         found = {
             row[0] for row in connection.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[*ROLES]])
@@ -62,11 +62,11 @@ def existing_roles(connection: psycopg.Connection) -> list[str]:
 
 
 def check_search_role(connection: psycopg.Connection) -> None:
-    """Refuse to upgrade a schema whose row-level security could not hold afterwards.
+    """Refuse to upgrade a schema whose row-level security would not hold afterwards.
 
     :raises DatabaseError: when row-level security is on and the owner of the schema cannot act as ``cbir_search``.
     """
-    # Asked of the tables and not of cbir.setting, which this role may not be able to read.
+    # Read from the tables: this role may have no right to read cbir.setting.
     row = connection.execute(
         """
         SELECT o.rolname, EXISTS (
@@ -81,16 +81,16 @@ def check_search_role(connection: psycopg.Connection) -> None:
     ).fetchone()
     if row is not None and not row[1]:
         raise DatabaseError(
-            f"Row-level security is on, and '{row[0]}', who owns the schema, may not act as the role '{SEARCH}' yet.",
-            hint="A database administrator runs, as a superuser: cbirdb db roles --script | psql"
+            f"Row-level security is on, but the schema's owner '{row[0]}' may not act as the role '{SEARCH}' yet.",
+            hint="Ask a database administrator to run, as a superuser: cbirdb db roles --script | psql"
             + ("" if row[0] == ADMIN else f"; then: GRANT {SEARCH} TO {row[0]} WITH INHERIT FALSE, SET TRUE;"),
         )
 
 
 def set_row_security(connection: psycopg.Connection, *, enabled: bool, waits: LockWaits | None = None) -> bool:
-    """Switch row-level security for every table; returns whether any role is given a dataset.
+    """Switch row-level security for every table; return True if any role has access to a dataset.
 
-    :param waits: how this connection waits for those who read the tables.
+    :param waits: waits for those who read the tables; None: the default.
     :raises DatabaseError: when this role does not own the schema.
     """
     waits = waits or LockWaits(connection)
@@ -100,14 +100,14 @@ def set_row_security(connection: psycopg.Connection, *, enabled: bool, waits: Lo
 
 def _set_row_security(waits: LockWaits, enabled: bool) -> bool:
     connection = waits.connection
-    # All at once, before anything else: what follows waits for nobody while it holds them.
+    # Lock all tables at once and first, so that the following statements wait for nobody while they hold the locks.
     waits.lock_tables(protected_tables(connection))
     connection.execute("SELECT cbir.set_row_security(%s)", [enabled])
     return connection.execute("SELECT FROM cbir.dataset_access LIMIT 1").fetchone() is not None
 
 
 def protected_tables(connection: psycopg.Connection) -> list[str]:
-    """Tables that row-level security is for."""
+    """Return the tables that row-level security protects."""
     found = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind = 'r'"
         " AND cbir.tenant_condition(relname) IS NOT NULL ORDER BY relname",
@@ -117,7 +117,9 @@ def protected_tables(connection: psycopg.Connection) -> list[str]:
 
 
 def unconfirmed_access(connection: psycopg.Connection) -> list[tuple[str, str]]:
-    """Rows of ``cbir.dataset_access``, role and dataset, that do not count because the role is not the one of then."""
+    """Return the rows (role, dataset) of ``cbir.dataset_access`` without effect, because another role has the name
+    now.
+    """
     with translated_errors():
         return connection.execute(
             "SELECT a.role_name, a.dataset FROM cbir.dataset_access AS a"
@@ -126,7 +128,7 @@ def unconfirmed_access(connection: psycopg.Connection) -> list[tuple[str, str]]:
 
 
 def confirm_access(connection: psycopg.Connection) -> int:
-    """Let those rows count for the roles that have these names now; returns how many.
+    """Give these rows effect for the roles that now have their names; return their number.
 
     :raises DatabaseError: when this role does not own the schema.
     """
@@ -136,17 +138,17 @@ def confirm_access(connection: psycopg.Connection) -> int:
 
 @contextmanager
 def acting_as_owner(connection: psycopg.Connection) -> Iterator[None]:
-    """In an open transaction: make the schema where there is none, and be its owner while the block runs.
+    """Act as the schema's owner while the block runs, in an open transaction; create a missing schema.
 
-    Where ``cbir_admin`` exists, a schema that is new, or that a superuser owns, becomes its: functions that run as
-    their owner must not run as a superuser. A schema that another role owns stays that role's.
+    If ``cbir_admin`` exists, it becomes the owner of a new schema and of a superuser's schema: functions that run as
+    their owner must not run as a superuser. Another role keeps its schema.
     """
     before = one_value(connection.execute("SELECT current_setting('role')"))
     owner = _future_owner(connection)
-    # Asked before, as IF NOT EXISTS wants the right to create it even where it exists.
+    # Check first: IF NOT EXISTS needs the right to create the schema even if it exists.
     if one_value(connection.execute("SELECT to_regnamespace(%s) IS NULL", [SCHEMA])):
-        whose = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(owner)) if owner else sql.SQL("")
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)) + whose)
+        authorization = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(owner)) if owner else sql.SQL("")
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)) + authorization)
     if owner is not None:
         _hand_over(connection, owner)
         connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
@@ -155,7 +157,7 @@ def acting_as_owner(connection: psycopg.Connection) -> Iterator[None]:
 
 
 def _future_owner(connection: psycopg.Connection) -> str | None:
-    """The role that schema and tables are to belong to; None: whoever they belong to, and this role stays what it is."""
+    """Return the future owner of schema and tables; None: ownership and role stay unchanged."""
     owner = connection.execute(
         """
         SELECT o.rolname FROM pg_namespace AS n INNER JOIN pg_roles AS o ON o.oid = n.nspowner
@@ -174,7 +176,7 @@ def _future_owner(connection: psycopg.Connection) -> str | None:
 
 
 def _hand_over(connection: psycopg.Connection, owner: str) -> None:
-    """Where a superuser owns the schema or a table in it, give them to this role."""
+    """Give the schema and its tables to this role if a superuser owns them."""
     to = sql.Identifier(owner)
     given = connection.execute(
         """

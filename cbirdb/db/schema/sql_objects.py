@@ -1,4 +1,4 @@
-"""The functions, views and types of ``sql/``: dropped and created anew by every upgrade, with what was granted on them."""
+"""Drops and re-creates the functions, views and types of ``sql/`` at every upgrade, and keeps the grants on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def repository_folder(name: str) -> Path:
-    """``sql/`` or ``alembic/``: at the top of a checkout, inside the package when installed from a wheel."""
+    """Return ``sql/`` or ``alembic/``: at the top of a checkout, or inside the package installed from a wheel."""
     package = Path(__file__).resolve().parents[2]
     for candidate in (package / f"_{name}", package.parent / name):
         if candidate.is_dir():
@@ -26,26 +26,26 @@ def repository_folder(name: str) -> Path:
 
 
 def sql_files() -> Iterator[Path]:
-    """The files of ``sql/`` in the order in which they are applied."""
+    """Yield the files of ``sql/`` in the order of their application."""
     yield from sorted(repository_folder("sql").glob("[0-9]*/*.sql"), key=lambda path: (path.parent.name, path.stem))
 
 
 ROLES_SCRIPT = "dba/create_roles.sql"
-"""Below ``sql/``; no upgrade applies it, as roles belong to a whole server."""
+"""Path below ``sql/``. No upgrade applies it, since roles belong to a whole server."""
 Grant = tuple[str, str, str]
-"""Kind of object (view, routine), its name, and the GRANT statement that was in force on it."""
+"""Kind of object (view, routine), its name, and a GRANT statement in force on it."""
 
 
 def drop_sql_objects(connection: psycopg.Connection, *, keep_triggers: bool = False) -> list[Grant]:
-    """Drop the functions, views and types that the last upgrade made; returns what was granted on them.
+    """Drop the functions, views and types of the last upgrade; return the grants on them.
 
-    ``CREATE OR REPLACE`` alone would keep what a newer version no longer has and cannot drop a view's column.
-    What others have made in the schema is left alone.
+    ``CREATE OR REPLACE`` alone would keep objects that a newer version no longer has, and cannot drop a view's column.
+    Objects that others created in the schema stay.
 
-    :param keep_triggers: leave triggers and their functions, which are then replaced: DROP TRIGGER locks out searches.
+    :param keep_triggers: keep triggers and their functions, which are then replaced: DROP TRIGGER locks out searches.
     :raises SchemaError: when an object outside of cbirdb depends on one of them.
     """
-    # With nothing on the search path PostgreSQL writes every name with its schema, as cbir.sql_object has it.
+    # With an empty search path PostgreSQL writes every name with its schema, as cbir.sql_object has it.
     connection.execute("SELECT set_config('search_path', '', true)")
     if one_value(connection.execute("SELECT to_regclass('cbir.sql_object') IS NULL")):
         return []
@@ -54,15 +54,15 @@ def drop_sql_objects(connection: psycopg.Connection, *, keep_triggers: bool = Fa
         if not keep_triggers:
             for (statement,) in connection.execute(_TRIGGERS).fetchall():
                 connection.execute(statement)
-            _check_strangers(connection)
+            _check_foreign_code(connection)
         for (statement,) in connection.execute(_DROPS, {"schema": SCHEMA}).fetchall():
             connection.execute(statement)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise SchemaError(
-            f"Something outside of cbirdb depends on its views: {error.diag.message_detail or error}",
+            f"An object outside of cbirdb depends on its views: {error.diag.message_detail or error}",
             hint="Drop it, upgrade, and create it again.",
         ) from error
-    # What triggers keep is not made anew, but replaced, and stays noted.
+    # Functions that triggers keep are replaced, not re-created, and stay recorded.
     connection.execute(
         "DELETE FROM cbir.sql_object WHERE kind <> 'routine'"
         " OR NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = to_regprocedure(name))"
@@ -70,37 +70,37 @@ def drop_sql_objects(connection: psycopg.Connection, *, keep_triggers: bool = Fa
     return grants
 
 
-def _check_strangers(connection: psycopg.Connection) -> None:
-    """Refuse to go on as a superuser where the schema's owner, who is none, has put code of his own into the way.
+def _check_foreign_code(connection: psycopg.Connection) -> None:
+    """Refuse to continue as a superuser if the schema's owner, who is none, has put their own code in the way.
 
-    It would run with a superuser's rights, whatever role is set. cbirdb's own triggers are gone by now.
+    That code would run with a superuser's rights, whatever role is set. cbirdb's own triggers are already dropped.
     """
-    found = [row[0] for row in connection.execute(_STRANGERS, {"schema": SCHEMA})]
+    found = [row[0] for row in connection.execute(_FOREIGN_CODE, {"schema": SCHEMA})]
     if found:
         raise SchemaError(
-            f"An upgrade by a superuser would run what cbirdb did not make: {', '.join(found)}.",
-            hint="Upgrade as a member of the schema's owner, who is no superuser.",
+            f"An upgrade by a superuser would run code that is not cbirdb's: {', '.join(found)}.",
+            hint="Upgrade as a member of the schema's owner that is no superuser.",
         )
 
 
 def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> None:
-    """Create the functions and views of ``sql/`` and grant on them again what was granted before.
+    """Create the functions and views of ``sql/``, and restore the earlier grants on them.
 
     :raises SchemaError: when a file does not apply.
     """
-    strangers = connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()
+    foreign = connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()
     connection.execute("SELECT set_config('search_path', %s, true)", [_search_path(connection)])
     for path in sql_files():
         log.debug("applying %s", path.name)
         try:
-            # Without parameters psycopg sends the file as one simple query, so it may hold several statements.
+            # Without parameters psycopg sends the file as one simple query, which may hold several statements.
             connection.execute(path.read_bytes())
         except psycopg.errors.LockNotAvailable:
-            raise  # to be tried again
+            raise  # to be retried
         except psycopg.Error as error:
             raise SchemaError(f"{path.name} could not be applied: {error}") from error
     connection.execute("SELECT set_config('search_path', '', true)")
-    ours = set(connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()) - set(strangers)
+    ours = set(connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()) - set(foreign)
     connection.cursor().executemany("INSERT INTO cbir.sql_object (kind, name) VALUES (%s, %s)", sorted(ours))
     for (statement,) in connection.execute(_REVOKES).fetchall():
         connection.execute(statement)
@@ -108,11 +108,11 @@ def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> N
         if _may_be_granted(connection, kind, name):
             connection.execute(statement)
         else:
-            log.warning("not granted again, because the object has changed: %s", statement)
+            log.warning("not granted again because the object has changed: %s", statement)
 
 
 def _may_be_granted(connection: psycopg.Connection, kind: str, name: str) -> bool:
-    """Whether an object is still there, and others than cbirdb's own roles may have rights on it."""
+    """Return True if an object still exists and roles other than cbirdb's own may have rights on it."""
     lookup = (
         "SELECT to_regclass(%s) IS NOT NULL"
         if kind == "view"
@@ -123,7 +123,7 @@ def _may_be_granted(connection: psycopg.Connection, kind: str, name: str) -> boo
 
 
 def _search_path(connection: psycopg.Connection) -> str:
-    """Schema ``cbir``, the schema that pgvector was created in, and nothing of the caller's before them."""
+    """Return a search path of schema ``cbir`` and pgvector's schema, with nothing of the caller's before them."""
     place = first_value(
         connection.execute(
             "SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace"
@@ -132,11 +132,11 @@ def _search_path(connection: psycopg.Connection) -> str:
     )
     if place is None:
         raise DatabaseError("The extension pgvector is not in this database.", hint="Run: cbirdb db upgrade")
-    # Named last, or it would be searched first: a caller could put a table or a type of his own in a function's way.
+    # pg_temp must be last, or it is searched first: a caller could shadow a function's table or type with his own.
     return f"{SCHEMA}, {place}, pg_temp"
 
 
-# Not what belongs to an extension, which may have been created in this schema.
+# Exclude the objects of an extension, which may have been created in this schema.
 _OBJECTS = """
 SELECT CASE relkind WHEN 'v' THEN 'view' ELSE 'type' END AS kind, oid::regclass::text AS name
 FROM pg_class AS o WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('v', 'c')
@@ -155,8 +155,8 @@ ORDER BY 1
 """
 
 # One DROP names all views, so that they may depend on each other but nothing else may depend on them. Routines come
-# after the views that use them, and before the types that they return. Names are the server's own spelling of what is
-# there, not the text of a table that the owner may write into.
+# after the views that use them, and before the types that they return. Names are the server's spelling of existing
+# objects, not the text of a table that the owner may write.
 _DROPS = """
 SELECT format('DROP %%s %%s', there.kind, string_agg(there.name, ', '))
 FROM (
@@ -177,7 +177,7 @@ GROUP BY there.kind, there.place
 ORDER BY there.place
 """
 
-_STRANGERS = """
+_FOREIGN_CODE = """
 SELECT format('%%s %%I on %%s', found.kind, found.name, found.oid::regclass)
 FROM (
     SELECT 'trigger' AS kind, t.tgname AS name, c.oid, c.relnamespace

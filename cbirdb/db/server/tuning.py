@@ -1,4 +1,4 @@
-"""Memory and parallelism of the embedded server, from what this machine has."""
+"""Derives the embedded server's memory and parallelism from this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ GB = 1 << 30
 
 
 def server_settings(data: Path) -> dict[str, str]:
-    """PostgreSQL settings for a machine that the server shares with the encoders.
+    """Return PostgreSQL settings for a machine that the server shares with the encoders.
 
-    :param data: the data folder; the room for WAL is taken from the free space of its disk.
+    :param data: the data folder; the free space of its disk limits the WAL.
     """
     memory, cpus = machine_memory(), machine_cpus()
     free_disk = shutil.disk_usage(data).free
@@ -22,9 +22,9 @@ def server_settings(data: Path) -> dict[str, str]:
     settings = {
         "shared_buffers": _size(_clamp(memory // 4, 128 * MB, 16 * GB)),
         "effective_cache_size": _size(memory // 2),
-        # A HNSW graph that does not fit here is built many times slower.
+        # An HNSW graph that does not fit into it builds many times slower.
         "maintenance_work_mem": _size(maintenance),
-        # Without this each autovacuum worker could take as much again.
+        # By default each autovacuum worker could take as much as maintenance_work_mem again.
         "autovacuum_work_mem": "256MB",
         "work_mem": _size(_clamp(memory // 256, 8 * MB, 128 * MB)),
         # Loading and index builds write much WAL; a low limit means a checkpoint every few seconds.
@@ -35,11 +35,11 @@ def server_settings(data: Path) -> dict[str, str]:
         "max_parallel_workers_per_gather": str(max(1, cpus // 2)),
         "max_parallel_maintenance_workers": str(max(1, cpus - 1)),
         "max_connections": str(max(100, 4 * cpus)),
-        # A client that was killed in the middle of an index build must not keep the server busy for an hour.
+        # A killed client's index build must not keep the server busy for an hour.
         "client_connection_check_interval": "5s",
         "logging_collector": "off",
         "log_min_duration_statement": "-1",
-        # Neither values nor statements of what failed: they may name a patient.
+        # Log neither values nor statements of an error: they may name a patient.
         "log_parameter_max_length_on_error": "0",
         "log_min_error_statement": "panic",
     }

@@ -1,8 +1,8 @@
-"""Labelled pictures that look like radiology but show nobody: for the demo and the tests.
+"""Draws labelled pictures that look like radiology but show nobody, for the demo and the tests.
 
-Drawn, not downloaded, so that the demo needs no network, no licence and no patient. They are as hard as the real
-thing in one respect: the picture as a whole gives away modality and region, while the finding is a small local
-change. A weak encoder therefore scores well micro-averaged and worse macro-averaged.
+Since they are drawn, the demo needs no download, no licence and no patient. In one respect they are as hard as real
+images: the whole picture gives away modality and region, while the finding is a small local change. A weak encoder
+therefore scores well micro-averaged and worse macro-averaged.
 """
 
 from cbirdb.demo.phantoms.writer import CLASSES, write_phantoms

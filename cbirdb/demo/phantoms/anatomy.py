@@ -1,6 +1,6 @@
-"""What each region looks like in its modality, healthy or with one of its findings.
+"""Draws each region in its modality, healthy or with one of its findings.
 
-Each function draws one picture; a finding that it does not know is drawn as normal.
+Each function draws one picture. It draws an unknown finding as normal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cbirdb.demo.phantoms.sketch import Outline, Sketch, band, blob, ellipse, pa
 
 
 def _chest(s: Sketch, finding: str) -> None:
-    """From the front; the heart points to the picture's right."""
+    """Draw a chest from the front; the heart points to the picture's right."""
     s.fill(s.vary(0.5, 0.6), *pair("0,-1.4 0.15,-1.4 0.2,-0.92 0.68,-0.78 1,-0.56 0.88,0 0.88,1.2 0.8,2 0,2"))
     lungs = np.array(
         pair("0.26,-0.78 0.46,-0.68 0.62,-0.25 0.7,0.2 0.74,0.6 0.6,0.42 0.38,0.36 0.16,0.44 0.1,0 0.1,-0.5")
@@ -32,7 +32,7 @@ def _chest(s: Sketch, finding: str) -> None:
     s.paint(0.5, s.mask(*vessels, *(vessel * [-1, 1] for vessel in vessels)) * inside, 0.5)
     sick = int(s.rng.integers(2))
     if finding == "Pneumothorax":
-        # The lung has shrunk towards its root; around it is air: black, without vessels, behind a fine pleural line.
+        # The lung has shrunk towards its root. The air around it is black, without vessels, behind a fine pleural line.
         root = np.array([[0.12, 0.42], [-0.12, 0.42]])[sick]
         shrink = s.vary(0.55, 0.82)
         chest, rest = s.mask(lungs[sick]), s.mask(root + (lungs[sick] - root) * shrink)
@@ -40,7 +40,7 @@ def _chest(s: Sketch, finding: str) -> None:
         s.paint(0.55, chest * rest * (1 - s.mask(root + (lungs[sick] - root) * (shrink - 0.03))), 0.6)
     _mediastinum(s, s.vary(1.28, 1.75) if finding == "Cardiomegaly" else s.vary(0.85, 1.12))
     if finding == "Effusion":
-        # Fluid stands in the angle between ribs and diaphragm and climbs along the chest wall.
+        # Fluid fills the angle between ribs and diaphragm and climbs along the chest wall.
         level = s.vary(0.1, 0.6)
         fluid = np.array(
             [(0.95, 0.42 - level * 1.1), (0.5, 0.42 - level * 0.5), (0, 0.48 - level * 0.2), (0, 1), (0.95, 1)]
@@ -57,7 +57,7 @@ def _chest(s: Sketch, finding: str) -> None:
 
 
 def _mediastinum(s: Sketch, size: float) -> None:
-    """Windpipe, aorta, spine and a heart ``size`` times as wide as usual."""
+    """Draw windpipe, aorta, spine and a heart ``size`` times as wide as usual."""
     s.fill(0.68, *pair("0,-0.9 0.12,-0.85 0.12,-0.3 0.15,0.6 0,0.6"), soft=1.0, opacity=0.85)
     heart = blob("0.06,-0.26 0.18,-0.14 0.3,0.04 0.375,0.24 0.36,0.41 0.2,0.48 0,0.48 -0.14,0.44 -0.18,0.28 -0.15,0.06")
     right = heart[:, 0] > 0
@@ -78,7 +78,7 @@ _FINGERS = (
 
 
 def _hand(s: Sketch, finding: str) -> None:
-    """A right or left hand, fingers up; bones are brightest at their rim."""
+    """Draw a right or left hand, fingers up; bones are brightest at their rim."""
     flip = np.array([s.side() * s.vary(0.9, 1.1), 1.0])
     flesh = [points("-0.25,0.45 -0.34,-0.1 0.34,0 0.24,0.5"), band("0,0.3 0,0.7 0,1.4", 0.6, 0.42, 0.5)]
     ends = [points("-0.1,0.72 -0.13,1.5"), points("0.12,0.75 0.1,1.5")]
@@ -113,7 +113,7 @@ def _hand(s: Sketch, finding: str) -> None:
 
 
 def _abdomen(s: Sketch, finding: str) -> None:
-    """An axial slice with contrast: liver on the picture's left, spine at the bottom."""
+    """Draw an axial slice with contrast: liver on the picture's left, spine at the bottom."""
     wide = s.vary(0.95, 1.04)
     s.fill(0.3, ellipse(0, 0, 0.9 * wide, 0.66))
     s.fill(0.5, ellipse(0, 0, 0.81 * wide, 0.57))
@@ -152,7 +152,7 @@ _RIB_ANGLES = (2.3, 2.65, 3.0, 3.35, 0.85, 0.5, 0.15, -0.2)
 
 
 def _head(s: Sketch, finding: str) -> None:
-    """An axial slice at the height of the side ventricles, forehead up."""
+    """Draw an axial slice at the height of the side ventricles, forehead up."""
     s.fill(0.28, ellipse(0, 0, 0.73, 0.9))
     s.fill(1.0, ellipse(0, 0, 0.69, 0.86))
     inside = s.mask(ellipse(0, 0, 0.6, 0.77))
@@ -176,7 +176,7 @@ def _head(s: Sketch, finding: str) -> None:
 
 
 def _furrows(s: Sketch) -> list[Outline]:
-    """The gaps between the folds of a brain, from its surface inwards."""
+    """Return the gaps between the folds of a brain, from its surface inwards."""
     angles = np.linspace(0, 2 * math.pi, 22, endpoint=False) + s.rng.uniform(-0.08, 0.08, 22)
     rims = np.stack([0.62 * np.cos(angles), 0.79 * np.sin(angles)], axis=1)
     depths = s.rng.uniform(0.72, 0.9, 22)
@@ -194,7 +194,7 @@ def _ventricles(s: Sketch, grey: float, shift: float) -> None:
 
 
 def _brain(s: Sketch, finding: str) -> None:
-    """An axial slice, T2-weighted: fluid bright, the skull black, white matter darker than grey."""
+    """Draw an axial slice, T2-weighted: fluid bright, the skull black, white matter darker than grey."""
     s.fill(0.68, ellipse(0, 0, 0.74, 0.9))
     s.fill(0.04, ellipse(0, 0, 0.7, 0.86))
     s.fill(0.85, ellipse(0, 0, 0.63, 0.79))
@@ -214,7 +214,7 @@ def _brain(s: Sketch, finding: str) -> None:
 
 
 def _knee(s: Sketch, finding: str) -> None:
-    """A sagittal slice, T1-weighted, kneecap to the left: fat and marrow bright, tendons and menisci black."""
+    """Draw a sagittal slice, T1-weighted, kneecap to the left: fat and marrow bright, tendons and menisci black."""
     s.fill(0.72, blob("-0.5,-1.2 -0.62,-0.5 -0.7,-0.1 -0.5,0.4 -0.42,1.2 0.62,1.2 0.66,0.5 0.6,0 0.72,-1.2"))
     muscle = blob("-0.36,-1.3 -0.4,-0.5 0,-0.1 0.05,0.3 -0.2,1.3 0.5,1.3 0.54,0.5 0.46,0 0.58,-1.3")
     s.fill(0.34, muscle, soft=1.0)
@@ -240,7 +240,7 @@ def _knee(s: Sketch, finding: str) -> None:
 
 
 def _breast(s: Sketch, finding: str) -> None:
-    """Skin, fat, gland, muscle and ribs, from the probe downwards."""
+    """Draw skin, fat, gland, muscle and ribs, from the probe downwards."""
     s.pixels += np.float32(0.3)
     wave = np.array([(x, s.vary(-0.05, 0.05)) for x in (-1.3, -0.7, 0.0, 0.7, 1.3)])
     s.fill(0.75, band(wave * [1, 0] - [0, 0.93], 0.1))
@@ -255,13 +255,13 @@ def _breast(s: Sketch, finding: str) -> None:
     x, y, size = s.vary(-0.4, 0.4), s.vary(-0.3, 0.1), s.vary(0.14, 0.26)
     below = np.array([(x, y), (x, y + 1.1)])
     if finding == "Cyst":
-        # Sound passes through fluid unweakened: brighter below.
+        # Fluid does not weaken sound, so the tissue below is brighter.
         s.fill(0.85, band(below, size * 1.5, size * 1.2), soft=3.0, opacity=0.5)
         cyst = ellipse(x, y, size * 1.2, size * 0.85)
         s.fill(0.7, scaled(cyst, 1.08), opacity=0.6)
         s.fill(0.02, cyst)
     elif finding == "Tumour":
-        # It swallows sound: a shadow below. Its rim is jagged.
+        # A tumour absorbs sound, so it casts a shadow. Its rim is jagged.
         s.fill(0.08, band(below, size * 1.3, size * 1.5), soft=3.0, opacity=0.65)
         rim = ellipse(x, y, size * 0.95, size)[::2]
         s.fill(0.14, [x, y] + (rim - [x, y]) * s.rng.uniform(0.7, 1.25, (len(rim), 1)), soft=1.0)
@@ -269,7 +269,9 @@ def _breast(s: Sketch, finding: str) -> None:
 
 
 def _thyroid(s: Sketch, finding: str) -> None:
-    """Across the neck, in a fan: a lobe on each side of the windpipe, arteries beside them, muscle in front."""
+    """Draw the neck's cross-section in a fan: a lobe on each side of the windpipe, arteries beside them, muscle in
+    front.
+    """
     s.pixels += np.float32(0.36)
     s.fill(0.7, band("-1.3,-0.8 0,-0.84 1.3,-0.8", 0.1))
     s.fill(0.2, *pair("0.06,-0.58 0.5,-0.6 0.85,-0.3 0.6,-0.36 0.1,-0.44"), soft=0.9)
@@ -285,7 +287,7 @@ def _thyroid(s: Sketch, finding: str) -> None:
         s.fill(0.2, nodule)
         s.fill(0.45, scaled(nodule, 0.6), soft=1.0)
     s.speckle(0.5)
-    # The field of view of a curved probe.
+    # Cut the field of view of a curved probe.
     angle = np.linspace(math.pi / 2 - 0.62, math.pi / 2 + 0.62, 20)
     arc = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     s.pixels = s.pixels * s.mask(np.concatenate([arc * 0.75, (arc * 2.35)[::-1]]) - [0, 1.42])

@@ -1,7 +1,7 @@
-"""The drawing kit: outlines, and a picture to fill them in.
+"""Provides the drawing kit: outlines, and a picture to fill them in.
 
-Coordinates are in units of half the picture's side, x to the right and y downwards, (0, 0) in the middle.
-Grey values run from 0 (black) to 1 (white).
+Coordinates are in units of half the picture's side, x to the right and y downwards, (0, 0) in the middle. Grey values
+run from 0 (black) to 1 (white).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIDE = 128
 """Pixels along each side of a picture."""
 
 Picture: TypeAlias = NDArray[np.float32]
-"""Shape (SIDE, SIDE): grey values, or how much of each pixel a structure covers."""
+"""Shape (SIDE, SIDE): grey values, or the share of each pixel that a structure covers."""
 Outline: TypeAlias = NDArray[np.float64]
 """Shape (n, 2): points of a line, or the corners of a closed polygon."""
 
@@ -31,7 +31,7 @@ _CIRCLE = np.array([(math.cos(angle), math.sin(angle)) for angle in np.linspace(
 
 
 def smooth(corners: Outline, *, closed: bool) -> Outline:
-    """A Catmull-Rom curve through ``corners``, 8 steps from each to the next."""
+    """Return a Catmull-Rom curve through ``corners``, 8 steps from each to the next."""
     ends = (corners[-1:], corners[:2]) if closed else (corners[:1], corners[-1:])
     padded = np.concatenate([ends[0], corners, ends[1]])
     windows = padded[np.arange(len(padded) - 3)[:, None] + np.arange(4)]
@@ -41,27 +41,27 @@ def smooth(corners: Outline, *, closed: bool) -> Outline:
 
 @functools.cache
 def points(text: str) -> Outline:
-    """Points as SVG writes them: ``x,y x,y x,y``."""
+    """Parse points in SVG's form: ``x,y x,y x,y``."""
     parsed: Outline = np.array([point.split(",") for point in text.split()], dtype=np.float64)
-    parsed.flags.writeable = False  # shared by all who ask for the same text
+    parsed.flags.writeable = False  # all calls with the same text share it
     return parsed
 
 
 @functools.cache
 def blob(text: str) -> Outline:
-    """A smooth closed outline."""
+    """Return a smooth closed outline."""
     outline = smooth(points(text), closed=True)
     outline.flags.writeable = False
     return outline
 
 
 def pair(text: str) -> tuple[Outline, Outline]:
-    """A blob and its mirror image in the other half of the body."""
+    """Return a blob and its mirror image in the other half of the body."""
     return blob(text), blob(text) * [-1, 1]
 
 
 def band(path: str | Outline, *widths: float) -> Outline:
-    """A smooth strip along ``path``; its ``widths`` are spread evenly along it."""
+    """Return a smooth strip along ``path``; its ``widths`` are spread evenly along it."""
     line = smooth(points(path) if isinstance(path, str) else path, closed=False)
     along = np.concatenate([line[1:2] - line[:1], line[2:] - line[:-2], line[-1:] - line[-2:-1]])
     width = np.interp(np.linspace(0, len(widths) - 1, len(line)), np.arange(len(widths)), widths)
@@ -70,7 +70,10 @@ def band(path: str | Outline, *widths: float) -> Outline:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Outline:
-    """``turn`` in radians, clockwise."""
+    """Return an ellipse.
+
+    :param turn: rotation in radians, clockwise.
+    """
     outline: Outline = _CIRCLE * (rx, ry)
     if turn:
         outline = outline @ _rotation(turn)
@@ -79,20 +82,20 @@ def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Outl
 
 
 def _rotation(angle: float) -> NDArray[np.float64]:
-    """Shape (2, 2), to be multiplied from the right."""
+    """Return a rotation matrix, shape (2, 2), to multiply from the right."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, sin], [-sin, cos]])
 
 
 def scaled(outline: Outline, factor: float) -> Outline:
-    """Larger or smaller about its own middle."""
+    """Scale an outline about its own middle."""
     middle = outline.mean(axis=0)
     larger: Outline = middle + (outline - middle) * factor
     return larger
 
 
 class Sketch:
-    """A picture being drawn, in a pose and with proportions of its own."""
+    """A picture being drawn, with its own pose and proportions."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -105,15 +108,16 @@ class Sketch:
         self._phases = rng.uniform(0, 2 * math.pi, size=2)
 
     def vary(self, low: float, high: float) -> float:
+        """Return a random number between two bounds."""
         return float(self.rng.uniform(low, high))
 
     def side(self) -> int:
-        """-1 or 1."""
+        """Return -1 or 1 at random."""
         return int(self.rng.choice([-1, 1]))
 
     def mask(self, *outlines: Outline, soft: float = 0.0) -> Picture:
-        """The union of ``outlines``: 1 inside, 0 outside, with an edge ``soft`` pixels (sigma) wide."""
-        canvas = Image.new("L", (2 * SIDE, 2 * SIDE))  # drawn twice as large and averaged: smooth edges
+        """Return the union of ``outlines``: 1 inside, 0 outside, with an edge ``soft`` pixels (sigma) wide."""
+        canvas = Image.new("L", (2 * SIDE, 2 * SIDE))  # drawn twice as large and averaged, for smooth edges
         draw = ImageDraw.Draw(canvas)
         corners = np.concatenate(outlines)
         corners = corners + 0.018 * np.sin(corners @ self._waves + self._phases)
@@ -128,18 +132,20 @@ class Sketch:
         return np.asarray(small, dtype=np.float32) / np.float32(255)
 
     def paint(self, grey: float | Picture, mask: Picture, opacity: float = 1.0) -> None:
+        """Blend a grey value or picture into the pixels under a mask."""
         self.pixels += (grey - self.pixels) * mask * np.float32(opacity)
 
     def fill(self, grey: float, *outlines: Outline, soft: float = 0.0, opacity: float = 1.0) -> None:
+        """Fill outlines with a grey value."""
         self.paint(grey, self.mask(*outlines, soft=soft), opacity)
 
     def clouds(self, rows: int, columns: int | None = None) -> Picture:
-        """Smooth noise of standard deviation about 1 with a grain of SIDE / rows by SIDE / columns pixels."""
+        """Return smooth noise of standard deviation about 1, with a grain of SIDE / rows by SIDE / columns pixels."""
         coarse = self.rng.standard_normal((rows, columns or rows), dtype=np.float32)
         return np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
     def expose(self, noise: float) -> None:
-        """What the detector adds: blur, an uneven field, and noise of this standard deviation."""
+        """Add the detector's effects: blur, an uneven field, and noise of this standard deviation."""
         padded = np.pad(self.pixels, 1, mode="edge")
         rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
         self.pixels = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / np.float32(16)

@@ -1,4 +1,4 @@
-"""The table of classes, and the folder of PNG files made from it."""
+"""Lists the classes of phantoms, and writes them as a folder of PNG files."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ CLASSES: Mapping[str, int] = {
 def write_phantoms(root: Path, *, seed: int = 0) -> int:
     """Write ``root/<split>/<modality>/<region>/<finding>/<finding>-0001.png`` for all of ``CLASSES``.
 
-    The pictures are 8-bit grey, 128 x 128. The same seed gives the same bytes. A file that is there already
-    stays as it is, whichever seed made it, so that an interrupted run is completed by the next one.
+    The pictures are 8-bit grey, 128 x 128. The same seed gives the same bytes. An existing file stays unchanged,
+    whatever its seed, so that the next run completes an interrupted one.
 
-    :returns: the number of images in the whole set, whether written now or before.
+    :returns: the number of images in the whole set, written now or earlier.
     :raises InputError: when a folder or file cannot be written, or ``seed`` is negative.
     """
     if seed < 0:
@@ -70,7 +70,7 @@ def write_phantoms(root: Path, *, seed: int = 0) -> int:
 
 
 def _splits(total: int) -> Iterator[Split]:
-    """The split of each image of a class: about 70 % train, 10 % val, 20 % test, in this order."""
+    """Yield the split of each image of a class: about 70 % train, 10 % val, 20 % test, in this order."""
     test = max(1, round(0.2 * total))
     val = round(0.1 * total)
     for number in range(total):
@@ -78,24 +78,24 @@ def _splits(total: int) -> Iterator[Split]:
 
 
 def _write_png(target: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write under another name first, so that a kill leaves no half picture; readers skip hidden files."""
+    """Write under another name first, so that a kill leaves no partial picture; readers skip hidden files."""
     png = io.BytesIO()
     Image.fromarray(pixels).save(png, format="PNG")
-    half = target.with_name(f".{target.name}.{os.getpid()}.part")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        half.write_bytes(png.getvalue())
-        half.replace(target)
+        partial.write_bytes(png.getvalue())
+        partial.replace(target)
     finally:
-        half.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _draw(label: str, number: int, seed: int) -> NDArray[np.uint8]:
-    """One picture, shape (SIDE, SIDE). It depends on its own label and number, not on the rest of CLASSES."""
+    """Draw one picture, shape (SIDE, SIDE), which depends only on its own label, number and the seed."""
     region, _, finding = label.rpartition("/")
     rng = np.random.default_rng([seed, zlib.crc32(label.encode()), number])
     sketch = Sketch(rng)
     REGIONS[region](sketch, finding)
-    # The window: how bright and how contrasted the reader set the picture. Black stays black.
+    # Apply a window, the reader's choice of brightness and contrast. Black stays black.
     pixels = rng.uniform(0.88, 1.12) * np.clip(sketch.pixels, 0, None) ** rng.uniform(0.75, 1.3)
     levels: NDArray[np.uint8] = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     return levels
