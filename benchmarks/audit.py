@@ -1,7 +1,7 @@
-"""``make audit``: asks an advisory database (OSV) about every pinned package, in one request.
+"""Asks an advisory database (OSV) about every pinned package, in one request (``make audit``).
 
-Prints a line per package with advisories and ends with 1; ends with 0 where there are none. Where the database cannot be
-reached, one line says that nothing was checked. CBIRDB_ADVISORIES names a mirror of it.
+Prints a line per package with advisories and ends with 1; ends with 0 if there are none. If the database cannot be reached,
+one line says that nothing was checked. CBIRDB_ADVISORIES names a mirror of the database.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pin = tuple[str, str]
 
 
 def pins(paths: list[Path]) -> list[Pin]:
-    """Name and version of each line, once.
+    """Return name and version of each line, once.
 
     :raises ValueError: for a line that pins nothing.
     """
@@ -39,13 +39,13 @@ def pins(paths: list[Path]) -> list[Pin]:
     return sorted(found)
 
 
-def advisories(asked: list[Pin], address: str) -> dict[Pin, list[str]]:
-    """Ids of the advisories for each package that has any.
+def advisories(packages: list[Pin], address: str) -> dict[Pin, list[str]]:
+    """Return the ids of the advisories of each package that has any.
 
     :raises OSError: when the database does not answer.
-    :raises ValueError: when its answer is none.
+    :raises ValueError: when its answer is invalid.
     """
-    queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": version} for name, version in asked]
+    queries = [{"package": {"name": name, "ecosystem": "PyPI"}, "version": version} for name, version in packages]
     request = urllib.request.Request(
         f"{address}/v1/querybatch", json.dumps({"queries": queries}).encode(), {"Content-Type": "application/json"}
     )
@@ -53,23 +53,23 @@ def advisories(asked: list[Pin], address: str) -> dict[Pin, list[str]]:
         results = json.load(answer)["results"]
     return {
         pin: [advisory["id"] for advisory in result["vulns"]]
-        for pin, result in zip(asked, results, strict=True)
+        for pin, result in zip(packages, results, strict=True)
         if result.get("vulns")
     }
 
 
 def main() -> int:
-    """The exit code."""
-    asked = pins([ROOT / name for name in FILES])
+    """Check all pinned packages; return the exit code."""
+    packages = pins([ROOT / name for name in FILES])
     address = os.environ.get("CBIRDB_ADVISORIES", ADDRESS).rstrip("/")
     try:
-        found = advisories(asked, address)
+        found = advisories(packages, address)
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"No package was checked: the advisory database at {address} does not answer ({error}).", file=sys.stderr)
         return 0
     for (name, version), ids in found.items():
         print(f"{name} {version}: {', '.join(ids)}")
-    print(f"{len(asked)} pinned packages checked, {len(found)} with advisories.", file=sys.stderr)
+    print(f"{len(packages)} pinned packages checked, {len(found)} with advisories.", file=sys.stderr)
     return 1 if found else 0
 
 

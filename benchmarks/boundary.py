@@ -1,11 +1,11 @@
-"""Measures what the security boundary costs a search: the same function run as cbir_search and as its caller, in turns.
+"""Measures the cost of the security boundary for a search: one function run as cbir_search and as its caller, in turns.
 
     python benchmarks/boundary.py --home /tmp/boundary
 
-Makes a database with one encoder's clustered vectors and an HNSW index, and a login that may read. In each turn the
-function is first what an upgrade makes of it (SECURITY DEFINER, owned by cbir_search), then, as before there was a boundary,
-SECURITY INVOKER, for which the login gets rights on everything. Then row-level security is switched on: the login is given
-half of the images, and searches exactly, as it must.
+Creates a database with one encoder's clustered vectors and an HNSW index, and a login that may read. In each turn the
+function first runs as an upgrade creates it (SECURITY DEFINER, owned by cbir_search). Then it runs as SECURITY INVOKER, as
+before there was a boundary; for that the login has rights on everything. Finally row-level security is switched on: the
+login sees half of the images, and its searches must be exact.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def restricted(owner: psycopg.Connection, reader: str, searches: int) -> float:
 
 
 def timed(reader: str, ids: np.ndarray) -> list[float]:
-    """Seconds of each search, in a session of its own that has searched before."""
+    """Return the seconds of each search, in a session of its own that has searched before."""
     times = []
     with psycopg.connect(reader, autocommit=True, prepare_threshold=None) as connection:
         for _ in range(5):

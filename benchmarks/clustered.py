@@ -1,13 +1,13 @@
-"""Seeded vectors that look like embeddings: a long tail of classes, each of several sub-clusters.
+"""Generates seeded vectors that resemble embeddings: a long tail of classes, each of several sub-clusters.
 
-Uniform random vectors are all equally far from each other and say nothing about retrieval. Within a sub-cluster vectors vary
-in all directions alike, or in a few of them:
+Uniform random vectors are all equally far from each other and say nothing about retrieval. Within a sub-cluster, vectors vary
+in all directions equally, or in a few directions:
 
-    all alike    the hardest there is for an index. Of 50,000 such vectors with 768 components a query's first and
-                 twentieth neighbour are all but equally far away (0.97), as in a space of 91 dimensions.
-    few (latent) as embeddings do: those of ImageNet pictures lie on some 26 to 43 dimensions (Pope et al., ICLR 2021). With 64
-                 directions, the later ones ever less important, the same estimate gives 17; for tiny-image's vectors of
-                 621 chest X-rays it gives 13, of 780 breast ultrasounds 14, numbers that grow with the number of images.
+    all equally  the hardest case for an index. Of 50,000 such vectors with 768 components, a query's first and twentieth
+                 neighbours are almost equally far away (0.97), as in a space of 91 dimensions.
+    few (latent) the case of embeddings: those of ImageNet pictures lie on about 26 to 43 dimensions (Pope et al., ICLR
+                 2021). With 64 directions of decreasing weight, the same estimate gives 17. For tiny-image's vectors it
+                 gives 13 (621 chest X-rays) and 14 (780 breast ultrasounds), and grows with the number of images.
 
 The estimate is that of Levina and Bickel (NIPS 2004) with 20 neighbours, the median over 400 queries.
 """
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 CLASSES = 200
 SUBCLUSTERS = 5
 SPREAD = 0.7
-"""Of the vectors of a sub-cluster, per component; a centre has 1."""
+"""Standard deviation of a component within a sub-cluster; that of a centre is 1."""
 ALIKE = 0.05
-"""Share of that variance which has no direction, where the rest has a few."""
+"""Share of the variance without a direction, if the rest has a few directions."""
 Floats = NDArray[np.float32]
 
 
 def clustered_vectors(
     rows: int, dim: int, *, seed: int = 0, batch: int = 10_000, latent: int = 0
 ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-    """Batches of (class per row, unit vectors of shape (n, dim)), the same for the same arguments.
+    """Yield batches of (class per row, unit vectors of shape (n, dim)), the same for the same arguments.
 
-    :param latent: directions, of a class's own, in which its vectors vary; 0: all alike.
+    :param latent: number of each class's own directions in which its vectors vary; 0: all directions equally.
     """
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((CLASSES, dim)).astype(np.float32)
@@ -57,7 +57,9 @@ def clustered_vectors(
 
 
 def _directions(rng: np.random.Generator, dim: int, latent: int) -> Floats:
-    """For each class as many, the n-th of length 1 / sqrt(n) before they are scaled to a variance of 1 per component."""
+    """Return directions for each class; the n-th has length 1 / sqrt(n) before scaling to a variance of 1 per
+    component.
+    """
     if not latent:
         return np.empty((CLASSES, 0, dim), np.float32)
     lengths = np.arange(1, latent + 1) ** -0.5

@@ -1,9 +1,9 @@
-"""Measures the cost of having a decoder report damage: cbirdb's way of decoding beside Pillow's alone, in pairs.
+"""Measures the cost of decoders that report damage: cbirdb's decoding beside Pillow's alone, in pairs.
 
     python benchmarks/decoding.py --json benchmarks/decoding.json
 
-Every picture is decoded both ways, one after the other, round by round; of each way the best round of each picture counts.
-Real pictures come from `../shared/data`, where it is there; the others are seeded. A ratio of 1.10 means 10 % more.
+Every picture is decoded both ways in turn, round by round; for each way the best round of each picture counts. Real
+pictures come from `../shared/data`, if it exists; the others are seeded. A ratio of 1.10 means 10 % more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REAL_SETS = {
 
 
 def radiograph(side: int, seed: int) -> Image.Image:
-    """Smooth, with a little noise."""
+    """Return a smooth picture with a little noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (side // 32, side // 32), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.int16)
@@ -38,7 +38,7 @@ def radiograph(side: int, seed: int) -> Image.Image:
 
 
 def picture_sets(count: int, only: str) -> dict[str, list[bytes]]:
-    """Files by kind."""
+    """Return files by kind."""
     sets = {
         name: [path.read_bytes() for path in sorted(REAL.glob(pattern))[:count]] for name, pattern in REAL_SETS.items()
     }
@@ -68,19 +68,19 @@ def picture_sets(count: int, only: str) -> dict[str, list[bytes]]:
 
 
 def by_pillow(data: bytes) -> None:
-    """As cbirdb decoded before, and as Pillow's users do."""
+    """Decode as cbirdb did before, and as Pillow's users do."""
     Image.open(io.BytesIO(data)).load()
 
 
 def seconds(way: Callable[[bytes], object], data: bytes) -> float:
-    """Processor time of one call: other processes on the machine disturb it less."""
+    """Return the processor time of one call, which other processes disturb less than the wall time."""
     began = time.process_time()
     way(data)
     return time.process_time() - began
 
 
 def main() -> None:
-    """Print the ratios."""
+    """Measure and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=100, help="Real pictures of each kind.")
@@ -94,7 +94,7 @@ def main() -> None:
         for data in files:
             rounds = [(seconds(decode, data), seconds(by_pillow, data)) for _ in range(options.rounds)]
             pairs.append((min(ours for ours, _ in rounds), min(theirs for _, theirs in rounds)))
-        ours, theirs = (statistics.fmean(each) * 1000 for each in zip(*pairs, strict=True))
+        ours, theirs = (statistics.fmean(times) * 1000 for times in zip(*pairs, strict=True))
         results[name] = {"ratio": round(ours / theirs, 3), "ms": round(ours, 3), "pillow_ms": round(theirs, 3)}
         print(f"| {name} | {ours / theirs:.2f} | {ours:.3f} | {theirs:.3f} |")
     if options.json is not None:

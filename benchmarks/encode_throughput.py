@@ -1,16 +1,16 @@
-"""How fast images become embeddings, beside the two things that bound it, measured in the same run.
+"""Measures how fast images become embeddings, beside the two limits of that speed, in the same run.
 
     python benchmarks/encode_throughput.py -e vit-b16 --weights DIR --device cuda --dtype bfloat16
 
-Three rates, in turn, several times; what counts is the pipeline's ratio to the smaller of the two limits:
+Three rates, in turn, several times. The result is the pipeline's ratio to the smaller of the two limits:
 
-    forward     the model alone on inputs that lie in the device's memory already
+    forward     the model alone on inputs that are already in the device's memory
     decoding    reading, decoding and preprocessing alone, in as many plain processes as the pipeline has
     pipeline    `encode` as the command line runs it, from files to committed rows
 
-Where the model runs on the CPU, both limits are of the same cores, and no pipeline can reach either of them:
-`sharing cores` is 1 / (1/forward + 1/decoding), which is what is left then. The pictures are seeded JPEG files of
-smooth noise; DIR is as for `cbirdb encode`.
+If the model runs on the CPU, both limits use the same cores, and no pipeline can reach either of them. Then `sharing
+cores`, 1 / (1/forward + 1/decoding), is the limit. The pictures are seeded JPEG files of smooth noise; DIR is as for
+`cbirdb encode`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from cbirdb.pixels import read_rgb
 
 
 def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
-    """Grey JPEG files about as large as radiographs of that size."""
+    """Write grey JPEG files about as large as radiographs of that size."""
     paths = []
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -61,7 +61,7 @@ def write_pictures(folder: Path, count: int, side: int) -> list[Path]:
 
 
 def forward_rate(encoder: Encoder, batch_size: int, seconds: float) -> float:
-    """Images per second of the model alone."""
+    """Return images per second of the model alone."""
     batch = np.random.default_rng(0).standard_normal((batch_size, *encoder.input_shape), dtype=np.float32)
     if encoder.provenance.device == "cpu":
         return _rate(lambda: encoder.encode(batch), batch_size, seconds, lambda: None)
@@ -100,9 +100,9 @@ def _prepare(path: Path) -> None:
 
 
 def decoding_rate(encoder: Encoder, paths: list[Path], workers: int) -> float:
-    """Images per second of reading, decoding and preprocessing alone, in plain processes."""
+    """Return images per second of reading, decoding and preprocessing alone, in plain processes."""
     with ProcessPoolExecutor(workers, get_context("forkserver"), _begin, (encoder.preprocess,)) as pool:
-        list(pool.map(_prepare, paths[: workers * 4]))  # the processes are there, and what they import
+        list(pool.map(_prepare, paths[: workers * 4]))  # start the processes and their imports first
         start = time.perf_counter()
         list(pool.map(_prepare, paths, chunksize=8))
         return len(paths) / (time.perf_counter() - start)
@@ -111,7 +111,7 @@ def decoding_rate(encoder: Encoder, paths: list[Path], workers: int) -> float:
 def pipeline_rate(
     connection: psycopg.Connection, encoder: Encoder, settings: Settings, options: EncodeOptions
 ) -> float:
-    """Images per second from files to committed rows; the processes' start is counted in."""
+    """Return images per second from files to committed rows, including the start of the processes."""
     if (before := find_encoder(connection, encoder.spec.name)) is not None:
         drop_encoder(connection, before)
     start = time.perf_counter()
@@ -123,15 +123,15 @@ def pipeline_rate(
 
 
 def run(arguments: argparse.Namespace, home: Path) -> dict[str, object]:
-    """All rates of one encoder, in turn."""
+    """Measure all rates of one encoder, in turn."""
     paths = write_pictures(home, arguments.images, arguments.side)
     settings = Settings(home=home / "server")
     workers = arguments.workers or machine_cpus()
     with closing(open_database(settings)) as connection:
         options = LoadOptions(weights=arguments.weights, device=arguments.device)
         (encoder,) = load_encoders(connection, [arguments.encoder], options, dtype=arguments.dtype)
-        # Both kinds of worker processes begin from one that has imported what they need, as the pipeline's do by
-        # themselves: the first to use it decides.
+        # Both kinds of worker processes start from one that has imported their modules, as the pipeline's do by
+        # themselves. The first pool decides.
         preload_workers([encoder])
         batch_size = arguments.batch_size or encoder.batch_size
         encode_options = EncodeOptions(batch_size=batch_size, decode=DecodeOptions(workers=workers))
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace, home: Path) -> dict[str, object]:
 
 
 def device_name(encoder: Encoder) -> str:
-    """The GPU's name, or how many cores."""
+    """Return the GPU's name, or the number of cores."""
     if encoder.provenance.device == "cpu":
         return f"CPU, {machine_cpus()} cores"
     import torch
@@ -187,7 +187,7 @@ def main() -> None:
     )
     print(f"pipeline / smaller limit: {result['ratio']:.2f}")
     if result["ratio_sharing_cores"] is not None:
-        print(f"pipeline / what the two leave each other on the same cores: {result['ratio_sharing_cores']:.2f}")
+        print(f"pipeline / limit of both sharing the same cores: {result['ratio_sharing_cores']:.2f}")
     for name, values in result["rates"].items():
         print(f"  {name:9} {statistics.median(values):9.1f} images/s  ({min(values):.1f} to {max(values):.1f})")
     if arguments.json:

@@ -1,16 +1,16 @@
-"""How long an exact evaluation takes, beside the paper's code on the same vectors, and whether the figures are equal.
+"""Measures the time of an exact evaluation, beside the paper's code on the same vectors, and compares the figures.
 
     pip install -e '.[bench]'
     python benchmarks/evaluation.py --indexed 50000 --queries 5000
 
-The paper's way is ``paper_way.py``: HDF5 -> FAISS -> CSV -> pandas, as its authors' code does it. Ours is the command
-line, as a user calls it, on a database that has the same vectors: ``evaluate --mode exact``, then ``metrics`` for the
-same N. Both have k = 100 and every N from 1 to 99; both times are those of whole programs, from start to end.
+``paper_way.py`` is the paper's way: HDF5 -> FAISS -> CSV -> pandas, like its authors' code. Ours is the command line, as a
+user calls it, on a database with the same vectors: ``evaluate --mode exact``, then ``metrics`` for the same N. Both have
+k = 100 and every N from 1 to 99. Both times are of whole programs, from start to end.
 
-Taking the files into the database (``ingest paper-csv``, ``import-embeddings``) is timed, too. It is done once per
-encoder, and serves searches as well, where the paper's code reads its files for every evaluation; a second ratio counts it
-as part of ours. Single precision, in turns; the figures of both are compared for every N. They differ where single precision
-orders images within rounding differently.
+Loading the files into the database (``ingest paper-csv``, ``import-embeddings``) is timed, too. It happens once per encoder
+and also serves searches, while the paper's code reads its files for every evaluation; a second ratio includes it in ours.
+Single precision, in turns; the figures of both are compared for every N. They differ where single precision orders images
+within rounding differently.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from cbirdb.db.schema.open import open_database
 
 ENCODER = "benchmark"
 OTHER_LABELS = 0.3
-"""Share of the images that are given another label than their cluster's: without them every neighbour is relevant."""
+"""Share of the images with another label than their cluster's; without them every neighbour is relevant."""
 FIGURES = ("micro_precision", "micro_std", "macro_precision", "macro_std")
 
 
 def write_files(folder: Path, indexed: int, queries: int, dim: int, seed: int) -> None:
-    """vectors.h5, and the CSV files that both ways read: train and test apart, and together in datasets/."""
+    """Write vectors.h5 and the CSV files of both ways: train and test apart, and together in datasets/."""
     (folder / "datasets").mkdir()
     header = ["filepath", "dataset", "split", "modality", "anatomic_region"]
     header += [f"XR/chest/finding {label}" for label in range(CLASSES)]
@@ -72,7 +72,7 @@ def write_files(folder: Path, indexed: int, queries: int, dim: int, seed: int) -
 
 
 def seconds(arguments: list[str]) -> tuple[float, str]:
-    """How long a program takes, and what it prints."""
+    """Return the time of a program, and its output."""
     began = time.perf_counter()
     done = subprocess.run(arguments, check=False, capture_output=True, text=True)
     taken = time.perf_counter() - began
@@ -82,20 +82,20 @@ def seconds(arguments: list[str]) -> tuple[float, str]:
 
 
 def paper_way(folder: Path) -> dict[str, float]:
-    """Seconds of its two programs."""
+    """Return the seconds of the two programs of the paper's way."""
     program = [sys.executable, str(Path(__file__).with_name("paper_way.py"))]
     return {step: seconds([*program, step, str(folder)])[0] for step in ("retrieve", "score")}
 
 
 def our_way(dsn: str) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Seconds of our two programs, and the figures."""
+    """Return the seconds of our two programs, and the figures."""
     evaluating, _ = seconds(command(dsn, "-q", "evaluate", "-e", ENCODER, "--mode", "exact", "-k", 100))
     reading, out = seconds(command(dsn, "-q", "metrics", "-e", ENCODER, "-n", "1-99", "--format", "json"))
     return {"evaluate": evaluating, "metrics": reading}, json.loads(out)
 
 
 def largest_difference(folder: Path, ours: list[dict[str, float]]) -> float:
-    """Over all N and all four figures."""
+    """Return the largest difference over all N and all four figures."""
     with (folder / "precision.csv").open() as lines:
         theirs = list(csv.DictReader(lines))
     return max(
@@ -143,16 +143,16 @@ def main() -> None:
 def report(
     arguments: argparse.Namespace, turns: list[dict[str, float]], loading: dict[str, float], difference: float
 ) -> None:
-    """Ratios first."""
+    """Print the ratios first."""
 
     def ratio(extra: float) -> float:
         return statistics.median(
             (turn["retrieve"] + turn["score"]) / (turn["evaluate"] + turn["metrics"] + extra) for turn in turns
         )
 
-    taking_in = sum(loading.values())
+    load_seconds = sum(loading.values())
     print(f"the paper's code / evaluate and metrics: {ratio(0):.1f}")
-    print(f"the paper's code / ours with taking the files in first: {ratio(taking_in):.1f}")
+    print(f"the paper's code / ours including the load of the files: {ratio(load_seconds):.1f}")
     print(f"largest difference of a figure: {difference:.1e}")
     print(f"{arguments.indexed:,} indexed, {arguments.queries:,} queries, {arguments.dim} dimensions, k = 100")
     for step in ("retrieve", "score", "evaluate", "metrics"):

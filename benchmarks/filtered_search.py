@@ -1,17 +1,16 @@
-"""Search under filters: rows returned, recall and latency, beside plain pgvector.
+"""Measures search under filters beside plain pgvector: rows returned, recall and latency.
 
     python benchmarks/filtered_search.py --rows 200000 --dim 512
 
-Two ways to ask the same question, in turn, query by query:
+Two ways to answer the same query, in turn, query by query:
 
     cbirdb          cbir.nearest_image with a filter, mode auto
     plain pgvector  the same condition in WHERE, ORDER BY embedding <=> query LIMIT k, at pgvector's default settings
 
-The filters are real ones: a modality that has nothing to do with how images look, and labels that have everything to do
-with it (the clusters that vectors are drawn from). A label is asked for by queries of its own class, as when looking for
-more of the same, and by queries of any class, for which its images lie far away. Truth is exact search in SQL; a tie with
-the last true neighbour counts as found. What counts is the ratio of the 95th percentile to that of the same search
-without a filter, in the same run.
+The filters are realistic: a modality that is independent of the images' content, and labels that depend on it entirely (the
+clusters of the vectors). A label is searched by queries of its own class, as in a search for similar cases, and by queries of
+any class, far from its images. Truth is exact search in SQL; a tie with the last true neighbour counts as found. The result
+is the ratio of the 95th percentile to that of the same search without a filter, in the same run.
 """
 
 from __future__ import annotations
@@ -45,18 +44,18 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Case:
-    """One filter, and who asks with it."""
+    """One filter, and the class of its queries."""
 
     name: str
     modality: str | None = None
     label: str | None = None
     own_class: int | None = None
-    """Queries of this class only; None: of any."""
+    """Only queries of this class; None: of any."""
 
 
 @dataclass
 class Result:
-    """What one way of asking gave, over all queries of a case."""
+    """One way's results over all queries of a case."""
 
     case: str
     share: float
@@ -69,18 +68,18 @@ class Result:
     p95_ms: float
     modes: dict[str, int]
     ratio: float = float("nan")
-    """Of p95 to that of the same way and k without a filter."""
+    """Ratio of p95 to that of the same way and k without a filter."""
 
 
 def label_name(number: int) -> str:
-    """Label of a cluster."""
+    """Return the label of a cluster."""
     return f"{NAME}/{number}"
 
 
 def prepare(
     connection: psycopg.Connection, arguments: argparse.Namespace
 ) -> tuple[StoredEncoder, np.ndarray, np.ndarray]:
-    """Images, labels, embeddings and the index; returns the encoder, and queries (n, dim) with their classes."""
+    """Create images, labels, embeddings and the index; return the encoder, and queries (n, dim) with their classes."""
     clean_up(connection)
     rows = arguments.rows
     batches = list(clustered_vectors(rows + arguments.queries * 20, arguments.dim, seed=arguments.seed))
@@ -120,7 +119,7 @@ def prepare(
 
 
 def build(connection: psycopg.Connection, encoder: StoredEncoder, arguments: argparse.Namespace) -> dict[str, object]:
-    """Build the index, settle how to search and audit it, as ``cbirdb index build`` with --method auto does."""
+    """Build the index, tune its search and audit it, as ``cbirdb index build`` with --method auto does."""
 
     def connect() -> psycopg.Connection:
         return open_database(server_settings(arguments))
@@ -133,7 +132,7 @@ def build(connection: psycopg.Connection, encoder: StoredEncoder, arguments: arg
 
 
 def clean_up(connection: psycopg.Connection) -> None:
-    """Remove everything that this benchmark makes."""
+    """Remove everything that this benchmark creates."""
     stored = find_encoder(connection, NAME)
     if stored is not None:
         drop_encoder(connection, stored)
@@ -142,7 +141,7 @@ def clean_up(connection: psycopg.Connection) -> None:
 
 
 def cases(connection: psycopg.Connection) -> Iterator[Case]:
-    """No filter, four modalities, and the labels nearest to 10, 1 and 0.1 % of the images."""
+    """Yield no filter, four modalities, and the labels nearest to 10, 1 and 0.1 % of the images."""
     yield Case("none")
     for name, _ in MODALITIES:
         yield Case(f"modality {name}", modality=name)
@@ -159,11 +158,11 @@ def cases(connection: psycopg.Connection) -> Iterator[Case]:
 
 
 Way = Callable[[str, int], tuple[list[float], str]]
-"""Query as text and k -> distances, nearest first, and how it was answered."""
+"""Function from a query as text and k to distances, nearest first, and the mode of the answer."""
 
 
 def with_cbirdb(connection: psycopg.Connection, case: Case, mode: str) -> Way:
-    """The product's way."""
+    """Return the product's way."""
     statement = (
         "SELECT distance, mode_used FROM cbir.nearest_image(%s, %s::vector, %s,"
         " filter => ROW(NULL, %s, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter, mode => %s) ORDER BY rank"
@@ -177,7 +176,7 @@ def with_cbirdb(connection: psycopg.Connection, case: Case, mode: str) -> Way:
 
 
 def with_pgvector(connection: psycopg.Connection, case: Case, encoder: StoredEncoder) -> Way:
-    """What one would write without the product."""
+    """Return the way of an application without the product."""
     kind = "halfvec" if encoder.precision == "half" else "vector"
     condition = "TRUE"
     if case.modality is not None:
@@ -203,7 +202,7 @@ def with_pgvector(connection: psycopg.Connection, case: Case, encoder: StoredEnc
 def measure(
     connection: psycopg.Connection, encoder: StoredEncoder, case: Case, queries: list[str], k: int
 ) -> list[Result]:
-    """Both ways in turn, after a warm-up query, against the truth."""
+    """Measure both ways in turn, after a warm-up query, against the truth."""
     exact = with_cbirdb(connection, case, "exact")
     ways = {"cbirdb": with_cbirdb(connection, case, "auto"), "plain pgvector": with_pgvector(connection, case, encoder)}
     matching = connection.execute(
@@ -269,7 +268,7 @@ def main() -> None:
 
 
 def report(arguments: argparse.Namespace, index: dict[str, object], results: list[Result]) -> None:
-    """Ratios first."""
+    """Print the ratios first."""
     unfiltered = {(result.way, result.k): result.p95_ms for result in results if result.case == "none"}
     print(
         f"{arguments.rows:,} rows, {arguments.dim} dimensions, {arguments.precision} precision, {arguments.queries} queries"

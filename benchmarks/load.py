@@ -1,15 +1,15 @@
-"""How fast embeddings load, beside a bare binary COPY of the same rows, and in how much memory.
+"""Measures how fast embeddings load, beside a bare binary COPY of the same rows, and in how much memory.
 
     python benchmarks/load.py --rows 200000 --dim 512
 
-Three ways to load the same rows, in turn, several times; what counts is their ratio:
+Three ways to load the same rows, in turn, several times. The result is their ratio:
 
-    cbirdb          arrays -> binary rows -> COPY, a transaction per batch, as encode and import-embeddings do it
-    bare COPY       rows that were made binary beforehand, the same batches, into a table of the same definition
-    no constraints  the same into a table without primary key, foreign key and norm check: what those cost
+    cbirdb          arrays -> binary rows -> COPY, a transaction per batch, like encode and import-embeddings
+    bare COPY       rows that were encoded beforehand, the same batches, into a table of the same definition
+    no constraints  the same into a table without primary key, foreign key and norm check, to show their cost
 
-Every rate includes the commit. The peak memory is that of the loading process alone, at this number of rows and at
-a quarter of it: it must not grow with it.
+Every rate includes the commit. The peak memory is that of the loading process alone, at this number of rows and at a
+quarter of it; it must not grow with the rows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ BATCH = 4096
 
 
 def prepare(connection: psycopg.Connection, rows: int, dim: int, precision: str) -> tuple[str, int]:
-    """An empty embedding table, one without constraints, and ``rows`` images; returns table and first image id."""
+    """Create an empty embedding table, one without constraints, and ``rows`` images; return table and first image
+    id.
+    """
     clean_up(connection)
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES (%s, 'folder')", [DATASET])
     connection.execute(
@@ -62,7 +64,7 @@ def prepare(connection: psycopg.Connection, rows: int, dim: int, precision: str)
 
 
 def clean_up(connection: psycopg.Connection) -> None:
-    """Remove everything that this benchmark makes."""
+    """Remove everything that this benchmark creates."""
     stored = find_encoder(connection, ENCODER)
     if stored is not None:
         drop_encoder(connection, stored)
@@ -71,13 +73,13 @@ def clean_up(connection: psycopg.Connection) -> None:
 
 
 def load_with_cbirdb(connection: psycopg.Connection, table: str, batches: list, precision: str) -> None:
-    """The product's way."""
+    """Load in the product's way."""
     for ids, vectors in batches:
         copy_embeddings(connection, table, ids, vectors, precision)
 
 
 def load_bare(connection: psycopg.Connection, table: str, buffers: list[bytes]) -> None:
-    """COPY of finished bytes, a transaction per batch."""
+    """COPY finished bytes, a transaction per batch."""
     statement = sql.SQL("COPY cbir.{} (image_id, embedding) FROM STDIN (FORMAT binary)").format(sql.Identifier(table))
     for buffer in buffers:
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
@@ -87,7 +89,7 @@ def load_bare(connection: psycopg.Connection, table: str, buffers: list[bytes]) 
 
 
 def peak_memory(arguments: argparse.Namespace, rows: int) -> float:
-    """MB at the peak of a process that only generates and loads ``rows`` rows."""
+    """Return the peak MB of a process that only generates and loads ``rows`` rows."""
     command = [
         sys.executable, __file__, "--child", "--rows", str(rows), "--dim", str(arguments.dim),
         "--precision", arguments.precision, *(["--dsn", arguments.dsn] if arguments.dsn else []),
@@ -107,13 +109,13 @@ def child(arguments: argparse.Namespace) -> None:
             copy_embeddings(connection, table, ids, vectors, arguments.precision)
             start += len(vectors)
         clean_up(connection)
-    # Not getrusage: its peak includes that of the parent, from before this program was started.
+    # Not getrusage: its peak includes that of the parent, from before this program started.
     status = Path("/proc/self/status").read_text()
     print(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Rows per second of each way, one value per turn."""
+    """Return the rows per second of each way, one value per turn."""
     rates: dict[str, list[float]] = {"cbirdb": [], "bare COPY": [], "no constraints": []}
     with open_database(server_settings(arguments)) as connection:
         table, first = prepare(connection, arguments.rows, arguments.dim, arguments.precision)
@@ -159,7 +161,7 @@ def main() -> None:
 
 
 def report(arguments: argparse.Namespace, rates: dict[str, list[float]], memory: dict[int, float]) -> None:
-    """Ratios first."""
+    """Print the ratios first."""
     print(
         f"{arguments.rows:,} rows, {arguments.dim} dimensions, {arguments.precision} precision, {arguments.repeat} turns"
     )

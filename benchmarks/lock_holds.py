@@ -1,9 +1,10 @@
-"""How long searches and writers wait for commands that lock tables: of each lock, from when it is granted to when it goes.
+"""Measures how long searches and writers wait for commands that lock tables: the time from each lock's grant to its release.
 
     python benchmarks/lock_holds.py --home locks --rows 20000 --json benchmarks/lock_holds.json
 
-Each command is a process; another session reads ``pg_locks`` all the time and so sees how long each lock on a table or view of
-schema cbir is held that readers (ACCESS EXCLUSIVE) or writers (SHARE and above) wait for. Nobody else uses the database.
+Each command is a process. Another session reads ``pg_locks`` continuously and so sees how long a command holds each lock on
+a table or view of schema cbir that blocks readers (ACCESS EXCLUSIVE) or writers (SHARE and above). Nobody else uses the
+database.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ WHERE l.granted AND c.relnamespace = 'cbir'::regnamespace AND c.relkind IN ('r',
 
 
 def fill(connection: psycopg.Connection, rows: int) -> None:
-    """Images without labels, and clustered vectors."""
+    """Create images without labels, and clustered vectors."""
     clean_up(connection)
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES (%s, 'test')", [NAME])
     ids = connection.execute(
@@ -71,7 +72,9 @@ def clean_up(connection: psycopg.Connection) -> None:
 
 
 def longest(connection: psycopg.Connection, dsn: str, arguments: list[str]) -> dict[str, float | list[str]]:
-    """Run a command; returns the longest that readers and writers were locked out, and of which tables readers were."""
+    """Run a command; return the longest lock-outs of readers and writers, and the tables that readers were locked out
+    of.
+    """
     process = subprocess.Popen([PROGRAM, "--dsn", dsn, "-q", *arguments], stdout=subprocess.DEVNULL)
     first: dict[tuple[int, str, str], float] = {}
     held: dict[str, float] = defaultdict(float)
@@ -109,16 +112,16 @@ def main() -> None:
     with open_database(settings) as connection:
         for _ in range(arguments.repeat):
             fill(connection, arguments.rows)
-            for what, line in COMMANDS.items():
-                rows.append({"what": what, **longest(connection, conninfo(settings), line)})
+            for name, line in COMMANDS.items():
+                rows.append({"what": name, **longest(connection, conninfo(settings), line)})
                 print(json.dumps(rows[-1]))
         clean_up(connection)
     best = [
-        {"what": what} | {
-            name: sorted(row[name] for row in rows if row["what"] == what)[arguments.repeat // 2]
+        {"what": command} | {
+            name: sorted(row[name] for row in rows if row["what"] == command)[arguments.repeat // 2]
             for name in ("readers_ms", "writers_ms", "command_ms")
-        } | {"readers_locked_out_of": len(next(row for row in rows if row["what"] == what)["tables"])}
-        for what in COMMANDS
+        } | {"readers_locked_out_of": len(next(row for row in rows if row["what"] == command)["tables"])}
+        for command in COMMANDS
     ]  # fmt: skip
     print(json.dumps(best, indent=1))
     if arguments.json:

@@ -1,15 +1,15 @@
-"""How fast the metrics of a large run answer, and how much room its stored neighbours take in this form and in others.
+"""Measures how fast the metrics of a large run answer, and the size of its stored neighbours in this and other forms.
 
     python benchmarks/metric_views.py --queries 150000 --indexed 200000 --json benchmarks/metric_views.json
 
-In a database of its own: a catalogue with 180 classes of a long tail, 4 modalities, 12 regions and patients of five
-images, and a finished run whose neighbours are drawn: of the query's class with a probability that depends on the class
-and falls with the rank, else of any. Nothing is encoded or searched. Then everything that ``cbirdb metrics`` asks for, as
-it asks it and for every N at once: first after a restart of the server, whose cache is empty then (the operating system's
-is not; with --dsn the server is not restarted, and both are warm), then three times more.
+Uses a database of its own: a catalogue with 180 classes of a long tail, 4 modalities, 12 regions and patients of five
+images, and a finished run with random neighbours. A neighbour is of the query's class with a probability that depends on
+the class and falls with the rank, else of any class. Nothing is encoded or searched. Then it times everything that
+``cbirdb metrics`` queries, in the same way and for every N at once: first after a restart of the server, whose cache is
+then empty (the operating system's is not; with --dsn there is no restart, and both are warm), then three times more.
 
-The forms are made of the same neighbours: the arrays as they are stored; with ids of four bytes; one row per neighbour.
-Beside their size it is timed what a metric reads: the relevance of all neighbours of the run, by rank.
+The forms hold the same neighbours: the stored arrays; arrays with ids of four bytes; one row per neighbour. Beside their
+size, a metric's read is timed: the relevance of all neighbours of the run, by rank.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CATALOGUE = """
 SELECT setseed(0.5);
 INSERT INTO cbir.dataset (name, reader) SELECT 'benchmark ' || n, 'test' FROM generate_series(1, 4) AS n;
 INSERT INTO cbir.label (name) SELECT 'XR/chest/finding ' || n FROM generate_series(1, {classes}) AS n;
--- A label's share of the images, as a range of positions from 0 to 1; images stand in the order of their labels, so that
+-- A label's share of the images, as a range of positions from 0 to 1. Images are in the order of their labels, so that
 -- those of a label have consecutive ids.
 CREATE TEMPORARY TABLE share AS
 SELECT label_id, sum(weight) OVER (ORDER BY label_id) - weight AS low, sum(weight) OVER (ORDER BY label_id) AS high
@@ -114,13 +114,13 @@ FORMS = {
         " FROM cbir.search_result AS r CROSS JOIN LATERAL unnest(r.neighbour_ids) WITH ORDINALITY AS n (image_id, rank)"
     ),
 }
-"""Name, and the rows of the same neighbours in that form; None: the table itself."""
+"""Name of a form, and the rows of the same neighbours in it; None: the table itself."""
 READ_ARRAYS = "SELECT sum(r.hits[100]), sum(r.hits[10]), sum(r.hits[1]) FROM {} AS r"
 READ_ROWS = "SELECT rank, count(*) FILTER (WHERE relevant) FROM {} GROUP BY rank"
 
 
 def prepare(connection: psycopg.Connection, queries: int, indexed: int) -> int:
-    """Catalogue and run; returns its id."""
+    """Create catalogue and run; return the run's id."""
     connection.execute(CATALOGUE.format(classes=CLASSES, queries=queries, indexed=indexed).replace("%%", "%").encode())
     stored = register_encoder(connection, ENCODER, dim=1, precision="single", spec={}, provenance={})
     run = connection.execute(RUN, [stored.encoder_id, K]).fetchone()[0]
@@ -129,8 +129,8 @@ def prepare(connection: psycopg.Connection, queries: int, indexed: int) -> int:
     return run
 
 
-def asked(connection: psycopg.Connection, run: int) -> dict[str, Callable[[], object]]:
-    """What ``cbirdb metrics`` asks, by name: functions without arguments."""
+def metric_questions(connection: psycopg.Connection, run: int) -> dict[str, Callable[[], object]]:
+    """Return the queries of ``cbirdb metrics`` by name, as functions without arguments."""
     every_n = range(1, K + 1)
     questions: dict[str, Callable[[], object]] = {
         f"metrics --by {by} -n 1-{K}": (lambda by=by: metrics(connection, by=by, cutoffs=every_n, run=run))
@@ -151,31 +151,33 @@ def asked(connection: psycopg.Connection, run: int) -> dict[str, Callable[[], ob
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return the seconds of a call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def time_metrics(dsn: str, run: int, home: Path | None) -> dict[str, dict[str, float]]:
-    """Seconds of every question, cold and warm."""
+    """Return the seconds of every query, cold and warm."""
     figures = {}
     with psycopg.connect(dsn, autocommit=True) as connection:
-        names = list(asked(connection, run))
+        names = list(metric_questions(connection, run))
     for name in names:
         if home is not None:
             server = EmbeddedServer(home)
             server.stop()
             server.start()
         with psycopg.connect(dsn, autocommit=True) as connection:
-            question = asked(connection, run)[name]
+            question = metric_questions(connection, run)[name]
             cold = seconds(question)
             figures[name] = {"cold": cold, "warm": statistics.median(seconds(question) for _ in range(3))}
     return figures
 
 
 def measure_forms(connection: psycopg.Connection) -> dict[str, dict[str, float]]:
-    """Bytes per query of each form, its index included, and seconds to read the relevance of all neighbours."""
+    """Return the bytes per query of each form, with its index, and the seconds to read the relevance of all
+    neighbours.
+    """
     (queries,) = connection.execute("SELECT count(*) FROM cbir.search_result").fetchone()
     figures = {}
     for name, rows in FORMS.items():
@@ -221,7 +223,7 @@ def main() -> None:
 
 
 def report(arguments: argparse.Namespace, timed: dict, forms: dict) -> None:
-    """The slowest first."""
+    """Print the slowest first."""
     slowest = max(max(figures.values()) for figures in timed.values())
     print(f"{arguments.queries:,} queries, k = {K}: the slowest took {slowest:.2f} s")
     for name, figures in sorted(timed.items(), key=lambda item: -item[1]["warm"]):
@@ -229,7 +231,7 @@ def report(arguments: argparse.Namespace, timed: dict, forms: dict) -> None:
     smallest = forms["arrays, as stored"]
     for name, figures in forms.items():
         print(
-            f"{name:26}{figures['bytes_per_query'] / smallest['bytes_per_query']:>6.2f} of the room"
+            f"{name:26}{figures['bytes_per_query'] / smallest['bytes_per_query']:>6.2f} of the size"
             f"{figures['bytes_per_query']:>8,.0f} bytes per query{figures['read_seconds']:>8.2f} s to read relevance"
         )
     if arguments.json:

@@ -1,26 +1,26 @@
-"""The paper's size for real: 1.6 million images from an empty database to all metrics, with time, memory and disk.
+"""Measures the paper's size for real: 1.6 million images from an empty database to all metrics, with time, memory and disk.
 
     python benchmarks/paper_scale.py --home scale --json benchmarks/paper_scale.json
     python benchmarks/paper_scale.py --home scale --rows 100000 --dim 256 --queries 2000
     python benchmarks/paper_scale.py --home scale --latent 0 --json benchmarks/paper_scale_hardest.json
 
-Seeded vectors of a long tail of classes are generated in a stream, never all in memory, and loaded by cbirdb's own
-binary COPY; images of four datasets with patient, split and one label each by COPY. Within a sub-cluster they vary in
---latent directions, or in all alike, which is the hardest there is for an index (see clustered.py). The rest is done by the commands
-themselves, as a user would call them. For each step:
+Seeded vectors of a long tail of classes are generated in a stream, never all in memory, and loaded by cbirdb's own binary
+COPY. Images of four datasets, each with patient, split and one label, are loaded by COPY. Within a sub-cluster vectors vary
+in --latent directions, or in all equally, the hardest case for an index (see clustered.py). The commands themselves do the
+rest, as a user would call them. For each step:
 
     seconds       wall time
     client MB     largest resident memory of the process that ran it
     server MB     largest sum, over all processes of the server, of proportional memory (shared buffers counted once),
-                  sampled once a second; in JSON also the anonymous part, which is what a build or a sort took
+                  sampled once a second; JSON also has the anonymous part, the memory of a build or a sort
     database MB   size of the database afterwards
     WAL MB        size of the write-ahead log's folder afterwards
 
-Then follow projections to nine encoders, and to 16 and 100 million images, with what they assume.
+Then it prints projections to nine encoders, and to 16 and 100 million images, with their assumptions.
 
-Figures are written to --json after each step. A run that was cut off goes on after its last finished step when the same
-command is given again; the database is dropped at the end, unless --keep. The server must be on this machine, and the role a
-superuser or a member of pg_monitor. Searches cannot be compared where something else runs.
+Figures are written to --json after each step. If a run is cut off, the same command continues after the last finished step.
+The database is dropped at the end, unless --keep is given. The server must be on this machine, and the role a superuser or a
+member of pg_monitor. Latencies of searches are not comparable while something else runs.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ServerMemory:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.peak = {"Pss": 0, "Pss_Anon": 0}
-        """In kB."""
+        """Peaks in kB."""
         self._error: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -108,37 +108,37 @@ class ServerMemory:
             try:
                 yield Path(f"/proc/{pid}/smaps_rollup").read_text()
             except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended since it was listed
+                continue  # it ended after it was listed
 
 
 def run_command(dsn: str, *arguments: object) -> dict[str, Any]:
-    """Run a cbirdb command; its exit code (0, or 4: finished but below a floor), rows and peak memory."""
+    """Run a cbirdb command; return its exit code (0, or 4: finished but below a floor), rows and peak memory."""
     call = [sys.executable, "-c", PROGRAM, "--dsn", dsn, *map(str, arguments), "--format", "json"]
     done = subprocess.run(call, check=False, capture_output=True, text=True)
     if done.returncode not in (0, 4):
         raise SystemExit(f"{arguments} ended with {done.returncode}: {done.stderr}")
-    *said, peak = done.stderr.splitlines()
+    *notes, peak = done.stderr.splitlines()
     rows = json.loads(done.stdout)
     return {
         "exit_code": done.returncode,
         "client_mb": int(peak) / 1024,
         "row_count": len(rows),
         "rows": rows[:SHOWN_ROWS],
-        "said": [line for line in said if line.strip()][-20:],
+        "said": [line for line in notes if line.strip()][-20:],
     }
 
 
 @contextmanager
 def own_peak(figures: dict[str, Any]) -> Iterator[None]:
-    """The largest resident memory of this process during the block."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget what it was before
+    """Record the largest resident memory of this process during the block."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the earlier peak
     yield
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     figures["client_mb"] = int(found[1]) / 1024 if found else None
 
 
 def disk(connection: psycopg.Connection) -> dict[str, float]:
-    """Megabytes that the database and the write-ahead log take now."""
+    """Return the megabytes of the database and of the write-ahead log."""
     database, wal = connection.execute(
         "SELECT pg_database_size(current_database()), (SELECT sum(size) FROM pg_ls_waldir())"
     ).fetchone()
@@ -149,14 +149,16 @@ def disk(connection: psycopg.Connection) -> dict[str, float]:
 
 
 def stream(arguments: argparse.Namespace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of (classes, vectors), always the same."""
+    """Yield batches of (classes, vectors), always the same."""
     return clustered_vectors(arguments.rows, arguments.dim, seed=arguments.seed, batch=BATCH, latent=arguments.latent)
 
 
 def make_catalogue(arguments: argparse.Namespace, connection: psycopg.Connection) -> dict[str, Any]:
-    """Images with ids from 1 in the order of the stream; exactly so many test, and a tenth of that val, drawn at random.
+    """Create images with ids from 1 in the order of the stream; draw a fixed number of test images, and a tenth of that
+    as val.
 
-    ``generate_seconds`` is what the vectors take that are thrown away here, for their classes; ``copy_seconds`` the rest.
+    ``generate_seconds`` is the time to generate the vectors, of which only the classes are used; ``copy_seconds`` is
+    the rest.
     """
     figures: dict[str, Any] = {}
     with own_peak(figures):
@@ -177,7 +179,7 @@ def make_catalogue(arguments: argparse.Namespace, connection: psycopg.Connection
 
 
 def write_catalogue(connection: psycopg.Connection, classes: np.ndarray, splits: np.ndarray) -> None:
-    """All rows by COPY; what an earlier attempt left is taken away first."""
+    """Write all rows by COPY, after removing the rows of an earlier attempt."""
     connection.execute("TRUNCATE cbir.dataset, cbir.label CASCADE")
 
     def label(number: int) -> tuple[str, str, str]:
@@ -220,7 +222,7 @@ def load(arguments: argparse.Namespace, connection: psycopg.Connection) -> dict[
 
 
 def search(arguments: argparse.Namespace, connection: psycopg.Connection) -> dict[str, Any]:
-    """Single searches for ten, one after the other, of test images, as a clinician's application asks."""
+    """Time single searches for ten, one after the other, of test images, like a clinician's application."""
     ids = [
         row[0]
         for row in connection.execute(
@@ -249,14 +251,15 @@ OWN: dict[str, Step] = {"catalogue": make_catalogue, "load": load}
 
 
 def commands(arguments: argparse.Namespace) -> dict[str, tuple[object, ...]]:
-    """Everything that a user would call then, in this order."""
+    """Return all commands of a user, in this order."""
     approximate = ("evaluate", "-e", ENCODER, "-k", arguments.k, "--mode", "approximate")
     metrics = ("metrics", "-e", ENCODER)
     return {
         "index build": ("index", "build", "-e", ENCODER, "--method", "auto"),
         "index audit": ("index", "audit", "-e", ENCODER),
         "evaluate val": ("evaluate", "-e", ENCODER, "-k", arguments.k, "--mode", "exact", "--query-split", "val"),
-        # Before the other: metrics read the latest run. Its name keeps it out of the projections, which count one of the two.
+        # Before the other one, since metrics read the latest run. Its name excludes it from the projections, which
+        # count one of the two.
         "exact evaluation": ("evaluate", "-e", ENCODER, "-k", arguments.k, "--mode", "exact"),
         "evaluate": approximate,
         "metrics": metrics,
@@ -271,7 +274,7 @@ def commands(arguments: argparse.Namespace) -> dict[str, tuple[object, ...]]:
 
 
 def all_steps(arguments: argparse.Namespace, dsn: str) -> dict[str, Step]:
-    """Steps by name."""
+    """Return the steps by name."""
 
     def command(call: tuple[object, ...]) -> Step:
         return lambda _arguments, _connection: run_command(dsn, *call)
@@ -284,7 +287,7 @@ def all_steps(arguments: argparse.Namespace, dsn: str) -> dict[str, Step]:
 
 
 class Record:
-    """What is known so far, and where it is written."""
+    """The figures so far, and their file."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.path: Path | None = arguments.json
@@ -301,11 +304,11 @@ class Record:
 
 
 def measure(arguments: argparse.Namespace, dsn: str, record: Record) -> None:
-    """Every step that is not on record."""
+    """Measure every step that is not yet recorded."""
     for name, step in all_steps(arguments, dsn).items():
         if name not in record.document["steps"]:
             with psycopg.connect(dsn, autocommit=True) as connection, ServerMemory(dsn) as memory:
-                # An evaluation that was cut off would be resumed, and only its rest be timed.
+                # Otherwise a cut-off evaluation would be resumed, and only its rest be timed.
                 connection.execute("DELETE FROM cbir.search_run WHERE finished_at IS NULL")
                 began = time.perf_counter()
                 figures = step(arguments, connection)
@@ -319,7 +322,7 @@ def measure(arguments: argparse.Namespace, dsn: str, record: Record) -> None:
 
 
 def sizes(connection: psycopg.Connection) -> dict[str, Any]:
-    """Bytes of the catalogue, of the vectors, their index and results, and how the index was built."""
+    """Return the bytes of the catalogue, the vectors, their index and results, and the parameters of the index."""
     encoder = get_encoder(connection, ENCODER)
 
     def total(*tables: str) -> int:
@@ -333,7 +336,7 @@ def sizes(connection: psycopg.Connection) -> dict[str, Any]:
         "SELECT method, parameters, search_settings, rows_indexed, index_bytes, build_seconds, choice, audit"
         " FROM cbir.index_build WHERE dropped_at IS NULL"
     ).fetchone()
-    # Of all that was stored: what the last evaluation found.
+    # The share of the last evaluation in all stored results.
     share = connection.execute(
         "SELECT (count(*) FILTER (WHERE run_id = (SELECT max(run_id) FROM cbir.search_run)))::float / count(*)"
         " FROM cbir.search_result"
@@ -351,7 +354,7 @@ HEADINGS = ("seconds", "client_mb", "server_mb", "database_mb", "wal_mb")
 
 
 def report_step(name: str, figures: dict[str, Any]) -> None:
-    """One line, as soon as it is known."""
+    """Print one line as soon as a step is finished."""
     numbers = "".join(f"{figures[key]:>13,.1f}" for key in HEADINGS)
     code = "  exit code 4" if figures.get("exit_code") == 4 else ""
     print(f"{name:26}{numbers}{code}", flush=True)
@@ -362,13 +365,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_600_000)
     parser.add_argument("--dim", type=int, default=768)
-    parser.add_argument("--latent", type=int, default=64, help="directions in which a class varies; 0: in all alike")
+    parser.add_argument("--latent", type=int, default=64, help="directions in which a class varies; 0: all equally")
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     add_server_options(parser)
     parser.add_argument("--keep", action="store_true", help="do not drop the database at the end")
-    parser.add_argument("--json", type=Path, help="figures are written here after each step, and read to go on")
+    parser.add_argument("--json", type=Path, help="file of the figures, written after each step and read to continue")
     arguments = parser.parse_args()
     with open_database(server_settings(arguments)) as connection:
         server = make_conninfo(connection.info.dsn, password=connection.info.password or None)

@@ -1,19 +1,19 @@
-"""The paper's way from embeddings to precision at N, step by step as its authors' public code goes it, in our words.
+"""Runs the paper's way from embeddings to precision at N, step by step like its authors' public code, in our words.
 
     python benchmarks/paper_way.py retrieve FOLDER
     python benchmarks/paper_way.py score FOLDER
 
-Two programs, as there (MIC-DKFZ/foundation-models-for-cbmir). FOLDER holds vectors.h5, with one HDF5 dataset per image,
-and train.csv and test.csv, with a column of zeros and ones per label.
+Two programs, like the original (MIC-DKFZ/foundation-models-for-cbmir). FOLDER holds vectors.h5, with one HDF5 dataset per
+image, and train.csv and test.csv, with a column of zeros and ones per label.
 
     retrieve  reads the vectors of both lists image by image, adds the train images to a flat FAISS index one by one and
               writes it to a file; searches with the test images, 4,096 at a time; fills a table of file names, a row per
               query, and writes it as CSV
-    score     reads the three tables, looks up the label of every neighbour by its file name, and for each N goes over
+    score     reads the three tables, looks up the label of every neighbour by its file name, and for each N processes
               the queries one by one
 
-Where theirs is fast (FAISS, tables read by pandas), so is this; where it goes row by row, this does. Their code also
-searches for the images of the split "val", which the metrics do not use: left out here, in its favour.
+Where the original is fast (FAISS, tables read by pandas), so is this; where it goes row by row, so does this. The original
+also searches for the images of the split "val", which the metrics do not use. This omits them, in the original's favour.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOT_LABELS = ["filepath", "dataset", "split", "modality", "anatomic_region"]
 
 
 def retrieve(folder: Path) -> None:
-    """HDF5 -> FAISS index -> CSV of neighbours."""
+    """Turn HDF5 into a FAISS index and a CSV of neighbours."""
     indexed = pd.read_csv(folder / "train.csv")["filepath"].tolist()
     queries = pd.read_csv(folder / "test.csv")["filepath"].tolist()
     with h5py.File(folder / "vectors.h5", "r") as file:
@@ -47,9 +47,9 @@ def retrieve(folder: Path) -> None:
     faiss.write_index(index, str(folder / "faiss.index"))
     (folder / "names.json").write_text(json.dumps(indexed))
     with h5py.File(folder / "vectors.h5", "r") as file:
-        asked = {name: file[name][:] for name in queries if name in file}
-    table = pd.DataFrame(columns=["query", *(str(rank) for rank in range(1, K + 1))], index=range(len(asked)))
-    names, vectors = list(asked), list(asked.values())
+        query_vectors = {name: file[name][:] for name in queries if name in file}
+    table = pd.DataFrame(columns=["query", *(str(rank) for rank in range(1, K + 1))], index=range(len(query_vectors)))
+    names, vectors = list(query_vectors), list(query_vectors.values())
     for start in range(0, len(names), SEARCHED_AT_ONCE):
         _, found = index.search(np.array(vectors[start : start + SEARCHED_AT_ONCE]), K)
         for offset, neighbours in enumerate(found):
@@ -59,7 +59,7 @@ def retrieve(folder: Path) -> None:
 
 
 def score(folder: Path) -> None:
-    """CSV of neighbours -> CSV of precision at every N."""
+    """Turn the CSV of neighbours into a CSV of precision at every N."""
     queries = pd.read_csv(folder / "test.csv").set_index("filepath")
     indexed = pd.read_csv(folder / "train.csv").set_index("filepath")
     neighbours = pd.read_csv(folder / "neighbours.csv").set_index("query").loc[queries.index]
@@ -73,9 +73,9 @@ def score(folder: Path) -> None:
 
 
 def summary(relevant: pd.DataFrame, n: int, occurrences: pd.Series) -> dict[str, float]:
-    """Means and deviations of modified precision at n.
+    """Return means and deviations of modified precision at n.
 
-    :param relevant: one row per query, whose name is its label; whether the neighbour of each rank has that label.
+    :param relevant: one row per query, named by its label; True if the neighbour of that rank has the label.
     """
 
     def of_query(row: pd.Series) -> float:

@@ -1,25 +1,25 @@
-"""Search beside the peers: index build, recall and single-query latency of cbirdb, plain pgvector and what else there is.
+"""Compares search with the peers: index build, recall and single-query latency of cbirdb, plain pgvector and others.
 
     make .venv/.installed-bench
     .venv/bin/python benchmarks/peers.py --rows 200000 --dim 512 --json benchmarks/peers.json
 
-The same vectors, the same queries (which are not among the vectors), the same truth (exact, single precision) for:
+The same vectors, the same queries (not among the vectors), the same truth (exact, single precision) for:
 
     paper           FAISS flat and pandas, as the paper's code does it; exact
     faiss-hnsw, hnswlib             in this process: no server, no transactions, nothing but the index
     lancedb, chroma, milvus-lite    databases that are embedded in this process and keep files
     pgvector        plain pgvector: psycopg, one table, HNSW at the default parameters, the SQL of its own documentation
-    cbirdb          an index of --method at cbirdb's defaults (HNSW: m = 16, ef_construction = 128), asked as applications
-                    do, through cbir.similar_images, which describes what it finds and records each search
+    cbirdb          an index of --method at cbirdb's defaults (HNSW: m = 16, ef_construction = 128), queried like an
+                    application, through cbir.similar_images, which describes its results and records each search
     cbirdb-hnsw, cbirdb-bit-hnsw, cbirdb-ivfflat
-                    asked through cbir.nearest_image, for ids alone; HNSW here with the parameters of plain pgvector
+                    queried through cbir.nearest_image, for ids alone; HNSW here with the parameters of plain pgvector
 
-Graphs get --m and --ef-construction where they can be told (pgvector: its defaults; cbirdb: its own); every build may use
---threads threads. Latency is that of one client that asks one query at a time, everything that it has to do included.
-All peers are there at once and take turns, block of queries by block of queries, setting by setting, so that noise
-hits all of them; a setting that takes more than --seconds in one turn goes on with fewer queries. What is compared is the
-median at the fastest setting whose recall is at least --floor: a setting that is fast because it finds little does not
-count. A new peer is a class in `search_peers/`.
+Graphs get --m and --ef-construction if they accept them (pgvector: its defaults; cbirdb: its own). Every build may use
+--threads threads. Latency is that of one client with one query at a time, including all of its work. All peers are open at
+once and take turns, block of queries by block of queries, setting by setting, so that noise affects all of them. A setting
+that takes more than --seconds in one turn continues with fewer queries. The comparison uses the median at the fastest
+setting with a recall of at least --floor: a setting that is fast because it finds little does not count. A new peer is a
+class in `search_peers/`.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ DEPTHS = (10, 100)
 YARDSTICK = "faiss-hnsw"
 BUILD_YARDSTICK = "pgvector"
 BLOCKS = 2
-"""So many turns; each takes its share of the queries through every peer and setting."""
+"""Number of turns; each takes its share of the queries through every peer and setting."""
 PACKAGES = ("faiss-cpu", "hnswlib", "lancedb", "chromadb", "pymilvus", "milvus-lite", "pandas", "pgvector", "psycopg")
 
 
 @dataclass
 class Point:
-    """What one peer gave with one setting at one depth, over all queries."""
+    """One peer's results with one setting at one depth, over all queries."""
 
     peer: str
     kind: str
@@ -66,22 +66,22 @@ class Point:
 
     @property
     def recall(self) -> float:
-        """Share of the k true nearest that were found, mean over the queries."""
+        """Return the share of the k true nearest that were found, mean over the queries."""
         return float(np.mean(self.recalls))
 
     @property
     def p50_ms(self) -> float:
-        """Median latency."""
+        """Return the median latency."""
         return float(np.percentile(self.times_ms, 50))
 
     @property
     def p95_ms(self) -> float:
-        """95th percentile of the latency."""
+        """Return the 95th percentile of the latency."""
         return float(np.percentile(self.times_ms, 95))
 
     @property
-    def words(self) -> str:
-        """The setting for a table."""
+    def setting_text(self) -> str:
+        """Return the setting for a table."""
         words = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in self.setting.items()) or "exact"
         return words + (" (default)" if self.setting == PEERS[self.peer].default else "")
 
@@ -93,7 +93,7 @@ def main() -> None:
     if missing:
         sys.exit("\n".join(missing))
     vectors, queries = data(arguments)
-    # Not the rows' numbers, so that a peer that returns those is found out.
+    # Ids differ from row numbers, to expose a peer that returns row numbers.
     ids = np.arange(len(vectors), dtype=np.int64) * 3 + 1
     truth = exact_neighbours(queries, [(ids, vectors)], max(DEPTHS), device="cpu").ids
     with tempfile.TemporaryDirectory(prefix="peers-") as folder, ExitStack() as stack:
@@ -110,23 +110,23 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=3, help="that one setting may take in one turn")
-    parser.add_argument("--threads", type=int, default=2, help="that a build may use")
+    parser.add_argument("--seconds", type=float, default=3, help="most seconds of one setting in one turn")
+    parser.add_argument("--threads", type=int, default=2, help="most threads of a build")
     parser.add_argument("--m", type=int, default=16, help="neighbours per element of a graph")
     parser.add_argument("--ef-construction", type=int, default=128, help="candidates while a graph is built")
-    parser.add_argument("--floor", type=float, default=0.99, help="recall below which a latency does not count")
+    parser.add_argument("--floor", type=float, default=0.99, help="least recall of a latency that counts")
     parser.add_argument(
         "--peers",
         type=lambda text: text.split(","),
         default=list(PEERS),
         metavar="A,B,...",
-        help=f"which, in place of all: {', '.join(PEERS)}",
+        help=f"only these peers, of: {', '.join(PEERS)}",
     )
     parser.add_argument("--method", choices=["auto", *METHODS], default="hnsw", help="of the index of 'cbirdb'")
     add_server_options(parser)
@@ -139,7 +139,7 @@ def parsed() -> argparse.Namespace:
 
 
 def not_installed(names: Iterable[str]) -> list[str]:
-    """A sentence for each chosen peer whose modules are not there."""
+    """Return a sentence for each chosen peer whose modules are missing."""
     return [
         f"The peer '{name}' needs {module}, which is not installed. Install the extra 'bench' (make .venv/.installed-bench),"
         " or choose others with --peers."
@@ -150,7 +150,7 @@ def not_installed(names: Iterable[str]) -> list[str]:
 
 
 def data(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (rows, dim) and queries (queries, dim) from the same clusters."""
+    """Return vectors (rows, dim) and queries (queries, dim) from the same clusters."""
     together = np.empty((arguments.rows + arguments.queries, arguments.dim), np.float32)
     start = 0
     for _, batch in clustered_vectors(len(together), arguments.dim, seed=arguments.seed):
@@ -160,7 +160,7 @@ def data(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def new_peer(name: str, folder: Path, arguments: argparse.Namespace) -> Peer:
-    """A peer with nothing in it yet."""
+    """Return a new, empty peer."""
     own = folder / name
     own.mkdir()
     options = Options(
@@ -176,7 +176,7 @@ def new_peer(name: str, folder: Path, arguments: argparse.Namespace) -> Peer:
 
 
 def measure(peers: Iterable[Peer], queries: np.ndarray, truth: np.ndarray, seconds: float) -> list[Point]:
-    """Every peer with every setting at every depth, in turns; who is slow answers fewer queries."""
+    """Measure every peer with every setting at every depth, in turns; slow peers answer fewer queries."""
     plan = [
         (peer, Point(peer.name, peer.kind, k, setting))
         for k in DEPTHS
@@ -187,7 +187,7 @@ def measure(peers: Iterable[Peer], queries: np.ndarray, truth: np.ndarray, secon
         print(f"turn {turn} of {BLOCKS}", file=sys.stderr)
         for peer, point in plan:
             peer.use(point.setting)
-            peer.search(queries[block[-1]], point.k)  # not counted: whoever went before has the caches
+            peer.search(queries[block[-1]], point.k)  # not counted: it warms the caches after the previous peer
             turn_ends = time.perf_counter() + seconds
             for number in block:
                 began = time.perf_counter()
@@ -200,13 +200,13 @@ def measure(peers: Iterable[Peer], queries: np.ndarray, truth: np.ndarray, secon
 
 
 def fastest(points: list[Point], peer: str, k: int, floor: float) -> Point | None:
-    """The point of lowest median latency among those that find enough."""
+    """Return the point of lowest median latency among those with enough recall."""
     good = [point for point in points if point.peer == peer and point.k == k and point.recall >= floor]
     return min(good, key=lambda point: point.p50_ms) if good else None
 
 
 def report(arguments: argparse.Namespace, builds: dict[str, Built], points: list[Point]) -> None:
-    """Ratios first."""
+    """Print the ratios first."""
     versions = {name: version(name) for name in PACKAGES}
     print(
         f"{arguments.rows:,} rows, {arguments.dim} dimensions, {arguments.queries} queries; builds with {arguments.threads}"
@@ -238,7 +238,7 @@ def report(arguments: argparse.Namespace, builds: dict[str, Built], points: list
 
 
 def report_headline(arguments: argparse.Namespace, points: list[Point]) -> list[dict[str, Any]]:
-    """Who finds enough, how fast, beside FAISS' HNSW."""
+    """Print and return the peers with enough recall, with their latency beside FAISS' HNSW."""
     rows: list[dict[str, Any]] = []
     for k in DEPTHS:
         yardstick = fastest(points, YARDSTICK, k, arguments.floor)
@@ -246,13 +246,13 @@ def report_headline(arguments: argparse.Namespace, points: list[Point]) -> list[
         print(f"{'':16}{'':12}{'ratio':>8}{'p50 ms':>9}{'p95 ms':>9}{'recall':>9}  setting")
         for name in arguments.peers:
             point = fastest(points, name, k, arguments.floor)
-            own = [one for one in points if one.peer == name and one.k == k]
-            shown = point or max(own, key=lambda one: one.recall)
+            own = [candidate for candidate in points if candidate.peer == name and candidate.k == k]
+            shown = point or max(own, key=lambda candidate: candidate.recall)
             ratio = point.p50_ms / yardstick.p50_ms if point and yardstick else None
             written = f"{ratio:>8.2f}" if ratio is not None else f"{'-':>8}"
             print(
                 f"{name:16}{shown.kind:12}{written}{shown.p50_ms:>9.2f}{shown.p95_ms:>9.2f}{shown.recall:>9.4f}"
-                f"  {shown.words}{'' if point else '; not reached, its best'}"
+                f"  {shown.setting_text}{'' if point else '; not reached, its best'}"
             )
             rows.append(
                 {"peer": name, "k": k, "reached": point is not None, "ratio": ratio, "recall": shown.recall,
@@ -262,7 +262,7 @@ def report_headline(arguments: argparse.Namespace, points: list[Point]) -> list[
 
 
 def report_builds(builds: dict[str, Built], points: list[Point]) -> None:
-    """How long until the vectors can be searched, beside plain pgvector, and what a search then needs."""
+    """Print the time until the vectors can be searched, beside plain pgvector, and the size of the index."""
     yardstick = builds.get(BUILD_YARDSTICK)
     print(f"\nLoad and build; ratio to {BUILD_YARDSTICK}. Reached: the highest recall of the sweep")
     print(
@@ -284,15 +284,17 @@ def report_builds(builds: dict[str, Built], points: list[Point]) -> None:
 
 
 def report_curves(points: list[Point]) -> None:
-    """Recall against latency, every point."""
+    """Print recall against latency, every point."""
     print("\nRecall against latency, one query at a time")
     print(f"{'':16}{'k':>4}{'recall':>9}{'p50 ms':>9}{'p95 ms':>9}{'queries':>9}  setting")
     for p in points:
-        print(f"{p.peer:16}{p.k:>4}{p.recall:>9.4f}{p.p50_ms:>9.2f}{p.p95_ms:>9.2f}{len(p.times_ms):>9}  {p.words}")
+        print(
+            f"{p.peer:16}{p.k:>4}{p.recall:>9.4f}{p.p50_ms:>9.2f}{p.p95_ms:>9.2f}{len(p.times_ms):>9}  {p.setting_text}"
+        )
 
 
 def version(package: str) -> str | None:
-    """Of an installed package."""
+    """Return the version of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -1,20 +1,20 @@
-"""How fast the paper's published files are taken in at their real size, beside a bare binary COPY of the same bytes.
+"""Measures how fast the paper's published files load at their real size, beside a bare binary COPY of the same bytes.
 
     python benchmarks/published_embeddings.py --rows 200000
     python benchmarks/published_embeddings.py --rows 1600000 --folder FOLDER
 
-It first writes files of the published shape into a folder (kept when named by --folder, and used again): four CSV
-files with one column per label, and four HDF5 files with one HDF5 dataset per image, named by its path. Then, as a
-user would, in a database of its own:
+It first writes files of the published shape into a folder (if named by --folder, it is kept and reused): four CSV files
+with one column per label, and four HDF5 files with one HDF5 dataset per image, named by its path. Then, as a user would, in
+a database of its own:
 
     ingest paper-csv             rows and labels into the catalogue
     import-embeddings            HDF5 -> unit vectors -> COPY
-    import-embeddings, killed    the same again, killed when half is there, and run once more to its end
-    import-embeddings, repeated  everything is there already
-    reading HDF5 alone           the vectors, read and thrown away: what no import of these files can beat
-    bare COPY                    the same vectors, made binary beforehand, into a table of the same definition
+    import-embeddings, killed    the same again, killed when half is loaded, and run once more to its end
+    import-embeddings, repeated  everything is already loaded
+    reading HDF5 alone           the vectors, read and discarded: the limit of every import of these files
+    bare COPY                    the same vectors, encoded beforehand, into a table of the same definition
 
-Peak memory is that of the process of each command.
+Peak memory is that of each command's process.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ REGIONS = ("abd", "ankle", "brain", "chest", "hip", "knee", "lung", "shoulder", 
 
 
 def labels_of(dataset: str, count: int) -> list[tuple[str, str, str]]:
-    """(modality, region, finding) of each label."""
+    """Return (modality, region, finding) of each label."""
     if dataset != "radiology_ai":
         return [("XR", "chest", f"finding {dataset} {number}") for number in range(count)]
     return [(MODALITIES[n % 3], REGIONS[n % 11], f"finding_{n}") for n in range(count)]
 
 
 def write_files(folder: Path, rows: int, dim: int, seed: int) -> None:
-    """The CSV and HDF5 files of all datasets, the same for the same arguments."""
+    """Write the CSV and HDF5 files of all datasets, the same for the same arguments."""
     (folder / "datasets").mkdir(parents=True, exist_ok=True)
     (folder / "embeddings").mkdir(exist_ok=True)
     for offset, (name, (share, count, pattern)) in enumerate(DATASETS.items()):
@@ -93,7 +93,7 @@ def write_files(folder: Path, rows: int, dim: int, seed: int) -> None:
 
 
 def command(dsn: str, *arguments: object) -> list[str]:
-    """The command line, as a user calls it."""
+    """Return the command line, as a user calls it."""
     return [str(Path(sys.executable).with_name("cbirdb")), "--dsn", dsn, *map(str, arguments)]
 
 
@@ -102,14 +102,14 @@ import re, sys
 from pathlib import Path
 from cbirdb.cli.main import run
 code = run(sys.argv[1:])
-# Not getrusage: its peak includes that of the parent, from before this program was started.
+# Not getrusage: its peak includes that of the parent, from before this program started.
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
 sys.exit(code)
 """
 
 
 def timed(dsn: str, *arguments: object) -> tuple[float, float, list[dict]]:
-    """Seconds, peak MB and rows of one command."""
+    """Return seconds, peak MB and rows of one command."""
     call = [sys.executable, "-c", PROGRAM, "--dsn", dsn, "-q", *map(str, arguments), "--format", "json"]
     began = time.perf_counter()
     done = subprocess.run(call, check=False, capture_output=True, text=True)
@@ -120,14 +120,14 @@ def timed(dsn: str, *arguments: object) -> tuple[float, float, list[dict]]:
 
 
 def count(connection: psycopg.Connection) -> int:
-    """Vectors that are in the embedding table; 0 before there is one."""
+    """Count the vectors in the embedding table; return 0 if there is no table yet."""
     if connection.execute("SELECT to_regclass('cbir.embedding_published')").fetchone()[0] is None:
         return 0
     return connection.execute("SELECT count(*) FROM cbir.embedding_published").fetchone()[0]
 
 
 def kill_half_way(arguments: list[str], connection: psycopg.Connection, rows: int) -> int:
-    """Start an import and kill it when half of its vectors are there; how many then are."""
+    """Start an import and kill it when half of its vectors are loaded; return their number then."""
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while count(connection) < rows / 2 and process.poll() is None:
         time.sleep(1)
@@ -137,7 +137,7 @@ def kill_half_way(arguments: list[str], connection: psycopg.Connection, rows: in
 
 
 def batches(files: list[Path], dim: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Names and vectors, BATCH at a time."""
+    """Yield names and vectors, BATCH at a time."""
     for path in files:
         with open_file(path) as file:
             stream = leaves(file)
@@ -146,7 +146,7 @@ def batches(files: list[Path], dim: int) -> Iterator[tuple[list[str], np.ndarray
 
 
 def read_alone(files: list[Path], dim: int) -> float:
-    """Seconds that reading all vectors takes."""
+    """Return the seconds of reading all vectors."""
     began = time.perf_counter()
     for _ in batches(files, dim):
         pass
@@ -154,7 +154,7 @@ def read_alone(files: list[Path], dim: int) -> float:
 
 
 def finished_rows(connection: psycopg.Connection, files: list[Path], dim: int) -> Iterator[bytes]:
-    """The same in the format of binary COPY, for the images as the catalogue has them."""
+    """Yield the vectors in the format of binary COPY, with the catalogue's image ids."""
     for names, vectors in batches(files, dim):
         found = dict(
             connection.execute("SELECT source, image_id FROM cbir.image WHERE source = ANY(%s)", [names]).fetchall()
@@ -163,7 +163,7 @@ def finished_rows(connection: psycopg.Connection, files: list[Path], dim: int) -
 
 
 def bare_copy(connection: psycopg.Connection, table: str, batches: Iterator[bytes]) -> float:
-    """Seconds of COPY alone, a transaction per batch; making the bytes is not counted."""
+    """Return the seconds of COPY alone, a transaction per batch, without the encoding of the bytes."""
     statement = sql.SQL("COPY cbir.{} (image_id, embedding) FROM STDIN (FORMAT binary)").format(sql.Identifier(table))
     seconds = 0.0
     for batch in batches:
@@ -177,7 +177,7 @@ def bare_copy(connection: psycopg.Connection, table: str, batches: Iterator[byte
 
 
 def measure(dsn: str, folder: Path, dim: int, *, everything: bool) -> dict[str, float]:
-    """Every step on one folder, in an empty database."""
+    """Measure every step on one folder, in an empty database."""
     files = sorted((folder / "embeddings").glob("*.h5"))
     figures: dict[str, float] = {}
     arguments = ("import-embeddings", "-e", ENCODER, *files)
@@ -212,7 +212,7 @@ def measure(dsn: str, folder: Path, dim: int, *, everything: bool) -> dict[str, 
 
 
 def fresh_database(server: str) -> str:
-    """DSN of a new database with an up-to-date schema."""
+    """Create a database with an up-to-date schema; return its DSN."""
     name = f"benchmark_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -222,7 +222,7 @@ def fresh_database(server: str) -> str:
 
 
 def drop_database(server: str, dsn: str) -> None:
-    """Remove what ``fresh_database`` made."""
+    """Drop the database of ``fresh_database``."""
     name = re.search(r"dbname=(\S+)", dsn)[1]
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -234,11 +234,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where the files are written; kept")
+    parser.add_argument("--folder", type=Path, help="folder of the files; kept")
     parser.add_argument(
         "--once",
         action="store_true",
-        help="without the import that is killed and run again, and the table without constraints",
+        help="omit the killed import and the table without constraints",
     )
     add_server_options(parser)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -259,7 +259,7 @@ def main() -> None:
 
 
 def report(arguments: argparse.Namespace, figures: dict[str, float]) -> None:
-    """Ratios first."""
+    """Print the ratios first."""
     copy = figures["copy_seconds"]
     print(f"{figures['rows']:,} images x {arguments.dim}")
     print(f"{'':28}{'ratio to bare COPY':>20}{'seconds':>10}{'rows/s':>10}")
@@ -275,7 +275,7 @@ def report(arguments: argparse.Namespace, figures: dict[str, float]) -> None:
         print(f"{title:28}{copy / seconds:>20.2f}{seconds:>10.1f}{figures['rows'] / seconds:>10,.0f}")
     if "rows_when_killed" in figures:
         print(
-            f"killed with {figures['rows_when_killed']:,} vectors there; after the next run {figures['rows_after_resume']:,}"
+            f"killed with {figures['rows_when_killed']:,} vectors loaded; after the next run {figures['rows_after_resume']:,}"
         )
     print(f"peak memory: import {figures['import_peak_mb']:,.0f} MB, ingest {figures['ingest_peak_mb']:,.0f} MB")
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Which PostgreSQL server a benchmark measures: the same options for all of them."""
+"""Chooses the PostgreSQL server of a benchmark: the same options for all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cbirdb.config import Settings
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """``--dsn`` and ``--home``; without either the embedded server that the command line uses, too."""
+    """Add ``--dsn`` and ``--home``. Without them benchmarks use the embedded server of the command line."""
     parser.add_argument("--dsn", help="server; without it the embedded one")
     parser.add_argument(
         "--home", type=Path, default=os.environ.get("CBIRDB_HOME"), help="folder of the embedded server [CBIRDB_HOME]"
@@ -18,5 +18,5 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def server_settings(arguments: argparse.Namespace) -> Settings:
-    """Of the server that was named."""
+    """Return the settings of the chosen server."""
     return Settings(dsn=arguments.dsn, home=arguments.home)

@@ -1,12 +1,12 @@
-"""What an image takes on disk per encoder, and what an index over it takes to build: the figures of docs/operations.md.
+"""Measures an image's size on disk per encoder, and the time of an index over it: the figures of docs/operations.md.
 
     python benchmarks/sizing.py --home sizing --rows 200000 --json benchmarks/sizing.json
 
 For each dimension and precision: bytes per image of the embedding table, of its key and of its HNSW index, the seconds
-that the build took, and pgvector's own memory for it as `cbirdb index build` estimates it. The catalogue's share is
-measured on rows with sizes, hash, patient, study and one label, as the datasets' readers write them. Sizes per image
-hardly depend on the number of rows; seconds per million do (an index grows a little faster than its rows), so the
-number of rows stands beside them.
+of the build, and pgvector's own memory for it as `cbirdb index build` estimates it. The catalogue's share is measured on
+rows with sizes, hash, patient, study and one label, like those of the datasets' readers. Sizes per image hardly depend on
+the number of rows. Seconds per million do (an index grows a little faster than its rows), so the number of rows stands
+beside them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CATALOGUE = (
     WHERE d.name = %(name)s AND l.name = 'XR/chest/sizing'
     """,
 )
-"""Rows as the readers of official datasets write them: one patient for four images, one study for two."""
+"""Rows like those of the readers of official datasets: one patient for four images, one study for two."""
 
 
 def clean_up(connection: psycopg.Connection) -> None:
@@ -67,7 +67,7 @@ def clean_up(connection: psycopg.Connection) -> None:
 
 
 def make_catalogue(connection: psycopg.Connection, rows: int) -> tuple[np.ndarray, float]:
-    """So many images, each with patient, study, hash and label; returns their ids and the catalogue's bytes per image."""
+    """Create images, each with patient, study, hash and label; return their ids and the catalogue's bytes per image."""
     tables = ("image", "image_label", "patient", "study")
     before = sum(size(connection, f"cbir.{table}") for table in tables)
     connection.execute("INSERT INTO cbir.dataset (name, reader, root) VALUES (%s, 'nih14', '/archive')", [NAME])
@@ -87,7 +87,7 @@ def size(connection: psycopg.Connection, table: str) -> int:
 
 
 def measure(connection: psycopg.Connection, settings: Settings, ids: np.ndarray, dim: int, precision: str) -> dict:
-    """Load and index vectors of one kind, and read what they take from cbir.encoder_size."""
+    """Load and index vectors of one kind, and read their sizes from cbir.encoder_size."""
     stored = register_encoder(connection, NAME, dim=dim, precision=precision, spec={}, provenance={})
     load_s, start = 0.0, 0
     for _, vectors in clustered_vectors(len(ids), dim, batch=BATCH):

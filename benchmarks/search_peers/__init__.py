@@ -1,4 +1,6 @@
-"""The peers of ``benchmarks/peers.py``. A new one is a class with the members of ``Peer`` and a place in ``PEERS``."""
+"""Lists the peers of ``benchmarks/peers.py``. A new one is a class with the members of ``Peer`` and a place in
+``PEERS``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer of the search benchmark must be able to do: one class, five members."""
+"""Defines a peer of the search benchmark: one class, five members."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ Vectors = np.ndarray
 
 @dataclass(frozen=True)
 class Options:
-    """What every peer is built with."""
+    """Options of every peer's build."""
 
     folder: Path
-    """Empty, of the peer's own; for those that keep files."""
+    """Empty folder of the peer's own, for those that keep files."""
     dim: int
     threads: int
-    """That a build may use."""
+    """Most threads of a build."""
     m: int
-    """Neighbours per element of a graph, where the peer lets one say."""
+    """Neighbours per element of a graph, if the peer accepts it."""
     ef_construction: int
-    """Candidates kept while an element is inserted in a graph, where the peer lets one say."""
+    """Candidates kept while an element is inserted in a graph, if the peer accepts it."""
     server: Settings
-    """Which PostgreSQL."""
+    """PostgreSQL server."""
     method: str
-    """Of the index of ``cbirdb``: a name, or auto."""
+    """Method of the index of ``cbirdb``: a name, or auto."""
 
 
 @dataclass
 class Built:
-    """What a build took."""
+    """Cost and properties of a build."""
 
     load_s: float
-    """Until the vectors are in; 0 where that is one step with the index."""
+    """Seconds until the vectors are loaded; 0 if loading and indexing are one step."""
     index_s: float
     parameters: str
     note: str = ""
     size_bytes: int | None = None
-    """Of data and index, in memory or on disk, where that can be had."""
+    """Bytes of data and index, in memory or on disk, if available."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
 class Peer(ABC):
-    """One way to store vectors and find the nearest by cosine distance."""
+    """A way to store vectors and find the nearest by cosine distance."""
 
     name: ClassVar[str]
     kind: ClassVar[str]
@@ -59,36 +59,38 @@ class Peer(ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Modules of the ``bench`` extra."""
     default: ClassVar[dict[str, int] | None] = None
-    """The setting of whoever sets nothing, where it is in the sweep; marked in what is printed."""
+    """The default setting, if it is in the sweep; printed with a mark."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
 
     @abstractmethod
     def build(self, ids: Ids, vectors: Vectors) -> Built:
-        """Load the vectors, build the index and wait until it is there."""
+        """Load the vectors, build the index and wait until it is ready."""
 
     @abstractmethod
     def settings(self, k: int) -> list[dict[str, int]]:
-        """Search settings to sweep when asked for k, from fast to thorough; an empty dict where there is none to set."""
+        """Return search settings to sweep for k, from fast to thorough; one empty dict if nothing can be set."""
 
     @abstractmethod
     def use(self, setting: dict[str, int]) -> None:
-        """Take a setting for the searches that follow; not part of their time."""
+        """Apply a setting to the following searches; not part of their time."""
 
     @abstractmethod
     def search(self, query: np.ndarray, k: int) -> Ids | list[int]:
-        """Ids of the k nearest to a vector of shape (dim,). All that a caller has to do is part of its time."""
+        """Return the ids of the k nearest to a vector of shape (dim,). All work of a caller is part of its time."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to give back
-        """Give back what is not a file in the peer's folder."""
+    def close(self) -> None:  # noqa: B027 - most have nothing to release
+        """Release everything but files in the peer's folder."""
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files below a folder."""
+    """Return the size of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def widths(k: int) -> list[int]:
-    """Candidates that a graph search keeps: the sweep of every HNSW here, so that their curves have the same points."""
+def search_widths(k: int) -> list[int]:
+    """Return the numbers of candidates of a graph search: one sweep for every HNSW here, so that curves share their
+    points.
+    """
     return [40, 80, 120, 200, 300, 450, 700] if k < 100 else [100, 150, 200, 300, 450, 700, 1000]

@@ -1,4 +1,4 @@
-"""Vector databases that run in the caller's process and keep files. None of them may phone home from here."""
+"""Runs vector databases that live in the caller's process and keep files. None of them may phone home from here."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 
 import numpy as np
 
-from search_peers.base import Built, Ids, Options, Peer, Vectors, folder_bytes, widths
+from search_peers.base import Built, Ids, Options, Peer, Vectors, folder_bytes, search_widths
 from search_peers.in_process import graph
 
 COLLECTION = "images"
 
 
 class LanceDb(Peer):
-    """HNSW over vectors of 8 bits per component, ranked again by the full vectors that lie on disk."""
+    """HNSW over vectors of 8 bits per component, reranked by the full vectors on disk."""
 
     name = "lancedb"
     kind = "embedded"
     needs = ("lancedb",)
 
     def build(self, ids: Ids, vectors: Vectors) -> Built:
-        os.environ["LANCE_CPU_THREADS"] = str(self.options.threads)  # read when it is first used
+        os.environ["LANCE_CPU_THREADS"] = str(self.options.threads)  # it is read on first use
         import lancedb
         import pyarrow as pa
         from lancedb.index import HnswSq
@@ -41,15 +41,15 @@ class LanceDb(Peer):
         return Built(loaded - started, seconds, parameters, note, folder_bytes(self.options.folder))
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        return [{"ef": width, "refine_factor": 2} for width in widths(k) if width >= 2 * k]
+        return [{"ef": width, "refine_factor": 2} for width in search_widths(k) if width >= 2 * k]
 
     def use(self, setting: dict[str, int]) -> None:
         self._setting = setting
 
     def search(self, query: np.ndarray, k: int) -> Ids:
-        asked = self._table.search(query).distance_type("cosine").ef(self._setting["ef"])
+        request = self._table.search(query).distance_type("cosine").ef(self._setting["ef"])
         return (
-            asked.refine_factor(self._setting["refine_factor"])
+            request.refine_factor(self._setting["refine_factor"])
             .select(["id", "_distance"])
             .limit(k)
             .to_arrow()["id"]
@@ -80,7 +80,7 @@ class Chroma(Peer):
         for start in range(0, len(ids), step):
             piece = slice(start, start + step)
             self._collection.add(ids=[str(number) for number in ids[piece]], embeddings=vectors[piece])
-        # It may put off the last rows until somebody asks.
+        # It may postpone the last rows until a query.
         self._collection.query(query_embeddings=vectors[:1], n_results=1)
         seconds = time.perf_counter() - started
         return Built(
@@ -88,10 +88,10 @@ class Chroma(Peer):
         )
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        return [{"ef_search": width} for width in widths(k)]
+        return [{"ef_search": width} for width in search_widths(k)]
 
     def use(self, setting: dict[str, int]) -> None:
-        # An index that is open keeps the setting that it was opened with.
+        # An open index keeps its setting, so reopen it.
         self._collection.modify(configuration={"hnsw": setting})
         self._client.close()
         self._open()
@@ -127,7 +127,7 @@ class MilvusLite(Peer):
         super().__init__(options)
         from pymilvus import MilvusClient
 
-        # Its server hangs up on a client that pings while it is idle, as this client does every ten seconds.
+        # Its server disconnects a client that pings while idle, as this client does every ten seconds.
         self._client = MilvusClient(
             str(options.folder / "milvus.db"), grpc_options={"grpc.keepalive_time_ms": 3_600_000}
         )
@@ -163,7 +163,7 @@ class MilvusLite(Peer):
         return Built(loaded - started, seconds, graph(self.options), note, folder_bytes(self.options.folder))
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        return [{"ef": width} for width in widths(k)]
+        return [{"ef": width} for width in search_widths(k)]
 
     def use(self, setting: dict[str, int]) -> None:
         self._params = {"params": setting}

@@ -1,4 +1,4 @@
-"""Libraries in the caller's own process: no server, no transactions, nothing on disk unless one saves it."""
+"""Runs libraries in the caller's own process: no server, no transactions, nothing on disk unless saved."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from search_peers.base import Built, Ids, Options, Peer, Vectors, widths
+from search_peers.base import Built, Ids, Options, Peer, Vectors, search_widths
 
 
 class PaperFlat(Peer):
@@ -39,7 +39,7 @@ class PaperFlat(Peer):
 
 
 class FaissHnsw(Peer):
-    """HNSW of FAISS: what the others' latency is compared with."""
+    """HNSW of FAISS, the yardstick of the others' latency."""
 
     name = "faiss-hnsw"
     kind = "in process"
@@ -58,7 +58,7 @@ class FaissHnsw(Peer):
         return Built(0.0, seconds, graph(self.options), size_bytes=len(faiss.serialize_index(self._index)))
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        return [{"efSearch": width} for width in widths(k)]
+        return [{"efSearch": width} for width in search_widths(k)]
 
     def use(self, setting: dict[str, int]) -> None:
         self._index.hnsw.efSearch = setting["efSearch"]
@@ -88,7 +88,7 @@ class Hnswlib(Peer):
         return Built(0.0, seconds, graph(self.options), size_bytes=self._index.index_file_size())
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        return [{"ef": width} for width in widths(k)]
+        return [{"ef": width} for width in search_widths(k)]
 
     def use(self, setting: dict[str, int]) -> None:
         self._index.set_ef(setting["ef"])
@@ -99,5 +99,5 @@ class Hnswlib(Peer):
 
 
 def graph(options: Options) -> str:
-    """How a graph was built, in words."""
+    """Describe the parameters of a graph."""
     return f"HNSW {options.m}/{options.ef_construction}"

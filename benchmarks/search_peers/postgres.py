@@ -1,4 +1,4 @@
-"""PostgreSQL with pgvector, as its own documentation shows it, and through cbirdb."""
+"""Runs PostgreSQL with pgvector, as its own documentation shows it, and through cbirdb."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, regi
 from cbirdb.db.schema.open import open_database
 from cbirdb.index import build_index, choose_method
 from cbirdb.index.methods import METHODS, BitHnsw, Hnsw, IndexMethod, IvfFlat
-from search_peers.base import Built, Ids, Options, Peer, Vectors, widths
+from search_peers.base import Built, Ids, Options, Peer, Vectors, search_widths
 
 TABLE = "benchmark_peers"
 DATASET = "benchmark-peers"
@@ -25,9 +25,9 @@ BATCH = 4096
 
 
 def client(options: Options) -> psycopg.Connection:
-    """A connection as an application has it: psycopg's defaults, vectors in binary, no threads beyond those allowed."""
+    """Return a connection like an application's: psycopg's defaults, binary vectors, only the allowed threads."""
     settings = options.server
-    open_database(settings).close()  # the embedded server runs, the schema is there
+    open_database(settings).close()  # start the embedded server and create the schema
     connection = psycopg.connect(conninfo(settings), autocommit=True)
     register_vector(connection)
     connection.execute("SELECT set_config('max_parallel_maintenance_workers', %s, false)", [str(options.threads - 1)])
@@ -71,7 +71,7 @@ class PlainPgvector(Peer):
         return Built(loaded - started, seconds, "HNSW 16/64 (defaults)", "single precision", size[0])
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        return [{"hnsw.ef_search": width} for width in sorted({40, *widths(k)})]
+        return [{"hnsw.ef_search": width} for width in sorted({40, *search_widths(k)})]
 
     def use(self, setting: dict[str, int]) -> None:
         for name, value in setting.items():
@@ -86,12 +86,14 @@ class PlainPgvector(Peer):
 
 
 class Cbirdb(Peer):
-    """The product's way for applications: ``cbir.similar_images``, which describes what it finds and records the search."""
+    """The product's way for applications: ``cbir.similar_images``, which describes its results and records the
+    search.
+    """
 
     name = "cbirdb"
     kind = "server"
     method: ClassVar[IndexMethod | None] = None
-    """None: as the options say."""
+    """None: the method of the options."""
     statement: ClassVar[str] = "SELECT image_id FROM cbir.similar_images(%s, query => %s, k => %s) ORDER BY rank"
 
     def __init__(self, options: Options) -> None:
@@ -105,7 +107,7 @@ class Cbirdb(Peer):
     def build(self, ids: Ids, vectors: Vectors) -> Built:
         images = catalogue(self._connection, len(ids))
         self._id_of = dict(zip(images.tolist(), ids.tolist(), strict=True))
-        drop_if_there(self._connection, self.encoder_name)
+        drop_existing(self._connection, self.encoder_name)
         encoder = register_encoder(
             self._connection, self.encoder_name, dim=self.options.dim, precision="half", spec={}, provenance={}
         )
@@ -137,7 +139,7 @@ class Cbirdb(Peer):
         return psycopg.connect(conninfo(self.options.server), autocommit=True)
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        # cbir.index_walk widens what is set for ten when more are asked for: the same sweep serves any k.
+        # cbir.index_walk widens the setting for ten when more are requested, so one sweep serves any k.
         name = next(setting for setting in self._settled if setting != "at_100")
         swept = {
             "hnsw.ef_search": [40, 80, 120, 200, 300, 450, 700],
@@ -147,7 +149,7 @@ class Cbirdb(Peer):
         return [{name: value} for value in sorted({*swept[name], self._settled[name]})]
 
     def use(self, setting: dict[str, int]) -> None:
-        # Where the audit writes it: every search reads it from there.
+        # Write it where the audit does; every search reads it from there.
         self._connection.execute(
             "UPDATE cbir.index_build SET search_settings = %s WHERE index_build_id = %s",
             [Jsonb(setting), self._build],
@@ -158,7 +160,7 @@ class Cbirdb(Peer):
         return [self._id_of[row[0]] for row in found]
 
     def close(self) -> None:
-        drop_if_there(self._connection, self.encoder_name)
+        drop_existing(self._connection, self.encoder_name)
         if not self._connection.execute(
             "SELECT FROM cbir.encoder WHERE starts_with(name, 'benchmark-peers-')"
         ).fetchone():
@@ -167,7 +169,7 @@ class Cbirdb(Peer):
 
 
 class CbirdbHnsw(Cbirdb):
-    """HNSW with the parameters of plain pgvector, asked through ``cbir.nearest_image``: ids and distances only."""
+    """HNSW with the parameters of plain pgvector, through ``cbir.nearest_image``: ids and distances only."""
 
     name = "cbirdb-hnsw"
     method = Hnsw(ef_construction=64)
@@ -175,7 +177,7 @@ class CbirdbHnsw(Cbirdb):
 
 
 class CbirdbBitHnsw(CbirdbHnsw):
-    """HNSW over signs, ranked again."""
+    """HNSW over signs, reranked."""
 
     name = "cbirdb-bit-hnsw"
     method = BitHnsw()
@@ -188,15 +190,15 @@ class CbirdbIvfFlat(CbirdbHnsw):
     method = IvfFlat()
 
 
-def drop_if_there(connection: psycopg.Connection, name: str) -> None:
-    """Drop an encoder with its vectors."""
+def drop_existing(connection: psycopg.Connection, name: str) -> None:
+    """Drop an encoder with its vectors, if it exists."""
     stored = find_encoder(connection, name)
     if stored is not None:
         drop_encoder(connection, stored)
 
 
 def catalogue(connection: psycopg.Connection, rows: int) -> np.ndarray:
-    """Ids of so many images, each with a label: made once, shared by all encoders."""
+    """Return the ids of images with a label: created once, shared by all encoders."""
     query = (
         "SELECT image_id FROM cbir.image JOIN cbir.dataset USING (dataset_id) WHERE name = %s ORDER BY source::integer"
     )
