@@ -33,7 +33,7 @@ CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Characters that break a line or steer a terminal; the same as in ``cbir.stated_purpose``."""
 
 
-def on_one_line(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return the text with its control characters escaped.
 
     Whoever named a file chose its characters, and some steer a terminal.
@@ -41,9 +41,9 @@ def on_one_line(text: str) -> str:
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def on_lines(text: str) -> str:
+def escape_controls_by_line(text: str) -> str:
     """Return the text with its control characters escaped, except its own line breaks."""
-    return "\n".join(map(on_one_line, text.split("\n")))
+    return "\n".join(map(escape_controls, text.split("\n")))
 
 
 def printable(name: str) -> str:

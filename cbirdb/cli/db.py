@@ -57,7 +57,7 @@ def uri(context: Context) -> None:
 @db.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
+def psql(click_context: click.Context, arguments: tuple[str, ...]) -> None:
     """Open psql on the database; ARGUMENTS go to psql, such as -c 'SELECT ...'.
 
     -U, -h, -p, -d and DBNAME USERNAME mean the same as for psql. The rest of the connection comes from --dsn.
@@ -71,9 +71,9 @@ def psql(here: click.Context, arguments: tuple[str, ...]) -> None:
     from cbirdb.db.server.embedded import EmbeddedServer
 
     if arguments == ("-h",):
-        click.echo(here.get_help())
+        click.echo(click_context.get_help())
         return
-    context = here.ensure_object(Context)
+    context = click_context.ensure_object(Context)
     own, rest = split_arguments(arguments)
     if context.settings.embedded or not own:
         _any_database(context).close()

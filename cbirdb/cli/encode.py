@@ -120,7 +120,7 @@ def encode(
                 f"{summary.changed:,} were replaced or removed while {summary.encoder} encoded them. To encode the new"
                 " files, run the same command again."
             )
-        _tell_batch(encoder, progress)
+        _note_batch_size(encoder, progress)
     write_rows([summary.row() for summary in summaries], output_format)
     return int(ExitCode.PARTIAL if any(summary.failed for summary in summaries) else ExitCode.OK)
 
@@ -143,7 +143,7 @@ def _shard(given: str | None, progress: Progress) -> Shard:
     return shard
 
 
-def _tell_batch(encoder: Encoder, progress: Progress) -> None:
+def _note_batch_size(encoder: Encoder, progress: Progress) -> None:
     if (largest := getattr(encoder, "largest_batch", None)) is not None:
         progress.note(
             f"Memory ran out with {encoder.spec.name}; batches of {largest} fitted. Next time: --batch-size {largest}"

@@ -109,13 +109,13 @@ def evaluate(
             same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), device=device,
             memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
-    _tell(progress, summary, protocol)
+    _note_summary(progress, summary, protocol)
     row = summary.row()
     write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])
     return int(ExitCode.PARTIAL if summary.not_final else ExitCode.OK)
 
 
-def _tell(progress: Progress, summary: EvaluationSummary, protocol: Protocol) -> None:
+def _note_summary(progress: Progress, summary: EvaluationSummary, protocol: Protocol) -> None:
     """Print the remarks about a run, one line each."""
     if summary.resumed:
         progress.note(

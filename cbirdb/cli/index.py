@@ -107,7 +107,7 @@ def build(
                 connection, stored, rows=sample, seed=seed, floor=floor, searches=searches, allow_ivfflat=allow_ivfflat,
                 progress=progress,
             )  # fmt: skip
-            _tell(choice, progress)
+            _note_trials(choice, progress)
             chosen, recorded = choice.method, choice.json()
         if automatic and audited:
             built, missed = build_chosen(
@@ -174,7 +174,7 @@ def _method(name: str, given: dict[str, int]) -> IndexMethod:
     return kind(**given)
 
 
-def _tell(choice: Choice, progress: Progress) -> None:
+def _note_trials(choice: Choice, progress: Progress) -> None:
     """Print the measurements, one line each, and mark the chosen method."""
     for trial in choice.trials:
         row = trial.row()

@@ -44,7 +44,7 @@ def leakage(
             check_cutoffs(wanted, run)  # before any output
         for line in describe_runs(connection, {run.run_id}):
             progress.note(line)
-        rows = what_leaks(connection, run, near=near)
+        rows = what_leaks(connection, run, near_distance=near)
         if not causes:
             for row in rows:
                 unknown = f"; not known for {row['unknown']:,}" if row["unknown"] else ""
@@ -52,5 +52,5 @@ def leakage(
                     f"{row['cause'].capitalize()}: {row['touched']:,} of {row['queries']:,} queries, by"
                     f" {row['images']:,} indexed images{unknown}."
                 )
-            rows = precision_without_leakage(connection, run, near=near, cutoffs=wanted)
+            rows = precision_without_leakage(connection, run, near_distance=near, cutoffs=wanted)
     write_rows([{"run": run.run_id, "encoder": encoder} | row for row in rows], output_format, columns=[*rows[0]])

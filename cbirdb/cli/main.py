@@ -13,7 +13,7 @@ import click
 from cbirdb.cli.values import FilePath, Text
 from cbirdb.config import Settings
 from cbirdb.errors import CbirdbError, ExitCode
-from cbirdb.names import on_lines
+from cbirdb.names import escape_controls_by_line
 
 COMMANDS = {
     "demo": ("cbirdb.cli.demo:demo", "Run the whole pipeline on generated phantoms."),
@@ -99,7 +99,7 @@ def _name_variables(command: click.Command, prefix: str) -> None:
 @click.version_option(package_name="cbirdb")
 @click.pass_context
 def cbirdb(ctx: click.Context, dsn: str | None, home: Path | None, verbose: int, quiet: bool) -> None:
-    """Content-based image retrieval for radiology, inside PostgreSQL.
+    """Retrieve radiology images by content, inside PostgreSQL.
 
     Every option has an environment variable: CBIRDB_ and its name for those here (CBIRDB_DSN); CBIRDB_, the command and
     its name for the others (CBIRDB_ENCODE_DEVICE).
@@ -128,7 +128,7 @@ def run(arguments: list[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except CbirdbError as error:
-        click.echo(f"Error: {on_lines(str(error))}", err=True)
+        click.echo(f"Error: {escape_controls_by_line(str(error))}", err=True)
         _show_cause(error)
         return int(error.exit_code)
     except SystemExit:

@@ -85,10 +85,10 @@ def metrics(
 
 def _check_alone(option: str, *, beside: tuple[str, ...]) -> None:
     """Refuse other options on the command line, which would have no effect."""
-    here = click.get_current_context()
-    for parameter in here.command.params:
+    click_context = click.get_current_context()
+    for parameter in click_context.command.params:
         name = parameter.name or ""
-        if name not in (option, *beside) and here.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if name not in (option, *beside) and click_context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{option.replace('_', '-')} and {parameter.opts[-1]} cannot be combined.")
 
 

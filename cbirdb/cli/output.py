@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cbirdb.names import on_one_line
+from cbirdb.names import escape_controls
 
 Row = Mapping[str, Any]
 
@@ -104,7 +104,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, list | tuple):
-        return on_one_line(", ".join(map(str, value)))
+        return escape_controls(", ".join(map(str, value)))
     if hasattr(value, "strftime") and hasattr(value, "hour"):
         return str(value.strftime("%Y-%m-%d %H:%M"))
-    return on_one_line(str(value))
+    return escape_controls(str(value))

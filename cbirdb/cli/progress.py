@@ -15,7 +15,7 @@ from rich.progress import Task as RichTask
 from rich.table import Column
 from rich.text import Text
 
-from cbirdb.names import on_lines
+from cbirdb.names import escape_controls_by_line
 
 SECONDS_BETWEEN_LINES = 10
 
@@ -38,7 +38,7 @@ class TerminalProgress:
 
     def note(self, message: str) -> None:
         """Write one line to stderr."""
-        click.echo(on_lines(message), err=True)
+        click.echo(escape_controls_by_line(message), err=True)
 
 
 class _State(ProgressColumn):

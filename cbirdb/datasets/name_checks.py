@@ -11,7 +11,7 @@ from cbirdb.names import printable, problem_of_line, problem_of_name
 from cbirdb.records import DatasetItem, Failure, ImageRecord
 
 
-def storable(source: Source) -> Source:
+def replace_unstorable(source: Source) -> Source:
     """Return the source with every unstorable item replaced by a failure.
 
     :raises InputError: when the name of a dataset or of the folder cannot be stored.
@@ -25,10 +25,10 @@ def storable(source: Source) -> Source:
             f"The name of the folder {printable(str(source.root))} cannot be stored: {problem[1]}.",
             hint="Rename it, or create a link with another name.",
         )
-    return replace(source, items=map(_storable, source.items), lists=tuple(map(printable, source.lists)))
+    return replace(source, items=map(_replace_unstorable, source.items), lists=tuple(map(printable, source.lists)))
 
 
-def _storable(item: DatasetItem) -> DatasetItem:
+def _replace_unstorable(item: DatasetItem) -> DatasetItem:
     if isinstance(item, Failure):
         return replace(item, source=printable(item.source))
     if isinstance(item, ImageRecord):

@@ -9,7 +9,7 @@ from cbirdb.datasets.base import DatasetReader, ReadOptions, Source
 from cbirdb.datasets.chexpert import ChexpertReader
 from cbirdb.datasets.folder import FolderReader
 from cbirdb.datasets.mimic_cxr import MimicCxrReader
-from cbirdb.datasets.name_checks import storable
+from cbirdb.datasets.name_checks import replace_unstorable
 from cbirdb.datasets.nih14 import Nih14Reader
 from cbirdb.datasets.paper_csv import PaperCsvReader
 from cbirdb.datasets.radimagenet import RadImageNetReader
@@ -63,4 +63,4 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
             raise InputError(
                 f"{path} holds {other.title}, not {reader.title}.", hint=f"Run: cbirdb ingest {other.name} {path}"
             )
-    return storable(reader.open(path, options))
+    return replace_unstorable(reader.open(path, options))

@@ -24,7 +24,7 @@ def wait_while_busy(ask: Callable[[], Answer], *, starting_s: float | None = Non
     :param starting_s: seconds to wait for a server that starts or recovers; None: ``BUSY_S``.
     :raises UnreachableError: when the time is up.
     """
-    started, told = time.monotonic(), False
+    started, has_warned = time.monotonic(), False
     while True:
         try:
             return ask()
@@ -32,7 +32,7 @@ def wait_while_busy(ask: Callable[[], Answer], *, starting_s: float | None = Non
             patience = BUSY_S if starting_s is None or isinstance(error, BusyError) else starting_s
             if time.monotonic() - started > patience:
                 raise
-            if not told:
+            if not has_warned:
                 log.warning("%s Trying again for up to %.0f seconds.", error.message, patience)
-                told = True
+                has_warned = True
         time.sleep(ASK_AGAIN_S)

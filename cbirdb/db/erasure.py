@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Only these statements run because a certificate says so. A certificate's text lies in a table, which an administrator
 # of the schema may write.
-_AFTERWARDS = re.compile(
+_CLEANUP = re.compile(
     r'(?:REINDEX INDEX CONCURRENTLY|VACUUM(?: \(ANALYZE\))?) (cbir\.(?:[a-z_][a-z0-9_]*|"(?:[^"]|"")+"))'
 )
 
@@ -125,7 +125,7 @@ def is_known(connection: psycopg.Connection, pseudonym: str, dataset: str | None
     return row == (True,)
 
 
-def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[str]:
+def run_cleanup(connection: psycopg.Connection, certificates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Run the statements that remove deleted vectors from indexes and files, each once; return those that did not run.
 
     The connection must be in autocommit mode, since none of them can run in a transaction. Tables and indexes that no
@@ -139,14 +139,14 @@ def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mappin
         if diagnostic.severity_nonlocalized == "WARNING":
             warnings.append(diagnostic.message_primary or "")
 
-    left: list[str] = []
+    not_run: list[str] = []
     connection.add_notice_handler(note)
     try:
         # Indexes first: VACUUM is faster on a newly built one.
         for statement in sorted(wanted, key=lambda text: text.startswith("VACUUM")):
             warnings.clear()
-            known = _AFTERWARDS.fullmatch(statement)
-            if known and not _is_there(connection, known[1]):
+            known = _CLEANUP.fullmatch(statement)
+            if known and not _exists(connection, known[1]):
                 continue
             try:
                 if known:
@@ -156,13 +156,13 @@ def run_afterwards(connection: psycopg.Connection, certificates: Sequence[Mappin
                 warnings.append(str(error))
             if warnings or not known:
                 log.info("not run: %s %s", statement, "; ".join(warnings))
-                left.append(statement)
+                not_run.append(statement)
     finally:
         connection.remove_notice_handler(note)
-    return left
+    return not_run
 
 
-def _is_there(connection: psycopg.Connection, relation: str) -> bool:
+def _exists(connection: psycopg.Connection, relation: str) -> bool:
     return connection.execute("SELECT to_regclass(%s) IS NOT NULL", [relation]).fetchone() == (True,)
 
 

@@ -84,7 +84,7 @@ class LockWaits:
 
     @contextmanager
     def naming_blockers(self, after_s: float = PATIENCE_S) -> Iterator[None]:
-        """While the block runs, name the sessions that block the connection, whenever new ones do.
+        """Name the sessions that block the connection while the block runs, whenever new ones do.
 
         :param after_s: seconds before the first look, which opens a second connection.
         """

@@ -58,7 +58,7 @@ class ReconnectingConnection:
             ),
             stop=tenacity.stop_after_delay(0 if self._given_up else self._patience_s),
             wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
-            before_sleep=self._tell,
+            before_sleep=self._note_outage,
             reraise=True,
         )
         try:
@@ -91,7 +91,7 @@ class ReconnectingConnection:
             self.close()
             raise LostConnectionError from error
 
-    def _tell(self, state: tenacity.RetryCallState) -> None:
+    def _note_outage(self, state: tenacity.RetryCallState) -> None:
         # Report only the first try: later ones are in the same outage.
         error = state.outcome.exception() if state.outcome is not None else None
         lost = isinstance(error, (LostConnectionError, UnreachableError))

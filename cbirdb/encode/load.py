@@ -64,7 +64,7 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
         return
     found = golden_cosine(stored, encoder)
     if found < SMALLEST_COSINE[encoder.provenance.dtype]:
-        changed = "; ".join(differences(stored, encoder)) or "no other recorded difference"
+        changed = "; ".join(provenance_differences(stored, encoder)) or "no other recorded difference"
         raise EncoderError(
             f"'{stored.name}' no longer computes its stored embeddings: a fixed test picture is now at cosine"
             f" {found:.5f} to its embedding from then ({changed}).",
@@ -78,7 +78,7 @@ def golden_cosine(stored: StoredEncoder, encoder: Encoder) -> float:
     return cosine(now[0], stored.golden_embedding or ())
 
 
-def differences(stored: StoredEncoder, encoder: Encoder) -> list[str]:
+def provenance_differences(stored: StoredEncoder, encoder: Encoder) -> list[str]:
     """Describe the library versions and device kind that differ from the first use."""
     then, now = stored.provenance, encoder.provenance
     versions: dict[str, str] = dict(then.get("libraries") or {})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 
 from cbirdb.db.embeddings import find_encoder
-from cbirdb.encode.load import differences, golden_cosine, load_encoders
+from cbirdb.encode.load import golden_cosine, load_encoders, provenance_differences
 from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.fetch import changed_files
 from cbirdb.encoders.golden import SMALLEST_COSINE
@@ -49,7 +49,9 @@ def verify_encoder(connection: psycopg.Connection, spec: EncoderSpec, options: L
         checks.append(Check("golden embedding", _unused(computed), f"{encoder.dim} numbers", None))
         return checks
     cosine, smallest = golden_cosine(stored, encoder), SMALLEST_COSINE[current.dtype]
-    changed = f" ({'; '.join(differences(stored, encoder))})" if differences(stored, encoder) else ""
+    changed = (
+        f" ({'; '.join(provenance_differences(stored, encoder))})" if provenance_differences(stored, encoder) else ""
+    )
     checks.append(Check("golden embedding", f"cosine >= {smallest}", f"{cosine:.6f}{changed}", cosine >= smallest))
     return checks
 

@@ -25,7 +25,7 @@ from PIL import Image
 from cbirdb.encoders.base import LoadOptions, WeightFiles
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Forward, Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import check_config, find_weights, read_state, translated_read_errors, unfit
+from cbirdb.encoders.weights import check_config, find_weights, read_state, translated_read_errors, weights_error
 from cbirdb.errors import EncoderError
 
 CONFIG = "config.json"
@@ -132,7 +132,9 @@ def _model_class(spec: EncoderSpec, config: Any) -> Any:
         return getattr(transformers, name)
     mapping = transformers.MODEL_MAPPING
     if type(config) not in mapping:
-        raise unfit(spec, f"The model type '{config.model_type}' of '{spec.name}' has no plain model in transformers.")
+        raise weights_error(
+            spec, f"The model type '{config.model_type}' of '{spec.name}' has no plain model in transformers."
+        )
     return mapping[type(config)]
 
 
@@ -165,5 +167,5 @@ def build_model(
     # Batch normalisation counts its batches for training alone; old files lack the counters.
     if missing := sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked")):
         lacks = f"lacks {len(missing)} parameters of the model, {missing[0]} among them"
-        raise unfit(spec, f"The file {weights} does not fit '{spec.name}': it {lacks}.")
+        raise weights_error(spec, f"The file {weights} does not fit '{spec.name}': it {lacks}.")
     return model

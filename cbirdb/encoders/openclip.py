@@ -23,7 +23,7 @@ from PIL import Image
 from cbirdb.encoders.base import Companion, LoadOptions, WeightFiles
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
-from cbirdb.encoders.weights import cached_folder, check_config, find_weights, translated_read_errors, unfit
+from cbirdb.encoders.weights import cached_folder, check_config, find_weights, translated_read_errors, weights_error
 
 CONFIG = "open_clip_config.json"
 FILES = WeightFiles(
@@ -106,6 +106,6 @@ def _text_folder(spec: EncoderSpec, folder: Path, repository: str) -> Path:
         return folder / TEXT
     if (cached := cached_folder(repository, spec.options.get("text_revision"), TEXT_FILES)) is not None:
         return cached
-    raise unfit(
+    raise weights_error(
         spec, f"The folder {folder} has no file {TEXT}/config.json (of {repository}, the text side of '{spec.name}')."
     )

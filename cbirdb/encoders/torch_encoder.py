@@ -20,7 +20,7 @@ import cbirdb.encoders.torchvision_operators  # noqa: F401 (before the libraries
 from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing, Provenance, hash_files, hash_settings
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.spec import EncoderSpec
-from cbirdb.encoders.weights import translated_read_errors, unfit
+from cbirdb.encoders.weights import translated_read_errors, weights_error
 from cbirdb.errors import EncoderError
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
     :raises EncoderError: when the weights are not this encoder's, or the device does not exist.
     """
     device = choose_device(options.device)
-    with quiet():
+    with silenced_libraries():
         try:
             parts = build()
             parts.model.to(device).eval()
@@ -169,7 +169,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
         message = (
             f"The model in {parts.weights.parent} gives {found} values per picture, but '{spec.name}' has {spec.dim}."
         )
-        raise unfit(spec, message)
+        raise weights_error(spec, message)
     return encoder
 
 
@@ -200,7 +200,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silenced_libraries() -> Iterator[None]:
     """Hide the libraries' progress bars and reports; important ones become errors."""
     from transformers import logging as reports
 

@@ -18,7 +18,7 @@ from cbirdb.errors import EncoderError
 ADDRESS = "https://"
 
 
-def unfit(spec: EncoderSpec, message: str) -> EncoderError:
+def weights_error(spec: EncoderSpec, message: str) -> EncoderError:
     """Return an error about weights that says how to get the right ones."""
     if is_local(spec):
         return EncoderError(
@@ -62,14 +62,14 @@ def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> 
 
             searched.append(f"the model hub's cache ({hub.constants.HF_HUB_CACHE})")
         file = f"{' or '.join(files.weights)} of {spec.weights}"
-        raise unfit(spec, f"'{spec.name}' needs {file}, which is neither in {' nor in '.join(searched)}.")
+        raise weights_error(spec, f"'{spec.name}' needs {file}, which is neither in {' nor in '.join(searched)}.")
     return cached
 
 
 def _existing_folder(spec: EncoderSpec, folder: Path) -> Path:
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise unfit(spec, f"The folder of weights {folder} {problem}.")
+        raise weights_error(spec, f"The folder of weights {folder} {problem}.")
     return folder / spec.name if (folder / spec.name).is_dir() else folder
 
 
@@ -98,7 +98,7 @@ def find_weights(spec: EncoderSpec, folder: Path, files: WeightFiles) -> Path:
     """
     for name in files.needed:
         if not (folder / name).is_file():
-            raise unfit(spec, f"The folder {folder} has no file {name}.")
+            raise weights_error(spec, f"The folder {folder} has no file {name}.")
     for name in files.weights:
         if (folder / name).is_file():
             return folder / name
@@ -108,7 +108,7 @@ def find_weights(spec: EncoderSpec, folder: Path, files: WeightFiles) -> Path:
             hint="Save them as one: model.save_pretrained(FOLDER, max_shard_size='100GB').",
         )
     either = "neither " if len(files.weights) > 1 else "no "
-    raise unfit(spec, f"The folder {folder} has no weights: {either}{' nor '.join(files.weights)}.")
+    raise weights_error(spec, f"The folder {folder} has no weights: {either}{' nor '.join(files.weights)}.")
 
 
 @contextmanager
@@ -126,7 +126,9 @@ def translated_read_errors(spec: EncoderSpec, path: Path) -> Iterator[None]:
     except Exception as error:
         if "allocate memory" in str(error):  # PyTorch reports lack of memory as a plain RuntimeError
             raise MemoryError(str(error)) from error
-        raise unfit(spec, f"The file {path} is damaged or has another content ({type(error).__name__}).") from error
+        raise weights_error(
+            spec, f"The file {path} is damaged or has another content ({type(error).__name__})."
+        ) from error
 
 
 def check_config(spec: EncoderSpec, path: Path, config: Any) -> None:
@@ -140,7 +142,9 @@ def check_config(spec: EncoderSpec, path: Path, config: Any) -> None:
         for part in key.split("."):
             found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
         if found != wanted:
-            raise unfit(spec, f"The file {path} does not describe '{spec.name}': {key} is {found}, not {wanted}.")
+            raise weights_error(
+                spec, f"The file {path} does not describe '{spec.name}': {key} is {found}, not {wanted}."
+            )
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def repair(connection: psycopg.Connection, certificates: Sequence[Certificate]) 
     run.
     """
     with translated_errors():
-        return erasure.run_afterwards(connection, certificates)
+        return erasure.run_cleanup(connection, certificates)
 
 
 def all_certificates(connection: psycopg.Connection) -> list[Certificate]:

@@ -97,23 +97,27 @@ def classify(
     ]
 
 
-def leakage(connection: psycopg.Connection, run: Run, *, near: float) -> Rows:
+def leakage(connection: psycopg.Connection, run: Run, *, near_distance: float) -> Rows:
     """Count the queries that indexed images give away, per cause: rows of ``cbir.leakage``.
 
-    :param near: largest cosine distance of nearly identical images.
+    :param near_distance: largest cosine distance of nearly identical images.
     """
-    return _read(connection, "SELECT * FROM cbir.leakage(%s, %s)", [run.run_id, near])
+    return _read(connection, "SELECT * FROM cbir.leakage(%s, %s)", [run.run_id, near_distance])
 
 
-def precision_without_leakage(connection: psycopg.Connection, run: Run, *, near: float, cutoffs: Sequence[int]) -> Rows:
+def precision_without_leakage(
+    connection: psycopg.Connection, run: Run, *, near_distance: float, cutoffs: Sequence[int]
+) -> Rows:
     """Return P@N with and without leaking images: rows of ``cbir.precision_without_leakage``.
 
-    :param near: largest cosine distance of nearly identical images.
+    :param near_distance: largest cosine distance of nearly identical images.
     :raises InputError: when a cutoff lies beyond the run's k.
     """
     check_cutoffs(cutoffs, run)
     return _read(
-        connection, "SELECT * FROM cbir.precision_without_leakage(%s, %s, %s)", [run.run_id, near, list(cutoffs)]
+        connection,
+        "SELECT * FROM cbir.precision_without_leakage(%s, %s, %s)",
+        [run.run_id, near_distance, list(cutoffs)],
     )
 
 

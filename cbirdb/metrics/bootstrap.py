@@ -81,8 +81,8 @@ def bootstrap(cells: Cells, *, macro: bool, resamples: int, seed: int) -> Floats
         drawn = np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64)
         weights = drawn[cluster]
         *totals, numbers = (np.add.reduceat(column * weights, starts) for column in values)
-        there = numbers > 0
-        means[resample] = [np.mean(total[there] / numbers[there]) for total in totals]
+        has_queries = numbers > 0
+        means[resample] = [np.mean(total[has_queries] / numbers[has_queries]) for total in totals]
     return means.reshape(resamples, *cells.total.shape[1:])
 
 

@@ -46,10 +46,10 @@ class WorkerDiedError(Exception):
 
     def __init__(self, exit_code: int | None) -> None:
         self.exit_code = exit_code or 0
-        how = f"exit code {exit_code}"
+        ending = f"exit code {exit_code}"
         if self.exit_code < 0:
-            how = f"signal {-self.exit_code}, {signal.strsignal(-self.exit_code) or 'unknown'}"
-        super().__init__(f"the process that read it ended ({how})")
+            ending = f"signal {-self.exit_code}, {signal.strsignal(-self.exit_code) or 'unknown'}"
+        super().__init__(f"the process that read it ended ({ending})")
 
 
 class WorkerTimeoutError(Exception):

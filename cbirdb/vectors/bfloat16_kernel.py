@@ -76,8 +76,8 @@ class Bfloat16Kernel:
         self._in_vain = 0
         rows, columns = np.divmod(np.flatnonzero(is_open), len(vectors))
         products = _multiply_pairs(self._queries, rows, vectors, columns)
-        near = products > least[rows]
-        return rows[near], columns[near], 1 - products[near]
+        is_near = products > least[rows]
+        return rows[is_near], columns[is_near], 1 - products[is_near]
 
     def _bounds(self, vectors: Floats) -> NDArray[np.int16]:
         """Return upper bounds of ``q.x - c.q`` in bfloat16, shape (queries, n), as the bits of the numbers.

@@ -144,8 +144,8 @@ class _Nearest:
         keys = keys[order]
         counts = np.bincount((keys >> np.uint64(32)).astype(np.int64), minlength=len(self.limit))
         ends = np.cumsum(counts)
-        near = np.arange(len(keys)) < np.repeat(ends - counts + self._k, counts)
-        self._keys, self._ids = keys[near], ids[order[near]]
+        is_kept = np.arange(len(keys)) < np.repeat(ends - counts + self._k, counts)
+        self._keys, self._ids = keys[is_kept], ids[order[is_kept]]
         full = counts >= self._k
         self.limit[full] = _distances_of(keys[(ends - counts)[full] + self._k - 1])
         self._pool, self._pooled = [], 0

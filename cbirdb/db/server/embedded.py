@@ -189,7 +189,7 @@ class EmbeddedServer:
             )
         package = Path(spec.origin).parent
         install = max(package.glob("pginstall*"), key=lambda folder: folder.name)
-        return self._user.readable(package, install, self.home / "server")
+        return self._user.readable_install(package, install, self.home / "server")
 
     def _create(self, binaries: Path) -> None:
         self.data.mkdir(exist_ok=True)
@@ -197,7 +197,7 @@ class EmbeddedServer:
             # initdb was killed: a folder without PG_VERSION holds nothing of value.
             shutil.rmtree(self.data)
             self.data.mkdir()
-        self._user.give(self.data)
+        self._user.hand_over(self.data)
         # "trust" is safe here: the only way in is a socket in a folder that only its owner may enter.
         self._run(
             binaries, "initdb", "-D", str(self.data), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8",
@@ -207,11 +207,11 @@ class EmbeddedServer:
             file.write("\ninclude_if_exists = 'cbirdb.conf'\n")
 
     def _launch(self, binaries: Path) -> None:
-        self._user.give(self.data)
+        self._user.hand_over(self.data)
         self._make_socket_folder()
         self._forget_dead_server()
         self.log_file.touch()
-        self._user.give(self.log_file, mode=0o600)
+        self._user.hand_over(self.log_file, mode=0o600)
         settings = server_settings(self.data) | {
             "listen_addresses": "",
             "port": "5432",
@@ -247,7 +247,7 @@ class EmbeddedServer:
                 f"The socket folder {folder} belongs to another user.",
                 hint="Remove it, or choose a shorter --home.",
             )
-        self._user.give(folder)
+        self._user.hand_over(folder)
 
     def _forget_dead_server(self) -> None:
         """Wait until a killed server is gone, then remove its pid file, whose number may soon belong to another

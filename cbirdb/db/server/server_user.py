@@ -23,13 +23,13 @@ class ServerUser(Protocol):
     def users(self) -> set[int]:
         """Return the ids of users whose folders can be trusted."""
 
-    def give(self, path: Path, mode: int = 0o700) -> None:
+    def hand_over(self, path: Path, mode: int = 0o700) -> None:
         """Restrict ``path`` to this user, and make it reachable for this user."""
 
     def run_as(self) -> dict[str, Any]:
         """Return the arguments that make ``subprocess.run`` run a program as this user."""
 
-    def readable(self, package: Path, install: Path, copies: Path) -> Path:
+    def readable_install(self, package: Path, install: Path, copies: Path) -> Path:
         """Return PostgreSQL's installation folder, or a copy of it that this user can read.
 
         :param install: a folder in the folder ``package``.
@@ -40,26 +40,26 @@ class ServerUser(Protocol):
 def server_user(data: Path) -> ServerUser:
     """Return the user of the server whose data lie in ``data``."""
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    return _InPlaceOfRoot(data) if is_root else _Oneself()
+    return _UserForRoot(data) if is_root else _CurrentUser()
 
 
-class _Oneself:
+class _CurrentUser:
     """The user of this process, who is not root."""
 
     def users(self) -> set[int]:
         return {os.geteuid()}
 
-    def give(self, path: Path, mode: int = 0o700) -> None:
+    def hand_over(self, path: Path, mode: int = 0o700) -> None:
         path.chmod(mode)
 
     def run_as(self) -> dict[str, Any]:
         return {}
 
-    def readable(self, package: Path, install: Path, copies: Path) -> Path:
+    def readable_install(self, package: Path, install: Path, copies: Path) -> Path:
         return install
 
 
-class _InPlaceOfRoot:
+class _UserForRoot:
     """The user to whom root hands the server: the data's owner, if that is not root, else ``SYSTEM_USER``."""
 
     def __init__(self, data: Path) -> None:
@@ -68,7 +68,7 @@ class _InPlaceOfRoot:
     def users(self) -> set[int]:
         return {os.geteuid(), self._ids()[0]}
 
-    def give(self, path: Path, mode: int = 0o700) -> None:
+    def hand_over(self, path: Path, mode: int = 0o700) -> None:
         path.chmod(mode)
         shutil.chown(path, *self._ids())
         for parent in path.parents:
@@ -81,7 +81,7 @@ class _InPlaceOfRoot:
         user, group = self._ids()
         return {"user": user, "group": group, "extra_groups": []}
 
-    def readable(self, package: Path, install: Path, copies: Path) -> Path:
+    def readable_install(self, package: Path, install: Path, copies: Path) -> Path:
         copy = copies / package.name / install.name
         if not copy.is_dir():
             _copy_readable(install, copy)
