@@ -72,7 +72,7 @@ def ingest(
 ) -> int:
     """Add the images and labels of a dataset to the catalogue.
 
-    DATASET is the layout of the files, one of `cbirdb datasets list`; PATH is their place. Running it again adds new
+    DATASET is the layout of the files, one of `cbirdb datasets list`; PATH is their folder or list. Running it again adds new
     images and changes nothing else. `cbirdb failures` lists the files that cannot be read.
 
     \b

@@ -19,8 +19,8 @@ from cbirdb.metrics.precision import GROUPS
     "--by",
     type=click.Choice([*GROUPS, *ANALYSES]),
     default="run",
-    help="One result for all queries, or one per group of them; per random part of the index (see README); or how often"
-    " neighbours share the anatomy and how often the finding.",
+    help="run: all queries together; class to anatomic-region: a row per group of queries; index-size: random parts of the"
+    " index; anatomy: how often neighbours share the anatomy and the finding.",
 )
 @cutoffs_option
 @click.option("--run", type=COUNT, metavar="ID", help="This run.  [default: each encoder's latest]")

@@ -3,7 +3,7 @@
 - Many processors: PyTorch, which multiplies, compares and selects on all of them.
 - Few processors: NumPy, which compares and selects on one. Each processor handles its own share of the queries.
 - Few processors and much to do: the same, with rough products in bfloat16 first, where processors do those several
-times as fast (Intel's AMX). Only pairs that may be near are then multiplied in single precision.
+  times as fast (Intel's AMX). Only pairs that may be near are then multiplied in single precision.
 """
 
 from __future__ import annotations
