@@ -97,7 +97,7 @@ def test_leakage_is_counted_and_taken_out(cli: Cli, evaluated: int) -> None:
     ("arguments", "code", "sentence"),
     [
         (("metrics", "--by", "index-size", "--confidence"), 2, "--confidence is not available for --by index-size"),
-        (("metrics", "--by", "anatomy", "-n", "101"), 1, "P@101 is not known"),
+        (("metrics", "--by", "anatomy", "-n", "101"), 1, "P@101 is not available"),
         (("metrics", "--resamples", "1"), 2, "100<=x<=1000000"),
         (("metrics", "--compare-paper", "--run", "1"), 2, "--compare-paper and --run cannot be combined"),
         (("metrics", "--compare-paper", "-n", "1"), 2, "--compare-paper and -n cannot be combined"),

@@ -69,7 +69,7 @@ def test_an_old_pgvector_is_not_upgraded_on(
     outcome = cli("db", "upgrade")
     assert (outcome.code, outcome.out) == (3, "")
     assert len(outcome.err.splitlines()) == 1
-    assert outcome.err.startswith(f"Error: pgvector {extension_version(connection)} is too old: it needs 99.0.0")
+    assert outcome.err.startswith(f"Error: pgvector {extension_version(connection)} is too old: cbirdb needs 99.0.0")
     assert "ALTER EXTENSION vector UPDATE" in outcome.err
 
 

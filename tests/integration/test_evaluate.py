@@ -125,7 +125,7 @@ def test_bad_input_is_not_one_sentence_or_leaves_a_run(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("-n", "11"), "P@11 is not known: run 1 kept 10 neighbours. Ask for -n 1 to 10"),
+        (("-n", "11"), "P@11 is not available: run 1 kept 10 neighbours. Give -n 1 to 10"),
         (("-n", "0"), "'0' is not a list of numbers"),
         (("-n", "x"), "'x' is not a list of numbers"),
         (("-n", "1,,2"), "'1,,2' is not a list of numbers"),
