@@ -36,7 +36,7 @@ WARNING = "a buffer overflow in IVFFlat index builds (CVE-2026-103484)"
 def old(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is a real one; the release that mends its defect is moved out of its reach."""
     monkeypatch.setattr(known_defects, "SAFE_IVFFLAT", (99, 0, 0))
-    monkeypatch.setattr(known_defects, "DEFECTS", (Defect((99, 0, 0), DEFECTS[0].what), *DEFECTS[1:]))
+    monkeypatch.setattr(known_defects, "DEFECTS", (Defect((99, 0, 0), DEFECTS[0].description), *DEFECTS[1:]))
 
 
 @pytest.fixture
