@@ -12,7 +12,7 @@ The same vectors, the same queries (not among the vectors), the same truth (exac
     cbirdb          an index of --method at cbirdb's defaults (HNSW: m = 16, ef_construction = 128), queried like an
                     application, through cbir.similar_images, which describes its results and records each search
     cbirdb-hnsw, cbirdb-bit-hnsw, cbirdb-ivfflat
-                    queried through cbir.nearest_image, for ids alone; HNSW here with the parameters of plain pgvector
+                    queried through cbir_internal.nearest_image, for ids alone; HNSW here with the parameters of plain pgvector
 
 Graphs get --m and --ef-construction if they accept them (pgvector: its defaults; cbirdb: its own). Every build may use
 --threads threads. Latency is that of one client with one query at a time, including all of its work. All peers are open at

@@ -13,4 +13,4 @@ LARGEST_FILE = 2 << 30
 bits a pixel without compression.
 """
 LARGEST_K = 10_000
-"""Most images that one search may return, as in ``cbir.checked_count``, and that a run may store per query."""
+"""Most images that one search may return, as in ``cbir_internal.checked_count``, and that a run may store per query."""

@@ -13,7 +13,7 @@ from cbirdb.names import CONTROLS
 
 LARGEST_BIGINT = 2**63 - 1
 LONGEST_PURPOSE = 1000
-"""Longest purpose in characters, as in ``cbir.stated_purpose``; so are the patterns below."""
+"""Longest purpose in characters, as in ``cbir_internal.stated_purpose``; so are the patterns below."""
 _BLANK = re.compile(r"[\t-\r \x85\xa0\u1680\u180e\u2000-\u200d\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]*")
 
 COUNT = click.IntRange(1, LARGEST_BIGINT)

@@ -62,7 +62,7 @@ def ensure_dataset(connection: psycopg.Connection, name: str, reader: str, root:
     :raises InputError: when the name belongs to a dataset in another folder, or of another kind.
     """
     row = connection.execute(
-        "SELECT dataset_id, stored_reader, stored_root FROM cbir.store_dataset(%s, %s, %s, %s)",
+        "SELECT dataset_id, stored_reader, stored_root FROM cbir_internal.store_dataset(%s, %s, %s, %s)",
         [name, reader, root, moved],
     ).fetchone()
     if row is None:
@@ -85,7 +85,7 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
     """Return the stored ones among these images of a dataset, by source."""
     found = connection.execute(
         "SELECT source, image_id, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns,"
-        " damage, view, pseudonym, sex, study_uid, study_date, age_years, labels FROM cbir.stored_images(%s, %s)",
+        " damage, view, pseudonym, sex, study_uid, study_date, age_years, labels FROM cbir_internal.stored_images(%s, %s)",
         [dataset_id, list(sources)],
     )
     images = {}
@@ -101,7 +101,7 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
 
 def sources_by_name(connection: psycopg.Connection, dataset_id: int) -> dict[str, str]:
     """Map the file name of each image of a dataset, without its folder, to the image's source."""
-    found = connection.execute("SELECT cbir.image_sources(%s)", [dataset_id])
+    found = connection.execute("SELECT cbir_internal.image_sources(%s)", [dataset_id])
     return {source.rpartition("/")[2]: source for (source,) in found}
 
 
@@ -115,7 +115,7 @@ def drop_dataset(connection: psycopg.Connection, name: str) -> None:
 
 def has_pseudonym_key(connection: psycopg.Connection) -> bool:
     """Return True if this database's patients have pseudonyms made with a key."""
-    return connection.execute("SELECT cbir.note_pseudonym_key()").fetchone() != (None,)
+    return connection.execute("SELECT cbir_internal.note_pseudonym_key()").fetchone() != (None,)
 
 
 def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> None:
@@ -125,7 +125,7 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
     """
     # Of two first ingests at once, the later one waits and then sees the other's key.
     with LockWaits(connection).naming_blockers():
-        row = connection.execute("SELECT cbir.note_pseudonym_key(%s)", [fingerprint]).fetchone()
+        row = connection.execute("SELECT cbir_internal.note_pseudonym_key(%s)", [fingerprint]).fetchone()
     if row is None or row[0] != fingerprint:
         raise InputError(
             "This database's pseudonyms were made with another key. With this one, the same patient would appear as two.",
@@ -135,7 +135,7 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
 
 def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
     """Return the hashes whose files are already in the database, in any dataset."""
-    found = connection.execute("SELECT cbir.known_hashes(%s)", [list(hashes)])
+    found = connection.execute("SELECT cbir_internal.known_hashes(%s)", [list(hashes)])
     return {bytes(row[0]) for row in found}
 
 
@@ -153,7 +153,7 @@ def store_images(
     if not records:
         return {}
     found = connection.execute(
-        "SELECT source, image_id FROM cbir.store_images(%s, %s)", [dataset_id, Jsonb(records)]
+        "SELECT source, image_id FROM cbir_internal.store_images(%s, %s)", [dataset_id, Jsonb(records)]
     ).fetchall()
     return dict(found)
 
@@ -183,7 +183,7 @@ def record_damage(connection: psycopg.Connection, damage: Mapping[int, tuple[byt
     :param damage: by image id, the hash of the file that was read, and the report.
     """
     hashes, reports = zip(*damage.values(), strict=True)
-    connection.execute("SELECT cbir.record_damage(%s, %s, %s)", [list(damage), list(hashes), list(reports)])
+    connection.execute("SELECT cbir_internal.record_damage(%s, %s, %s)", [list(damage), list(hashes), list(reports)])
 
 
 def lock_images(
@@ -198,7 +198,7 @@ def lock_images(
     :param sha256: each image's hash when it was read; images with another hash now are omitted.
     """
     found = connection.execute(
-        "SELECT cbir.lock_images(%s::bigint[], %s::bigint[], %s::bytea[])",
+        "SELECT cbir_internal.lock_images(%s::bigint[], %s::bigint[], %s::bytea[])",
         [list(dataset_ids), list(image_ids), list(sha256) if sha256 is not None else None],
     )
     return {row[0] for row in found}

@@ -24,7 +24,7 @@ def insert_record(connection: psycopg.Connection, name: str, spec: Mapping[str, 
 
     :raises InputError: when the name is taken.
     """
-    if not one_value(connection.execute("SELECT cbir.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))])):
+    if not one_value(connection.execute("SELECT cbir_internal.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))])):
         raise InputError(
             f"An encoder named '{name}' already exists.",
             hint=f"Choose another name, or remove that encoder first: cbirdb encoders drop {name}",

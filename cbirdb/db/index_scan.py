@@ -1,4 +1,4 @@
-"""Plans searches through a vector index, as ``cbir.index_walk`` says."""
+"""Plans searches through a vector index, as ``cbir_internal.index_walk`` says."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def index_walk(
     :param share: share of the rows that pass the filter; 1: all.
     """
     scan = connection.execute(
-        "SELECT nearest_first, candidates, kept, jsonb_object(settings) FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, %s)",
+        "SELECT nearest_first, candidates, kept, jsonb_object(settings) FROM cbir_internal.index_walk(%s, %s, %s, %s, %s, %s, %s)",
         [method, Jsonb(built.parameters), Jsonb(built.search_settings), rows, dim, k, share],
     )
     nearest_first, candidates, kept, settings = one_row(scan)
@@ -67,4 +67,4 @@ def apply_settings(connection: psycopg.Connection, settings: dict[str, str]) -> 
     pgvector's schema must be on the search path.
     """
     # Using the type loads pgvector; before that, the server does not know its settings.
-    connection.execute("SELECT '[1]'::vector, cbir.swap_settings(%s)", [[*chain(*settings.items())]])
+    connection.execute("SELECT '[1]'::vector, cbir_internal.swap_settings(%s)", [[*chain(*settings.items())]])

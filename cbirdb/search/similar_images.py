@@ -149,7 +149,7 @@ _BAD_INPUT = (
     psycopg.errors.UndefinedObject,
     psycopg.errors.CardinalityViolation,
 )
-"""Errors that ``sql/3_search`` raises about its arguments."""
+"""Errors that ``sql/search`` raises about its arguments."""
 
 
 def _input_error(error: psycopg.Error) -> InputError:
@@ -158,7 +158,7 @@ def _input_error(error: psycopg.Error) -> InputError:
 
 
 def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
-    """Name the misspelt filter and the nearest existing name; the server's ``cbir.check_filter`` only lists the names.
+    """Name the misspelt filter and the nearest existing name; the server's ``cbir_internal.check_filter`` only lists the names.
 
     :raises UnknownNameError: when a filter's value does not exist.
     """

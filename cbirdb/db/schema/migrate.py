@@ -108,9 +108,9 @@ def _upgrade(connection: psycopg.Connection, waits: LockWaits) -> None:
     with acting_as_owner(connection):
         _run_alembic(connection)
         create_sql_objects(connection, grants)
-        connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
+        connection.execute("SELECT cbir_internal.create_triggers(), cbir_internal.grant_roles()")
         # Last of all changes to functions and views: comments and grants need the owner, who changes here.
-        connection.execute("SELECT cbir.hand_over()")
+        connection.execute("SELECT cbir_internal.hand_over()")
         if connection.execute("SELECT enabled FROM cbir.setting WHERE name = 'row_security'").fetchone() == (True,):
             # Policies may name a role that was created meanwhile, and must cover new tables.
             waits.lock_tables(protected_tables(connection))

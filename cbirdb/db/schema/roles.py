@@ -1,6 +1,6 @@
 """Manages cbirdb's group roles and the ownership of schema ``cbir``.
 
-The roles belong to the cluster, and ``sql/dba/create_roles.sql`` creates them. ``sql/5_access`` lists their rights in a
+The roles belong to the cluster, and ``sql/dba/create_roles.sql`` creates them. ``sql/access`` lists their rights in a
 database, and every upgrade grants them.
 """
 
@@ -110,7 +110,7 @@ def protected_tables(connection: psycopg.Connection) -> list[str]:
     """Return the tables that row-level security protects."""
     found = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind = 'r'"
-        " AND cbir.tenant_condition(relname) IS NOT NULL ORDER BY relname",
+        " AND cbir_internal.tenant_condition(relname) IS NOT NULL ORDER BY relname",
         [SCHEMA],
     )
     return [row[0] for row in found]

@@ -116,7 +116,7 @@ def _may_be_granted(connection: psycopg.Connection, kind: str, name: str) -> boo
     lookup = (
         "SELECT to_regclass(%s) IS NOT NULL"
         if kind == "view"
-        else "SELECT EXISTS (SELECT FROM cbir.function_audience() WHERE routine = to_regprocedure(%s)"
+        else "SELECT EXISTS (SELECT FROM cbir_internal.function_audience() WHERE routine = to_regprocedure(%s)"
         " AND audience NOT IN ('inner', 'owner'))"
     )
     return bool(one_value(connection.execute(lookup, [name])))
@@ -212,7 +212,7 @@ SELECT kind, name, format(
 FROM object CROSS JOIN LATERAL aclexplode(acl)
 WHERE grantee <> owner AND grantee NOT IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(own)s))
   -- Before there were audiences, everybody could call a function unless that was revoked: nobody's decision.
-  AND (grantee <> 0 OR kind = 'view' OR to_regproc('cbir.function_audience') IS NOT NULL)
+  AND (grantee <> 0 OR kind = 'view' OR to_regproc('cbir_internal.function_audience') IS NOT NULL)
 UNION ALL
 SELECT 'view', name, format('GRANT %%s (%%I) ON %%s TO %%s%%s', privilege_type, attname, name,
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
@@ -223,5 +223,5 @@ CROSS JOIN LATERAL aclexplode(attacl)
 
 # PostgreSQL lets everybody call a new function.
 _REVOKES = """
-SELECT format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine) FROM cbir.function_audience() WHERE audience <> 'public'
+SELECT format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine) FROM cbir_internal.function_audience() WHERE audience <> 'public'
 """
