@@ -251,20 +251,20 @@ def each(*names: str) -> Any:
     return pytest.mark.parametrize("trial", [one_of(name) for name in names], indirect=True)
 
 
-def test_all_nine_are_tried() -> None:
+def test_all_nine_encoders_of_the_paper_are_tested() -> None:
     assert {spec.name for spec in SHIPPED.values() if spec.in_paper} == set(NINE) == {"resnet50", *UPSTREAM} & set(NINE)
     assert set(UPSTREAM) < set(WRITERS)
 
 
 @each(*UPSTREAM)
-def test_embedding_is_that_of_the_upstream_model(trial: Trial) -> None:
+def test_embedding_equals_that_of_the_upstream_model(trial: Trial) -> None:
     assert trial.found.shape == (len(trial.pictures), SHIPPED[trial.name].dim)
     assert_same(trial.found, trial.expected, atol=1e-4)
     assert largest_cosine(trial.found) < 0.999, "the comparison would hold for any two pictures"
 
 
 @each(*UPSTREAM)
-def test_input_is_that_of_the_upstream_processor(trial: Trial) -> None:
+def test_input_equals_that_of_the_upstream_processor(trial: Trial) -> None:
     for name, image in PICTURES.items():
         found = trial.encoder.preprocess(image)
         assert found.shape == trial.encoder.input_shape, name
@@ -279,7 +279,7 @@ def test_input_is_that_of_the_upstream_processor(trial: Trial) -> None:
 
 
 @each(*UPSTREAM)
-def test_preprocessing_is_the_same_after_its_journey_to_a_worker_process(trial: Trial) -> None:
+def test_preprocessing_gives_the_same_input_after_pickling(trial: Trial) -> None:
     packed = pickle.dumps(trial.encoder.preprocess)
     assert len(packed) < 100_000, "it takes the model along"
     assert np.array_equal(pickle.loads(packed)(PICTURES["odd"]), trial.encoder.preprocess(PICTURES["odd"]))
@@ -332,7 +332,7 @@ BY_HAND: dict[str, Callable[[Image.Image], Any]] = {
 
 
 @each(*BY_HAND)
-def test_preprocessing_is_what_the_record_says(trial: Trial) -> None:
+def test_preprocessing_equals_a_calculation_with_pillow_and_numpy(trial: Trial) -> None:
     """With Pillow and NumPy alone."""
     for name, image in PICTURES.items():
         expected = BY_HAND[trial.name](image.convert("RGB"))
@@ -340,7 +340,7 @@ def test_preprocessing_is_what_the_record_says(trial: Trial) -> None:
 
 
 @each(*UPSTREAM)
-def test_provenance_is_complete(trial: Trial) -> None:
+def test_provenance_records_weights_preprocessing_libraries_dtype_and_device(trial: Trial) -> None:
     provenance = trial.encoder.provenance
     assert len(provenance.weights_sha256 or "") == len(provenance.preprocessing_sha256) == 64
     assert {"torch", "pillow", "numpy"} < set(provenance.libraries)
@@ -354,7 +354,7 @@ def test_provenance_is_complete(trial: Trial) -> None:
 
 
 @each("mae-vit-b")
-def test_mae_repeats_itself_bit_for_bit(trial: Trial) -> None:
+def test_mae_embedding_is_identical_in_every_call_and_every_load(trial: Trial) -> None:
     """The library masks 75 % of the patches, chosen anew in each call."""
     image = PICTURES["odd"]
     first = embed(trial.encoder, image)
@@ -372,7 +372,7 @@ def test_mae_repeats_itself_bit_for_bit(trial: Trial) -> None:
 
 
 @each("clip-vit-l14")
-def test_quick_gelu_makes_the_difference_for_clip(trial: Trial) -> None:
+def test_clip_is_loaded_with_quick_gelu(trial: Trial) -> None:
     """A file of weights cannot say which of the two they were trained with, and both run."""
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{trial.folder}")
     with torch.inference_mode():
@@ -382,7 +382,7 @@ def test_quick_gelu_makes_the_difference_for_clip(trial: Trial) -> None:
 
 
 @each("biomedclip")
-def test_text_side_is_not_kept_in_memory(trial: Trial) -> None:
+def test_biomedclip_keeps_no_text_encoder_in_memory(trial: Trial) -> None:
     tensors = sum(parameter.numel() for parameter in trial.encoder._forward.parameters())
     assert tensors < 90e6, "the text side has another 110 million"
 
@@ -390,7 +390,7 @@ def test_text_side_is_not_kept_in_memory(trial: Trial) -> None:
 @pytest.mark.slow
 @each("medclip-vit", "vit-b16", "biomedclip")
 @pytest.mark.parametrize(("dtype", "smallest"), [("bfloat16", 0.99), ("float16", 0.9995)])
-def test_half_precision_is_close_and_recorded(trial: Trial, dtype: str, smallest: float) -> None:
+def test_half_precision_gives_close_embeddings_and_is_recorded(trial: Trial, dtype: str, smallest: float) -> None:
     encoder = load_encoder(SHIPPED[trial.name], on_cpu(trial.folder, dtype=dtype))
     assert encoder.provenance.dtype == dtype
     found = embed(encoder, *trial.pictures)
@@ -415,7 +415,7 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.slow
-def test_one_folder_of_weights_is_enough_where_there_is_no_internet(tmp_path: Path) -> None:
+def test_encoders_load_offline_from_one_folder_of_weights(tmp_path: Path) -> None:
     names = ("resnet50", "medclip-vit", "biomedclip")
     for name in names:
         write_weights(name, tmp_path / "weights" / name)

@@ -48,7 +48,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def test_unreadable_weights_are_an_error_to_read(contents: dict[str, bytes], bound_by_permissions: Path) -> None:
+def test_weights_without_read_permission_are_refused_by_their_path(
+    contents: dict[str, bytes], bound_by_permissions: Path
+) -> None:
     for name, content in contents.items():
         (bound_by_permissions / name).write_bytes(content)
     (bound_by_permissions / "model.safetensors").chmod(0)
@@ -88,7 +90,7 @@ class TestPickles:
 
     @pytest.mark.parametrize("name", FILE)
     @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-    def test_code_in_them_is_not_run(
+    def test_code_in_pickled_weights_is_not_run(
         self, name: str, legacy: bool, folder: Path, clip_folder: Path, tmp_path: Path
     ) -> None:
         written = {"resnet50": folder, "biomedclip": clip_folder, "eva02-vit-b14": write_small_timm(tmp_path / "timm")}
@@ -135,7 +137,7 @@ def test_weights_that_lack_a_tensor_are_refused(loader: str, tmp_path: Path) -> 
         ("biomedclip", "open_clip_config.json", {"model_cfg": {"embed_dim": 768}}, "embed_dim is 768, not 512"),
     ],
 )  # fmt: skip
-def test_a_sister_model_of_the_same_dimension_is_refused(
+def test_configuration_of_another_model_is_refused(
     name: str, file: str, written: dict, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / file).write_text(json.dumps(written))
