@@ -42,17 +42,17 @@ def deep_values(dtype: str, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), [(1700, 1300), (3, 2 * BLOCK), (BLOCK + 1, 1), (1, 1)], ids=str)
 @pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", "float32 with gaps"])
 @pytest.mark.filterwarnings("error")
-def test_deep_values_are_to_the_pixel_what_the_formula_gives(dtype: str, height: int, width: int) -> None:
+def test_deep_values_equal_the_formula_in_every_pixel(dtype: str, height: int, width: int) -> None:
     values = deep_values(dtype, max(height, 7), width)[:height]
     np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(values)))[..., 0], by_formula(values))
 
 
-def test_nothing_but_what_is_no_number_is_black() -> None:
+def test_picture_of_nan_alone_is_black() -> None:
     assert not np.asarray(to_rgb(Image.fromarray(np.full((5, 4), np.nan, np.float32)))).any()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_a_deep_picture_takes_little_more_memory_than_its_values(dtype: type) -> None:
+def test_scaling_a_deep_picture_takes_little_more_than_twice_its_size_in_memory(dtype: type) -> None:
     picture = Image.fromarray((np.arange(16_000_000) % 50_000).astype(dtype).reshape(4000, 4000))
     tracemalloc.start()
     try:
@@ -65,7 +65,7 @@ def test_a_deep_picture_takes_little_more_memory_than_its_values(dtype: type) ->
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float32 with gaps"])
-def test_a_tiff_whose_zero_is_white_is_shown_as_it_is_meant(tmp_path: Path, dtype: str) -> None:
+def test_tiff_whose_zero_means_white_is_inverted(tmp_path: Path, dtype: str) -> None:
     values = deep_values(dtype, 40, 30) if dtype != "uint8" else deep_values("uint16", 40, 30).astype(np.uint8)
     path = tmp_path / "a.tif"
     Image.fromarray(values).save(path)

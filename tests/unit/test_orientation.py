@@ -26,7 +26,7 @@ def noted(path: Path, orientation: int | None) -> Path:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_a_note_of_orientation_changes_no_pixel_and_no_size(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_exif_orientation_changes_neither_pixels_nor_size(tmp_path: Path, suffix: str, orientation: int) -> None:
     plain, turned = noted(tmp_path / f"plain.{suffix}", None), noted(tmp_path / f"turned.{suffix}", orientation)
     with Image.open(turned) as opened:
         assert opened.getexif()[ORIENTATION] == orientation, "the note is there"
