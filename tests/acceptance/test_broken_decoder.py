@@ -82,7 +82,7 @@ BOTH = [
 
 
 @pytest.mark.slow
-def test_pictures_that_break_the_decoder_are_told_and_all_others_are_ingested_and_encoded(
+def test_pictures_that_break_the_decoder_are_reported_and_all_others_are_processed(
     run: Run, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     for number, deed in enumerate(("crash", "hang")):
@@ -106,7 +106,7 @@ def test_pictures_that_break_the_decoder_are_told_and_all_others_are_ingested_an
     assert failures(connection, "encode") == []
 
 
-def test_programs_that_lie_beside_the_images_are_not_run(run: Run, class_folder: Path, tmp_path: Path) -> None:
+def test_python_files_beside_the_images_are_not_run(run: Run, class_folder: Path, tmp_path: Path) -> None:
     traces = tmp_path / "traces"
     traces.mkdir()
     for name in ("numpy", "PIL", "psycopg", "multiprocessing", "signal", "struct", "selectors", "sitecustomize"):

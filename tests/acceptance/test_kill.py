@@ -145,7 +145,7 @@ def wait_for_server(connection: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 300, PICTURES - 1])
-def test_encode_killed_with_a_batch_in_flight_loses_that_batch_alone(
+def test_encode_killed_with_a_batch_in_flight_loses_only_that_batch(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None, position: int
 ) -> None:
     with locked_image(dsn, position):
@@ -162,7 +162,7 @@ def test_encode_killed_with_a_batch_in_flight_loses_that_batch_alone(
 
 
 @pytest.mark.parametrize("at_least", [1, 150])
-def test_encode_killed_at_any_moment_has_kept_whole_batches_and_is_completed_by_the_next_run(
+def test_killed_encode_keeps_whole_batches_and_the_next_run_completes_them(
     start: Start, connection: psycopg.Connection, ingested: None, at_least: int
 ) -> None:
     process = encode(start)
@@ -176,7 +176,7 @@ def test_encode_killed_at_any_moment_has_kept_whole_batches_and_is_completed_by_
     assert embeddings(connection) == PICTURES
 
 
-def test_encode_that_was_killed_leaves_what_an_undisturbed_run_leaves(
+def test_killed_and_repeated_encode_stores_the_same_as_an_undisturbed_run(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None
 ) -> None:
     digest = "SELECT md5(string_agg(image_id || embedding::text, ' ' ORDER BY image_id)) FROM cbir.embedding_tiny_image"
@@ -192,7 +192,7 @@ def test_encode_that_was_killed_leaves_what_an_undisturbed_run_leaves(
 
 
 @pytest.mark.parametrize("position", [0, BATCH_WITH_FILES + 20, PICTURES - 1])
-def test_ingest_killed_with_a_batch_in_flight_loses_that_batch_alone(
+def test_ingest_killed_with_a_batch_in_flight_loses_only_that_batch(
     start: Start, dsn: str, connection: psycopg.Connection, pictures: Path, position: int
 ) -> None:
     with locked_source(dsn, pictures, position):
@@ -209,7 +209,7 @@ def test_ingest_killed_with_a_batch_in_flight_loses_that_batch_alone(
     assert _count(connection, "dataset") == 1
 
 
-def test_two_encodes_at_once_both_account_for_every_image_and_leave_each_once(
+def test_two_concurrent_encodes_report_every_image_and_store_each_once(
     start: Start, connection: psycopg.Connection, ingested: None
 ) -> None:
     rows = [finish(process) for process in [encode(start), encode(start)]]
@@ -221,7 +221,7 @@ def test_two_encodes_at_once_both_account_for_every_image_and_leave_each_once(
 
 
 @pytest.mark.slow
-def test_of_four_shards_at_once_one_is_killed_and_the_others_complete_their_images(
+def test_three_of_four_shards_complete_when_the_fourth_is_killed(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None
 ) -> None:
     ids = "SELECT image_id FROM cbir.image WHERE mod(image_id, 4) = 2 ORDER BY image_id"
@@ -264,7 +264,7 @@ def lose_connection(process: subprocess.Popen[str], connection: psycopg.Connecti
     assert "Run the same command again" in err
 
 
-def test_encode_that_loses_its_connections_makes_new_ones_and_goes_on(
+def test_encode_reconnects_after_lost_connections_and_completes(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None
 ) -> None:
     with locked_image(dsn, 300):
@@ -276,7 +276,7 @@ def test_encode_that_loses_its_connections_makes_new_ones_and_goes_on(
     assert embeddings(connection) == PICTURES
 
 
-def test_ingest_that_loses_the_server_says_so_in_one_sentence_and_keeps_what_was_done(
+def test_ingest_that_loses_its_connection_says_so_and_keeps_committed_batches(
     start: Start, dsn: str, connection: psycopg.Connection, pictures: Path
 ) -> None:
     with locked_source(dsn, pictures, 300):
@@ -286,7 +286,7 @@ def test_ingest_that_loses_the_server_says_so_in_one_sentence_and_keeps_what_was
     assert _count(connection, "image") == PICTURES
 
 
-def test_import_killed_with_a_batch_in_flight_loses_that_batch_alone(
+def test_import_killed_with_a_batch_in_flight_loses_only_that_batch(
     start: Start, dsn: str, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     number, position = 2 * IMPORT_BATCH + 100, IMPORT_BATCH + 50

@@ -32,7 +32,9 @@ def run(cli: Cli, csvs: Path, embeddings: list[Path]) -> list[list[float]]:
 
 
 @pytest.mark.reference
-def test_the_authors_own_figures_are_not_reached(cli: Cli, connection: psycopg.Connection, shared_data: Path) -> None:
+def test_reference_run_reproduces_the_authors_own_figures(
+    cli: Cli, connection: psycopg.Connection, shared_data: Path
+) -> None:
     folder = shared_data / "reference_run"
     if not folder.is_dir():
         pytest.skip("there is no reference run beside this checkout")
@@ -130,7 +132,7 @@ def expected_figures(tables: dict[str, list[Row]], vectors: dict[str, NDArray[np
     return np.stack(figures, axis=1)
 
 
-def test_a_generated_case_of_the_same_kind_has_other_figures(
+def test_generated_case_equals_the_authors_protocol_in_numpy(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     tables, vectors = generate()
