@@ -1,4 +1,4 @@
-"""Any model of a known library, by a record as ``cbirdb encoders add`` makes it; here small ones of many kinds."""
+"""Load small models of many kinds by records such as ``cbirdb encoders add`` makes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def record(loader: str, weights: object, **settings: Any) -> EncoderSpec:
     nothing = {"revision": None, "dim": None, "pooling": None, "quick_gelu": False}
     about = {"licence": "unknown", "training_scheme": "unknown", "citation": ""}
     made = make_record("mine", loader=loader, weights=str(weights), **{**nothing, **about, **settings})
-    # As it comes back out of the database.
+    # The database returns a record in this form.
     return EncoderSpec.from_json(json.loads(json.dumps(made.as_json())))
 
 
 def added(spec: EncoderSpec) -> Any:
-    """Embeddings of the pictures, computed without any network."""
+    """Compute the pictures' embeddings without a network."""
     with no_network() as asked:
         encoder = load_encoder(spec, on_cpu(None))
         found = embed(encoder, *IMAGES)
@@ -133,7 +133,7 @@ def test_image_features_equal_the_image_embeddings_of_the_whole_model(
         processor_of(tmp_path),
         lambda pixels: model(pixel_values=pixels, input_ids=torch.tensor([[1, 2]])).image_embeds,
     )
-    # What the whole model gives is of length 1.
+    # The whole model returns vectors of length 1.
     assert_same(found / np.linalg.norm(found, axis=1, keepdims=True), whole)
 
 
@@ -220,7 +220,7 @@ def test_timm_model_with_another_number_of_classes_gives_the_input_of_its_classi
 
 
 def test_timm_model_whose_file_names_another_source_is_read_from_its_folder(tmp_path: Path) -> None:
-    """Repositories of timm's say where they came from: an address, or another repository."""
+    """Configurations of timm name their source: an address or another repository."""
     model = randomise(timm.create_model("test_vit"))
     timm.models.save_for_hf(model, tmp_path)
     expected = added(record("timm", tmp_path))
@@ -283,7 +283,7 @@ def test_quick_gelu_is_used_if_the_record_or_the_models_configuration_says_so(tm
 
 
 def test_other_weight_files_in_the_folder_change_neither_provenance_nor_embedding(tmp_path: Path) -> None:
-    """Where a folder has several files, the library chooses by an order of its own."""
+    """The library would choose among several files by an order of its own."""
     write_open_clip(tmp_path)
     before = load_encoder(record("open_clip", tmp_path), on_cpu(None))
     for other in ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors", "model.safetensors", "a.pth"):
@@ -300,7 +300,7 @@ def test_open_clip_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     assert str(tmp_path / "open_clip_model.safetensors") in refused(record("open_clip", tmp_path), on_cpu(None)).message
 
 
-# Of any of them
+# All three libraries
 
 
 @pytest.mark.parametrize("loader", ["hf", "timm", "open_clip"])

@@ -1,4 +1,4 @@
-"""What keeps the code easy to find one's way in: imports in one direction, small files, small functions, plain pins."""
+"""Keep the code easy to read: imports in one direction, short modules and functions, pinned versions."""
 
 from __future__ import annotations
 

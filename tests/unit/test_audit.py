@@ -1,4 +1,4 @@
-"""``make audit`` against a server on the loopback that answers as the advisory database does."""
+"""Run ``make audit`` against a local server that answers as the advisory database does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.database_container import free_port
 
 @contextmanager
 def database(affected: set[str], asked: list[dict[str, object]], *, answer: str | None = None) -> Iterator[str]:
-    """The address of a database with an advisory for each of these packages; ``asked`` gets the queries."""
+    """Run a database with two advisories for each of these packages; yield its address. ``asked`` gets the queries."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""Confidence intervals and paired tests, against SciPy and examples worked by hand."""
+"""Compare confidence intervals and paired tests with SciPy and with examples worked by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbirdb.metrics.confidence import _interval
 
 
 def one_each(values: np.ndarray, groups: np.ndarray | None = None) -> Cells:
-    """Every query a cluster of its own."""
+    """Make every query a cluster of its own."""
     group = np.zeros(len(values), dtype=np.int64) if groups is None else groups
     return Cells(np.arange(len(values)), group, values.astype(float), np.ones(len(values)))
 

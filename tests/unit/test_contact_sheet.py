@@ -1,4 +1,4 @@
-"""The contact sheet: where things are drawn, that nothing overlaps, and what it refuses."""
+"""Draw the contact sheet: positions, captions without overlap, and files that are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _pixels(sheet: Image.Image) -> NDArray[np.uint8]:
 
 
 def _frames(sheet: Image.Image, colour: tuple[int, int, int]) -> list[tuple[int, int]]:
-    """The top left corner (x, y) of each frame of this colour, row by row."""
+    """Return the top left corner (x, y) of each frame of this colour, row by row."""
     same = (_pixels(sheet) == colour).all(axis=2)
     bar = CELL
     run = np.lib.stride_tricks.sliding_window_view(same, bar, axis=1).all(axis=2)
@@ -91,7 +91,7 @@ def test_verdict_is_shown_by_colour_and_by_mark() -> None:
     ],
 )
 def test_captions_never_touch_a_tile_or_leave_their_column(caption: tuple[str, ...]) -> None:
-    """The gutters stay white, but for the one pixel by which a letter may lean out, and all pictures stay whole."""
+    """A letter may lean out by one pixel; apart from that the space between columns stays white."""
     tiles = [_tile(True, caption)] * 7
     sheet = draw_contact_sheet(_tile(None, caption), tiles, title="Similar images")
     pixels = _pixels(sheet)
@@ -108,7 +108,7 @@ def test_captions_never_touch_a_tile_or_leave_their_column(caption: tuple[str, .
     assert (pixels[:, : MARGIN - 1] == WHITE).all()
     assert (pixels[:, sheet.width - MARGIN + 1 :] == WHITE).all()
     assert (pixels[sheet.height - 8 :] == WHITE).all()
-    # The line above the second row is free.
+    # The space above the second row stays white.
     assert (pixels[frames[5][1] - 8 : frames[5][1]] == WHITE).all()
 
 

@@ -1,4 +1,4 @@
-"""Binary COPY: our bytes against the format's definition and against what the driver's own adapters write."""
+"""Compare our binary COPY with the format's definition and with the driver's own adapters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRECISIONS: tuple[Precision, ...] = ("half", "single")
 
 
 def by_struct(image_ids: list[int], embeddings: np.ndarray, precision: Precision) -> bytes:
-    """The rows field by field: count, then length and bytes of each, big-endian; a vector is dim, 0, components."""
+    """Pack the rows: field count, then length and bytes of each field, big-endian; a vector is dim, 0, components."""
     code, size = ("e", 2) if precision == "half" else ("f", 4)
     dim = embeddings.shape[1]
     return b"".join(
@@ -87,7 +87,7 @@ def test_batch_larger_than_one_chunk_arrives_whole_and_in_order(connection: psyc
 
 @pytest.fixture
 def stored(connection: psycopg.Connection, request: pytest.FixtureRequest) -> StoredEncoder:
-    """An encoder of two numbers, in the precision that a test asks for, beside images 1 to 4."""
+    """Register an encoder of dimension 2, in the precision that a test asks for, beside images 1 to 4."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('sent', 'test')")
     connection.execute(
         "INSERT INTO cbir.image (image_id, dataset_id, source) OVERRIDING SYSTEM VALUE"

@@ -1,4 +1,4 @@
-"""What a decoder reports refuses a picture; what it does not report, and tags that it does not know, do not."""
+"""Refuse pictures whose decoder reports damage; accept pictures with unknown tags."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.fuzz.damage import (
 from tests.fuzz.pictures import chunk, coloured, deep, encoded, generated, smooth
 
 JFIF_VERSION = 11
-"""Where the major version stands in a file that begins with a JFIF header."""
+"""Offset of the major version in a file that begins with a JFIF header."""
 RESEMBLING = 0.02
-"""Mean difference, of 1, between a picture and the same with some rows lost: below it pictures are alike."""
+"""Largest mean difference, on a scale of 0 to 1, between pictures that count as alike."""
 
 
 def reports(data: bytes) -> list[PixelError]:
-    """What is reported of a picture that is taken all the same."""
+    """Decode a picture with damage accepted and return the reports."""
     found: list[PixelError] = []
     decode(data, MAX_PIXELS, found.append)
     return found
@@ -119,7 +119,7 @@ def test_jpeg_of_zero_height_or_twelve_bits_is_refused() -> None:
 
 
 def unknown_tags() -> dict[str, bytes]:
-    """JPEG files of which libjpeg warns without a word about the picture."""
+    """Make JPEG files that libjpeg warns about although their pixels are intact."""
     grey, printing = encoded(smooth(), "JPEG"), encoded(coloured().convert("CMYK"), "JPEG")
     adobe = printing.index(b"Adobe") + 11
     profile = b"\xff\xe2" + struct.pack(">H", 2 + 17) + b"ICC_PROFILE\0\x02\x05abc"
@@ -192,14 +192,14 @@ def test_png_with_far_more_data_than_its_header_states_is_corrupt() -> None:
 
 
 class Largest(random.Random):
-    """Chooses the largest number that there is."""
+    """Choose the largest number."""
 
     def choice(self, seq: list[int]) -> int:  # type: ignore[override]
         return max(seq)
 
 
 class Smallest(random.Random):
-    """Chooses the smallest."""
+    """Choose the smallest number."""
 
     def choice(self, seq: list[int]) -> int:  # type: ignore[override]
         return min(seq)
@@ -233,7 +233,7 @@ def test_tiff_with_fax_compression_is_not_checkable_and_can_be_accepted() -> Non
     assert [report.reason for report in reports(data)] == ["not checkable"]
 
 
-# --- What is no picture ----------------------------------------------------------------------------------------------
+# --- Files that are not pictures -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "JPEG", "PNG"])
@@ -243,7 +243,7 @@ def test_file_with_a_dicom_preamble_is_treated_as_dicom_and_as_no_other_format(
     data = encoded(smooth(), file_format)
     path = tmp_path / "a"
     if file_format == "TIFF":
-        # A TIFF whose directory and strips lie behind the preamble: both a DICOM file's beginning and a valid TIFF.
+        # The directory and strips lie after the preamble, so the file begins as DICOM does and is a valid TIFF.
         start = int.from_bytes(data[4:8], "little")
         entries = [bytearray(data[start + 2 + 12 * n : start + 14 + 12 * n]) for n in range(data[start])]
         for entry in entries:
@@ -267,7 +267,7 @@ def test_postscript_is_refused_as_not_an_image(tmp_path: Path) -> None:
     assert error.value.reason == "not an image"
 
 
-# --- Accepted all the same -------------------------------------------------------------------------------------------
+# --- Damaged pictures that are accepted ------------------------------------------------------------------------------
 
 
 def test_accepted_damaged_picture_carries_its_damage_report(tmp_path: Path) -> None:

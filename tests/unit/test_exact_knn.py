@@ -1,4 +1,4 @@
-"""The blocked matrix product against comparing everything at once."""
+"""Compare exact search in blocks with a comparison of all vectors at once."""
 
 from __future__ import annotations
 

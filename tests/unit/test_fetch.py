@@ -1,4 +1,4 @@
-"""Bringing a model's files from a hub, which runs on this machine, and checking that they are still as fetched."""
+"""Fetch a model's files from a hub on this machine and check that they are still as fetched."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_pytorch_bin_is_fetched_if_there_is_no_safetensors(hub: FakeHub, resnet:
 
 @pytest.mark.parametrize("hidden", [".cache", "store"])
 def test_manifest_is_complete_even_in_a_hidden_folder(hidden: str, resnet: dict, tmp_path: Path) -> None:
-    """Many keep such files in ~/.cache, and the hub's library has a folder of that name of its own."""
+    """Many users keep weights in ~/.cache, and the hub's library makes a folder named .cache itself."""
     fetched = fetch(RESNET50, tmp_path / hidden / "weights")
     assert set(fetched.files) == {"config.json", "model.safetensors", "preprocessor_config.json"}
 
@@ -84,7 +84,7 @@ def test_second_fetch_downloads_nothing(hub: FakeHub, resnet: dict, tmp_path: Pa
 
 
 def test_deleted_and_damaged_files_are_fetched_again(hub: FakeHub, resnet: dict, tmp_path: Path) -> None:
-    """The hub's library compares times alone, which a disk's fault or a copy that broke off leaves as they were."""
+    """The hub's library compares only times, which a fault of the disk or an interrupted copy leaves unchanged."""
     folder = fetch(RESNET50, tmp_path).folder
     (folder / "config.json").unlink()
     before = (folder / "model.safetensors").stat()
@@ -133,7 +133,7 @@ def test_fetching_another_commit_replaces_the_files_of_the_first(resnet: dict, t
 def test_failed_fetch_of_another_commit_leaves_no_manifest_that_names_it(
     hub: FakeHub, resnet: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub's library falls back to what is in the folder when the hub fails halfway."""
+    """The hub's library falls back to the files in the folder when the hub fails halfway."""
     monkeypatch.setattr("time.sleep", lambda _: None)  # between the library's own tries
     folder = fetch(RESNET50, tmp_path).folder
     hub.refusals[f"/tree/{'f' * 40}"] = (500, {})
@@ -174,7 +174,7 @@ def test_damaged_manifest_is_reported_by_its_path(content: str, tmp_path: Path) 
 
 
 def test_moved_folder_is_reported_as_unchanged(resnet: dict, tmp_path: Path) -> None:
-    """That is what the list is for: carried to a machine without internet."""
+    """Users carry the folder to a machine without internet."""
     moved = fetch(RESNET50, tmp_path / "here").folder.rename(tmp_path / "there")
     assert changed_files(moved) == (3, [])
 

@@ -1,4 +1,4 @@
-"""Bringing a model's file from a plain web server, at the address that its record names."""
+"""Fetch a model's file from a web server, at the address in its record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.fetch_checks import assert_says_the_other_way, contents, refu
 
 @pytest.fixture
 def address(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, bytes], EncoderSpec]:
-    """Puts a file on a server and gives the record that names its address there."""
+    """Put a file on a server and return the record that names its address."""
     monkeypatch.setattr(weights, "ADDRESS", "http://")  # those that ship are https://
 
     def offer(name: str, file: str, content: bytes) -> EncoderSpec:
@@ -118,7 +118,7 @@ def test_interrupted_download_leaves_no_file_and_can_be_repeated(
 
 
 def test_file_without_a_manifest_is_fetched_again(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
-    """What lies there may be half of a copy."""
+    """The file may be half of a copy."""
     (tmp_path / "medsam-vit-b").mkdir()
     (tmp_path / "medsam-vit-b" / "medsam_vit_b.pth").write_bytes(b"half")
     assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}

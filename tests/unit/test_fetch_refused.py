@@ -1,4 +1,4 @@
-"""What the hub or the network refuses, or breaks off, while a model's files are fetched."""
+"""Report refusals and interruptions by the hub or the network while a model's files are fetched."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_unreachable_hub_is_reported_within_five_seconds(tmp_path: Path, monkeyp
 
 
 def test_silent_hub_is_given_up_within_five_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A firewall that swallows packets, and not one that refuses them."""
+    """A firewall that drops packets looks like this."""
     assert fetching.HUB_TIMEOUT <= 5
     monkeypatch.setattr(fetching, "HUB_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:

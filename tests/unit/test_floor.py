@@ -1,4 +1,4 @@
-"""What is said where an index falls short: each figure beside its floor."""
+"""Report each figure of an index that misses its floor or its aim."""
 
 from __future__ import annotations
 

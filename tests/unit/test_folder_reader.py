@@ -1,4 +1,4 @@
-"""The class-per-folder reader: labels, splits and modality from paths alone."""
+"""Read a folder per class: labels, splits and modality come from the paths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(root: Path, **options: object) -> list[DatasetItem]:
 
 
 def one(root: Path, file: str, **options: object) -> ImageRecord:
-    """The record of a folder with this one file."""
+    """Return the record of a folder with this one file."""
     (item,) = read(make(root, file), **options)
     assert isinstance(item, ImageRecord)
     return item

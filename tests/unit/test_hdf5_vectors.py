@@ -1,4 +1,4 @@
-"""Reading HDF5 files of one array per image."""
+"""Read HDF5 files with one array per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The family 'huggingface': full ResNet-50 with seeded random weights, saved as the hub saves it."""
+"""Load encoders of the family 'huggingface': full ResNet-50 with seeded random weights, saved as on the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The extra 'encoders' is optional: where it is not installed, cbirdb says so (tested elsewhere) and nothing here can run.
+# The extra 'encoders' is optional. Other tests cover what cbirdb says without it.
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -45,7 +45,7 @@ FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 def save_model(folder: Path, **settings: object) -> Path:
-    """A sister of ResNet-50."""
+    """Save a ResNet with other settings than ResNet-50."""
     model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**{"num_labels": 1000, **settings}))
     randomise(model).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def tidy(tmp_path: Path) -> Iterator[None]:
-    """Pytest keeps the folders of three runs, and each run writes weights of 100 MB ten times."""
+    """Delete the test's folder: pytest would keep three runs, each with ten copies of 100 MB of weights."""
     yield
     shutil.rmtree(tmp_path)
 
@@ -73,14 +73,14 @@ def encoder(folder: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> tuple[object, object]:
-    """The model and the processor as transformers' own users make them."""
+    """Load the model and the processor as users of transformers do."""
     model = transformers.ResNetForImageClassification.from_pretrained(folder).eval()
     return model, transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A folder like the fixture's, to be spoilt; the weights are a link."""
+    """Copy the folder so that a test may damage it; the weights are a link."""
     other = tmp_path / "copy"
     other.mkdir()
     for name in FILES[:2]:
@@ -171,7 +171,7 @@ def test_half_precision_weights_run_in_float32(copy: Path, encoder: Encoder) -> 
 
 
 def test_pooled_features_times_the_classifier_give_the_logits(folder: Path, encoder: Encoder) -> None:
-    """The second record of the same weights."""
+    """The two records share their weights."""
     pooled = embed(load_encoder(SHIPPED["resnet50-pooled"], on_cpu(folder)), PICTURES["rgb"], PICTURES["odd"])
     assert pooled.shape == (2, 2048)
     state = load_file(folder / "model.safetensors")
@@ -258,7 +258,7 @@ def test_other_architecture_is_refused(copy: Path) -> None:
 
 
 def test_smaller_model_of_the_same_architecture_is_refused(tmp_path: Path) -> None:
-    """ResNet-18 has 1000 logits too and would load without a word."""
+    """ResNet-18 has 1000 logits too and would load without a warning."""
     small = save_model(tmp_path, layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
     error = refused(RESNET50, on_cpu(small))
     assert "depths is [2, 2, 2, 2], not [3, 4, 6, 3]" in error.message
@@ -293,7 +293,7 @@ def test_weights_of_another_shape_are_refused(copy: Path, tmp_path: Path) -> Non
 
 
 def test_loading_prints_nothing(folder: Path) -> None:
-    """In a process of its own: the libraries warn only once per process."""
+    """The libraries warn only once per process, so this test starts another one."""
     code = (
         "from pathlib import Path; import sys; from cbirdb.encoders.registry import load_encoder;"
         "from cbirdb.encoders.base import LoadOptions; from cbirdb.encoders.shipped import SHIPPED;"

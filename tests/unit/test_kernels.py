@@ -1,4 +1,4 @@
-"""The ways to find near pairs against each other; rough products against precise ones."""
+"""Compare the similarity kernels with each other: NumPy, PyTorch and bfloat16."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_bfloat16_kernel_finds_the_same_pairs_as_single_precision(
     centre = rng.normal(size=96)
     queries, vectors = (unit(centre + spread * rng.normal(size=(n, 96))) for n in (40, 3000))
     limit = np.quantile(1 - queries @ vectors.T, portion, axis=1).astype(np.float32)
-    # As far as the farthest, and beyond: products that may be negative.
+    # Limits around the largest distance and above it, where products may be negative.
     limit[:3] = 0.9, 1.0, 1.3
     precise = kernels.NumpyKernel(queries).nearer(vectors, limit, 10)
     found = rough(queries).nearer(vectors, limit, 10)
     differing = pairs_of(found) ^ pairs_of(precise)
     products = queries.astype(float) @ vectors.astype(float).T
-    # Sums in single precision differ in their last digits, and so at the limit itself.
+    # Sums in single precision differ in their last digits, so pairs at the limit itself may differ.
     assert all(abs(1 - products[pair] - limit[pair[0]]) < 1e-6 for pair in differing)
     np.testing.assert_allclose(found[2], 1 - products[found[:2]], atol=1e-6)
 
@@ -83,13 +83,13 @@ def test_bfloat16_bound_is_at_least_the_true_product_and_close_to_it(shared: flo
     queries, vectors = (((part + shared * along) / (1 + shared)).astype(np.float32) for part in (queries, vectors))
     kernel = rough(queries)
     rounded = (kernel._bounds(vectors).astype(np.int32) << 16).view(np.float32)
-    # Before they were rounded themselves.
+    # The bounds before their own rounding.
     bounds = kernel._rough_queries.double().numpy() @ kernel._rough[: len(vectors)].double().numpy().T
     np.testing.assert_allclose(rounded, bounds, rtol=bfloat16_kernel.BFLOAT16_ROUNDING, atol=bfloat16_kernel.SUMMING)
     wide, centre = queries.astype(float), queries.mean(axis=0).astype(float)
     true = wide @ vectors.astype(float).T - (wide @ centre)[:, None]
     assert not (bounds < true - bfloat16_kernel.SUMMING).any()
-    # Not far above either, or nothing would be left out.
+    # A bound far above would exclude no pair.
     lengths = np.linalg.norm(wide - centre, axis=1)[:, None] * np.linalg.norm(vectors - centre, axis=1)
     assert (bounds < true + 5 * bfloat16_kernel.BFLOAT16_ROUNDING * lengths + bfloat16_kernel.SUMMING).all()
 
@@ -106,7 +106,7 @@ def test_lowest_bits_are_a_tight_lower_bound_of_rounded_numbers(numbers: Floats)
 
     bits = torch.from_numpy(numbers).bfloat16().view(torch.int16).numpy()
     assert (bits >= bfloat16_kernel._lowest_bits(numbers)).all()
-    # And some that do not reach it are left out.
+    # Numbers that are 2 % smaller are excluded.
     positive = numbers[numbers > 1e-30]
     bits = torch.from_numpy(positive * np.float32(0.98)).bfloat16().view(torch.int16).numpy()
     assert (bits < bfloat16_kernel._lowest_bits(positive)).all()
@@ -227,7 +227,7 @@ def test_bfloat16_counts_as_fast_only_if_it_is_twice_as_fast(
     import torch
 
     def times() -> Iterator[float]:
-        # Of a product in single precision and one in bfloat16, in turns; other work comes between the first ones.
+        # Products in single precision and in bfloat16 take turns; other work delays the first ones.
         for turn in range(1 + bfloat16_kernel.TIMED):
             delay = 5.0 if turn < 2 else 0.0
             yield from (0.0, 1.0 + delay, 0.0, rough_seconds + delay)

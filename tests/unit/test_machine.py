@@ -1,4 +1,4 @@
-"""Processors and memory of this process: the machine's, or those that the files of a control group leave it."""
+"""Find the CPUs and memory of this process: the machine's, or less where its control group has limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ V1_UNLIMITED = 9223372036854771712
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with 16 processors and 64 GB whose control groups are files that the test writes."""
+    """Simulate a machine with 16 CPUs and 64 GB, whose control groups are files that the test writes."""
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 64 * GB // 4096}

@@ -1,4 +1,4 @@
-"""Single faults for ``make mutants``: each changes one place, none what people read, and the tests that touch it are found."""
+"""Make single faults for ``make mutants`` in code, not in text for people, and find the tests that touch them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def touching() -> Touching:
 
 
 def results(text: str, language: str) -> set[str]:
-    """The lines that edits make of those of the text."""
+    """Return the changed lines that the edits make."""
     made = python_edits("a.py", text) if language == "python" else sql_edits("a.sql", text)
     return {
         " ".join(line.split())

@@ -1,4 +1,4 @@
-"""Normalisation of embeddings: unit length or refused, never anything between."""
+"""Normalise embeddings: a row gets unit length or is refused."""
 
 from __future__ import annotations
 

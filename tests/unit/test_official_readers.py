@@ -1,4 +1,4 @@
-"""The readers of official layouts: what they make of small folders that look like the downloads."""
+"""Read small folders in the layouts of the official downloads."""
 
 from __future__ import annotations
 

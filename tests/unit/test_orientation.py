@@ -1,4 +1,4 @@
-"""Pixels stay as they are stored: a note in a JPEG or PNG that says how to hold the camera turns no radiograph."""
+"""Ignore EXIF orientation: pixels stay as they are stored."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 from cbirdb.pixels import inspect_file, read_rgb
 
 ORIENTATION = 0x0112
-"""The tag of EXIF 2.32."""
+"""The tag Orientation of EXIF 2.32."""
 
 
 def noted(path: Path, orientation: int | None) -> Path:
-    """A picture wider than high, bright at its left, with or without the note."""
+    """Save a picture that is wider than high and bright at its left, with or without the tag."""
     picture = Image.fromarray(np.tile(np.linspace(255, 0, 48).astype(np.uint8), (20, 1)))
     exif = Image.Exif()
     if orientation is not None:

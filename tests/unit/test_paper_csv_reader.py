@@ -1,4 +1,4 @@
-"""The reader of the authors' CSV files: what each cell becomes, and what each mistake is called."""
+"""Read the authors' CSV files: each cell becomes a value, each mistake a failure with its reason."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def read(path: Path, **options: object) -> list[DatasetItem]:
 
 
 def rows(tmp_path: Path, *lines: str, header: str = HEADER, **options: object) -> list[DatasetItem]:
-    """What a file of this header and these lines is read as."""
+    """Read a file of this header and these lines."""
     path = tmp_path / "data.csv"
     path.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
     return read(path, **options)
 
 
 def failure(items: list[DatasetItem]) -> Failure:
-    """The one item, which must be a failure."""
+    """Return the one item, which must be a failure."""
     (item,) = items
     assert isinstance(item, Failure)
     return item

@@ -1,6 +1,6 @@
-"""Each model on its full architecture, against direct use of transformers, open_clip and timm on the same files.
+"""Compare each model, at full size, with direct use of transformers, open_clip and timm on the same files.
 
-ResNet-50 is tried in ``test_huggingface_encoder``. SAM takes some ten seconds a picture on a CPU, so pictures are few.
+``test_huggingface_encoder`` tests ResNet-50. SAM takes about ten seconds per picture on a CPU, so pictures are few.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def cls(model: Any, pixels: Any) -> Any:
 
 
 def mae(folder: Path) -> Upstream:
-    """A ViT without any code for masking, on the encoder's tensors."""
+    """Load the encoder's tensors into a ViT, which has no code for masking."""
     state = {
         name.removeprefix("vit."): tensor
         for name, tensor in load_file(folder / "model.safetensors").items()
@@ -93,7 +93,7 @@ def mae(folder: Path) -> Upstream:
 
 
 def medsam(folder: Path) -> Upstream:
-    """What timm makes of the original SAM code's checkpoints."""
+    """Load a checkpoint of the original SAM code into timm's model."""
     # SAM's own code normalises with 1e-6; timm takes PyTorch's 1e-5.
     norm = partial(torch.nn.LayerNorm, eps=1e-6)
     model = timm.create_model("samvit_base_patch16", num_classes=0, norm_layer=norm).eval()
@@ -109,7 +109,7 @@ def medsam(folder: Path) -> Upstream:
 
 
 def medclip(folder: Path) -> Upstream:
-    """timm's Swin-T, which names its tensors as the authors of Swin do."""
+    """Load timm's Swin-T, which names its tensors as the authors of Swin do."""
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
     model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0).eval()
     model.load_state_dict(swin_of_timm(state), strict=True)
@@ -142,7 +142,7 @@ def swin_of_timm(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def medclip_input(image: Image.Image) -> Any:
-    """By hand, from what its authors' code does."""
+    """Preprocess by hand as the authors' code does."""
     width, height = image.size
     short = min(width, height)
     image = image.resize((int(224 * width / short), int(224 * height / short)), BICUBIC)
@@ -152,14 +152,14 @@ def medclip_input(image: Image.Image) -> Any:
 
 
 def clip(folder: Path) -> Upstream:
-    """The architecture by its name, which says QuickGELU."""
+    """Create the architecture by its name, which includes QuickGELU."""
     model, _, transform = open_clip.create_model_and_transforms("ViT-L-14-quickgelu")
     model.load_state_dict(load_file(folder / "open_clip_model.safetensors"), strict=True)
     return Upstream(transform, model.eval().encode_image)
 
 
 def biomedclip(folder: Path) -> Upstream:
-    """The folder, with the text side's repository where open_clip finds it without a network."""
+    """Load the folder, with the text encoder's files where open_clip finds them without a network."""
     other = folder.parent / "biomedclip-reference"
     other.mkdir()
     (other / "open_clip_pytorch_model.bin").symlink_to(folder / "open_clip_pytorch_model.bin")
@@ -175,7 +175,7 @@ def biomedclip(folder: Path) -> Upstream:
 
 
 def eva02(folder: Path) -> Upstream:
-    """The whole classifier, and what its last layer would get."""
+    """Load the whole classifier and return the input of its last layer."""
     model = timm.create_model("eva02_base_patch14_448.mim_in22k_ft_in22k_in1k").eval()
     model.load_state_dict(torch.load(folder / "pytorch_model.bin", weights_only=True), strict=True)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -201,7 +201,7 @@ SLOWEST = ("sam-vit-b", "medsam-vit-b")
 
 @dataclass
 class Trial:
-    """One encoder, its upstream model, and what both make of some pictures."""
+    """One encoder, its upstream model, and the embeddings of both for some pictures."""
 
     name: str
     folder: Path
@@ -223,19 +223,19 @@ class Trial:
 
     @cached_property
     def found(self) -> Pixels:
-        # The first picture's embedding is there since loading.
+        # Loading has computed the first picture's embedding.
         return np.concatenate([self.encoder.golden[None], embed(self.encoder, *self.pictures[1:])])
 
     @cached_property
     def expected(self) -> Pixels:
         inputs = torch.stack([self.upstream.prepare(image.convert("RGB")) for image in self.pictures])
         with torch.inference_mode():
-            # Not at once: the attention of SAM's pictures takes gigabytes.
+            # One by one: the attention of SAM takes gigabytes.
             return np.concatenate([self.upstream.embed(pixels[None]).numpy() for pixels in inputs])
 
 
 def one_of(name: str) -> Any:
-    """With each encoder's tests on the same worker: they share files of up to 1.7 GB."""
+    """Run each encoder's tests on one worker: they share files of up to 1.7 GB."""
     marks = [pytest.mark.xdist_group(name), *([] if name in FAST else [pytest.mark.slow])]
     return pytest.param(name, marks=marks)
 
@@ -306,7 +306,7 @@ def cropped(
 
 
 def padded(image: Image.Image) -> Any:
-    """SAM's: longest side 1024, zeros below or on the right."""
+    """Prepare as SAM does: longest side 1024, zeros below or on the right."""
     scale = 1024 / max(image.size)
     size = (int(image.width * scale + 0.5), int(image.height * scale + 0.5))
     whole = np.zeros((3, 1024, 1024))
@@ -333,7 +333,6 @@ BY_HAND: dict[str, Callable[[Image.Image], Any]] = {
 
 @each(*BY_HAND)
 def test_preprocessing_equals_a_calculation_with_pillow_and_numpy(trial: Trial) -> None:
-    """With Pillow and NumPy alone."""
     for name, image in PICTURES.items():
         expected = BY_HAND[trial.name](image.convert("RGB"))
         np.testing.assert_allclose(trial.encoder.preprocess(image), expected, rtol=0, atol=1e-5, err_msg=name)
@@ -355,7 +354,7 @@ def test_provenance_records_weights_preprocessing_libraries_dtype_and_device(tri
 
 @each("mae-vit-b")
 def test_mae_embedding_is_identical_in_every_call_and_every_load(trial: Trial) -> None:
-    """The library masks 75 % of the patches, chosen anew in each call."""
+    """The library masks 75 % of the patches and draws them anew in each call."""
     image = PICTURES["odd"]
     first = embed(trial.encoder, image)
     torch.manual_seed(1)
@@ -373,7 +372,7 @@ def test_mae_embedding_is_identical_in_every_call_and_every_load(trial: Trial) -
 
 @each("clip-vit-l14")
 def test_clip_is_loaded_with_quick_gelu(trial: Trial) -> None:
-    """A file of weights cannot say which of the two they were trained with, and both run."""
+    """A file of weights does not say whether the model was trained with GELU or QuickGELU, and both run."""
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{trial.folder}")
     with torch.inference_mode():
         plain = model.encode_image(transform(trial.pictures[1])[None]).numpy()
@@ -419,7 +418,7 @@ def test_encoders_load_offline_from_one_folder_of_weights(tmp_path: Path) -> Non
     names = ("resnet50", "medclip-vit", "biomedclip")
     for name in names:
         write_weights(name, tmp_path / "weights" / name)
-    # Nothing listens on port 9: whoever asks after all is refused, or waits.
+    # Nothing listens on port 9, so a request fails.
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",

@@ -1,4 +1,4 @@
-"""The phantoms: the same for the same seed, a long tail, every class where the evaluation needs it."""
+"""Write phantoms: the same for the same seed, with a long tail, and every class in train and test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest classes only, for what does not depend on how many there are."""
+    """Keep only the smallest classes, for tests that do not depend on their number."""
     monkeypatch.setattr(writer_module, "CLASSES", {"US/thyroid/Nodule": 6, "MR/knee/Oedema": 8})
 
 
@@ -142,7 +142,7 @@ def test_file_in_place_of_a_folder_and_negative_seed_are_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("label", [label for label in CLASSES if not label.endswith("/normal")])
 def test_every_finding_changes_the_picture(label: str) -> None:
-    """A finding misspelt in the table would silently be drawn as normal."""
+    """A misspelt finding would silently be drawn as normal."""
     region, _, finding = label.rpartition("/")
     sick, healthy = Sketch(np.random.default_rng(3)), Sketch(np.random.default_rng(3))
     REGIONS[region](sick, finding)
@@ -151,7 +151,7 @@ def test_every_finding_changes_the_picture(label: str) -> None:
 
 
 def test_tiny_image_separates_regions_and_has_lower_macro_than_micro_precision(phantoms: Path) -> None:
-    """What the demo is to show: good micro-averaged, worse macro-averaged precision of the nearest neighbour."""
+    """The demo shows this: good micro-averaged and lower macro-averaged precision of the nearest neighbour."""
     encoder = TinyImage(TINY_IMAGE)
     records = _records(phantoms)
     vectors = encoder.encode(np.stack([encoder.preprocess(Image.open(record.path)) for record in records]))

@@ -1,4 +1,4 @@
-"""Files to pictures: every mode becomes RGB, every kind of damage its own reason."""
+"""Read files as pictures: every mode becomes RGB, every kind of damage has its own reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def saved(path: Path, image: Image.Image, **how: object) -> Path:
 
 
 def reason(path: Path) -> str:
-    """Why a file is refused, the same by both ways in."""
+    """Return why a file is refused; both functions must agree."""
     reasons = set()
     for read in (inspect_file, read_rgb):
         with pytest.raises(PixelError) as refused:
@@ -37,7 +37,7 @@ def reason(path: Path) -> str:
 
 
 def grey(path: Path) -> np.ndarray:
-    """The grey values of a picture whose three channels must be equal."""
+    """Return the grey values of a picture, whose three channels must be equal."""
     pixels = np.asarray(read_rgb(path))
     assert (pixels == pixels[..., :1]).all()
     return pixels[..., 0]
@@ -82,7 +82,7 @@ def test_palette_is_resolved_to_its_colours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["tif", "jpg"])
 def test_cmyk_without_ink_becomes_white(tmp_path: Path, suffix: str) -> None:
-    # No ink is white.
+    # Paper without ink is white.
     pixel = read_rgb(saved(tmp_path / f"a.{suffix}", Image.new("CMYK", (8, 8), (0, 0, 0, 0)))).getpixel((4, 4))
     assert min(pixel) > 250
 

@@ -1,4 +1,4 @@
-"""What is said while something runs: a bar on a terminal, a line now and then in a log, nothing when quiet."""
+"""Show progress: a bar on a terminal, a line every ten seconds in a log, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbirdb.progress import SILENT
 
 
 class Clock:
-    """Stands still until it is told otherwise."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> TerminalProgress:
-    """A progress whose stderr is a file."""
+    """Return progress whose stderr is a file."""
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
     shown = TerminalProgress()
     shown._console = Console(file=io.StringIO(), force_terminal=False)
@@ -42,7 +42,7 @@ def lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> TerminalProgress:
 
 
 def terminal(clock: Clock, width: int = 100) -> tuple[TerminalProgress, io.StringIO]:
-    """A progress on a terminal, and what that terminal was sent."""
+    """Return progress on a terminal, and the text that the terminal receives."""
     screen = io.StringIO()
     shown = TerminalProgress()
     shown._console = Console(
@@ -52,7 +52,7 @@ def terminal(clock: Clock, width: int = 100) -> tuple[TerminalProgress, io.Strin
 
 
 def last_line(screen: io.StringIO) -> str:
-    """The line that a person sees: the last one that was drawn."""
+    """Return the line that a person sees: the last one drawn."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     return [line for line in re.split(r"[\r\n]+", plain) if line.strip()][-1].rstrip()
 

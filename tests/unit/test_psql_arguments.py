@@ -1,4 +1,4 @@
-"""What `cbirdb db psql` takes out of psql's own arguments."""
+"""Separate the connection from psql's other arguments, as `cbirdb db psql` does."""
 
 from __future__ import annotations
 

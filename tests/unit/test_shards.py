@@ -1,4 +1,4 @@
-"""Which share of the images is a process's: what the user says, else what its launcher says."""
+"""Find the process's share of the images and its GPU: as the user says, else as the launcher says."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_malformed_shard_is_refused_with_an_example(text: str) -> None:
         ({"WORLD_SIZE": "4"}, (WHOLE, None)),
         ({"RANK": "", "WORLD_SIZE": ""}, (WHOLE, None)),
         ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "3"}, (Shard(2, 3), "Slurm")),
-        # The script of a job, without srun: it runs once, whatever number of tasks the job has.
+        # A job's script without srun runs once, however many tasks the job has.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}, (WHOLE, None)),
-        # A step of fewer tasks than its job.
+        # A step with fewer tasks than its job.
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "8"}, (Shard(1, 2), "Slurm")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, (WHOLE, None)),
-        # torchrun within a Slurm job, which knows better.
+        # torchrun within a Slurm job takes precedence.
         (
             {"RANK": "5", "WORLD_SIZE": "8", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
             (Shard(5, 8), "torchrun"),

@@ -1,4 +1,4 @@
-"""Weights in several files are told as what they are, with the way to make them one."""
+"""Refuse weights that are split into several files, and say how to join them."""
 
 from __future__ import annotations
 

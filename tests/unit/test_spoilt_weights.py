@@ -1,4 +1,4 @@
-"""Weights that run code, lack a tensor, are of another model or may not be read: refused in a sentence."""
+"""Refuse weights that run code, lack a tensor, belong to another model or cannot be read."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Payload:
 
 
 class TestPickles:
-    """Weights in the old formats, of every family that reads them."""
+    """Weights in the pickle formats, for every family that reads them."""
 
     FILE: ClassVar = {
         "resnet50": "pytorch_model.bin",
@@ -81,7 +81,7 @@ class TestPickles:
 
     @staticmethod
     def write_around(name: str, folder: Path, folders: dict[str, Path]) -> None:
-        """What else must be there so that loading comes as far as the weights."""
+        """Link the other files, so that loading gets as far as the weights."""
         if name in folders:
             for path in folders[name].glob("*.json"):
                 (folder / path.name).symlink_to(path)
@@ -113,7 +113,7 @@ class TestPickles:
 
 @pytest.mark.parametrize("loader", WRITERS)
 def test_weights_that_lack_a_tensor_are_refused(loader: str, tmp_path: Path) -> None:
-    """The libraries would make it up at random, and every run would give other vectors."""
+    """The libraries would fill it at random, so that every run gave other vectors."""
     folder = WRITERS[loader](tmp_path)
     (path,) = (path for path in folder.iterdir() if path.suffix in {".bin", ".safetensors"})
     state = read_state(path)

@@ -1,4 +1,4 @@
-"""Tables that are not what their names promise: of other people's making, damaged, or with a column that stands twice."""
+"""Read folders whose tables are foreign, damaged, or have a column twice."""
 
 from __future__ import annotations
 

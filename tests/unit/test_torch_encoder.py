@@ -1,4 +1,4 @@
-"""What all encoders on PyTorch share: devices, number formats, batches, and what happens when memory runs out."""
+"""Run encoders on PyTorch: devices, number formats, batches and lack of memory."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_batch_size_changes_neither_embeddings_nor_their_order(encoder: TorchEnc
 
 
 def test_input_array_may_be_overwritten_right_after_submit(encoder: TorchEncoder, inputs: Any) -> None:
-    """The decoder writes the next batch there while this one still computes."""
+    """The decoder writes the next batch there while this one is still computed."""
     expected = encoder.encode(inputs[:4])
     slot = inputs[:4].copy()
     waiting = encoder.submit(slot)
@@ -120,7 +120,7 @@ OUT_OF_MEMORY = {
 
 
 class Memory:
-    """Lets no more than so many pictures through a model at once, and keeps the sizes that were tried."""
+    """Let at most ``largest`` pictures through a model at once, and keep the sizes that were tried."""
 
     def __init__(self, encoder: TorchEncoder, largest: int, fail: Callable[[object], None]) -> None:
         self.tried: list[int] = []
@@ -234,7 +234,7 @@ def test_missing_gpu_number_is_refused_before_files_are_read(monkeypatch: pytest
         load_parts(SPEC, LoadOptions(device="cuda:2"), build)
 
 
-# What is said, and what is not
+# Logging
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How the width of a search is settled, on made-up indexes that find enough from some width on."""
+"""Tune the width of a search, on simulated indexes that find enough from some width on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cbirdb.index.tune import FIRST_QUERIES, QUERIES, _Dial, _settled
 STEPS = IvfFlat(lists=100, probes=1).steps()[0]
 NEVER = 10**6
 GOOD, POOR = Recall(1.0, 1.0, 0), Recall(0.9, 0.5, 9)
-"""Above and below what any floor here asks for."""
+"""Recalls above and below every floor here."""
 
 
 def turned(dial: _Dial, passes: Callable[[int], bool], enough: Callable[[int], bool] | None = None) -> list[int]:
-    """The widths that a dial looks at until it is settled."""
+    """Return the widths that are measured until the tuning ends."""
     seen = []
     while not dial.settled:
         assert len(seen) < 50, "it never settles"
@@ -79,16 +79,16 @@ def test_tuned_width_changes_no_more() -> None:
 
 @dataclass
 class MadeUp:
-    """An index whose searches for ten and for a hundred find enough from these widths on."""
+    """Simulate an index whose searches for 10 and for 100 neighbours find enough from these widths on."""
 
     near: int
     far: int
     near_of_all: int = 0
-    """The same of searches for ten with all queries, where that is more."""
+    """The width for 10 neighbours that suffices for all queries, if that is larger."""
     near_short: Recall = POOR
-    """What a narrower search for ten finds."""
+    """Recall of a narrower search for 10 neighbours."""
     looks: list[tuple[int, int, int]] = field(default_factory=list)
-    """Widths and number of queries of every look."""
+    """Widths and number of queries of every measurement."""
 
     def look(self, method: IndexMethod, queries: int) -> Measured:
         assert len(self.looks) < 200, "it never settles"
@@ -110,7 +110,7 @@ class MadeUp:
 
 
 def first(enough: int, steps: Iterable[int] = STEPS) -> int:
-    """The narrowest width that reaches so far, or the widest."""
+    """Return the narrowest step that is at least ``enough``, else the widest."""
     return next((step for step in steps if step >= enough), STEPS[-1])
 
 
@@ -134,7 +134,7 @@ def test_widths_for_10_and_100_neighbours_are_tuned_separately() -> None:
 
 
 def test_width_for_10_passes_only_by_a_search_of_that_width() -> None:
-    """HNSW searches for ten no more than 180 narrower than for a hundred: at (40, 1000) it really searches with 820."""
+    """HNSW searches for 10 at most 180 narrower than for 100: at (40, 1000) it really searches with 820."""
     index = MadeUp(near=150, far=100)
     ten, hundred = index.settle(Hnsw(ef_search=40, at_100=1000))
     assert 150 <= ten < 400
@@ -145,7 +145,7 @@ def test_width_for_10_passes_only_by_a_search_of_that_width() -> None:
 
 
 def test_width_for_100_passes_only_by_a_search_of_that_width() -> None:
-    """Searches for ten go to the end of the scale and back, meanwhile as wide as those for a hundred or wider."""
+    """The width for 10 goes to the end of the scale and back, and meanwhile widens the searches for 100."""
     index = MadeUp(near=NEVER, far=19, near_short=Recall(0.996, 0.5, 0))
     assert index.settle(IvfFlat(lists=100, probes=9, at_100=64)) == (9, 28)
 
@@ -190,5 +190,5 @@ def test_memory_of_bit_hnsw_counts_one_bit_per_component() -> None:
 
 
 def test_memory_of_kmeans_is_that_of_its_sample_and_its_bounds() -> None:
-    # 2 lists take 10,000 sampled vectors of 3 numbers: a vector has 8 bytes besides; bounds are of 4 bytes.
+    # 2 lists take 10,000 sampled vectors of 3 numbers; a vector takes 8 bytes more, a bound takes 4 bytes.
     assert IvfFlat(lists=2).memory_estimate(50_000, 3, "half") == 10_000 * (8 + 4 * 3) + 4 * 2 * (2 + 10_000 + 2 * 3)

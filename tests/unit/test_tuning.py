@@ -1,4 +1,4 @@
-"""Settings of the embedded server: what they are on machines of several sizes."""
+"""Choose the embedded server's settings on machines of several sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model's files are looked for, and that nothing asks the network."""
+"""Find a model's files in the given folder, among fetched weights and in the hub's cache, without a network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill_cache(cache: Path, repository: str, commit: str, files: dict[str, Path], *, main: str | None = None) -> Path:
-    """As the hub's own library leaves files there: content among the blobs, links in the commit's folder."""
+    """Fill the cache as the hub's library does: content among the blobs, links in the commit's folder."""
     model = cache / f"models--{repository.replace('/', '--')}"
     snapshot = model / "snapshots" / commit
     for path in (snapshot, model / "blobs", model / "refs"):
@@ -65,7 +65,7 @@ def fill_cache(cache: Path, repository: str, commit: str, files: dict[str, Path]
 
 
 def sha256_of(spec: EncoderSpec, options: LoadOptions) -> str | None:
-    """Which weights are read."""
+    """Return the hash of the weights that are read."""
     with no_network() as asked:
         found = load_encoder(spec, options).provenance.weights_sha256
     assert asked == []
@@ -165,7 +165,7 @@ def test_empty_folder_is_refused_with_the_name_of_a_missing_file(name: str, tmp_
 
 
 def test_partly_fetched_weights_do_not_count_as_present(folder: Path, tmp_path: Path) -> None:
-    """Else whoever fetches what is missing would leave it as it is."""
+    """Otherwise a command that fetches missing weights would skip these."""
     broken = tmp_path / "store" / "resnet50"
     broken.mkdir(parents=True)
     (broken / "config.json").write_bytes((folder / "config.json").read_bytes())
@@ -209,7 +209,7 @@ NAMES = ["with space#1", "100%20?x=1@v2", "umläut", "brackets[1]:x"]
 
 @pytest.mark.parametrize("loader", WRITERS)
 def test_folder_of_weights_may_have_any_name(loader: str, tmp_path: Path) -> None:
-    """Libraries that make addresses of folders would misread some."""
+    """Libraries that turn folders into addresses would misread some names."""
     first = WRITERS[loader](tmp_path / "plain")
     vectors = embed(
         load_encoder(record("mine", loader, first, pooling="pooler" if loader == "hf" else None), on_cpu(None)),
@@ -245,7 +245,7 @@ def without_text(clip_folder: Path, folder: Path) -> Path:
 def test_text_encoders_configuration_is_read_from_the_hubs_cache(
     clip_folder: Path, tmp_path: Path, hub_cache: Path
 ) -> None:
-    """Where the model was brought by other means, the text side's configuration may still be there."""
+    """The cache may hold the text encoder's configuration although the model came from elsewhere."""
     spec = record("mine", "open_clip", without_text(clip_folder, tmp_path / "clip"))
     spec = replace(spec, options={"text_revision": "c" * 40})
     fill_cache(hub_cache, TEXT, "c" * 40, {"config.json": clip_folder / "text" / "config.json"}, main="d" * 40)
@@ -281,7 +281,7 @@ except EncoderError as error:
 
 
 def test_offline_missing_weights_are_refused_within_two_seconds(tmp_path: Path) -> None:
-    # Nothing listens on port 9: whoever asks the hub after all is refused.
+    # Nothing listens on port 9, so a request to the hub fails.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         environment.pop(name, None)

@@ -1,4 +1,4 @@
-"""Processes that may crash, hang and be killed: what they had in hand fails, nothing else does, and none is left over."""
+"""Run work in processes that may crash, hang or be killed: only their item fails, and no process is left."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tests.support.worker_functions import Order, Squares, obey
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
-"""What would take longer hangs."""
+"""A test that takes longer hangs."""
 PRELOAD = ["tests.support.worker_functions", "tests.support.worker_encoders", "cbirdb.ingest.run"]
-"""What is imported for the first pool of a process is imported for all, so the tests that follow are thought of, too."""
+"""The first pool of a process decides what is imported for all later ones, so this list serves every test."""
 
 
 def pool(workers: int = 2, *, timeout_s: float = LIMIT_S, function: Callable[[Any], Any] = obey) -> WorkerPool:
@@ -42,7 +42,7 @@ def submit(workers: WorkerPool, *orders: Order) -> list[Future[Any]]:
 
 
 def outcome(future: Future[Any]) -> Any:
-    """The result, or the exception as a value."""
+    """Return the result, or the exception as a value."""
     try:
         return future.result(LIMIT_S)
     except Exception as error:  # noqa: BLE001
@@ -57,7 +57,7 @@ def wait_until(what: Callable[[], bool], complaint: str, *, seconds: float = 30)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and not merely waiting for its parent to notice its end."""
+    """Return whether a process runs; one that has ended and waits for its parent does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -124,7 +124,7 @@ def test_shared_memory_of_one_gigabyte_is_writable_to_its_end() -> None:
 
 
 def test_unused_pool_starts_no_process() -> None:
-    # In a process of its own: this one has run other pools, and their fork server is left to be used again.
+    # In another process: this one has run other pools, whose fork server stays for later pools.
     done = python("""
         import subprocess
         from cbirdb.parallel.worker_pool import WorkerPool
@@ -211,7 +211,7 @@ def test_item_whose_process_is_killed_from_outside_fails_alone(tmp_path: Path) -
         killed: list[int] = []
 
         def kill() -> bool:
-            """Once, when it had others beside it, and once more, when it is tried alone."""
+            """Kill it once beside other items, and once more when it is tried alone."""
             if told.exists() and (pid := int(told.read_text())) not in killed:
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
@@ -232,7 +232,7 @@ def test_other_items_of_a_killed_process_are_done_again(tmp_path: Path) -> None:
         futures = submit(started, *[("tell and linger", str(told))] * 20)
         wait_until(told.exists, "nothing was begun")
         os.kill(int(told.read_text()), signal.SIGKILL)
-        # Killed for want of memory, say: no item is at fault, and one at the most was alone in its process.
+        # The kernel kills so for lack of memory: no item is at fault, and at most one was alone in its process.
         assert [outcome(future) for future in futures].count(None) >= 19
     check_nothing_is_left()
 
@@ -282,7 +282,7 @@ def test_items_beside_a_cancelled_future_are_done() -> None:
 
 
 def only_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
-    """A function that the workers cannot import."""
+    """Return a function that the workers cannot import."""
     module = types.ModuleType("tests_only_here")
     function = worker_functions.obey_imported(module.__name__)
     module.missing = function
@@ -363,7 +363,7 @@ def _whole(program: str) -> str:
 
 @contextmanager
 def owner_of_workers(action: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A process with two workers, one of which has begun something; and the ids of all that it has started."""
+    """Start a process with two workers, one of them busy; yield it and the ids of all processes that it started."""
     program = f"""
         from cbirdb.parallel.worker_pool import WorkerPool
         from tests.support.worker_functions import obey
