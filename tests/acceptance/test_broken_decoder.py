@@ -1,4 +1,4 @@
-"""The commands as one runs them, on files of strangers: those that crash or hang Pillow, and those that are programs."""
+"""Run the commands on untrusted files: pictures that crash or hang Pillow, and Python programs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def run(dsn: str, tmp_path: Path) -> Run:
-    """Runs ``cbirdb`` as a process of its own, with a decoder that is broken or not."""
+    """Run ``cbirdb`` as a process of its own, with a broken decoder or the real one."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(BREAKS)
 

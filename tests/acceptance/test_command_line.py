@@ -1,4 +1,4 @@
-"""The command line as a whole: help, environment variables, what goes to which stream, and how fast it answers."""
+"""Use the command line as a whole: help, environment variables, formats and streams of the output, exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INGEST_ROW = ["dataset", "added", "unchanged", "missing", "duplicate", "excluded
 
 
 def all_commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, by the words that call it."""
+    """Yield every command that does something, with the words that call it."""
     context = click.Context(cbirdb, info_name="cbirdb")
     for name in COMMANDS:
         command = cbirdb.get_command(context, name)
@@ -45,7 +45,7 @@ EVERY = dict(all_commands())
 
 @pytest.fixture
 def filled(cli: Callable, class_folder: Path) -> Callable:
-    """The command line on a database where every listing has a row."""
+    """Return the command line on a database where every listing has a row."""
     (class_folder / "normal" / "broken.png").write_bytes(b"no picture")
     assert cli("ingest", "folder", class_folder, "--split", "50/0/50").code == 4
     for command in ("encode -e tiny-image", "index build -e tiny-image", "evaluate -e tiny-image -k 10"):
@@ -230,7 +230,7 @@ def test_only_verbose_adds_a_traceback_to_an_error() -> None:
 
 @pytest.mark.parametrize("output_format", ["table", "json", "csv"])
 def test_many_rows_into_a_closed_pipe_end_without_a_message(output_format: str, dsn: str) -> None:
-    # More rows than a pipe holds, and a reader that is gone before the first one.
+    # The rows are more than a pipe holds, and its reader is gone before the first one.
     program = (
         "import sys; from cbirdb.cli import failures; from cbirdb.cli.main import main; import cbirdb.cli.output as o;"
         "real = o.write_rows;"

@@ -1,4 +1,4 @@
-"""``cbirdb demo``: what a newcomer sees first, and everything that it tells them to try."""
+"""Run ``cbirdb demo`` as a newcomer does, and every command that it prints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROW = ["run", "encoder", "n", "micro_precision", "micro_std", "macro_precision",
 
 @dataclass(frozen=True)
 class Shown:
-    """What a newcomer's terminal shows, and the folder that they are in."""
+    """The text on a newcomer's terminal, and their folder."""
 
     folder: Path
     environment: dict[str, str]
@@ -53,7 +53,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 
 def printed_commands(out: str) -> list[str]:
-    """The indented lines below 'Try next' and 'The same in SQL'."""
+    """Return the indented lines below 'Try next' and 'The same in SQL'."""
     return [line.strip() for line in out.partition("Try next:")[2].splitlines() if line.startswith("  ")]
 
 
@@ -110,14 +110,14 @@ def test_printed_program_name_runs_in_the_users_folder(shown: Shown) -> None:
 
 @dataclass(frozen=True)
 class Repeated:
-    """The demo three times on one database: in a folder, there again, and in another whose name has a space."""
+    """Three runs of the demo on one database: two in one folder, one in a folder whose name has a space."""
 
     folder: Path
     metrics: list[list[dict[str, Any]]]
     counts: list[tuple[int, ...]]
-    """Images, embeddings, failures and indexes in use after each."""
+    """Images, embeddings, failures and indexes in use after each run."""
     last: str
-    """All that the last showed on the terminal."""
+    """All that the last run printed."""
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_repeated_demo_gives_the_same_figures_and_adds_no_image(repeated: Repeat
     assert len(set(repeated.counts)) == 1
     for row in first:
         assert 0 < row["macro_precision"] < 1
-        # a floor that means something: far above chance among 18 classes
+        # far above chance among 18 classes
         assert row["micro_precision"] > 0.4
         assert (row["encoder"], row["mode"], row["ann_recall"]) == ("tiny-image", "exact", 1.0)
 

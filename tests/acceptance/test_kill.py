@@ -1,4 +1,4 @@
-"""Killed at any moment, run again: nothing is lost but the batch in flight, and nothing is there twice."""
+"""Kill commands at any moment and run them again: only the batch in flight is lost, nothing is stored twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(dsn: str) -> Iterator[Start]:
-    """Starts ``cbirdb`` as a process of its own; none outlives the test."""
+    """Start ``cbirdb`` as a process of its own; no process outlives the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def call(*arguments: object) -> subprocess.Popen[str]:
@@ -64,7 +64,7 @@ def encode(start: Start, *arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, int]:
-    """The process's row; it must end well."""
+    """Wait for the process to end well and return its row."""
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return json.loads(out)[-1]
@@ -107,7 +107,7 @@ def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Conne
 
 @contextmanager
 def locked_image(dsn: str, position: int) -> Iterator[None]:
-    """No embedding of the image at this position, from 0, can be written: its foreign key cannot be checked."""
+    """Lock the image at this position, from 0, so that no embedding of it can be written."""
     with psycopg.connect(dsn) as holder:
         holder.execute(
             "SELECT FROM cbir.image WHERE image_id ="
@@ -120,7 +120,7 @@ def locked_image(dsn: str, position: int) -> Iterator[None]:
 
 @contextmanager
 def locked_source(dsn: str, pictures: Path, position: int) -> Iterator[None]:
-    """The picture at this position, from 0, cannot be ingested: someone else is about to, and has not committed."""
+    """Insert the picture at this position, from 0, without committing, so that no other session can ingest it."""
     sources = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
     with psycopg.connect(dsn) as holder:
         holder.execute(
@@ -135,7 +135,7 @@ def locked_source(dsn: str, pictures: Path, position: int) -> Iterator[None]:
 
 
 def wait_for_server(connection: psycopg.Connection) -> None:
-    """The server notices a little later that its client is gone, and what it had in hand is rolled back then."""
+    """Wait until the server has noticed that its client is gone and has rolled back the client's batch."""
     deadline = time.monotonic() + 30
     while connection.execute(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
@@ -254,7 +254,7 @@ def end_sessions(process: subprocess.Popen[str], connection: psycopg.Connection)
 
 
 def lose_connection(process: subprocess.Popen[str], connection: psycopg.Connection) -> None:
-    """End the process's session at the server and check what it says of it."""
+    """End the process's session at the server and check its error message."""
     end_sessions(process, connection)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
