@@ -112,7 +112,11 @@ def test_captions_never_touch_a_tile_or_leave_their_column(caption: tuple[str, .
     assert (pixels[frames[5][1] - 8 : frames[5][1]] == WHITE).all()
 
 
-@pytest.mark.parametrize("text", [LONG, "W" * 400, "XR/chest/normal", "one two three", "/" * 300, "x" * 23 + "/y"])
+@pytest.mark.parametrize(
+    "text",
+    [LONG, "W" * 400, "XR/chest/normal", "one two three", "/" * 300, "x" * 23 + "/y"],
+    ids=["long label", "one long word", "short label", "three words", "slashes", "break before the last letter"],
+)
 @pytest.mark.parametrize("width", [40, 194, 800])
 def test_wrapped_lines_fit_the_width_and_keep_beginning_and_end_of_the_text(text: str, width: int) -> None:
     font = contact_sheet._font(14)
