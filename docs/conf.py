@@ -21,8 +21,9 @@ extensions = [
     "sql_reference",
     "promised_names",
 ]
-# Sphinx has a page of its own named "search"; "searching" shows the file (see repository_files).
-exclude_patterns = ["_build", "search.md"]
+# Sphinx has a page of its own named "search"; "searching" shows the file, and "decisions"
+# that of its folder (see repository_files).
+exclude_patterns = ["_build", "search.md", "decisions/README.md"]
 nitpicky = True
 # Offline nothing outside of cbirdb can be looked up; and signatures name classes that no page describes.
 nitpick_ignore_regex = [("py:.*", r"(?!cbirdb\b).*"), ("py:(class|obj)", ".*")]

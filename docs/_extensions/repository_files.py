@@ -15,6 +15,7 @@ DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 PAGES = {
     "searching": "docs/search.md",
+    "decisions": "docs/decisions/README.md",
     "project/readme": "README.md",
     "project/changelog": "CHANGELOG.md",
     "project/contributing": "CONTRIBUTING.md",
@@ -24,6 +25,7 @@ PAGES = {
     "project/sql-files": "sql/README.md",
 }
 """Pages that show a file in place of their own text, which is for readers on a code host."""
+TOCTREE = re.compile(r"```\{toctree\}\n.*?```\n", re.DOTALL)
 LINK = re.compile(r"(?<!\\)(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<path>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -32,7 +34,7 @@ def _read(app: Any, docname: str, source: list[str]) -> None:
     shown = ROOT / PAGES[docname] if docname in PAGES else here
     if shown != here:
         app.env.note_dependency(str(shown), docname=docname)
-        source[0] = shown.read_text()
+        source[0] = "\n".join([shown.read_text(), *TOCTREE.findall(source[0])])
     source[0] = LINK.sub(lambda found: _link(found, shown.parent, here.parent), source[0])
 
 

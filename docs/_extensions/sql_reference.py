@@ -183,6 +183,7 @@ def page(wanted: Iterable[str], top: Path = SQL) -> str:
     """Return Markdown about what these audiences call, subject by subject; internal helpers stay out."""
     made = objects(top)
     types = {item.name: item for item in made if item.kind == "type"}
+    # The schema cbir_internal holds helpers, whoever may call them.
     audience = set(wanted)
     shown = [item for item in made if item.kind != "type" and item.schema == "cbir" and item.audience in audience]
     linked = {item.name for item in shown}

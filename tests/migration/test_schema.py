@@ -142,7 +142,7 @@ def test_an_object_has_no_comment(connection: psycopg.Connection, dsn: str) -> N
     bare = connection.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')"
         " AND obj_description(oid, 'pg_class') IS NULL"
-        " UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
+        " UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
         " AND obj_description(oid, 'pg_proc') IS NULL"
         " UNION ALL SELECT t.oid::regtype::text FROM pg_type t JOIN pg_class c ON c.oid = typrelid"
         " WHERE typnamespace = 'cbir'::regnamespace AND relkind = 'c' AND obj_description(t.oid, 'pg_type') IS NULL"
@@ -160,7 +160,9 @@ def test_a_sql_file_is_not_named_after_what_it_creates_or_lacks_its_header(path:
     assert re.match(r"-- Title: \S", lines[0])
     assert re.match(r"-- Description: \S", lines[1])
     assert len(
-        re.findall(rf"^COMMENT ON (?:FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.{path.stem}\b", text, re.MULTILINE)
+        re.findall(
+            rf"^COMMENT ON (?:FUNCTION|AGGREGATE|VIEW|TYPE) (?:cbir|cbir_internal)\.{path.stem}\b", text, re.MULTILINE
+        )
     ) == len(created)
 
 
@@ -175,7 +177,7 @@ def test_every_view_runs_as_its_reader_until_it_is_handed_over() -> None:
 def test_every_view_and_function_of_the_database_comes_from_a_file(connection: psycopg.Connection) -> None:
     found = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('v', 'c')"
-        " UNION SELECT proname FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
+        " UNION SELECT proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
     ).fetchall()
     assert {name for (name,) in found} == {path.stem for path in SQL_FILES}
 
@@ -203,7 +205,7 @@ def broken_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """``sql/`` with one more file, that fails at its second statement; returns the file's name."""
     folder = tmp_path / "sql"
     shutil.copytree(sql_objects.repository_folder("sql"), folder)
-    broken = folder / "4_metrics" / "zzz_broken.sql"
+    broken = folder / "metrics" / "zzz_broken.sql"
     broken.write_text("CREATE VIEW cbir.zzz_broken AS SELECT 1 AS one;\nSELECT no_such_column FROM cbir.image;\n")
     found = sql_objects.repository_folder
     monkeypatch.setattr(sql_objects, "repository_folder", lambda name: folder if name == "sql" else found(name))

@@ -32,7 +32,7 @@ def test_nothing_is_executable_by_everybody_but_what_is_listed_here(sites: str, 
         found = connection.execute(
             "SELECT DISTINCT proname FROM pg_proc AS p"
             " CROSS JOIN LATERAL aclexplode(coalesce(proacl, acldefault('f', proowner))) AS a"
-            " WHERE pronamespace = 'cbir'::regnamespace AND a.grantee = 0"
+            " WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal') AND a.grantee = 0"
         ).fetchall()
     assert {name for (name,) in found} == PUBLIC
 
@@ -54,14 +54,14 @@ def test_readers_call_no_inner_function(sites: str, logins: Logins) -> None:
         inner = [
             name
             for (name,) in connection.execute(
-                "SELECT name FROM cbir.function_audience()"
+                "SELECT name FROM cbir_internal.function_audience()"
                 " WHERE audience IN ('inner', 'owner', 'admin') AND has_function_privilege(%s, routine, 'EXECUTE')",
                 [logins.names["ingest_a"]],
             )
         ]
         assert inner == []
         reading = connection.execute(
-            "SELECT count(*) FROM cbir.function_audience() WHERE audience = 'reader'"
+            "SELECT count(*) FROM cbir_internal.function_audience() WHERE audience = 'reader'"
             " AND NOT has_function_privilege(%s, routine, 'EXECUTE')",
             [logins.names["site_a"]],
         ).fetchone()
@@ -71,11 +71,11 @@ def test_readers_call_no_inner_function(sites: str, logins: Logins) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        "SELECT cbir.record_search('similar_images', 'toy', 1, 1, NULL, 'exact', '{1}')",
-        "SELECT * FROM cbir.nearest_image('toy', '[1,0]', 50)",
-        "SELECT cbir.query_image(NULL, 'study b1.1', NULL)",
-        "SELECT cbir.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
-        "SELECT * FROM cbir.matching_image(NULL)",
+        "SELECT cbir_internal.record_search('similar_images', 'toy', 1, 1, NULL, 'exact', '{1}')",
+        "SELECT * FROM cbir_internal.nearest_image('toy', '[1,0]', 50)",
+        "SELECT cbir_internal.query_image(NULL, 'study b1.1', NULL)",
+        "SELECT cbir_internal.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT * FROM cbir_internal.matching_image(NULL)",
         "SELECT cbir.erase_patient('b1')",
         "SELECT * FROM cbir.embedding_toy",
     ],
@@ -230,7 +230,7 @@ def test_who_acts_is_not_read_through_the_callers_search_path(sites: str, role_s
         superuser.execute("GRANT USAGE ON SCHEMA scratch TO PUBLIC")
         with logins.connect("site_a", sites) as reader:
             reader.execute("SET search_path = scratch, pg_catalog")
-            assert reader.execute("SELECT cbir.acting_role()").fetchone() == (logins.names["site_a"],)
+            assert reader.execute("SELECT cbir_internal.acting_role()").fetchone() == (logins.names["site_a"],)
             assert reader.execute("SELECT count(*) FROM cbir.table_size").fetchone() == (0,)
         superuser.execute("DROP SCHEMA scratch CASCADE")
 
@@ -239,7 +239,9 @@ def test_every_policy_is_made_of_built_in_functions(sites: str, logins: Logins) 
     with logins.connect("admin", sites) as connection:
         ours = {
             name
-            for (name,) in connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace")
+            for (name,) in connection.execute(
+                "SELECT proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
+            )
         }
         policies = connection.execute(
             "SELECT qual || coalesce(with_check, '') FROM pg_policies WHERE schemaname = 'cbir'"
@@ -252,11 +254,11 @@ def test_every_policy_is_made_of_built_in_functions(sites: str, logins: Logins) 
 @pytest.mark.parametrize("who", ["site_a", "reader", "ingest_a", "ingest", "admin", "auditor", "stranger"])
 def test_functions_and_policies_agree_on_who_is_restricted(sites: str, logins: Logins, who: str) -> None:
     with logins.connect("admin", sites) as owner:
-        row = owner.execute("SELECT cbir.unrestricted_condition()").fetchone()
+        row = owner.execute("SELECT cbir_internal.unrestricted_condition()").fetchone()
         owner.execute(f"GRANT USAGE ON SCHEMA cbir TO {logins.names['stranger']}".encode())
     with logins.connect(who, sites) as here:
         by_policy, by_function = (
-            here.execute(f"SELECT {row[0] if row else ''}, cbir.sees_all_rows()".encode()).fetchone() or ()
+            here.execute(f"SELECT {row[0] if row else ''}, cbir_internal.sees_all_rows()".encode()).fetchone() or ()
         )
     assert by_policy == by_function == (who == "admin")
 
@@ -269,7 +271,7 @@ def test_a_right_that_a_hospital_granted_is_taken_back_and_named(role_server: st
         for statement in (
             f"GRANT SELECT ON cbir.image TO {name}",
             f"GRANT SELECT (pseudonym) ON cbir.patient TO {name}",
-            f"GRANT EXECUTE ON FUNCTION cbir.record_search TO {name}",
+            f"GRANT EXECUTE ON FUNCTION cbir_internal.record_search TO {name}",
         ):
             connection.execute(statement.encode())
         connection.execute("SELECT cbir.set_row_security(TRUE)")

@@ -54,6 +54,7 @@ def restored(role_server: str, sites: str, logins: Logins, tmp_path_factory: pyt
                 bin_folder / "pg_dump",
                 "-Fc",
                 "--schema=cbir",
+                "--schema=cbir_internal",
                 "-f",
                 dump,
                 "-d",
@@ -73,7 +74,9 @@ def test_every_function_that_readers_call_is_among_those_tried_here(restored: st
     with logins.connect("admin", restored) as connection:
         names = {
             name
-            for (name,) in connection.execute("SELECT name FROM cbir.function_audience() WHERE audience = 'reader'")
+            for (name,) in connection.execute(
+                "SELECT name FROM cbir_internal.function_audience() WHERE audience = 'reader'"
+            )
         }
     assert names == {call.removeprefix("SELECT * FROM cbir.").partition("(")[0] for call in READER_CALLS}
 

@@ -102,7 +102,7 @@ def test_nobody_hangs_a_trigger_function_on_a_table_of_his_own(
     rows = "REFERENCING NEW TABLE AS added FOR EACH STATEMENT" if function == "refuse_erased" else "FOR EACH ROW"
     hung = f"""
         CREATE TEMPORARY TABLE {table};
-        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir.{function}();
+        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir_internal.{function}();
         INSERT INTO pg_temp.{name} VALUES {values};
         DELETE FROM pg_temp.{name};
     """
@@ -135,7 +135,7 @@ def test_an_encoder_whose_table_is_gone_stops_neither_erasures_nor_searches(
     with acting(owner, logins, "reader") as login:
         found = login.execute("SELECT encoder FROM cbir.explain_match(1, 3)").fetchall()
         assert found == [("toy",)]
-    owner.execute("SELECT cbir.forget_embeddings('{5}')")
+    owner.execute("SELECT cbir_internal.forget_embeddings('{5}')")
     removed = erase(owner, "p1")
     assert (removed["image"], removed["embedding_toy"]) == (2, 2)
     assert owner.execute("SELECT image_id FROM cbir.embedding_toy ORDER BY 1").fetchall() == [(1,), (2,), (6,)]

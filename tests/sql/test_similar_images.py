@@ -188,7 +188,7 @@ def test_what_all_searches_stand_on_refuses_without_saying_what_to_do(
 ) -> None:
     fill(connection, unit(4))
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=message) as caught:
-        connection.execute(f"SELECT * FROM cbir.nearest_image({call})")  # type: ignore[call-overload]
+        connection.execute(f"SELECT * FROM cbir_internal.nearest_image({call})")  # type: ignore[call-overload]
     assert hint in (caught.value.diag.message_hint or "")
 
 
@@ -209,7 +209,7 @@ def test_an_encoder_without_embeddings_fails_instead_of_finding_nothing(connecti
 )
 def test_a_name_that_could_not_name_a_table_is_refused(connection: psycopg.Connection, name: str | None) -> None:
     with pytest.raises(psycopg.errors.InvalidName, match="cannot name an encoder") as caught:
-        connection.execute("SELECT cbir.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
+        connection.execute("SELECT cbir_internal.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
     assert "1 to 40 of the characters" in str(caught.value.diag.message_hint)
 
 
@@ -223,14 +223,16 @@ def test_a_name_that_could_not_name_a_table_is_refused(connection: psycopg.Conne
     ],
 )
 def test_the_table_of_an_encoder_is_named_after_it(connection: psycopg.Connection, name: str, table: str) -> None:
-    connection.execute("SELECT cbir.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
+    connection.execute("SELECT cbir_internal.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
     assert connection.execute("SELECT table_name FROM cbir.encoder").fetchone() == (table,)
     assert table_name(name) == table
     assert connection.execute(f"SELECT count(*) FROM cbir.{table}".encode()).fetchone() == (0,)
 
 
 def matching(connection: psycopg.Connection, filter_: str, *values: object) -> list[int]:
-    rows = connection.execute(f"SELECT image_id FROM cbir.matching_image({filter_}) ORDER BY 1", values).fetchall()
+    rows = connection.execute(
+        f"SELECT image_id FROM cbir_internal.matching_image({filter_}) ORDER BY 1", values
+    ).fetchall()
     return [row[0] for row in rows]
 
 
@@ -243,7 +245,7 @@ def test_a_list_of_images_does_not_restrict_a_search(connection: psycopg.Connect
     assert matching(connection, listed, None, [known[5], known[1], known[5], 10**12]) == [known[1], known[5]]
     assert matching(connection, listed, "XR", [known[3], known[1]]) == [known[1]]
     rows = connection.execute(
-        f"SELECT image_id FROM cbir.nearest_image('toy', %s::vector, filter => {listed})",
+        f"SELECT image_id FROM cbir_internal.nearest_image('toy', %s::vector, filter => {listed})",
         [Vector(unit(1)[0]).to_text(), None, [known[2], known[4]]],
     ).fetchall()
     assert sorted(row[0] for row in rows) == [known[2], known[4]]
@@ -251,7 +253,9 @@ def test_a_list_of_images_does_not_restrict_a_search(connection: psycopg.Connect
 
 def test_the_plan_of_a_filter_tests_fields_that_were_not_given(connection: psycopg.Connection) -> None:
     def plan(filter_: str) -> str:
-        rows = connection.execute(f"EXPLAIN SELECT image_id FROM cbir.matching_image({filter_}) AS m").fetchall()
+        rows = connection.execute(
+            f"EXPLAIN SELECT image_id FROM cbir_internal.matching_image({filter_}) AS m"
+        ).fetchall()
         return "\n".join(row[0] for row in rows)
 
     assert "Function Scan" not in plan("NULL")
@@ -272,7 +276,7 @@ def test_the_querys_study_is_among_the_answers(connection: psycopg.Connection, w
     if with_index:
         index(connection)
     found = connection.execute(
-        "SELECT image_id FROM cbir.nearest_image('toy', %s::vector, 50,"
+        "SELECT image_id FROM cbir_internal.nearest_image('toy', %s::vector, 50,"
         " without_study => (SELECT study_id FROM cbir.image WHERE image_id = %s))",
         [Vector(unit(1)[0]).to_text(), known[0]],
     ).fetchall()

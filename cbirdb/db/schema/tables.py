@@ -1,7 +1,7 @@
 """The tables of schema ``cbir`` as SQLAlchemy metadata: what Alembic compares the database with.
 
 Only Alembic reads this; the program speaks SQL. Embedding tables and vector indexes are not here: they are
-made per encoder by ``cbir.create_embedding_table`` and ``cbirdb index build``.
+made per encoder by ``cbir_internal.create_embedding_table`` and ``cbirdb index build``.
 """
 
 from __future__ import annotations
