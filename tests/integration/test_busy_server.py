@@ -58,7 +58,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy_server, "BUSY_S", 1.0)
 
 
-def test_a_command_waits_for_a_connection_of_a_full_server(small: EmbeddedServer) -> None:
+def test_command_waits_until_a_full_server_has_a_free_connection(small: EmbeddedServer) -> None:
     before = postmaster(small)
     with ExitStack() as taken:
         fill(small, taken)
@@ -79,7 +79,7 @@ def test_a_command_waits_for_a_connection_of_a_full_server(small: EmbeddedServer
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_server_that_stays_full_is_named_so_and_no_second_one_is_started(small: EmbeddedServer) -> None:
+def test_server_that_stays_full_raises_busy_and_no_second_server_starts(small: EmbeddedServer) -> None:
     before = postmaster(small)
     with ExitStack() as taken:
         fill(small, taken)
@@ -97,7 +97,7 @@ def test_a_server_that_stays_full_is_named_so_and_no_second_one_is_started(small
     ("role", "words"),
     [("ordinary", "no connection left for this role"), ("limited", "allows no more connections for this role")],
 )
-def test_a_role_without_a_connection_left_is_told_so(small: EmbeddedServer, role: str, words: str) -> None:
+def test_role_at_its_connection_limit_is_told_so(small: EmbeddedServer, role: str, words: str) -> None:
     with ExitStack() as taken:
         fill(small, taken, user=role)
         with pytest.raises(BusyError, match=words):
@@ -105,7 +105,7 @@ def test_a_role_without_a_connection_left_is_told_so(small: EmbeddedServer, role
 
 
 @pytest.mark.usefixtures("impatient")
-def test_long_work_says_that_the_server_is_full_and_goes_on_when_it_is_not(small: EmbeddedServer) -> None:
+def test_long_work_reports_a_full_server_and_continues_once_there_is_room(small: EmbeddedServer) -> None:
     notes: list[str] = []
     with ExitStack() as taken:
         fill(small, taken)
@@ -120,7 +120,7 @@ def test_long_work_says_that_the_server_is_full_and_goes_on_when_it_is_not(small
     assert notes == ["The server has as many connections as it allows; trying again for up to 60 seconds."]
 
 
-def test_a_full_server_can_be_stopped(small: EmbeddedServer) -> None:
+def test_full_server_can_be_stopped(small: EmbeddedServer) -> None:
     with ExitStack() as taken:
         fill(small, taken)
         done = cbirdb(small.home, "db", "stop")
@@ -159,7 +159,7 @@ def own() -> Iterator[EmbeddedServer]:
     shutil.rmtree(server.home)
 
 
-def test_a_recovering_server_is_waited_for(own: EmbeddedServer) -> None:
+def test_command_waits_for_a_recovering_server(own: EmbeddedServer) -> None:
     start_recovering(own, 2)
     pid = postmaster(own)
     done = cbirdb(own.home, "db", "psql", "-At", "-c", "SELECT 7")
@@ -168,7 +168,7 @@ def test_a_recovering_server_is_waited_for(own: EmbeddedServer) -> None:
     assert postmaster(own) == pid
 
 
-def test_a_server_that_goes_on_recovering_is_named_so_and_can_be_stopped(
+def test_start_names_a_server_that_keeps_recovering_and_stop_stops_it(
     own: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_recovering(own, 600)
@@ -193,13 +193,13 @@ def crash(server: EmbeddedServer) -> None:
                     return
 
 
-def test_a_crash_of_the_server_is_waited_for(own: EmbeddedServer) -> None:
+def test_connect_waits_for_recovery_from_a_crash(own: EmbeddedServer) -> None:
     crash(own)
     with connect(Settings(home=own.home)) as again:
         assert again.execute("SELECT count(*) FROM much").fetchone() == (300000,)
 
 
-def test_a_server_that_recovers_from_a_crash_can_be_stopped_and_has_everything_afterwards(own: EmbeddedServer) -> None:
+def test_server_stopped_during_crash_recovery_keeps_all_committed_rows(own: EmbeddedServer) -> None:
     """PostgreSQL 18 hangs when it is told to stop fast just then."""
     crash(own)
     done = cbirdb(own.home, "db", "stop")
@@ -209,9 +209,7 @@ def test_a_server_that_recovers_from_a_crash_can_be_stopped_and_has_everything_a
         assert again.execute("SELECT count(*) FROM much").fetchone() == (300000,)
 
 
-def test_a_server_that_hangs_is_not_taken_for_a_stopped_one(
-    own: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_server_is_reported_and_not_replaced(own: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = postmaster(own)
     monkeypatch.setattr(embedded, "START_TIMEOUT_S", 1)
     os.kill(pid, signal.SIGSTOP)
