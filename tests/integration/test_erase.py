@@ -150,7 +150,7 @@ def everything(connection: psycopg.Connection) -> dict[str, list[Any]]:
     }
 
 
-def test_nothing_is_left_of_the_patient_in_any_column_and_everything_of_the_others(
+def test_erase_removes_the_patient_from_every_column_and_keeps_all_others(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
     numbers, words = marks(connection, pseudonym)
@@ -196,7 +196,7 @@ def test_nothing_is_left_of_the_patient_in_any_column_and_everything_of_the_othe
     assert not any(word in outcome.out + outcome.err for word in words)
 
 
-def test_shortened_lists_are_as_if_the_image_had_never_been_found_and_the_run_says_so(
+def test_results_after_an_erasure_equal_an_evaluation_without_the_patient(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
     """Against the same evaluation made after the erasure, with room for every image in the lists."""
@@ -224,7 +224,7 @@ def test_shortened_lists_are_as_if_the_image_had_never_been_found_and_the_run_sa
     assert f"{stored[0][3]:,} entries taken out of its lists" in shown.err
 
 
-def test_the_number_of_the_patient_stays_on_this_machine(
+def test_erase_by_patient_id_needs_the_right_key_and_does_not_print_the_id(
     cli: Cli, connection: psycopg.Connection, pseudonym: str, key: Path
 ) -> None:
     connection.execute("ALTER DATABASE " + connection.info.dbname + " SET log_statement = 'none'")
@@ -240,7 +240,7 @@ def test_the_number_of_the_patient_stays_on_this_machine(
     assert ids(connection, pseudonym) == []
 
 
-def test_an_erased_patient_does_not_come_back_by_any_way(
+def test_erased_patient_cannot_return_by_ingest_import_insert_or_a_new_dataset(
     cli: Cli, connection: psycopg.Connection, pseudonym: str, root: Path, key: Path
 ) -> None:
     numbers, words = marks(connection, pseudonym)
@@ -274,7 +274,7 @@ def test_an_erased_patient_does_not_come_back_by_any_way(
     assert (anew.rows[-1]["added"], anew.rows[-1]["excluded"]) == (4, 2)
 
 
-def test_erasing_twice_gives_the_certificate_of_then(cli: Cli, connection: psycopg.Connection, pseudonym: str) -> None:
+def test_second_erase_returns_the_first_certificate(cli: Cli, connection: psycopg.Connection, pseudonym: str) -> None:
     first = cli("erase", "--patient", pseudonym, "--yes", "--format", "json").rows
     second = cli("erase", "--patient", pseudonym, "--dataset", "nih", "--yes", "--format", "json").rows
     listed = cli("erase", "--list", "--format", "json").rows
@@ -305,9 +305,7 @@ def test_bad_input_erases_nothing(
     assert everything(connection) == before
 
 
-def test_one_transaction_an_error_at_the_end_takes_everything_back(
-    connection: psycopg.Connection, pseudonym: str
-) -> None:
+def test_error_at_the_end_of_an_erasure_undoes_all_of_it(connection: psycopg.Connection, pseudonym: str) -> None:
     before = everything(connection)
     connection.execute(
         "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'"
@@ -320,7 +318,7 @@ def test_one_transaction_an_error_at_the_end_takes_everything_back(
     assert everything(connection) == before
 
 
-def test_the_vector_index_is_rebuilt_without_the_deleted_vectors(
+def test_erased_vectors_leave_the_index_file_after_its_repair(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
     row = connection.execute("SELECT index_name FROM cbir.index_build WHERE dropped_at IS NULL").fetchone()
@@ -389,7 +387,7 @@ def program(request: pytest.FixtureRequest, name: str) -> str:
     return str(EmbeddedServer(Path(str(socket_folder)).parent).psql().with_name(name))
 
 
-def test_a_dump_and_a_restore_do_not_bring_the_patient_back(
+def test_kept_certificate_erases_the_patient_from_a_restored_older_dump(
     cli: Cli, connection: psycopg.Connection, dsn: str, pseudonym: str, root: Path, key: Path, tmp_path: Path,
     restored: Callable[[Path], str], request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
@@ -426,7 +424,7 @@ def test_a_dump_and_a_restore_do_not_bring_the_patient_back(
     assert (ingest.rows[-1]["added"], ingest.rows[-1]["excluded"]) == (0, 2)
 
 
-def test_doctor_sees_who_is_back_after_a_partial_restore_and_reapply_erases_them(
+def test_doctor_finds_a_restored_erased_patient_and_reapply_erases_them(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
     numbers, words = marks(connection, pseudonym)

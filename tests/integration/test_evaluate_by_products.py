@@ -92,7 +92,7 @@ def by_scans_and_products(
 
 @pytest.mark.parametrize("memory", [64, 1024])
 @OPTIONS
-def test_products_find_other_neighbours_than_scans(
+def test_matrix_products_find_the_same_neighbours_as_scans(
     cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object],
     memory: int,
 ) -> None:  # fmt: skip
@@ -105,7 +105,7 @@ def test_products_find_other_neighbours_than_scans(
 
 
 @OPTIONS
-def test_copies_and_near_copies_are_in_another_order_than_the_servers(
+def test_matrix_products_order_copies_and_near_copies_as_the_server_does(
     cli: Cli, connection: psycopg.Connection, alike: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object]
 ) -> None:
     monkeypatch.setattr(exact_search, "DEEPER", 2)
@@ -132,7 +132,7 @@ def test_copies_and_near_copies_are_in_another_order_than_the_servers(
 
 
 @pytest.mark.parametrize("images", ["many", "alike"])
-def test_rough_products_find_other_neighbours_than_scans(
+def test_bfloat16_products_find_the_same_neighbours_as_scans(
     cli: Cli,
     connection: psycopg.Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,7 +160,7 @@ def test_rough_products_find_other_neighbours_than_scans(
     assert 0 < sum(measured) < 200 * 400, "rough products leave out nothing, or were not asked"
 
 
-def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
+def test_evaluation_fails_when_an_image_is_removed_during_products(
     cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
@@ -179,7 +179,7 @@ def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
     assert not any(finished for _, finished in runs(connection))
 
 
-def test_a_gpu_that_is_not_there_is_not_one_sentence(
+def test_missing_gpu_is_refused_and_leaves_no_run(
     cli: Cli, many: None, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
@@ -190,7 +190,7 @@ def test_a_gpu_that_is_not_there_is_not_one_sentence(
 
 
 @pytest.mark.parametrize("blocks", [0, 1], ids=["before the vectors", "while the server sends them"])
-def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
+def test_interrupted_products_leave_no_run_and_a_usable_connection(
     connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
@@ -217,7 +217,7 @@ def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
     assert runs(connection) == [(summary.run_id, True)]
 
 
-def test_an_evaluation_in_somebodys_transaction_waits_for_itself(
+def test_evaluate_inside_a_transaction_is_refused(
     connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)

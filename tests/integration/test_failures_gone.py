@@ -31,7 +31,7 @@ def broken(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> Path
     return class_folder
 
 
-def test_the_failure_of_a_file_that_is_gone_is_settled_by_the_next_whole_run(
+def test_next_whole_run_resolves_the_failure_of_a_removed_file(
     cli: Cli, connection: psycopg.Connection, broken: Path
 ) -> None:
     (broken / "nodule" / "x.png").unlink()
@@ -45,7 +45,7 @@ def test_the_failure_of_a_file_that_is_gone_is_settled_by_the_next_whole_run(
 
 
 @pytest.mark.parametrize("option", [("--limit", 3), ("--dry-run",)], ids=["limit", "dry run"])
-def test_a_run_that_does_not_look_at_everything_or_writes_nothing_settles_nothing(
+def test_limited_or_dry_run_resolves_no_failure(
     cli: Cli, connection: psycopg.Connection, broken: Path, option: tuple[object, ...]
 ) -> None:
     (broken / "nodule" / "x.png").unlink()
@@ -53,7 +53,7 @@ def test_a_run_that_does_not_look_at_everything_or_writes_nothing_settles_nothin
     assert unresolved(connection) == ["nodule/x.png", "nodule/y.png"]
 
 
-def test_the_failures_of_another_dataset_are_left_alone(
+def test_ingest_leaves_failures_of_another_dataset_open(
     cli: Cli, connection: psycopg.Connection, broken: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other" / "n").mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_the_failures_of_another_dataset_are_left_alone(
     assert unresolved(connection) == ["nodule/x.png", "nodule/y.png"]
 
 
-def test_what_lies_in_a_folder_that_could_not_be_listed_is_not_gone(connection: psycopg.Connection) -> None:
+def test_failures_in_an_unreadable_folder_stay_open(connection: psycopg.Connection) -> None:
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'folder')")
     row = connection.execute("SELECT dataset_id, now() FROM cbir.dataset").fetchone()
     assert row is not None
@@ -96,7 +96,7 @@ def lists(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_list_that_is_gone_and_rows_that_are_gone_are_settled_by_a_run_of_the_whole_folder(
+def test_run_of_the_whole_folder_resolves_failures_of_removed_lists_and_rows(
     cli: Cli, connection: psycopg.Connection, lists: Path
 ) -> None:
     (lists / "c.csv").unlink()
@@ -107,9 +107,7 @@ def test_a_list_that_is_gone_and_rows_that_are_gone_are_settled_by_a_run_of_the_
     assert unresolved(connection) == ["b_bad.png"]
 
 
-def test_while_a_list_cannot_be_read_its_rows_are_not_gone(
-    cli: Cli, connection: psycopg.Connection, lists: Path
-) -> None:
+def test_failed_rows_of_an_unreadable_list_stay_open(cli: Cli, connection: psycopg.Connection, lists: Path) -> None:
     (lists / "c.csv").unlink()
     (lists / "a.csv").write_text("x,y\n1,2\n")
     assert cli("ingest", "paper-csv", lists).code == 4
