@@ -110,7 +110,7 @@ def nearest(dsn: str) -> list[int]:
 
 
 @pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
-def test_a_killed_first_build_leaves_neither_index_nor_record(
+def test_killed_first_build_leaves_no_index_and_no_record(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
     with held(dsn, lock):
@@ -124,7 +124,7 @@ def test_a_killed_first_build_leaves_neither_index_nor_record(
 
 
 @pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
-def test_a_killed_rebuild_leaves_the_old_index_in_use(
+def test_killed_rebuild_leaves_the_old_index_in_use(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
     old = build(cli, "--m", 8)
@@ -141,7 +141,7 @@ def test_a_killed_rebuild_leaves_the_old_index_in_use(
 
 
 @pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
-def test_a_rebuild_whose_session_is_ended_fails_in_one_sentence_and_leaves_the_old_index_in_use(
+def test_rebuild_whose_session_is_ended_fails_and_leaves_the_old_index_in_use(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
     old = build(cli, "--m", 8)
@@ -188,7 +188,7 @@ def wait_for_both(connection: psycopg.Connection) -> None:
         time.sleep(0.005)
 
 
-def test_a_drop_and_a_rebuild_at_once_both_end_well(
+def test_drop_and_rebuild_at_once_both_succeed(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli, "--m", 8)
@@ -205,7 +205,7 @@ def test_a_drop_and_a_rebuild_at_once_both_end_well(
     assert len(records(connection)) == 2
 
 
-def test_a_drop_counts_the_index_that_it_retired_and_a_waiting_build_dropped(
+def test_drop_counts_a_retired_index_that_a_waiting_build_dropped(
     cli: Cli, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(cli)
@@ -223,7 +223,7 @@ def test_a_drop_counts_the_index_that_it_retired_and_a_waiting_build_dropped(
     assert indexes(connection) == []
 
 
-def test_an_audit_that_begins_during_a_drop_says_that_there_is_no_index(
+def test_audit_during_a_drop_says_that_there_is_no_index(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli)
