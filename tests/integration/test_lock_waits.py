@@ -108,7 +108,7 @@ def ends_well(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "encoders drop"])
-def test_searches_answer_within_a_second_while_a_command_waits_for_an_idle_reader(
+def test_searches_answer_within_a_second_while_a_command_waits_for_a_reader(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, command: str
 ) -> None:
     build(cli, "--m", 8)
@@ -138,7 +138,7 @@ def test_searches_answer_within_a_second_while_a_command_waits_for_an_idle_reade
         assert connection.execute("SELECT to_regclass(%s)", [TABLE]).fetchone() == (None,)
 
 
-def test_an_upgrade_by_a_superuser_names_beforehand_the_tables_that_it_locks(
+def test_upgrade_by_a_superuser_names_the_tables_that_it_locks_first(
     start: Start, dsn: str, connection: psycopg.Connection
 ) -> None:
     said = ends_well(start(dsn, "db", "upgrade")).splitlines()
@@ -148,7 +148,7 @@ def test_an_upgrade_by_a_superuser_names_beforehand_the_tables_that_it_locks(
     assert "cbir.search_result," in ends_well(start(dsn, "db", "upgrade")).splitlines()[0]
 
 
-def test_tables_that_a_pending_migration_names_are_named_too(connection: psycopg.Connection) -> None:
+def test_tables_to_lock_include_those_of_pending_migrations(connection: psycopg.Connection) -> None:
     assert "cbir.search_run" not in migrate._tables_to_lock(connection)
     connection.execute("UPDATE cbir.alembic_version SET version_num = '0005'")
     assert "cbir.search_run" in migrate._tables_to_lock(connection)
@@ -158,7 +158,7 @@ TRIGGERS = "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), tgen
 OBJECTS = "SELECT kind, name FROM cbir.sql_object ORDER BY 1, 2"
 
 
-def test_an_upgrade_by_the_owner_locks_no_reader_of_tables_out(role_database: str, logins: Logins) -> None:
+def test_repeated_upgrade_by_the_owner_does_not_wait_for_a_reader(role_database: str, logins: Logins) -> None:
     database = str(conninfo_to_dict(role_database)["dbname"])
     with logins.connect("admin", database) as owner, psycopg.connect(role_database) as reader:
         before = owner.execute(TRIGGERS).fetchall(), owner.execute(OBJECTS).fetchall()
@@ -247,15 +247,13 @@ def doctor_of_indexes(cli: Cli) -> dict[str, str]:
     return row
 
 
-def test_searches_are_exact_while_two_indexes_fit_them(
-    connection: psycopg.Connection, two_valid: tuple[str, str]
-) -> None:
+def test_searches_are_exact_while_two_indexes_exist(connection: psycopg.Connection, two_valid: tuple[str, str]) -> None:
     exact = nearest(connection, "exact")
     assert nearest(connection, "auto") == nearest(connection, "approximate") == exact
     assert {used for _, used in exact} == {"exact"}
 
 
-def test_an_index_with_a_condition_or_of_another_order_disturbs_no_search(
+def test_partial_index_or_index_of_another_operator_does_not_affect_searches(
     cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli)
@@ -264,7 +262,7 @@ def test_an_index_with_a_condition_or_of_another_order_disturbs_no_search(
     assert {used for _, used in nearest(connection, "auto")} == {"approximate"}
 
 
-def test_audits_and_approximate_evaluations_refuse_two_indexes_that_fit(
+def test_audit_and_approximate_evaluation_refuse_two_indexes(
     cli: Cli, connection: psycopg.Connection, two_valid: tuple[str, str]
 ) -> None:
     label(connection)
@@ -276,7 +274,7 @@ def test_audits_and_approximate_evaluations_refuse_two_indexes_that_fit(
 
 @pytest.mark.parametrize("left", ["two_valid", "one_invalid"])
 @pytest.mark.parametrize("command", ["build", "drop"])
-def test_doctor_names_a_leftover_and_the_next_build_or_drop_removes_it(
+def test_doctor_names_a_leftover_index_and_the_next_build_or_drop_removes_it(
     request: pytest.FixtureRequest, cli: Cli, connection: psycopg.Connection, left: str, command: str
 ) -> None:
     old, new = request.getfixturevalue(left)
@@ -294,7 +292,7 @@ def test_doctor_names_a_leftover_and_the_next_build_or_drop_removes_it(
     assert (found["result"], found["detail"]) == ("ok", f"{len(names)} in use, and no other")
 
 
-def test_what_an_interrupted_reindex_left_is_named_and_removed(
+def test_doctor_names_the_index_of_an_interrupted_reindex_and_build_removes_it(
     cli: Cli, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli)
@@ -309,7 +307,7 @@ def test_what_an_interrupted_reindex_left_is_named_and_removed(
     assert len(indexes(connection)) == 1
 
 
-def test_an_index_of_somebody_else_is_named_and_left_alone(
+def test_doctor_names_a_foreign_index_and_build_and_drop_keep_it(
     cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     connection.execute(
@@ -326,7 +324,7 @@ def test_an_index_of_somebody_else_is_named_and_left_alone(
 # --- who can be in the way, and who is named -----------------------------------------------------------------------------
 
 
-def test_a_reader_can_hold_no_lock_that_a_build_or_upgrade_begins_with(role_database: str, logins: Logins) -> None:
+def test_reader_cannot_hold_the_locks_that_builds_and_upgrades_take_first(role_database: str, logins: Logins) -> None:
     database = str(conninfo_to_dict(role_database)["dbname"])
     with psycopg.connect(role_database, autocommit=True) as superuser:
         fill(superuser)
@@ -345,7 +343,7 @@ def test_a_reader_can_hold_no_lock_that_a_build_or_upgrade_begins_with(role_data
         assert notes == []
 
 
-def test_who_holds_up_the_first_upgrade_of_all_is_named(start: Start, empty_database: str) -> None:
+def test_first_upgrade_names_the_session_that_blocks_it(start: Start, empty_database: str) -> None:
     with psycopg.connect(empty_database, autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", [migrate.LOCK_KEY])
         process = start(empty_database, "db", "upgrade")
@@ -354,14 +352,12 @@ def test_who_holds_up_the_first_upgrade_of_all_is_named(start: Start, empty_data
     ends_well(process)
 
 
-def test_two_upgrades_at_once_both_end_well(start: Start, empty_database: str) -> None:
+def test_two_upgrades_at_once_both_succeed(start: Start, empty_database: str) -> None:
     for process in [start(empty_database, "db", "upgrade") for _ in range(2)]:
         ends_well(process)
 
 
-def test_pid_and_role_are_named_to_everybody_and_since_when_to_who_may_see_it(
-    role_database: str, logins: Logins
-) -> None:
+def test_lock_wait_names_pid_and_role_to_all_and_start_time_to_monitors(role_database: str, logins: Logins) -> None:
     database = str(conninfo_to_dict(role_database)["dbname"])
     notes: list[str] = []
 
@@ -388,7 +384,9 @@ def test_pid_and_role_are_named_to_everybody_and_since_when_to_who_may_see_it(
                 assert notes == []
 
 
-def test_a_wait_goes_on_where_nobody_can_be_asked_who_blocks(dsn: str, connection: psycopg.Connection) -> None:
+def test_lock_wait_continues_when_the_blocking_session_cannot_be_looked_up(
+    dsn: str, connection: psycopg.Connection
+) -> None:
     notes: list[str] = []
 
     def note_and_leave(said: str) -> None:
@@ -403,7 +401,7 @@ def test_a_wait_goes_on_where_nobody_can_be_asked_who_blocks(dsn: str, connectio
     assert "who holds it could not be asked" in notes[0]
 
 
-def test_who_keeps_the_first_ingest_from_noting_its_key_is_named(
+def test_first_ingest_names_the_session_that_blocks_its_pseudonym_key(
     dsn: str, connection: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with psycopg.connect(dsn) as holder, ThreadPoolExecutor(max_workers=1) as thread:
@@ -417,7 +415,7 @@ def test_who_keeps_the_first_ingest_from_noting_its_key_is_named(
         checked.result(timeout=30)
 
 
-def test_who_keeps_an_evaluation_from_marking_its_run_is_named(
+def test_evaluation_names_the_session_that_blocks_its_run(
     start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     label(connection)

@@ -154,7 +154,7 @@ def crash(server: EmbeddedServer) -> None:
 @pytest.mark.parametrize(
     "stop", [EmbeddedServer.stop, pytest.param(crash, marks=pytest.mark.slow)], ids=["stopped", "crashed"]
 )
-def test_encode_goes_on_after_the_server_was_restarted(
+def test_encode_continues_after_a_server_restart(
     own_server: EmbeddedServer, ingested: str, stop: Callable[[EmbeddedServer], object]
 ) -> None:
     notes = Notes()
@@ -171,7 +171,7 @@ def test_encode_goes_on_after_the_server_was_restarted(
     assert len(notes.notes) <= 2, "once for the connection that reads, once for the one that writes"
 
 
-def test_encode_gives_up_a_server_that_stays_away_and_the_next_run_completes_its_work(
+def test_encode_gives_up_on_an_absent_server_and_the_next_run_completes_it(
     own_server: EmbeddedServer, ingested: str
 ) -> None:
     with running(lambda: encode(ingested, seconds=0.1, patience_s=2)) as work:
@@ -209,7 +209,7 @@ def password_needed(server: EmbeddedServer, role: str) -> Iterator[None]:
         admin.execute("SELECT pg_reload_conf()")
 
 
-def test_a_password_that_is_changed_meanwhile_ends_the_run_at_once(own_server: EmbeddedServer, ingested: str) -> None:
+def test_changed_password_ends_encode_at_once(own_server: EmbeddedServer, ingested: str) -> None:
     with password_needed(own_server, "locked"), psycopg.connect(ingested, autocommit=True) as admin:
         own_dsn = make_conninfo(ingested, user="locked", password="right")
         notes = Notes()
@@ -245,7 +245,7 @@ def end_session(dsn: str, pid: int) -> None:
         assert admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid]).fetchone() == (True,)
 
 
-def test_one_connection_serves_until_it_is_lost_and_then_another(dsn: str) -> None:
+def test_connection_is_reused_until_lost_and_then_replaced(dsn: str) -> None:
     notes: list[str] = []
     opened = Counted(dsn)
     connection = ReconnectingConnection(opened, note=notes.append)
@@ -271,7 +271,7 @@ def test_one_connection_serves_until_it_is_lost_and_then_another(dsn: str) -> No
     connection.close()
 
 
-def test_work_that_loses_its_connection_in_the_middle_is_done_again_as_a_whole(dsn: str) -> None:
+def test_work_that_loses_its_connection_is_repeated_as_a_whole(dsn: str) -> None:
     connection = ReconnectingConnection(lambda: connect(Settings(dsn=dsn)))
     begun: list[int] = []
 
@@ -300,9 +300,7 @@ def test_work_that_loses_its_connection_in_the_middle_is_done_again_as_a_whole(d
     ],
     ids=["division", "table", "cancelled", "locked"],
 )
-def test_an_error_that_leaves_the_connection_alive_is_not_tried_again(
-    dsn: str, statement: str, error: type[psycopg.Error]
-) -> None:
+def test_error_on_a_living_connection_is_not_retried(dsn: str, statement: str, error: type[psycopg.Error]) -> None:
     opened = Counted(dsn)
     connection = ReconnectingConnection(opened)
     tries: list[str] = []
@@ -333,7 +331,7 @@ def test_an_error_that_leaves_the_connection_alive_is_not_tried_again(
     ],
     ids=["socket", "port", "database", "role"],
 )
-def test_only_what_may_change_by_itself_is_waited_for(
+def test_only_an_unreachable_server_is_retried(
     dsn: str, part: dict[str, str], kind: type[DatabaseError], words: str
 ) -> None:
     opened = Counted(make_conninfo(dsn, **part))
@@ -350,7 +348,7 @@ def test_only_what_may_change_by_itself_is_waited_for(
         assert notes == []
 
 
-def test_a_full_disk_is_not_waited_for_even_where_the_server_went_down_over_it(dsn: str) -> None:
+def test_full_disk_is_not_retried_although_the_connection_was_lost(dsn: str) -> None:
     """Where the server cannot write its log, it reports that, ends every session and restarts."""
     opened = Counted(dsn)
     connection = ReconnectingConnection(opened)
@@ -368,7 +366,7 @@ def test_a_full_disk_is_not_waited_for_even_where_the_server_went_down_over_it(d
     connection.close()
 
 
-def test_a_connection_that_breaks_each_time_ends_with_what_the_driver_said(dsn: str) -> None:
+def test_connection_that_breaks_each_time_raises_the_drivers_error(dsn: str) -> None:
     connection = ReconnectingConnection(lambda: connect(Settings(dsn=dsn)), patience_s=1)
 
     def work(live: psycopg.Connection) -> None:
