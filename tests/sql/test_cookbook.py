@@ -100,16 +100,14 @@ def grey() -> bytes:
     return buffer.getvalue()
 
 
-def test_a_question_has_no_answer_in_the_test_or_the_other_way_round() -> None:
+def test_cookbook_and_test_list_the_same_questions() -> None:
     assert [question for question, _ in BLOCKS] == list(COLUMNS)
     assert len(BLOCKS) == DOCS.read_text().count("```sql")
 
 
 @pytest.mark.xdist_group("cookbook")
 @pytest.mark.parametrize(("question", "block"), BLOCKS, ids=[question for question, _ in BLOCKS])
-def test_a_block_of_the_cookbook_does_not_run_or_finds_nothing(
-    phantoms: psycopg.Connection, question: str, block: str
-) -> None:
+def test_cookbook_block_runs_and_returns_rows(phantoms: psycopg.Connection, question: str, block: str) -> None:
     cursor = phantoms.cursor()
     if block.startswith("COPY"):
         with cursor.copy(block.encode()) as copying:

@@ -77,19 +77,21 @@ def seen(connection: psycopg.Connection) -> dict[str, list[str]]:
     }
 
 
-def test_a_role_sees_the_datasets_of_roles_that_it_inherits_from_and_of_no_others(member: Member) -> None:
+def test_role_sees_only_datasets_of_roles_that_it_inherits_from(member: Member) -> None:
     for name, found in seen(member.connection).items():
         assert found == ["inherited"], name
 
 
-def test_after_set_role_the_datasets_of_that_role_are_seen_and_no_others(member: Member) -> None:
+def test_set_role_shows_only_datasets_of_that_role(member: Member) -> None:
     member.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(member.settable)))
     for name, found in seen(member.connection).items():
         assert found == ["settable"], name
 
 
 @pytest.mark.parametrize("inherit", [True, False])
-def test_an_administrators_sight_is_inherited_as_well(member: Member, role_database: str, inherit: bool) -> None:
+def test_member_sees_all_datasets_only_if_it_inherits_from_the_administrator(
+    member: Member, role_database: str, inherit: bool
+) -> None:
     with psycopg.connect(role_database, autocommit=True) as owner:
         owner.execute(
             sql.SQL("GRANT cbir_admin TO {} WITH INHERIT {}").format(

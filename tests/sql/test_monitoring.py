@@ -60,7 +60,7 @@ def index(connection: psycopg.Connection, dsn: str) -> None:
     build_index(connection, get_encoder(connection, "toy"), Hnsw(), connect=lambda: psycopg.connect(dsn))
 
 
-def test_encoder_size_is_what_postgresql_measures(filled: psycopg.Connection, dsn: str) -> None:
+def test_encoder_size_equals_the_sizes_that_postgresql_measures(filled: psycopg.Connection, dsn: str) -> None:
     found = {row["encoder"]: row for row in rows(filled, "encoder_size")}
     assert found["bare"]["images"] == 0
     assert found["bare"]["bytes_per_image"] is None
@@ -119,7 +119,7 @@ def test_index_state_shows_the_index_in_use_and_the_rows_that_came_after_it(
     assert toy["last_scan_at"] >= toy["built_at"]
 
 
-def test_failures_are_counted_by_reason(connection: psycopg.Connection) -> None:
+def test_failure_by_reason_counts_failures_and_first_and_last_time(connection: psycopg.Connection) -> None:
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'test')")
     connection.execute(
         "INSERT INTO cbir.failure (stage, dataset_id, source, reason, detail, occurrences, resolved, first_at, last_at)"

@@ -31,7 +31,7 @@ def runs(connection: psycopg.Connection) -> tuple[int, int, list[int]]:
     return first, row[0], ids[3:]
 
 
-def test_every_label_is_paired_with_itself_and_lists_without_a_label_with_each_other(
+def test_paired_cells_equal_the_example_worked_by_hand(
     connection: psycopg.Connection, runs: tuple[int, int, list[int]]
 ) -> None:
     first, second, (q, r) = runs
@@ -50,7 +50,7 @@ def test_every_label_is_paired_with_itself_and_lists_without_a_label_with_each_o
     ]
 
 
-def test_queries_of_one_patient_are_one_cluster(
+def test_queries_of_one_patient_form_one_cluster(
     connection: psycopg.Connection, runs: tuple[int, int, list[int]]
 ) -> None:
     connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, 'p' FROM cbir.dataset")
@@ -62,7 +62,7 @@ def test_queries_of_one_patient_are_one_cluster(
     assert found == [(2, 1, 2)]
 
 
-def test_both_means_of_a_comparison_under_any_label_are_those_worked_by_hand(
+def test_compare_under_any_label_equals_the_means_worked_by_hand(
     connection: psycopg.Connection, runs: tuple[int, int, list[int]]
 ) -> None:
     """Micro, over q and r: 1 and 1/2. Macro, over A, B and C: (1 + 0 + 1) / 3 and (0 + 1 + 0) / 3."""
