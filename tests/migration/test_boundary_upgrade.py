@@ -34,7 +34,7 @@ def own_schema(role_server: str) -> Iterator[tuple[str, str]]:
         admin.execute(sql.SQL("DROP ROLE {}").format(name))
 
 
-def test_an_owner_who_may_not_act_as_the_role_makes_no_boundary_and_doctor_says_so(
+def test_upgrade_by_an_owner_without_cbir_search_runs_searches_as_the_caller(
     own_schema: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, owner = own_schema
@@ -48,7 +48,7 @@ def test_an_owner_who_may_not_act_as_the_role_makes_no_boundary_and_doctor_says_
         ).fetchone() == (0,)
 
 
-def test_an_upgrade_that_would_end_row_security_is_refused_and_changes_nothing(
+def test_upgrade_that_would_end_row_security_is_refused_and_changes_nothing(
     own_schema: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     dsn, owner = own_schema
@@ -72,7 +72,7 @@ def test_an_upgrade_that_would_end_row_security_is_refused_and_changes_nothing(
         assert run(["--dsn", owner, "db", "upgrade"]) == 0
 
 
-def test_a_migration_changes_rows_of_all_datasets_under_row_security(
+def test_migration_changes_rows_of_all_datasets_under_row_security(
     role_server: str, role_template: str, logins: Logins
 ) -> None:
     """The owner without a policy would see no row, and a migration of data would change nothing, in silence."""
@@ -90,7 +90,7 @@ def test_a_migration_changes_rows_of_all_datasets_under_row_security(
         assert connection.execute(policies).fetchone() == before
 
 
-def test_the_role_has_no_right_to_create_when_an_upgrade_has_ended(role_database: str) -> None:
+def test_cbir_search_may_not_create_objects_after_an_upgrade(role_database: str) -> None:
     with psycopg.connect(role_database) as connection:
         assert connection.execute(
             "SELECT has_schema_privilege('cbir_search', 'cbir', 'CREATE'), has_schema_privilege('cbir_search', 'cbir', 'USAGE')"

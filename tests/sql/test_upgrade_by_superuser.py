@@ -27,7 +27,9 @@ def is_superuser(connection: psycopg.Connection, name: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["VIEW IF EXISTS cbir.nothing; {}; --", "view"])
-def test_the_text_of_a_table_is_run(role_database: str, logins: Logins, owner: psycopg.Connection, kind: str) -> None:
+def test_upgrade_does_not_execute_text_of_the_sql_object_table(
+    role_database: str, logins: Logins, owner: psycopg.Connection, kind: str
+) -> None:
     become = BECOME.format(logins.names["admin"])
     owner.execute("INSERT INTO cbir.sql_object VALUES (%s, %s)", [kind.format(become), f"cbir.image; {become}"])
     with psycopg.connect(role_database, autocommit=True) as superuser:
@@ -45,7 +47,7 @@ def test_the_text_of_a_table_is_run(role_database: str, logins: Logins, owner: p
         "CREATE RULE trap AS ON DELETE TO cbir.sql_object DO ALSO SELECT cbir.run_trap()",
     ],
 )
-def test_a_trigger_or_rule_of_the_owners_runs(
+def test_upgrade_by_a_superuser_refuses_triggers_and_rules_of_the_owner(
     role_database: str, logins: Logins, owner: psycopg.Connection, trap: str
 ) -> None:
     body = f"BEGIN RESET ROLE; {BECOME.format(logins.names['admin'])}; RETURN NULL; END"
