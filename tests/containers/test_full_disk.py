@@ -86,7 +86,7 @@ def small_cli(small: SmallDisk, cli: Cli) -> Cli:
     return lambda *arguments: cli("-q", "--dsn", small.server.dsn("cbirdb"), *arguments)
 
 
-def test_encode_and_index_build_say_that_the_disk_is_full_and_go_on_when_there_is_room(
+def test_encode_and_index_build_report_a_full_disk_and_continue_once_there_is_room(
     small: SmallDisk, small_cli: Cli, pictures: Path
 ) -> None:
     assert small_cli("ingest", "folder", pictures).code == 0
@@ -126,7 +126,7 @@ def test_encode_and_index_build_say_that_the_disk_is_full_and_go_on_when_there_i
     assert small.counts() == {"image": 60, "image_label": 60, "embedding_tiny_image": 60, "index_build": 1}
 
 
-def test_ingest_says_that_the_disk_is_full_and_goes_on_when_there_is_room(
+def test_ingest_reports_a_full_disk_and_continues_once_there_is_room(
     small: SmallDisk, small_cli: Cli, pictures: Path
 ) -> None:
     assert small_cli("ingest", "folder", pictures, "--limit", 10).code == 0
@@ -162,9 +162,7 @@ def whole_batches(server: DatabaseContainer) -> int:
     return int(found)
 
 
-def test_a_server_that_went_down_over_its_full_disk_has_lost_nothing(
-    small: SmallDisk, small_cli: Cli, pictures: Path
-) -> None:
+def test_server_stopped_by_a_full_disk_loses_nothing(small: SmallDisk, small_cli: Cli, pictures: Path) -> None:
     """Where not even its log of changes can be written, PostgreSQL stops."""
     assert small_cli("ingest", "folder", pictures).code == 0
     assert small_cli("encode", "-e", "tiny-image", "--limit", 40).code == 0

@@ -35,13 +35,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield call
 
 
-def test_the_compose_file_names_the_image_that_the_tests_run_on() -> None:
+def test_compose_file_names_the_image_that_the_tests_run_on() -> None:
     services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
     assert services["db"]["image"] == f"${{CBIRDB_DATABASE_IMAGE:-{IMAGE}}}"
     assert services["db"]["ports"] == ["${CBIRDB_ADDRESS:-127.0.0.1}:${CBIRDB_PORT:-15432}:5432"]
 
 
-def test_every_command_of_the_guide_runs_as_written(run: Run, record_property: Callable[[str, object], None]) -> None:
+def test_every_command_of_the_operations_guide_runs_as_written(
+    run: Run, record_property: Callable[[str, object], None]
+) -> None:
     said: list[tuple[str, str, float]] = []
     written = commands()
     assert written[:2] == ["docker compose up -d", "docker compose run --rm cbirdb demo"]

@@ -48,7 +48,7 @@ def catch_up(primary: DatabaseContainer, replica: DatabaseContainer) -> None:
             time.sleep(0.05)
 
 
-def test_a_replica_answers_searches_and_metrics_and_refuses_writing(
+def test_replica_answers_searches_and_metrics_and_refuses_writes(
     primary: DatabaseContainer, replica: DatabaseContainer, cli: Cli, class_folder: Path
 ) -> None:
     dsn, copy = primary.dsn("cbirdb"), replica.dsn("cbirdb")

@@ -55,7 +55,7 @@ def count(dsn: str, table: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM cbir.{table}").fetchone()[0])
 
 
-def test_encode_outlives_a_restart_of_the_container(
+def test_encode_survives_a_restart_of_the_container(
     database: DatabaseContainer, own_dsn: str, cli: Cli, pictures: Path
 ) -> None:
     assert cli("-q", "--dsn", own_dsn, "ingest", "folder", pictures).code == 0
@@ -97,7 +97,7 @@ def many_vectors(own_dsn: str) -> str:
     return own_dsn
 
 
-def test_an_index_build_that_is_cut_off_by_a_restart_leaves_nothing_and_can_be_run_again(
+def test_index_build_cut_off_by_a_restart_leaves_nothing_and_can_be_repeated(
     database: DatabaseContainer, many_vectors: str, cli: Cli
 ) -> None:
     from cbirdb.db.embeddings import get_encoder
@@ -138,7 +138,7 @@ def test_an_index_build_that_is_cut_off_by_a_restart_leaves_nothing_and_can_be_r
 
 
 @pytest.mark.parametrize("command", [["db", "status"], ["search", "--image-id", "1", "-e", "tiny-image"]])
-def test_a_server_that_is_down_is_said_to_be(
+def test_commands_say_that_the_server_is_down(
     database: DatabaseContainer, own_dsn: str, cli: Cli, command: list[str]
 ) -> None:
     database.container.stop(timeout=60)

@@ -53,7 +53,7 @@ def put(database: DatabaseContainer, file: Path) -> str:
     return f"/tmp/{file.name}"
 
 
-def test_a_dump_restored_into_the_deployed_version_answers_the_same(
+def test_dump_restored_into_the_deployed_version_answers_the_same(
     embedded: EmbeddedServer, database: DatabaseContainer, cli: Cli, class_folder: Path, tmp_path: Path
 ) -> None:
     old = embedded.uri()

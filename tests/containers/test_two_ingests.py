@@ -27,7 +27,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, int]:
     return json.loads(out)[-1]
 
 
-def test_two_ingests_at_once_leave_each_image_and_label_once(own_dsn: str, pictures: Path) -> None:
+def test_two_ingests_at_once_store_each_image_and_label_once(own_dsn: str, pictures: Path) -> None:
     rows = [finish(process) for process in [start(own_dsn, "ingest", "folder", pictures) for _ in range(2)]]
     assert sum(row["added"] for row in rows) == 60
     assert [row["added"] + row["unchanged"] for row in rows] == [60, 60]

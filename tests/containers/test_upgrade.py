@@ -32,9 +32,7 @@ LANDED = {
 Cli = Callable[..., Outcome]
 
 
-def test_from_nothing_the_schema_is_made_and_a_second_upgrade_changes_nothing(
-    database: DatabaseContainer, cli: Cli
-) -> None:
+def test_upgrade_makes_the_schema_and_a_second_one_changes_nothing(database: DatabaseContainer, cli: Cli) -> None:
     with psycopg.connect(database.dsn(), autocommit=True) as admin:
         admin.execute("CREATE DATABASE nothing")
     dsn = database.dsn("nothing")
@@ -82,7 +80,7 @@ def earlier_version(commit: str, folder: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("revision", sorted(LANDED))
-def test_a_database_of_an_earlier_version_is_upgraded_with_all_that_is_in_it(
+def test_database_of_an_earlier_version_is_upgraded_with_all_its_data(
     database: DatabaseContainer, cli: Cli, class_folder: Path, tmp_path: Path, revision: str
 ) -> None:
     with psycopg.connect(database.dsn(), autocommit=True) as admin:

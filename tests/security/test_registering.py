@@ -31,7 +31,7 @@ def database(role_server: str, role_template: str) -> str:
         yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
 
 
-def test_a_planted_encoder_cannot_make_an_administrator_drop_a_core_table(database: str, logins: Logins) -> None:
+def test_planted_encoder_cannot_make_an_administrator_drop_a_core_table(database: str, logins: Logins) -> None:
     """The attack: cbir_ingest names cbir.setting as an encoder's table, and an administrator drops that encoder."""
     with logins.connect("ingest", database) as attacker, pytest.raises(psycopg.errors.InsufficientPrivilege):
         attacker.execute(
@@ -45,7 +45,7 @@ def test_a_planted_encoder_cannot_make_an_administrator_drop_a_core_table(databa
         assert connection.execute("SELECT to_regclass('cbir.embedding_old_model')").fetchone() == (None,)
 
 
-def test_a_table_that_does_not_look_like_one_of_embeddings_is_not_dropped(
+def test_encoders_drop_keeps_a_table_without_the_shape_of_embeddings(
     database: str, logins: Logins, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with logins.connect("admin", database) as connection:
@@ -58,7 +58,7 @@ def test_a_table_that_does_not_look_like_one_of_embeddings_is_not_dropped(
         assert connection.execute("SELECT to_regclass('cbir.embedding_old_model') IS NULL").fetchone() == (False,)
 
 
-def test_a_site_cannot_change_what_all_sites_compare_with(database: str, logins: Logins) -> None:
+def test_site_cannot_change_the_golden_embedding_of_an_encoder(database: str, logins: Logins) -> None:
     """A wrong vector of the fixed picture would stop every other site's encoding."""
     with logins.connect("ingest", database) as site:
         register_encoder(
@@ -75,9 +75,7 @@ def test_a_site_cannot_change_what_all_sites_compare_with(database: str, logins:
 
 
 @pytest.mark.parametrize("golden", ["{1}", "{1,1}", "{0,0}", "{NaN,0}", "{NULL,1}"])
-def test_a_vector_of_the_fixed_picture_has_the_encoders_dimension_and_length_one(
-    database: str, logins: Logins, golden: str
-) -> None:
+def test_golden_embedding_of_wrong_dimension_or_length_is_refused(database: str, logins: Logins, golden: str) -> None:
     with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
         site.execute("SELECT cbir.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}', %s)", [golden])
 
@@ -93,14 +91,16 @@ def test_a_vector_of_the_fixed_picture_has_the_encoders_dimension_and_length_one
         {"name": "x"},
     ],
 )
-def test_a_record_names_no_code_and_no_address(database: str, logins: Logins, spec: dict[str, object]) -> None:
+def test_encoder_record_with_code_or_an_address_is_refused(
+    database: str, logins: Logins, spec: dict[str, object]
+) -> None:
     with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
         site.execute("SELECT cbir.add_encoder_record('x', %s)", [Jsonb({**COMPLETE, "weights": None, **spec})])
 
 
 @pytest.mark.parametrize("root", ["/images/b", "/images/b/deeper", "/images", "/"])
 @pytest.mark.parametrize("statement", ["INSERT", "UPDATE"])
-def test_a_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
+def test_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
     database: str, logins: Logins, root: str, statement: str
 ) -> None:
     with psycopg.connect(logins.server, dbname=database, autocommit=True) as connection:
@@ -137,7 +137,7 @@ def two_folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("source", ["../other/x/secret.png", "{other}/x/secret.png"])
-def test_a_planted_file_name_does_not_lead_out_of_its_datasets_folder(
+def test_planted_file_name_cannot_leave_the_dataset_folder(
     cli: Callable[..., Outcome],
     connection: psycopg.Connection,
     tmp_path: Path,
@@ -154,7 +154,7 @@ def test_a_planted_file_name_does_not_lead_out_of_its_datasets_folder(
     assert connection.execute("SELECT count(*) FROM cbir.embedding_tiny_image").fetchone() == (0,)
 
 
-def test_a_folder_that_nobody_named_on_this_machine_is_not_read(
+def test_encode_reads_only_folders_that_were_named_on_this_machine(
     cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, other = two_folders
@@ -170,7 +170,7 @@ def test_a_folder_that_nobody_named_on_this_machine_is_not_read(
     assert cli("--home", here, "encode", "-e", "tiny-image", "--allow-root", tmp_path).code == 0
 
 
-def test_a_record_that_lacks_what_every_command_reads_is_refused(database: str, logins: Logins) -> None:
+def test_incomplete_encoder_record_is_refused(database: str, logins: Logins) -> None:
     with logins.connect("ingest", database) as connection:
         query = "SELECT cbir.add_encoder_record('x', %s)"
         for field, wrong in [("dim", 0), *((name, None) for name in [*COMPLETE][4:]), ("revision", 7)]:
@@ -185,13 +185,13 @@ def test_a_record_that_lacks_what_every_command_reads_is_refused(database: str, 
                 )
 
 
-def test_a_stored_record_does_not_stand_in_for_one_that_ships(connection: psycopg.Connection) -> None:
+def test_stored_record_does_not_replace_a_shipped_encoder(connection: psycopg.Connection) -> None:
     planted = {**SHIPPED["tiny-image"].as_json(), "citation": "planted"}
     connection.execute("INSERT INTO cbir.encoder_record (name, spec) VALUES ('tiny-image', %s)", [Jsonb(planted)])
     assert known_encoders(connection)["tiny-image"] == SHIPPED["tiny-image"]
 
 
-def test_a_folder_that_is_a_link_into_another_datasets_folder_is_not_read(
+def test_folder_that_links_into_another_datasets_folder_is_not_read(
     cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, other = two_folders
@@ -204,7 +204,7 @@ def test_a_folder_that_is_a_link_into_another_datasets_folder_is_not_read(
     assert "--allow-root" in refused.err
 
 
-def test_the_environment_names_folders_too(
+def test_environment_variable_allows_folders(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, other = two_folders
@@ -216,7 +216,7 @@ def test_the_environment_names_folders_too(
     assert (missing.code, "There is no folder" in missing.err) == (1, True)
 
 
-def test_an_empty_name_is_not_taken_for_the_folder_one_is_in(
+def test_empty_allow_root_does_not_mean_the_current_folder(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, _ = two_folders
@@ -228,7 +228,7 @@ def test_an_empty_name_is_not_taken_for_the_folder_one_is_in(
     assert cli("--home", tmp_path / "here", "encode", "-e", "tiny-image").code in (1, 2)
 
 
-def test_what_is_remembered_is_the_operators_alone(
+def test_file_of_allowed_folders_is_private_and_refused_when_damaged(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, _ = two_folders
@@ -241,7 +241,7 @@ def test_what_is_remembered_is_the_operators_alone(
     assert (broken.code, "cannot be read" in broken.err) == (1, True)
 
 
-def test_symbolic_links_that_leave_the_folder_are_followed_where_asked_alone(
+def test_symbolic_links_out_of_the_folder_are_followed_only_with_allow_root(
     cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, other = two_folders
@@ -256,7 +256,7 @@ def test_symbolic_links_that_leave_the_folder_are_followed_where_asked_alone(
     assert (asked.rows[-1]["added"], asked.rows[-1]["failed"]) == (2, 0)
 
 
-def test_a_contact_sheet_leaves_pictures_out_that_may_not_be_read_here(
+def test_contact_sheet_leaves_out_pictures_that_may_not_be_read_here(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, _ = two_folders
@@ -270,7 +270,7 @@ def test_a_contact_sheet_leaves_pictures_out_that_may_not_be_read_here(
     assert "Pictures of own are left out" in elsewhere.err
 
 
-def test_a_family_that_a_stored_record_names_is_one_that_ships(
+def test_stored_record_with_an_unknown_family_is_refused(
     connection: psycopg.Connection, cli: Callable[..., Outcome]
 ) -> None:
     """Records are the owner's to write; what one names is still not imported unless it is a family of cbirdb."""
