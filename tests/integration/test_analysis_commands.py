@@ -1,4 +1,4 @@
-"""``metrics --confidence``, ``metrics --by index-size|anatomy``, ``compare``, ``classify`` and ``leakage`` as commands."""
+"""Test the commands for intervals, index sizes, anatomy, comparison, classification and leakage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = {"train": 12, "val": 4, "test": 6}
 
 @pytest.fixture
 def evaluated(cli: Cli, tmp_path: Path) -> int:
-    """Two classes of pictures, dark and bright ones alike, encoded and evaluated; the test run's id."""
+    """Encode and evaluate two classes of pictures, dark and bright; return the id of the run over the test split."""
     number = 0
     for split, count in COUNTS.items():
         for label in ("nodule", "normal"):

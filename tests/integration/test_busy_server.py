@@ -1,4 +1,4 @@
-"""A server that is there and takes no connection: it is told from one that has stopped, and waited for, not for ever."""
+"""Test servers that run but accept no connection: commands wait for a limited time and start no second server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.test_embedded_server import PROGRAM, cbirdb, environment,
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server with few connections."""
+    """Start a server that allows few connections."""
     server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="cbirdb-server-")))
     assert cbirdb(server.home, "db", "start").returncode == 0
     with psycopg.connect(server.uri(), autocommit=True) as admin:
@@ -43,7 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
 
 
 def fill(server: EmbeddedServer, taken: ExitStack, **role: str) -> None:
-    """Take every connection that there is."""
+    """Take every free connection."""
 
     def take_for_ever() -> None:
         while True:
@@ -129,7 +129,7 @@ def test_full_server_can_be_stopped(small: EmbeddedServer) -> None:
 
 
 def start_recovering(server: EmbeddedServer, seconds: int) -> None:
-    """Stop the server and start it so that it recovers from an archive, which takes a while for each file to say no."""
+    """Restart the server so that it recovers from an archive, whose every answer takes some seconds."""
     server.stop()
     with (server.data / "postgresql.auto.conf").open("a") as file:
         file.write(f"restore_command = 'sleep {seconds}; false'\nhot_standby = off\n")
@@ -151,7 +151,7 @@ def start_recovering(server: EmbeddedServer, seconds: int) -> None:
 
 @pytest.fixture
 def own() -> Iterator[EmbeddedServer]:
-    """A server that a test may spoil."""
+    """Start a server that a test may damage."""
     server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="cbirdb-server-")))
     server.start()
     yield server
@@ -181,7 +181,7 @@ def test_start_names_a_server_that_keeps_recovering_and_stop_stops_it(
 
 
 def crash(server: EmbeddedServer) -> None:
-    """Write much, and kill the session: the server ends all others and replays its log. Return while it does."""
+    """Write many rows and kill the session, so that the server replays its log; return while it does."""
     with psycopg.connect(server.uri(), autocommit=True) as writer:
         writer.execute("CREATE TABLE much AS SELECT n, repeat('x', 500) AS x FROM generate_series(1, 300000) AS n")
         os.kill(writer.info.backend_pid, signal.SIGKILL)
@@ -200,7 +200,7 @@ def test_connect_waits_for_recovery_from_a_crash(own: EmbeddedServer) -> None:
 
 
 def test_server_stopped_during_crash_recovery_keeps_all_committed_rows(own: EmbeddedServer) -> None:
-    """PostgreSQL 18 hangs when it is told to stop fast just then."""
+    """PostgreSQL 18 hangs when a fast stop is requested during recovery."""
     crash(own)
     done = cbirdb(own.home, "db", "stop")
     assert (done.returncode, done.stderr) == (0, "The server has stopped.\n")

@@ -1,4 +1,4 @@
-"""Why a connection cannot be had, or does not allow what is asked: one sentence, exit code 3, nothing else."""
+"""Test refused connections and missing rights: each gives one sentence and exit code 3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server of this file's own, where ``scram_user`` needs a password."""
+    """Start a server for this file, where ``scram_user`` needs a password."""
     server = EmbeddedServer(tmp_path_factory.mktemp("connection") / "home")
     server.start()
     rules = server.data / "pg_hba.conf"
@@ -51,7 +51,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 
 
 def refused(outcome: tuple[int, str, str]) -> str:
-    """The one line on stderr, when everything else is as it must be."""
+    """Check exit code, stdout and stderr of a refusal; return its one line."""
     code, out, err = outcome
     assert code == 3, err
     assert out == ""

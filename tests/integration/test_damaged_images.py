@@ -1,4 +1,4 @@
-"""Damaged images through ingest, encode and search: refused, unless they are asked for, and then recorded as damaged."""
+"""Test that ingest, encode and search refuse damaged images unless asked to accept them, and then record the damage."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ DAMAGE = "SELECT source, damage FROM cbir.image WHERE damage IS NOT NULL ORDER B
 
 
 def damaged_bytes() -> bytes:
-    """A JPEG that was cut and closed, so that its end is there and half of it is not."""
+    """Return a JPEG that was cut and closed: its end is present and half of it is missing."""
     return cut_and_closed(encoded(smooth(), "JPEG"), random.Random(3))
 
 
 def program(dsn: str, *arguments: object) -> tuple[int, str]:
-    """Exit code and stderr of the program as it runs for users, its worker processes' included."""
+    """Run the program as users do; return its exit code and stderr, including that of its worker processes."""
     command = [Path(sys.executable).with_name("cbirdb"), "--dsn", dsn, *arguments]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
 
 
 def spoil(path: Path) -> None:
-    """Change a file as a failing disk does: neither its size nor its time tells."""
+    """Change a file as a failing disk does: size and time stay the same."""
     before, data = path.stat(), bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 9] = bytes(9)
@@ -154,7 +154,7 @@ def test_recheck_fails_on_accepted_damage_unless_accept_damaged_is_given_again(
 
 
 def test_two_hundred_damaged_files_are_summarised_in_a_few_lines(dsn: str, class_folder: Path) -> None:
-    """Neither Python's warnings nor libtiff, which writes to stderr by itself, is heard, in any process."""
+    """Python's warnings and libtiff's own messages to stderr are silent in every process."""
     transparent = picture(1).convert("P")
     for number in range(50):
         rng = random.Random(number)

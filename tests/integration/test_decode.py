@@ -1,4 +1,4 @@
-"""Pictures that crash what decodes them, hang it or ask for all memory: a failure each, soon, and the others go on."""
+"""Test pictures that crash, hang or overload their decoder: each becomes a failure, and the others are encoded."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.support.worker_encoders import MARKS, Failing, Flat, Projection, Quar
 
 Cli = Callable[..., Outcome]
 BOUND_S = 120.0
-"""Far longer than anything here takes, far shorter than a decoder that hangs."""
+"""Limit: far longer than any step here takes, far shorter than a decoder that hangs."""
 
 
 @pytest.fixture
 def with_marks(cli: Cli, class_folder: Path) -> Path:
-    """Twenty ordinary pictures, and one for each mark between them, in the catalogue."""
+    """Ingest twenty ordinary pictures and, between them, one for each mark."""
     for number, mark in enumerate(MARKS):
         marked_picture(100 + number, mark).save(class_folder / "nodule" / f"05 {mark}.png")
     assert cli("ingest", "folder", class_folder).code == 0
@@ -66,7 +66,7 @@ def test_pictures_that_break_the_decoder_fail_and_all_others_are_encoded(
 
 
 def check_vectors(connection: psycopg.Connection, folder: Path, encoder: Encoder) -> None:
-    """What is stored of each picture is what the encoder makes of it alone."""
+    """Check that each stored vector is what the encoder makes of that picture alone."""
     preprocess = Quarters()
     stored = vectors(connection, f"embedding_{encoder.spec.name}")
     for source, vector in stored.items():
@@ -152,7 +152,7 @@ def test_encode_leaves_no_open_files_and_no_processes(
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of side x side pixels of one bit each, all black: some kilobytes that become gigabytes."""
+    """Return a black one-bit PNG of side x side pixels: some kilobytes that decode to gigabytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""``cbirdb db doctor`` on servers that do not do, and ``cbirdb datasets drop``."""
+"""Test ``cbirdb db doctor`` on unsuitable servers, and ``cbirdb datasets drop``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_good_server_passes_every_check(cli: Cli) -> None:
 
 
 def move_bound(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
-    """The server is a real one; what it is compared with is moved out of its reach."""
+    """Raise a minimum version above that of the real server."""
     monkeypatch.setattr(migrate, name, value)
     monkeypatch.setattr(doctor_module, name, value)
 
@@ -136,7 +136,7 @@ def test_doctor_reports_every_check_of_a_database_without_extension_and_schema(
 
 @pytest.fixture
 def role(dsn: str) -> Iterator[str]:
-    """A role of this test's own that may do nothing."""
+    """Create a role without privileges for this test."""
     name = f"cbirdb_reader_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
@@ -145,7 +145,7 @@ def role(dsn: str) -> Iterator[str]:
 
 
 def as_role(dsn: str, role: str) -> str:
-    """A session that is the role from its first statement on, whatever the server's rules for logging in."""
+    """Return a DSN whose session acts as the role from its first statement on."""
     return make_conninfo(dsn, options=f"-c role={role}")
 
 
@@ -181,7 +181,7 @@ OF_IMAGES = ("image_label", "embedding_tiny_image")
 
 
 def contents(connection: psycopg.Connection, dataset: str) -> dict[str, int]:
-    """How many rows each table has of a dataset."""
+    """Count the rows of a dataset in each table."""
     queries = {
         "dataset": "SELECT count(*) FROM cbir.dataset WHERE name = %s",
         "image": "SELECT count(*) FROM cbir.image JOIN cbir.dataset AS d USING (dataset_id) WHERE d.name = %s",
@@ -210,7 +210,7 @@ def total(connection: psycopg.Connection, table: str) -> int:
 
 @pytest.fixture
 def two_datasets(cli: Cli, tmp_path: Path) -> None:
-    """Datasets ``ours`` and ``theirs`` with everything that can rest on a dataset, and a run over both."""
+    """Fill datasets ``ours`` and ``theirs`` with everything that a dataset can have, and evaluate both together."""
     for number, name in enumerate(("ours", "theirs")):
         for picture in range(30):
             path = tmp_path / name / f"class {picture % 2}" / f"{picture:02}.png"

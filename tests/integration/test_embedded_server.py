@@ -1,4 +1,4 @@
-"""The server that cbirdb brings along: what it survives, who gets in, where it may live."""
+"""Test the embedded server: what it survives, who can connect, and where its files may lie."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def postmaster(server: EmbeddedServer) -> int:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server that the tests of this file only look at."""
+    """Start a server that the tests of this file only read."""
     server = EmbeddedServer(tmp_path_factory.mktemp("embedded") / "home")
     done = cbirdb(server.home, "db", "start")
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """A server not started yet, that is stopped in the end."""
+    """Provide a server that is not started yet and is stopped at the end."""
     server = EmbeddedServer(tmp_path / "home")
     yield server
     server.stop()
@@ -159,7 +159,7 @@ def test_psql_options_override_the_connection_that_db_psql_supplies(running: Emb
 
 
 def test_db_psql_passes_the_password_only_to_its_own_user_and_server(running: EmbeddedServer) -> None:
-    """Neither to another user nor to another server than the connection string's."""
+    """Another user or another server than the connection string's does not get it."""
     with psycopg.connect(running.uri("cbirdb")) as connection:
         host, user = connection.info.host, connection.info.user
     dsn = f"host={host} dbname=cbirdb user={user} password=secret"
@@ -259,7 +259,7 @@ def test_committed_rows_survive_a_killed_server(fresh: EmbeddedServer) -> None:
 
 
 def test_start_waits_for_processes_that_outlive_a_killed_server(fresh: EmbeddedServer) -> None:
-    """As the one that recovers does for seconds, while it does not look whether its server lives."""
+    """The recovery process does so for seconds, while it does not check whether its server is alive."""
     fresh.start()
     killed = postmaster(fresh)
     children = Path(f"/proc/{killed}/task/{killed}/children").read_text().split()

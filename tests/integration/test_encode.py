@@ -1,4 +1,4 @@
-"""``cbirdb encode`` on a real server: one unit vector per image, and a failure for every image without one."""
+"""Test that ``cbirdb encode`` stores one unit vector per image, and a failure for every image without one."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def run(cli: Cli, *arguments: object) -> Outcome:
 
 
 def counts(outcome: Outcome) -> dict[str, int]:
-    """What the last row counts, without zeros."""
+    """Return the counts of the last row that are not zero."""
     return {key: value for key, value in outcome.rows[-1].items() if key != "encoder" and value}
 
 
 def encode(connection: psycopg.Connection, encoder: Encoder, **options: object) -> EncodeSummary:
-    """The verb with one encoder."""
+    """Run the verb with one encoder."""
     (summary,) = encode_with(connection, [encoder], **options)
     return summary
 
 
 @pytest.fixture
 def ingested(cli: Cli, class_folder: Path) -> Path:
-    """The twenty pictures, in the catalogue."""
+    """Ingest the twenty pictures."""
     assert cli("ingest", "folder", class_folder).code == 0
     return class_folder
 

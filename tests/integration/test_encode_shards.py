@@ -1,4 +1,4 @@
-"""``cbirdb encode --shard I/N``: shares that do not overlap and leave nothing out, with counts of their own."""
+"""Test ``cbirdb encode --shard I/N``: shards cover all images, do not overlap, and count only their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cbirdb encode`` while others replace files, erase patients and drop datasets: nothing stale is kept, nothing ends."""
+"""Test ``cbirdb encode`` while others replace files, erase patients and drop datasets: nothing stale is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Cli = Callable[..., Outcome]
 
 
 class Interrupted(MeanOfQuarters):
-    """In its first batch, after the files have been read, lets something else happen before it gives its embeddings."""
+    """Call a function in its first batch, after the files were read and before it returns embeddings."""
 
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         super().__init__()

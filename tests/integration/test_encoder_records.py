@@ -1,4 +1,4 @@
-"""``cbirdb encoders``: what can encode, added and taken back, listed and verified."""
+"""Test ``cbirdb encoders``: list, show, add, drop and verify."""
 
 from __future__ import annotations
 

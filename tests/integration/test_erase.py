@@ -1,4 +1,4 @@
-"""Erasing a patient: nothing of them is left in any column, others keep theirs, and no way leads back."""
+"""Test the erasure of a patient: no column keeps a trace, others keep their data, and nothing undoes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.official_layouts import NIH_ROWS, write_key, write_nih14
 
 Cli = Callable[..., Outcome]
 PATIENT = "1"
-"""Of NIH's table, with two images."""
+"""A patient of NIH's table with two images."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pseudonym(cli: Cli, connection: psycopg.Connection, root: Path, key: Path) -> str:
-    """Six images of four patients: encoded, imported, indexed, searched for, evaluated; one has failed before."""
+    """Encode, import, index, search and evaluate six images of four patients; return a pseudonym."""
     broken = root / "images" / NIH_ROWS[1][0]
     broken.write_bytes(b"")
     assert cli("ingest", "nih14", root, "--pseudonym-key", key, "--name", "nih").code == 4
@@ -90,7 +90,7 @@ OTHER_NUMBERS = {"run_id", "label_id", "dataset_id", "encoder_id", "index_build_
 
 
 def traces(connection: psycopg.Connection, numbers: dict[str, set[int]], words: set[str]) -> list[str]:
-    """Every column of every table that holds one of these ids (by the kind its name says) or texts."""
+    """List the columns of all tables that hold one of these ids (by the kind in the column's name) or texts."""
     found = []
     columns = connection.execute(
         "SELECT c.relname, a.attname, format_type(a.atttypid, NULL) FROM pg_attribute AS a JOIN pg_class AS c"
@@ -124,7 +124,7 @@ def traces(connection: psycopg.Connection, numbers: dict[str, set[int]], words: 
 
 
 def marks(connection: psycopg.Connection, pseudonym: str) -> tuple[dict[str, set[int]], set[str]]:
-    """Everything that names this patient: ids by kind; pseudonym, file names and study keys."""
+    """Return everything that names this patient: ids by kind; pseudonym, file names and study keys."""
     rows = connection.execute(
         "SELECT i.image_id, i.patient_id, i.study_id, i.series_id, i.source, s.study_uid FROM cbir.image AS i"
         " JOIN cbir.patient AS p USING (patient_id) JOIN cbir.study AS s USING (study_id) WHERE p.pseudonym = %s",
@@ -138,7 +138,7 @@ def marks(connection: psycopg.Connection, pseudonym: str) -> tuple[dict[str, set
 
 
 def everything(connection: psycopg.Connection) -> dict[str, list[Any]]:
-    """All rows of all tables but those that an erasure may add to or counts in."""
+    """Return all rows of all tables."""
     names = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r'"
     ).fetchall()
@@ -199,7 +199,7 @@ def test_erase_removes_the_patient_from_every_column_and_keeps_all_others(
 def test_results_after_an_erasure_equal_an_evaluation_without_the_patient(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
-    """Against the same evaluation made after the erasure, with room for every image in the lists."""
+    """Compared with the same evaluation after the erasure, whose lists have room for every image."""
     cli("erase", "--patient", pseudonym, "--yes")
     stored = connection.execute(
         "SELECT run_id, protocol, erased_images, erased_neighbours FROM cbir.search_run ORDER BY run_id"
@@ -329,7 +329,7 @@ def test_erased_vectors_leave_the_index_file_after_its_repair(
     stored = np.array(json.loads(vector), dtype="<f2").tobytes()[:64]
 
     def in_file(relation: str) -> bool:
-        """Whether the vector's bytes are in the relation's file on disk."""
+        """Tell whether the vector's bytes are in the relation's file on disk."""
         connection.execute("CHECKPOINT")
         found = connection.execute(
             "SELECT position(%s::bytea IN pg_read_binary_file(pg_relation_filepath(%s)))", [stored, relation]
@@ -361,7 +361,7 @@ def test_erased_vectors_leave_the_index_file_after_its_repair(
 
 @pytest.fixture
 def restored(server: str, dsn: str, request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
-    """Restores a dump into a database of its own and returns its DSN."""
+    """Provide a function that restores a dump into a new database and returns its DSN."""
     made: list[str] = []
 
     def restore(dump: Path) -> str:
@@ -380,7 +380,7 @@ def restored(server: str, dsn: str, request: pytest.FixtureRequest) -> Iterator[
 
 
 def program(request: pytest.FixtureRequest, name: str) -> str:
-    """A program of the server's own version: the embedded server's, or with --pg-dsn the one on the PATH."""
+    """Find a program of the server's version: the embedded server's, or with --pg-dsn the one on the PATH."""
     if request.config.getoption("--pg-dsn"):
         return name
     socket_folder = psycopg.conninfo.conninfo_to_dict(request.getfixturevalue("server"))["host"]

@@ -1,4 +1,4 @@
-"""What follows an erasure: its certificate is kept whatever happens, and what may not be run is said."""
+"""Test what follows an erasure: the certificate is always kept, and statements that the role may not run are shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PERSON = "cafe" * 8
 
 @pytest.fixture
 def person(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> str:
-    """A patient with one image of a folder that is encoded and indexed."""
+    """Encode and index a folder, give one image to a patient; return the pseudonym."""
     assert cli("ingest", "folder", class_folder).code == 0
     assert cli("encode", "-e", "tiny-image").code == 0
     connection.execute(

@@ -1,4 +1,4 @@
-"""An erased patient comes back neither under another name nor by renaming, and strangers are not taken for them."""
+"""Test that an erased patient cannot return under another name, and that other patients are not mistaken for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def key(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def erased(cli: Cli, tmp_path: Path, key: Path) -> Path:
-    """NIH's folder, ingested as 'nih', without its patient 1, who has been erased."""
+    """Ingest NIH's folder as 'nih' and erase patient 1; return the folder."""
     root = write_nih14(tmp_path / "nih")
     assert cli("ingest", "nih14", root, "--pseudonym-key", key, "--name", "nih").code == 0
     assert cli("erase", "--patient-id", "1", "--pseudonym-key", key, "--yes").code == 0
@@ -53,7 +53,7 @@ def test_same_files_under_another_dataset_name_exclude_the_erased_patient(
 def test_other_patient_with_the_same_number_is_not_excluded(
     cli: Cli, connection: psycopg.Connection, erased: Path, key: Path, tmp_path: Path
 ) -> None:
-    """Patients are numbered from 1 everywhere, and so are files: only both together tell who it is."""
+    """Patients and files are numbered from 1 everywhere: only both together identify a patient."""
     strangers = write_nih14(tmp_path / "strangers", images=False)
     table = strangers / "Data_Entry_2017_v2020.csv"
     table.write_text(

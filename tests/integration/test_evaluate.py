@@ -1,4 +1,4 @@
-"""``cbirdb evaluate`` and ``cbirdb metrics`` on a real server: modes, splits, bad input, poor indexes."""
+"""Test ``cbirdb evaluate`` and ``cbirdb metrics`` on a real server: modes, splits, bad input, poor indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cbirdb evaluate`` by matrix products: the neighbours that the server's own searches find, in its order."""
+"""Test that evaluation by matrix products finds the same neighbours as the server's searches, in the same order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.evaluations import Cli, assert_same, evaluate, runs
 def write_images(
     connection: psycopg.Connection, vectors: NDArray[np.float64], precision: Literal["half", "single"]
 ) -> None:
-    """Images of some forty patients, a third of them queries, with one label or two."""
+    """Store images of some forty patients, a third of them queries, with one label or two."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('one', 'test')")
     connection.execute("INSERT INTO cbir.label (name) SELECT 'L' || n FROM generate_series(0, 8) AS n")
     connection.execute(
@@ -47,7 +47,7 @@ def write_images(
 
 @pytest.fixture
 def many(connection: psycopg.Connection) -> None:
-    """Six hundred images in clusters, and pairs with the same vector."""
+    """Store six hundred images in clusters, and pairs with the same vector."""
     rng = np.random.default_rng(6)
     vectors = rng.normal(size=(9, 16))[np.arange(600) // 7 % 9] + 0.5 * rng.normal(size=(600, 16))
     vectors[100:140] = vectors[200:240]
@@ -56,7 +56,7 @@ def many(connection: psycopg.Connection) -> None:
 
 @pytest.fixture
 def alike(connection: psycopg.Connection) -> None:
-    """Six hundred images of five pictures: copies, copies but for rounding, and others that are ever less alike."""
+    """Store six hundred images of five pictures: copies, near copies within rounding, and others ever less alike."""
     rng = np.random.default_rng(7)
     pictures = rng.normal(size=(5, 96))[np.arange(600) % 5]
     noise = np.where(np.arange(600) % 4 == 0, 0, 10.0 ** -(np.arange(600) % 8))
@@ -73,7 +73,7 @@ OPTIONS = pytest.mark.parametrize(
 def by_scans_and_products(
     cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, *options: object
 ) -> Iterator[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
-    """What an exact run stores, table by table, in either way."""
+    """Yield, table by table, what an exact run stores by scans and by products."""
     monkeypatch.setattr(exact_search, "MARGIN", 8)
     runs = []
     for scan_up_to in (10**9, 0):

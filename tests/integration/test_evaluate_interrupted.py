@@ -1,4 +1,4 @@
-"""Evaluations that fail, are killed and resumed, or whose images change: a run is as if nothing had been, or is none."""
+"""Test evaluations that fail, are killed and resumed, or whose images change: a run is complete, or there is none."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ main(sys.argv[1:])
 
 @contextmanager
 def hanging_evaluate(dsn: str, *arguments: object, before: int, scan: int = 10**9) -> Iterator[None]:
-    """An evaluation that stores so many queries, then hangs; it is killed when the block ends."""
+    """Run an evaluation that stores so many queries, then hangs; kill it when the block ends."""
     program = HANGING.replace("__before__", str(before)).replace("__pairs__", str(scan))
     process = subprocess.Popen(
         [sys.executable, "-c", program, "-q", "evaluate", "-e", "toy", *map(str, arguments)],

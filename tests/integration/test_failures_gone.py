@@ -1,4 +1,4 @@
-"""Failures of files, rows and lists that are gone: a run that has looked at everything settles them, no other does."""
+"""Test failures of removed files, rows and lists: only a run that has looked at everything resolves them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def unresolved(connection: psycopg.Connection) -> list[str]:
 
 @pytest.fixture
 def broken(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> Path:
-    """Of the folder's twenty-two files two are damaged."""
+    """Ingest a folder of twenty-two files, two of which are damaged."""
     for name in ("x.png", "y.png"):
         (class_folder / "nodule" / name).write_bytes(b"")
     assert cli("ingest", "folder", class_folder).code == 4
@@ -83,7 +83,7 @@ def test_failures_in_an_unreadable_folder_stay_open(connection: psycopg.Connecti
 
 @pytest.fixture
 def lists(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> Path:
-    """Two of the paper's lists, of one dataset, each with a row that is no image; and a third that is no list."""
+    """Ingest two of the paper's lists of one dataset, each with a wrong row, and a third file that is no list."""
     folder = tmp_path / "lists"
     folder.mkdir()
     for name in ("a", "b"):

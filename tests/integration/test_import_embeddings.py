@@ -1,4 +1,4 @@
-"""``cbirdb import-embeddings``: small HDF5 files in the authors' form, good and bad, into a real server."""
+"""Test ``cbirdb import-embeddings`` with small HDF5 files in the authors' form, good and bad, on a real server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stored(connection: psycopg.Connection) -> dict[str, NDArray[np.float32]]:
 
 
 def state(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
-    """Every table with its rows."""
+    """Return every table with its rows."""
     tables = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r'"
         " AND relname <> 'dataset_access' ORDER BY 1"

@@ -1,4 +1,4 @@
-"""``cbirdb import-embeddings`` of vectors whose images are gone: erased before, or removed while it runs."""
+"""Test ``cbirdb import-embeddings`` for images that were erased before or are removed while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``cbirdb index``: what is recorded, what is really there, and what is refused."""
+"""Test ``cbirdb index``: what it records, what it builds, and what it refuses."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ NO_LONGER_FITS = "no longer fits"
 
 
 def set_memory(connection: psycopg.Connection, value: str) -> None:
-    """For sessions to come; it goes with the test's database."""
+    """Set maintenance_work_mem for later sessions of the test's database."""
     connection.execute(
         sql.SQL("ALTER DATABASE {} SET maintenance_work_mem = {}").format(
             sql.Identifier(connection.info.dbname), sql.Literal(value)
@@ -194,7 +194,7 @@ def set_memory(connection: psycopg.Connection, value: str) -> None:
 
 
 def server_notices(dsn: str, encoder: StoredEncoder, method: Hnsw) -> list[str]:
-    """What pgvector itself says of a build."""
+    """Build an index; return the notices of pgvector."""
     said: list[str] = []
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))

@@ -1,4 +1,4 @@
-"""Builds of an index that wait, die, fail, or are two at once: searches go on, and no half index stays."""
+"""Test index builds that wait, die, fail or run twice at once: searches continue, and no partial index remains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def toy(connection: psycopg.Connection) -> StoredEncoder:
 
 @pytest.fixture
 def start(dsn: str) -> Iterator[Start]:
-    """Starts ``cbirdb index build``, or another command of it, as a process; none outlives the test."""
+    """Provide a function that starts ``cbirdb index`` commands as processes; kill them after the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def call(*arguments: object, command: str = "build") -> subprocess.Popen[str]:
@@ -50,7 +50,7 @@ def start(dsn: str) -> Iterator[Start]:
 
 @contextmanager
 def held(dsn: str, statement: str) -> Iterator[None]:
-    """What the statement locks stays locked for the block."""
+    """Hold the locks of a statement for the block."""
     with psycopg.connect(dsn) as holder:
         holder.execute(statement.encode())
         yield
@@ -58,11 +58,11 @@ def held(dsn: str, statement: str) -> Iterator[None]:
 
 
 LOCK_TABLE = f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE"
-"""As someone who is adding embeddings: the build has not begun."""
+"""The lock of someone who adds embeddings: the build has not begun."""
 LOCK_RECORDS = "LOCK TABLE cbir.index_build IN SHARE MODE"
-"""The records can be read but not written: the new index is there, not yet recorded."""
+"""Blocks writing of records: the new index exists and is not yet recorded."""
 LOCK_ENCODER = "SELECT FROM cbir.encoder FOR UPDATE"
-"""No new record can be written: the old one is closed already, and the table not yet counted and analyzed."""
+"""Blocks the new record: the old one is closed already, and the table is not yet counted and analyzed."""
 
 
 def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Connection) -> int:
@@ -79,7 +79,7 @@ def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Conne
 
 
 def wait_for_server(connection: psycopg.Connection) -> None:
-    """A session whose client is gone ends when it next looks; what it had in hand is rolled back then."""
+    """Wait until the sessions of killed clients have ended and rolled back."""
     deadline = time.monotonic() + 30
     while connection.execute(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
@@ -100,7 +100,7 @@ def ends_well(process: subprocess.Popen[str]) -> None:
 
 
 def nearest(dsn: str) -> list[int]:
-    """A search by somebody who does not wait for locks."""
+    """Search without waiting for locks."""
     with psycopg.connect(dsn, options="-c lock_timeout=2s") as searcher:
         found = searcher.execute(
             f"SELECT image_id FROM {TABLE} ORDER BY embedding <=>"
@@ -181,7 +181,7 @@ def test_searches_go_on_while_a_rebuild_waits_or_runs(
 
 
 def wait_for_both(connection: psycopg.Connection) -> None:
-    """Return when two sessions wait for a lock."""
+    """Wait until two sessions wait for a lock."""
     deadline = time.monotonic() + 60
     while connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}".encode()).fetchone() != (2,):
         assert time.monotonic() < deadline, "the two never came to the lock"

@@ -1,4 +1,4 @@
-"""``cbirdb ingest`` on real files and a real server: what is in the catalogue afterwards, and after files have changed."""
+"""Test ``cbirdb ingest`` on real files and a real server: what the catalogue holds, also after files have changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that ``cbirdb ingest`` cannot read, and input that it refuses: recorded, counted, resolved, and never the end."""
+"""Test files that ``cbirdb ingest`` cannot read: each is recorded and later resolved, and the run continues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_file_name_that_is_not_utf8_fails_and_the_others_are_ingested(
 
 
 def damage(folder: Path) -> dict[str, str]:
-    """One file of each kind that cannot be read, and the reason that must be given for it."""
+    """Write one unreadable file of each kind; return the reason expected for each."""
     png, jpeg = picture_bytes(200), picture_bytes(201, file_format="JPEG")
     corrupt = bytearray(png)
     corrupt[len(png) // 2 : len(png) // 2 + 40] = bytes(40)

@@ -1,4 +1,4 @@
-"""Files too large to read, and pictures too large to decode unless they are allowed: a failure each, and the run goes on."""
+"""Test files and pictures above the limits: each becomes a failure, and the run continues."""
 
 from __future__ import annotations
 

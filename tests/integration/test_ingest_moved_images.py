@@ -1,4 +1,4 @@
-"""Images that come without their files first, or lie in other folders later, are the same images."""
+"""Test that images first ingested without files, or moved to other folders later, remain the same images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def nih(cli: Cli, tmp_path: Path) -> Callable[..., dict[str, int]]:
-    """Ingests NIH's folder, and gives what was counted, without zeros."""
+    """Provide a function that ingests NIH's folder and returns the counts that are not zero."""
 
     def ingest(*options: object) -> dict[str, int]:
         outcome = cli(

@@ -1,4 +1,4 @@
-"""``cbirdb ingest paper-csv``: rows with and without their images, and rows that are wrong."""
+"""Test ``cbirdb ingest paper-csv``: rows with and without images, and wrong rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of one picture, and the shares of train, val and test that ``cbirdb ingest`` deals out."""
+"""Test copies of one picture, and the shares of train, val and test that ``cbirdb ingest`` assigns."""
 
 from __future__ import annotations
 

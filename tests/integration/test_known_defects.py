@@ -1,4 +1,4 @@
-"""What pgvector's known defects forbid on an old server, and that no build of ours can meet the one in IVFFlat.
+"""Test what pgvector's known defects forbid on an old server, and that no cbirdb build can trigger the one in IVFFlat.
 
 IVFFlat builds before 0.8.7 overflow where a value has other dimensions than its index. The server's own checks make that
 impossible for a column that is declared with its dimensions; the tests below show it for every way that a value may take.
@@ -34,14 +34,14 @@ WARNING = "a buffer overflow in IVFFlat index builds (CVE-2026-103484)"
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is a real one; the release that mends its defect is moved out of its reach."""
+    """Raise the release that fixes the defect above the version of the real server."""
     monkeypatch.setattr(known_defects, "SAFE_IVFFLAT", (99, 0, 0))
     monkeypatch.setattr(known_defects, "DEFECTS", (Defect((99, 0, 0), DEFECTS[0].what), *DEFECTS[1:]))
 
 
 @pytest.fixture
 def shared(cli: Cli, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same database as one finds it on anybody's server: the socket's folder tells nothing. After ``cli`` names another."""
+    """Reach the same database through another socket folder, so that the server is not taken for the embedded one."""
     host = conninfo_to_dict(dsn).get("host")
     if host and str(host).startswith("/"):
         link = tmp_path / "s"

@@ -1,4 +1,4 @@
-"""Commands that need a lock which a reader is in the way of: searches go on, who blocks is named, and nothing is lost."""
+"""Test commands that wait for a lock: searches continue, the blocking session is named, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMANDS = {
 
 @pytest.fixture
 def dsn(role_server: str, role_template: str) -> Iterator[str]:
-    """On the server that has cbirdb's roles, without which there is no row-level security."""
+    """Make a database on the server that has cbirdb's roles, which row-level security needs."""
     with new_database(role_server, role_template) as dsn:
         yield dsn
 
@@ -51,7 +51,7 @@ def toy(connection: psycopg.Connection) -> StoredEncoder:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts ``cbirdb`` as a process on a database; none outlives the test."""
+    """Provide a function that starts ``cbirdb`` as a process; kill the processes after the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def call(dsn: str, *arguments: str) -> subprocess.Popen[str]:
@@ -69,7 +69,7 @@ def start() -> Iterator[Start]:
 
 @contextmanager
 def idle_reader(dsn: str) -> Iterator[int]:
-    """Somebody who has searched and read a view, and left the transaction open; gives the session's number."""
+    """Search and read a view, and keep the transaction open for the block; yield the session's pid."""
     with psycopg.connect(dsn) as reader:
         reader.execute(SEARCH)
         reader.execute("SELECT FROM cbir.image_overview")
@@ -78,13 +78,13 @@ def idle_reader(dsn: str) -> Iterator[int]:
 
 
 def search(dsn: str) -> list[int]:
-    """A search that fails when it has to wait for a lock for a second."""
+    """Search, and fail after waiting a second for a lock."""
     with psycopg.connect(dsn, autocommit=True, options="-c lock_timeout=1s") as searcher:
         return [row[0] for row in searcher.execute(SEARCH)]
 
 
 def waiting(connection: psycopg.Connection) -> int | None:
-    """The session of a command that waits for a lock."""
+    """Return the pid of a command that waits for a lock."""
     row = connection.execute(
         "SELECT pid FROM pg_stat_activity"
         " WHERE application_name = 'cbirdb' AND datname = current_database() AND wait_event_type = 'Lock'"
@@ -189,7 +189,7 @@ def end(connection: psycopg.Connection, process: subprocess.Popen[str], pid: int
 
 @pytest.fixture
 def two_valid(cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder) -> tuple[str, str]:
-    """Names of the old and the new index, both there after a rebuild that was killed before it dropped the old one."""
+    """Kill a rebuild before it drops the old index; return the names of both indexes."""
     build(cli, "--m", 8)
     with psycopg.connect(dsn) as recording, ThreadPoolExecutor(max_workers=1) as thread:
         recording.execute("LOCK TABLE cbir.index_build IN SHARE MODE")
@@ -213,7 +213,7 @@ def two_valid(cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, 
 def one_invalid(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> tuple[str, str]:
-    """The same, where the kill came when the drop had made the old index invalid and waited for a reader."""
+    """Kill a rebuild after it has invalidated the old index and waits for a reader; return the names of both."""
     build(cli, "--m", 8)
     with idle_reader(dsn):
         process = start(dsn, *COMMANDS["build"])
@@ -234,7 +234,7 @@ def nearest(connection: psycopg.Connection, mode: str) -> list[tuple[int, str]]:
 
 
 def label(connection: psycopg.Connection) -> None:
-    """All images alike, one half of them to be searched for in the other."""
+    """Give all images the same label and make half of them queries."""
     connection.execute("INSERT INTO cbir.label (name) VALUES ('one')")
     connection.execute("UPDATE cbir.image SET split = CASE WHEN image_id % 2 = 0 THEN 'test' ELSE 'train' END")
     connection.execute(

@@ -1,4 +1,4 @@
-"""Ingesting official layouts and evaluating under the two protocols, on worked examples."""
+"""Test ingest of official layouts and evaluation under both protocols, on worked examples."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_missing_images_are_counted_and_named_once(cli: Cli, tmp_path: Path, key
 
 
 def taking_part(connection: psycopg.Connection, protocol: str, split: str, seed: int = 0) -> dict[str, list[str]]:
-    """Images of a split with their labels that count."""
+    """Return the images of a split with the labels that count."""
     return dict(
         rows(
             connection,
@@ -193,7 +193,7 @@ def test_one_tenth_of_the_patients_is_val_and_the_seed_changes_which(
 
 
 def test_evaluation_split_is_inlined_into_protocol_image(connection: psycopg.Connection) -> None:
-    """Which is fifteen times as slow as an expression in the statement."""
+    """A call per image would be fifteen times as slow as an expression in the statement."""
     plan = rows(connection, "EXPLAIN (VERBOSE) SELECT * FROM cbir.protocol_image('paper', 'train')")
     assert any("md5" in line for (line,) in plan)
     assert not any("evaluation_split(" in line for (line,) in plan)
@@ -204,7 +204,7 @@ def test_evaluation_split_is_inlined_into_protocol_image(connection: psycopg.Con
 
 @pytest.fixture
 def four_images(connection: psycopg.Connection) -> None:
-    """A query q (labels A and B, patient p) and the indexed a (A), b (B, patient p), c (C), at growing distance."""
+    """Store a query q (A and B, patient p) and indexed images c (C), b (B, patient p), a (A), nearest first."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'paper-csv')")
     connection.execute("INSERT INTO cbir.label (name) VALUES ('A'), ('B'), ('C')")
     connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, 'p' FROM cbir.dataset")

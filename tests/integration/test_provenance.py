@@ -1,4 +1,4 @@
-"""Vectors are compared only with vectors that were made in the same way: hashes, number format, one fixed picture."""
+"""Test that vectors are only stored beside vectors made in the same way: hashes, number format, one fixed picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME = "projection"
 
 
 class Family:
-    """A family of encoders whose one member a test may change, as another machine would have it."""
+    """Load an encoder that a test may change, as if another machine had other weights or libraries."""
 
     FILES = WeightFiles((), ())
 
@@ -50,7 +50,7 @@ class Family:
 
 @pytest.fixture
 def family(connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> Family:
-    """The family, one of whose records has been added to the database."""
+    """Register the family and add one of its records to the database."""
     found = Family()
     module = types.ModuleType("cbirdb.encoders.family_of_tests")
     module.FILES, module.load = found.FILES, found.load
@@ -186,7 +186,7 @@ def test_unexplained_change_of_output_is_reported_as_such(connection: psycopg.Co
 
 
 class Permuted(Projection):
-    """The same numbers in another order."""
+    """Return the same numbers in another order."""
 
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return super().encode(batch)[:, ::-1]
@@ -209,7 +209,7 @@ def test_one_changed_encoder_stops_all_before_anything_is_encoded(
 
 
 def turned(vector: Sequence[float], angle_cosine: float) -> list[float]:
-    """A unit vector at this cosine to the given one."""
+    """Return a unit vector at this cosine to the given one."""
     unit = np.array(vector, dtype=np.float64)
     aside = np.roll(unit, 1)
     aside -= (aside @ unit) * unit

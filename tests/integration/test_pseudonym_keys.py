@@ -1,4 +1,4 @@
-"""The key of the pseudonyms: one to a database, whoever comes first, and whole whenever somebody reads it."""
+"""Test the pseudonym key: one per database, complete whenever it is read, also when several processes create it."""
 
 from __future__ import annotations
 

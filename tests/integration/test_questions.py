@@ -1,4 +1,4 @@
-"""A command that asks checks everything first: who cannot have what they ask for is not asked whether they want it."""
+"""Test that commands check everything before they ask for confirmation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = {
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked; every question is answered with no."""
+    """Collect the questions asked and answer each with no."""
     asked: list[str] = []
 
     def confirm(question: str, **_: object) -> bool:

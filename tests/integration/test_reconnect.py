@@ -1,4 +1,4 @@
-"""A server that goes away while work is done: it is waited for, not for ever, and what was committed is kept."""
+"""Test servers that go away during work: the work waits for a limited time, and committed rows are kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PICTURES = 60
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that a test may stop, and has to start again."""
+    """Start a server that a test may stop and must start again."""
     home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))  # not below pytest's folder, see tests/conftest.py
     embedded = EmbeddedServer(home)
     embedded.start()
@@ -46,7 +46,7 @@ def own_server() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def own_dsn(own_server: EmbeddedServer) -> Iterator[str]:
-    """A database of that server with an up-to-date schema."""
+    """Make a database on that server with an up-to-date schema."""
     own_server.start()
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(own_server.uri("postgres"), autocommit=True) as admin:
@@ -70,13 +70,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ingested(own_dsn: str, pictures: Path) -> str:
-    """DSN of a database of the own server with all pictures in its catalogue."""
+    """Ingest all pictures on the own server; return the DSN."""
     assert run(["-q", "--dsn", own_dsn, "ingest", "folder", str(pictures)]) == 0
     return own_dsn
 
 
 class Notes:
-    """Progress that keeps what it is told."""
+    """Record the notes of a progress display."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -101,7 +101,7 @@ def encode(
     connect_as: str | None = None,
     notes: Notes | None = None,
 ) -> EncodeSummary:
-    """The verb with one encoder that takes so long for every five pictures."""
+    """Run the verb with one encoder that takes so long for every five pictures."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         (summary,) = verb.encode(
             connection,
@@ -120,13 +120,13 @@ def embeddings(dsn: str) -> int:
 
 @contextmanager
 def running(work: Callable[[], EncodeSummary]) -> Iterator[Future[EncodeSummary]]:
-    """Work on a thread of its own, awaited at the end."""
+    """Run work on a thread and wait for it at the end."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         yield thread.submit(work)
 
 
 def wait_for_first(dsn: str, work: Future[EncodeSummary]) -> None:
-    """Return when something has been committed and not everything."""
+    """Wait until some embeddings are committed, and not all."""
     deadline = time.monotonic() + 60
     while True:
         assert not work.done(), work.result()
@@ -139,7 +139,7 @@ def wait_for_first(dsn: str, work: Future[EncodeSummary]) -> None:
 
 
 def crash(server: EmbeddedServer) -> None:
-    """End the server at once, so that it has to recover: what an operator does with its processes in despair."""
+    """End the server at once, so that it has to recover."""
     pid_file = server.data / "postmaster.pid"
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
     deadline = time.monotonic() + 60
@@ -196,7 +196,7 @@ def test_encode_gives_up_on_an_absent_server_and_the_next_run_completes_it(
 
 @contextmanager
 def password_needed(server: EmbeddedServer, role: str) -> Iterator[None]:
-    """The server asks this role for a password."""
+    """Make the server ask this role for a password."""
     rules = server.data / "pg_hba.conf"
     before = rules.read_text()
     rules.write_text(f"local all {role} scram-sha-256\n{before}")
@@ -229,7 +229,7 @@ def test_changed_password_ends_encode_at_once(own_server: EmbeddedServer, ingest
 
 
 class Counted:
-    """Opens connections to a server and counts them."""
+    """Open connections to a server and count them."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn

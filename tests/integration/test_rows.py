@@ -1,4 +1,4 @@
-"""The one row of a statement, and what a statement without it gives."""
+"""Test helpers that return the one row of a statement, or report that it is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several encoders in one run: each image is read once, and each encoder gets what it would have got alone."""
+"""Test several encoders in one run: each image is read once, and each encoder stores what it would store alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cli = Callable[..., Outcome]
 
 
 def stored(connection: psycopg.Connection, encoder: str) -> dict[str, str]:
-    """Source -> vector, as PostgreSQL prints it."""
+    """Return source -> vector, as PostgreSQL prints it."""
     return dict(
         connection.execute(
             f"SELECT i.source, e.embedding::text FROM cbir.embedding_{encoder} AS e JOIN cbir.image AS i USING (image_id)"
@@ -36,7 +36,7 @@ def failures(connection: psycopg.Connection) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def ingested(cli: Cli, class_folder: Path) -> Path:
-    """The twenty pictures, in the catalogue."""
+    """Ingest the twenty pictures."""
     assert cli("ingest", "folder", class_folder).code == 0
     return class_folder
 
@@ -45,7 +45,7 @@ def ingested(cli: Cli, class_folder: Path) -> Path:
 def test_encoders_run_together_store_the_same_as_alone(
     connection: psycopg.Connection, ingested: Path, batch_size: int
 ) -> None:
-    """Two that share their preprocessing, and one of larger inputs."""
+    """Two of the encoders share their preprocessing; the third has larger inputs."""
     kinds = [("first", 4, 6), ("second", 4, 3), ("third", 9, 5)]
     alone = [Projection(f"alone-{name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
     together = [Projection(f"together-{name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
@@ -83,7 +83,7 @@ def test_each_image_is_read_once_and_preprocessed_once_per_preprocessing(
 def test_image_is_preprocessed_only_for_encoders_that_lack_it(
     connection: psycopg.Connection, ingested: Path, tmp_path: Path
 ) -> None:
-    """The first has images 0 to 4, the second has 3, 7 and 8; the third has none."""
+    """The first encoder has images 0 to 4, the second has 3, 7 and 8, the third has none."""
     log = tmp_path / "log"
     alone = [Projection(name, side=side) for name, side in zip("abc", (4, 5, 6), strict=True)]
     encode(connection, [alone[0]], limit=5)

@@ -1,4 +1,4 @@
-"""Names that the database cannot hold: a failure each, shown in a form that it can, and the run goes on."""
+"""Test names that the database cannot hold: each becomes a failure with a printable name, and the run continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counts(outcome: Outcome) -> dict[str, int]:
 
 
 def deep_file(root: Path, levels: int) -> None:
-    """A picture so many folders of 200 letters below the root, which no single path of the system could name."""
+    """Write a picture so many folders of 200 letters below the root that no single path can name it."""
     at = os.open(root, os.O_RDONLY)
     for level in range(levels):
         name = chr(ord("a") + level) * 200
