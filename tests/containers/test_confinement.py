@@ -1,4 +1,4 @@
-"""What each service of docker/compose.yaml may do and see, and that its archive and its restore survive mishaps.
+"""Test what each service of docker/compose.yaml may do and see, and that archive and restore survive failures.
 
 No service needs the image of cbirdb here: the database's, with a shell, takes its place.
 """
@@ -39,7 +39,7 @@ DATA = "/var/lib/postgresql/18/docker"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A project whose database runs, with its archive on and a base backup."""
+    """Start a project's database with archiving on and a base backup."""
     with compose_project(clone_into(tmp_path_factory.mktemp("clone") / "cbirdb"), {"CBIRDB_IMAGE": IMAGE}) as call:
         must(call("docker compose up -d db"))
         wait(call)
@@ -88,7 +88,7 @@ def test_every_service_drops_capabilities_and_has_limits(service: str) -> None:
 
 @pytest.fixture(scope="module")
 def password(run: Run) -> str:
-    """The superuser's."""
+    """Read the superuser's password."""
     found = must(shell(run, "db", "cat /run/cbirdb/superuser_password")).strip()
     assert len(found) == 48
     return found
@@ -96,7 +96,7 @@ def password(run: Run) -> str:
 
 @pytest.fixture(scope="module", params=sorted(SHELLS))
 def seen(request: pytest.FixtureRequest, run: Run, password: str) -> dict[str, str]:
-    """What a service sees of itself."""
+    """Ask a service what it sees of itself."""
     process = 1 if request.param == "db" else "self"
     questions = {
         "secrets": "find /run/cbirdb -type f 2>/dev/null",
@@ -143,7 +143,7 @@ def test_each_service_writes_only_into_volumes_and_memory(seen: dict[str, str]) 
 
 
 def megabytes(text: str) -> int:
-    """``1536m``, ``1GB``, ``${NAME:-6g}`` as megabytes."""
+    """Convert ``1536m``, ``1GB`` or ``${NAME:-6g}`` to megabytes."""
     number, unit = re.fullmatch(r"(?:\$\{\w+:-)?(\d+)([mMgG])[bB]?\}?", text).groups()  # type: ignore[union-attr]
     return int(number) * (1024 if unit in "gG" else 1)
 
@@ -192,7 +192,7 @@ ARCHIVE = "bash /etc/cbirdb/archive.sh"
 
 @pytest.fixture
 def archive(run: Run) -> Iterator[str]:
-    """A folder of the test's own, with a segment beside it."""
+    """Make a folder for the test, with a segment beside it."""
     folder = "/backup/try"
     must(shell(run, "db", f"rm -rf {folder}; mkdir -p {folder}/to; head -c 16M /dev/urandom >{folder}/segment"))
     yield folder
@@ -253,7 +253,7 @@ def marks(run: Run) -> list[str]:
 
 
 def restore(run: Run, *arguments: str, options: str = "") -> Done:
-    """``docker compose run --rm restore``; each argument is one word."""
+    """Run ``docker compose run --rm restore``; each argument is one word."""
     words = " ".join("'" + word.replace("'", "'\\''") + "'" for word in arguments)
     return run(f"docker compose run --rm -T {options} restore {words}")
 
@@ -307,7 +307,7 @@ def test_restore_beside_a_running_server_is_refused(run: Run) -> None:
 
 @pytest.fixture
 def stopped(run: Run) -> Iterator[list[str]]:
-    """The database is down; what it held before, it holds afterwards."""
+    """Stop the database for the test; check afterwards that its content is unchanged."""
     before = marks(run)
     must(run("docker compose stop db"))
     yield before

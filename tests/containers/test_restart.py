@@ -1,4 +1,4 @@
-"""The server's container is restarted in the middle of the work."""
+"""Test a restart of the server's container in the middle of the work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIM, VECTORS = 128, 30_000
 
 @contextmanager
 def running(work: Callable[[], T]) -> Iterator[Future[T]]:
-    """Work on a thread of its own, awaited at the end."""
+    """Run work on a thread and wait for it at the end."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         yield thread.submit(work)
 
@@ -48,7 +48,7 @@ def wait_until(what: Callable[[], bool], work: Future[T]) -> None:
 
 
 def count(dsn: str, table: str) -> int:
-    """Rows of a table; none where there is no such table."""
+    """Count the rows of a table, or none if the table does not exist."""
     with psycopg.connect(dsn) as connection:
         if connection.execute("SELECT to_regclass(%s)", [f"cbir.{table}"]).fetchone() == (None,):
             return 0
@@ -82,7 +82,7 @@ def test_encode_survives_a_restart_of_the_container(
 
 @pytest.fixture
 def many_vectors(own_dsn: str) -> str:
-    """So many vectors of an encoder ``many`` that an index of them takes some seconds."""
+    """Store so many vectors of encoder ``many`` that an index of them takes some seconds."""
     with psycopg.connect(own_dsn, autocommit=True) as connection:
         connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'test')")
         connection.execute(

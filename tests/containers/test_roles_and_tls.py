@@ -1,4 +1,4 @@
-"""The deployed database from its first start: the application owns its schema, is no superuser, and is let in by TLS."""
+"""Test the deployed database from its first start: its owner is no superuser and connects by TLS."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ Cli = Callable[..., Outcome]
 
 @dataclass(frozen=True)
 class Deployed:
-    """The server, and the folder with the certificates that clients may trust."""
+    """Hold the server and the folder with certificates that clients may trust."""
 
     server: DatabaseContainer
     folder: Path
 
     def dsn(self, user: str = "cbirdb", password: str = OWNER_PASSWORD, **parts: str) -> str:
-        """As compose.yaml connects, but from the outside."""
+        """Return a DSN as in compose.yaml, but from outside."""
         checked = {"sslmode": "verify-full", "sslrootcert": str(self.folder / "ca.crt")}
         return self.server.dsn(**{"dbname": "cbirdb", "user": user, "password": password} | checked | parts)
 
     def superuser(self, statement: str) -> str:
-        """As a DBA inside the container."""
+        """Run a statement as a DBA inside the container."""
         return self.server.run("psql", "-XqAt", "-d", "cbirdb", "-c", statement, user="postgres").strip()
 
 
 @pytest.fixture(scope="module")
 def deployed() -> Iterator[Deployed]:
-    """What ``docker/`` makes of the image, with certificates of the test's own."""
+    """Start the image with the settings of ``docker/`` and certificates made for the test."""
     folder = Path(tempfile.mkdtemp(prefix="cbirdb-deployed-"))
     folder.chmod(0o755)
     authority, stranger = trustme.CA(), trustme.CA()

@@ -1,4 +1,4 @@
-"""Two ingests of the same folder at once, as two processes, on a server in a container."""
+"""Test two ingests of the same folder at once, as two processes, on a server in a container."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = Path(sys.executable).with_name("cbirdb")
 
 
 def start(dsn: str, *arguments: object) -> subprocess.Popen[str]:
-    """``cbirdb`` in a process of its own."""
+    """Start ``cbirdb`` as a process."""
     return subprocess.Popen(
         [PROGRAM, "-q", *map(str, arguments), "--format", "json"],
         env={**os.environ, "CBIRDB_DSN": dsn}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

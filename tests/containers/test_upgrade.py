@@ -1,4 +1,4 @@
-"""The schema in the deployed server: from nothing, and from what earlier versions of cbirdb have made of it.
+"""Test the schema in the deployed server: made from nothing, and upgraded from earlier versions of cbirdb.
 
 There is no release yet. In its place stand commits of main: their own code, taken from the history, makes the database
 and fills it, and the code of this checkout upgrades it.
@@ -47,14 +47,14 @@ def test_upgrade_makes_the_schema_and_a_second_one_changes_nothing(database: Dat
 
 
 def objects(connection: psycopg.Connection) -> list[tuple[int, str]]:
-    """Views with their ids, which change when a view is made anew."""
+    """List objects with their ids, which change when a view is made anew."""
     return connection.execute(
         "SELECT oid::int, relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace ORDER BY oid"
     ).fetchall()
 
 
 def earlier_version(commit: str, folder: Path) -> Callable[..., str]:
-    """``cbirdb`` as it was at a commit, run with this environment's libraries."""
+    """Return a function that runs ``cbirdb`` as of a commit with this environment's libraries."""
     done = subprocess.run(
         ["git", "-C", ROOT, "archive", commit, "cbirdb", "sql", "alembic"], capture_output=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What an upgrade does about the role that searches: refuses without it where it must, and changes nothing then."""
+"""Test upgrades and the role cbir_search: without it they are refused where row-level security needs it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.schema_checks import dump
 
 @pytest.fixture
 def own_schema(role_server: str) -> Iterator[tuple[str, str]]:
-    """A database whose schema belongs to a login of its own, which may not act as cbir_search; its DSN, and the owner's."""
+    """Make a schema owned by a login that may not act as cbir_search; yield the superuser's and the owner's DSN."""
     owner = f"cbirdb_owner_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(role_server, autocommit=True) as admin, new_database(role_server, None) as dsn:
         name = sql.Identifier(owner)
@@ -75,7 +75,7 @@ def test_upgrade_that_would_end_row_security_is_refused_and_changes_nothing(
 def test_migration_changes_rows_of_all_datasets_under_row_security(
     role_server: str, role_template: str, logins: Logins
 ) -> None:
-    """The owner without a policy would see no row, and a migration of data would change nothing, in silence."""
+    """Without a policy the owner would see no row, and a migration of data would silently change nothing."""
     with new_database(role_server, role_template) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('a', 'test'), ('b', 'test')")
         connection.execute("SELECT cbir.set_row_security(TRUE)")

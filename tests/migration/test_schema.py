@@ -1,4 +1,4 @@
-"""Upgrades on a real server: repeatable, all or nothing, and to what the metadata and the files say."""
+"""Test upgrades on a real server: repeatable, all or nothing, and equal to the metadata and the SQL files."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_program_refuses_a_database_of_another_version(connection: psycopg.Conne
 
 @pytest.fixture
 def broken_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """``sql/`` with one more file, that fails at its second statement; returns the file's name."""
+    """Add a file to ``sql/`` that fails at its second statement; return the file's name."""
     folder = tmp_path / "sql"
     shutil.copytree(sql_objects.repository_folder("sql"), folder)
     broken = folder / "4_metrics" / "zzz_broken.sql"

@@ -1,4 +1,4 @@
-"""Upgrades without a superuser, without losing what others granted or built, and wherever the extension lies."""
+"""Test upgrades without a superuser, with foreign grants and objects, and with the extension in any schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
 
 @pytest.fixture
 def role(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A role without any privilege; ``become`` turns a superuser's session into one of its own."""
+    """Create a role without privileges; ``become`` turns a superuser's session into one of that role."""
     name = f"cbirdb_role_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(request.getfixturevalue("server"), autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
@@ -157,7 +157,7 @@ def test_role_that_may_not_create_a_schema_is_refused(empty: psycopg.Connection,
 
 @pytest.fixture
 def extension_elsewhere(empty: psycopg.Connection) -> psycopg.Connection:
-    """A database whose pgvector is in schema ``ext``, which is on nobody's search path."""
+    """Upgrade a database whose pgvector is in schema ``ext``, which is on no search path."""
     empty.execute("CREATE SCHEMA ext")
     empty.execute("CREATE EXTENSION vector SCHEMA ext")
     migrate.upgrade(empty)

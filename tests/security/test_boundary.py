@@ -1,4 +1,4 @@
-"""A reader finds nothing out about rows that row-level security hides: neither by rights, nor plans, nor counts."""
+"""Test that readers learn nothing about hidden rows: not by rights, query plans or counts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_reader_cannot_bypass_the_search_functions(sites: str, logins: Logins, c
 
 
 def plan(connection: psycopg.Connection, query: str) -> str:
-    """What EXPLAIN ANALYZE shows, without times and the value that was asked for."""
+    """Return what EXPLAIN ANALYZE shows, without times and the value asked for."""
     lines = connection.execute(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {query}".encode()).fetchall()
     text = "\n".join(line for (line,) in lines)
     return re.sub(r"'[^']*'(::\w+)?|(?<=[=<] )\d+(?=\))|Memory: \d+kB|Memory Usage: \d+kB|Buffers: .*", "?", text)
@@ -131,7 +131,7 @@ def test_query_plans_are_the_same_for_a_hidden_and_an_absent_value(
 
 
 def test_hidden_pseudonym_cannot_be_guessed_by_prefix_from_plans(sites: str, logins: Logins) -> None:
-    """The attack that once took 286 queries: what EXPLAIN ANALYZE removed for each next letter told it."""
+    """An attack once took 286 queries: the rows that EXPLAIN ANALYZE removed revealed each next letter."""
     alphabet = string.ascii_lowercase + string.digits
     with logins.connect("site_a", sites) as here:
         for view, column in (
@@ -173,7 +173,7 @@ def test_find_image_answers_the_same_for_a_hidden_and_an_absent_image(sites: str
 
 
 def test_set_role_limits_a_superuser_to_the_rows_of_that_role(sites: str, logins: Logins) -> None:
-    """A superuser, or a role with BYPASSRLS, sees all; after SET ROLE to a site's, what that one sees."""
+    """A superuser sees all rows; after SET ROLE to a site's role, only that site's."""
     count = "SELECT count(*) FROM cbir.image_overview"
     searched = "SELECT count(*) FROM cbir.similar_images('toy', query => '[1,0]', k => 100)"
     with psycopg.connect(logins.server, dbname=sites, autocommit=True) as superuser:

@@ -1,4 +1,4 @@
-"""`cbirdb db doctor` names what is damaged of tables and of access control, and nothing where all is well."""
+"""Test that ``cbirdb db doctor`` names damage of tables and access control, and no fault in a sound database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import Logins, new_database
 
 @pytest.fixture(scope="module")
 def secured(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
-    """Name of a database under row-level security, with an encoder, that each test damages and takes back."""
+    """Make a database under row-level security with an encoder; tests damage it and roll back. Yield its name."""
     with new_database(role_server, role_template) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
             register_encoder(connection, "toy", dim=2, precision="half", spec={}, provenance={})
@@ -29,7 +29,7 @@ def secured(role_server: str, role_template: str, logins: Logins) -> Iterator[st
 
 @pytest.fixture
 def owner(role_server: str, secured: str) -> Iterator[psycopg.Connection]:
-    """A superuser's connection in a transaction that is taken back."""
+    """Connect as superuser in a transaction that is rolled back."""
     with (
         psycopg.connect(make_conninfo(role_server, dbname=secured), autocommit=True) as connection,
         connection.transaction(force_rollback=True),

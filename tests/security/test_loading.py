@@ -1,4 +1,4 @@
-"""A site's ingest login loads through functions alone, and learns nothing of other sites by them."""
+"""Test that a site's ingest login loads only through functions, and learns nothing of other sites from them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OWN_ANSWERS: dict[str, Any] = {
 
 
 def asked(login: psycopg.Connection, question: str, **places: object) -> Any:
-    """The answer; what was written is taken back."""
+    """Return the answer and roll back what was written."""
     try:
         return answer(login, QUESTIONS[question].format(**places))
     finally:

@@ -1,4 +1,4 @@
-"""What a login that may ingest writes is never used as the name of a table, a folder to be read, or code."""
+"""Test that what an ingest login writes is never used as a table name, a folder to read, or code."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ COMPLETE = {
     "name": "x", "family": "timm_models", "weights": "timm/x", "dim": 5, "embedding": "x", "preprocessing": "x",
     "licence": "x", "training_scheme": "unknown", "citation": "x",
 }  # fmt: skip
-"""A record that is taken."""
+"""A complete record, which is accepted."""
 
 
 @pytest.fixture
 def database(role_server: str, role_template: str) -> str:
-    """Name of a database of the test's own, with the schema that the administrators own."""
+    """Make a database for the test, whose schema the administrators own; yield its name."""
     with new_database(role_server, role_template) as dsn:
         yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
 
 
 def test_planted_encoder_cannot_make_an_administrator_drop_a_core_table(database: str, logins: Logins) -> None:
-    """The attack: cbir_ingest names cbir.setting as an encoder's table, and an administrator drops that encoder."""
+    """In this attack cbir_ingest names cbir.setting as an encoder's table, and an administrator drops the encoder."""
     with logins.connect("ingest", database) as attacker, pytest.raises(psycopg.errors.InsufficientPrivilege):
         attacker.execute(
             "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('old-model', 'setting', 2, 'half')"
@@ -128,7 +128,7 @@ def test_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
 
 @pytest.fixture
 def two_folders(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder with one picture and one without, beside each other."""
+    """Make two folders side by side, each with one picture."""
     for name in ("own", "other"):
         (tmp_path / name / "x").mkdir(parents=True)
     (tmp_path / "other" / "x" / "secret.png").write_bytes(picture_bytes(1))
@@ -273,7 +273,7 @@ def test_contact_sheet_leaves_out_pictures_that_may_not_be_read_here(
 def test_stored_record_with_an_unknown_family_is_refused(
     connection: psycopg.Connection, cli: Callable[..., Outcome]
 ) -> None:
-    """Records are the owner's to write; what one names is still not imported unless it is a family of cbirdb."""
+    """Even a record that the owner writes is imported only if it names a family of cbirdb."""
     connection.execute(
         sql.SQL("INSERT INTO cbir.encoder_record (name, spec) VALUES ('x', {})").format(
             '{"name": "x", "family": "weights", "weights": "a/b", "dim": 2, "embedding": "", "preprocessing": "",'

@@ -1,4 +1,4 @@
-"""After a restore that gave everything to one owner, nobody sees more than before, and one upgrade mends it."""
+"""Test a restore that gave everything to one owner: nobody sees more than before, and one upgrade repairs it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ READER_CALLS = [
 
 @pytest.fixture(scope="module")
 def restored(role_server: str, sites: str, logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Name of a database that a member of cbir_admin, no superuser, restored with --no-owner."""
+    """Restore a dump with --no-owner as a member of cbir_admin who is no superuser; yield the database's name."""
     dump = tmp_path_factory.mktemp("dump") / "sites.dump"
     name = f"cbirdb_restored_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(role_server, autocommit=True) as admin:

@@ -1,4 +1,4 @@
-"""What a site's reader asks on the command line works without a right on any table, and shows the site's own alone."""
+"""Test that commands of a site's reader work without table rights and show only the site's own data."""
 
 from __future__ import annotations
 

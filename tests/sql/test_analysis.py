@@ -1,4 +1,4 @@
-"""Index size, anatomy, kNN, leakage and cells: examples worked by hand, and independent implementations."""
+"""Compare the analysis functions with hand-worked examples and independent implementations."""
 
 from __future__ import annotations
 

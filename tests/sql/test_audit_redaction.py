@@ -1,4 +1,4 @@
-"""What an erasure takes out of the audit of searches: ids and pseudonyms of the patient, and nothing else."""
+"""Test what an erasure removes from the search audit: ids and pseudonyms of the patient, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search functions as applications call them: parameter types, drivers, and poolers that share sessions out."""
+"""Test the search functions as applications call them: parameter types, drivers, and connection poolers."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ QUERIES = [
 def test_answers_do_not_depend_on_earlier_settings_of_the_session(
     connection: psycopg.Connection, dsn: str, known: list[int]
 ) -> None:
-    """What a pooler in transaction mode does: the next transaction runs on another session, new or used by others."""
+    """As behind a pooler in transaction mode, the next transaction runs on another session."""
     expected = [connection.execute(query, values).fetchall() for query, values in QUERIES]
     assert all(expected)
     with psycopg.connect(dsn, prepare_threshold=None) as one, psycopg.connect(dsn, prepare_threshold=None) as other:
@@ -236,7 +236,7 @@ def test_answers_do_not_depend_on_earlier_settings_of_the_session(
 
 @pytest.fixture
 def pooled(dsn: str, tmp_path: Path) -> Iterator[str]:
-    """DSN of a real PgBouncer in transaction mode before the test's database."""
+    """Start a real PgBouncer in transaction mode before the test's database; yield its DSN."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("PgBouncer is not installed; sessions are changed by hand in the test above")

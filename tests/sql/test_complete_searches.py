@@ -1,4 +1,4 @@
-"""cbir.similar_images through a real HNSW index: k rows whenever k exist, and how each answer was found."""
+"""Test cbir.similar_images through a real HNSW index: it returns k rows if k exist, and reports how it found them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.stored_pictures import Picture, fill, ids, index, index_name,
 
 @pytest.fixture
 def many(connection: psycopg.Connection) -> list[int]:
-    """300 images, ten of them of the rare modality MR, with an HNSW index."""
+    """Store 300 images, ten of the rare modality MR, with an HNSW index."""
     known = fill(connection, unit(300), [Picture(modality="MR" if n % 30 == 0 else "XR") for n in range(300)])
     index(connection)
     return known
@@ -135,7 +135,7 @@ def test_search_is_exact_after_the_index_was_dropped_by_hand(connection: psycopg
 
 
 def test_short_index_walk_is_replaced_by_an_exact_search(connection: psycopg.Connection) -> None:
-    """As many lists as vectors: a walk for ten looks into four lists at most, which hold four."""
+    """With as many lists as vectors, a walk for ten images visits four lists at most, which hold four."""
     known = fill(connection, unit(20))
     stored = find_encoder(connection, "toy")
     assert stored is not None
@@ -153,7 +153,7 @@ def test_short_index_walk_is_replaced_by_an_exact_search(connection: psycopg.Con
 
 
 def test_large_study_does_not_crowd_other_studies_out_of_its_search(connection: psycopg.Connection) -> None:
-    """Its images are nearer to each other than any other: were they in the lists, these would have to be longer."""
+    """Its images are nearer to each other than to any other, and would fill the lists of neighbours."""
     own = unit(1) + np.random.default_rng(1).normal(scale=1e-3, size=(120, 8)).astype(np.float32)
     known = fill(connection, np.concatenate([own, unit(200, seed=4)]))
     put_in_studies(connection, known, ["query"] * 120 + [f"s{n // 2}" for n in range(200)])

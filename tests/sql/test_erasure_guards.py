@@ -1,4 +1,4 @@
-"""What others may do must not stand in the way of an erasure, nor bring an erased patient back."""
+"""Test that other roles can neither block an erasure nor bring an erased patient back."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.conftest import Logins
 from tests.support.stored_pictures import Picture, fill
 
 PATIENTS = ["p0", "p0", "p1", "p1", "p2", "p2"]
-"""Of the images 1 to 6."""
+"""Patients of the images 1 to 6."""
 
 
 @pytest.fixture
 def owner(role_database: str) -> Iterator[psycopg.Connection]:
-    """A superuser's connection to a database with six images of three patients, the roles and their logins."""
+    """Connect as superuser to a database with six images of three patients, the roles and their logins."""
     with psycopg.connect(role_database, autocommit=True) as connection:
         angles = np.radians(np.arange(6) * 10)
         vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
@@ -94,7 +94,7 @@ TRIGGERS = {
 def test_no_role_can_attach_a_trigger_function_to_its_own_table(
     owner: psycopg.Connection, logins: Logins, function: str, who: str
 ) -> None:
-    """They run as the owner: there they forged audit rows, and told who had been erased and which images are hidden."""
+    """They run as the owner: on a table of one's own they once forged audit rows and revealed erased patients."""
     table, event, values = TRIGGERS[function]
     erase(owner, "p1")
     before = audited(owner)

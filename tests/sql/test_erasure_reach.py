@@ -1,4 +1,4 @@
-"""Which rows an erasure reaches: images by each of three ways to their patient, and failures that name their files."""
+"""Test which rows an erasure reaches: images by three ways to their patient, and failures that name their files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IMAGES, STUDIES, SERIES = "image", "study", "series"
 
 @pytest.fixture
 def known(connection: psycopg.Connection) -> list[int]:
-    """Three images: of patient p by the image itself, by its study, by its series' study; a fourth is of patient q."""
+    """Store three images of patient p, known by the image, by its study or by its series; and a fourth of patient q."""
     known = fill(connection, unit(4))
     connection.execute(
         "INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, p FROM cbir.dataset, unnest('{p,q}'::text[]) AS p;"
@@ -46,7 +46,7 @@ def erase(connection: psycopg.Connection, pseudonym: str) -> dict[str, int]:
 def test_image_is_erased_by_its_own_its_studys_or_its_series_patient(
     connection: psycopg.Connection, known: list[int], place: int
 ) -> None:
-    """One alone of the patient's images, so that no other brings it along."""
+    """The patient has only this one image, so that no other leads to it."""
     others = [image for image in known[:3] if image != known[place]]
     connection.execute("DELETE FROM cbir.image WHERE image_id = ANY(%s)", [others])
     removed = erase(connection, "p")

@@ -1,4 +1,4 @@
-"""cbir.explain_match: what two images share, and their distance under every encoder that has both."""
+"""Test cbir.explain_match: what two images share, and their distance under every encoder that has both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def explain(connection: psycopg.Connection, a: int | None, b: int | None) -> lis
 
 @pytest.fixture
 def known(connection: psycopg.Connection) -> list[int]:
-    """Three images; the second encoder, of 3 half precision numbers, has the first two alone."""
+    """Store three images; the second encoder, of 3 half-precision numbers, has only the first two."""
     ids = fill(
         connection,
         unit(3),

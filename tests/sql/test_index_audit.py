@@ -1,4 +1,4 @@
-"""What an audit measures of an index, and what a search is settled by."""
+"""Test what an index audit measures, and how a search is tuned by it."""
 
 from __future__ import annotations
 

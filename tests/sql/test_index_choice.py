@@ -1,4 +1,4 @@
-"""``index build --method auto``: what is tried, taken, built, and said."""
+"""Test ``index build --method auto``: which methods it tries, takes, builds and reports."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_auto_builds_the_next_method_when_one_fails_on_the_whole_table(connectio
 
 
 def trial(build_seconds: float, memory: int, p50_ms: float, *, allowed: int = 2**40, searches: int = 1) -> Trial:
-    """A perfect one, with what the whole is expected to take."""
+    """Return a perfect trial with the expected cost of the whole table."""
     recall = Recall(1, 1, 0)
     whole = Whole(build_seconds, memory, p50_ms, memory <= allowed)
     return Trial(Hnsw(), 1, 1, Measured(300, 1, recall, recall, 1, 1, 0), True, whole, whole.cost(searches))
@@ -106,7 +106,7 @@ def trial(build_seconds: float, memory: int, p50_ms: float, *, allowed: int = 2*
     [(1_000, 2**40, "quick to build"), (10_000_000, 2**40, "quick to search"), (10_000_000, 10**9, "quick to build")],
 )
 def test_cheapest_method_depends_on_searches_and_memory(searches: int, memory: int, taken: str) -> None:
-    """A build of 100 s with searches of 4 ms in 0.1 GB, one of 1000 s with searches of 1 ms in 4 GB."""
+    """Compare a build of 100 s with searches of 4 ms in 0.1 GB, and one of 1000 s with searches of 1 ms in 4 GB."""
     wholes = {"quick to build": (100.0, 10**8, 4.0), "quick to search": (1000.0, 4 * 10**9, 1.0)}
     tried = [(Hnsw(), trial(*whole, allowed=memory, searches=searches)) for whole in wholes.values()]
     best = ranked(tried)[0][1].whole

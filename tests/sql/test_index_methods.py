@@ -1,4 +1,4 @@
-"""Every index method and precision: used when it should be, as good as its audit says, complete under filters."""
+"""Test every index method and precision: it is used, meets its recall, and is complete under filters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.stored_pictures import FILTERS, PICTURES, Picture, fill, scan
 
 
 def explain(stored: Stored, build: IndexBuild, k: int) -> str:
-    """The plan of a walk through the index in use."""
+    """Return the plan of a walk through the index in use."""
     with stored.connection.transaction():
         see_extension(stored.connection)
         walk = index_walk(stored.connection, build.method, build, rows=build.rows_indexed, dim=DIM, k=k)
@@ -125,7 +125,7 @@ def test_auto_walks_the_index_for_near_matches_and_is_exact_for_far_ones(connect
 
 
 def blocks(connection: psycopg.Connection, index_name: str) -> int:
-    """How many pages of the index were read, by the server's own count."""
+    """Return the server's count of index pages read."""
     connection.execute("SELECT pg_stat_force_next_flush()")
     row = connection.execute(
         "SELECT idx_blks_hit + idx_blks_read FROM pg_statio_user_indexes WHERE indexrelname = %s", [index_name]
@@ -330,6 +330,6 @@ def test_searches_under_a_foreign_row_policy_are_exact_and_show_only_its_rows(
 
 
 def stored_mr(connection: psycopg.Connection, role: str) -> list[tuple[int]]:
-    """What the policy lets the role see."""
+    """Return what the policy lets the role see."""
     assert connection.execute("SELECT current_user").fetchone() == (role,)
     return connection.execute("SELECT image_id FROM cbir.image").fetchall()

@@ -1,4 +1,4 @@
-"""A role sees what it inherits: a membership WITH INHERIT FALSE counts when it is taken on with SET ROLE, not before."""
+"""Test that a role sees what it inherits: a membership WITH INHERIT FALSE counts only after SET ROLE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.stored_pictures import fill, unit
 
 @dataclass(frozen=True)
 class Member:
-    """A login of two sites' group roles, that inherits from one of them."""
+    """Hold a login that is a member of two sites' roles and inherits from one of them."""
 
     connection: psycopg.Connection
     inherited: str
@@ -25,7 +25,7 @@ class Member:
 
 @pytest.fixture
 def member(role_server: str, role_database: str) -> Iterator[Member]:
-    """Datasets 'inherited' and 'settable', each given to a group role, and a patient erased from each."""
+    """Give datasets 'inherited' and 'settable' to one group role each, and erase a patient from each."""
     tag = uuid.uuid4().hex[:8]
     login, *groups = names = [f"cbirdb_test_{name}_{tag}" for name in ("login", "inherited", "settable")]
     with psycopg.connect(role_database, autocommit=True) as owner:
@@ -59,7 +59,7 @@ def member(role_server: str, role_database: str) -> Iterator[Member]:
 
 
 def seen(connection: psycopg.Connection) -> dict[str, list[str]]:
-    """Names of the datasets that each way to ask tells of."""
+    """Return the datasets that each way of asking shows."""
     return {
         "erased datasets": [row[0] for row in connection.execute("SELECT * FROM cbir.erased_dataset()").fetchall()],
         "erased sources": [

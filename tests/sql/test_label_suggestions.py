@@ -1,4 +1,4 @@
-"""cbir.label_suggestions: votes by hand, and the precision beside them as a run measured it."""
+"""Compare cbir.label_suggestions with votes counted by hand and with the precision that a run measured."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def suggest(connection: psycopg.Connection, image_id: int, **arguments: object) 
 
 
 def on_a_circle(*degrees: float) -> np.ndarray:
-    """Unit vectors of 2 components, so that who is near whom can be seen."""
+    """Return unit vectors of 2 components at these angles."""
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 

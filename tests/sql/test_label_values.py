@@ -1,4 +1,4 @@
-"""A label that an image is said not to have (0), or that is uncertain (-1), is no label of it: wherever labels count."""
+"""Test that negative (0) and uncertain (-1) labels never count as labels of an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMBER = 240
 
 @pytest.fixture
 def labelled(connection: psycopg.Connection) -> list[int]:
-    """Images with the label a, or a/b below it, of which four have it as positive, and four each as negative and uncertain."""
+    """Store images with label a or a/b: four positive, four negative and four uncertain."""
     pictures = [Picture(labels=(("a",), ("a/b",))[n % 2]) if n < 12 else Picture() for n in range(NUMBER)]
     known = fill(connection, unit(NUMBER), pictures)
     for place, value in ((4, 0), (8, -1)):

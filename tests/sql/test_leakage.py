@@ -1,4 +1,4 @@
-"""What gives a query's answer away, image by image: who counts as the same patient, and which files as the same."""
+"""Test which images leak the answer to a query: the same patient, the same file, a nearly identical picture."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 from tests.support.precision_cases import Case, on_circle, run, store
 
 A, B, QUERY = 0, 1, 2
-"""Places in ``pair``: two indexed images, and the query."""
+"""Places in ``pair``: two indexed images and the query."""
 
 
 @pytest.fixture
 def pair(connection: psycopg.Connection) -> list[int]:
-    """Two indexed images at 1 and 2 degrees and a query at 0; nobody knows whose they are, nor their files."""
+    """Store two indexed images at 1 and 2 degrees and a query at 0, with unknown patients and files."""
     return store(
         connection, [Case(on_circle(at), split, {"A": 1}) for at, split in ((1, "train"), (2, "train"), (0, "test"))]
     )
 
 
 def mark(connection: psycopg.Connection, ids: list[int], **of_images: dict[int, str]) -> None:
-    """Give images, by their place, a file (the bytes of its hash) or a patient."""
+    """Give images, by place, a file (the bytes of its hash) or a patient."""
     for place, file in of_images.get("file", {}).items():
         connection.execute("UPDATE cbir.image SET sha256 = %s WHERE image_id = %s", [file.encode(), ids[place]])
     for place, name in of_images.get("patient", {}).items():

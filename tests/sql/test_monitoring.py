@@ -1,4 +1,4 @@
-"""Views for whoever keeps the database running, each against what PostgreSQL itself says."""
+"""Compare the monitoring views with what PostgreSQL itself reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def value(connection: psycopg.Connection, query: str) -> Any:
 
 @pytest.fixture
 def filled(connection: psycopg.Connection) -> psycopg.Connection:
-    """500 images with embeddings of ``toy``; an encoder ``bare`` without any."""
+    """Store 500 images with embeddings of ``toy``, and an encoder ``bare`` without any."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'test')")
     connection.execute(
         "INSERT INTO cbir.image (dataset_id, source) SELECT dataset_id, n::text FROM cbir.dataset,"
@@ -141,7 +141,7 @@ def test_failure_by_reason_counts_failures_and_first_and_last_time(connection: p
 
 @pytest.fixture
 def long_search(dsn: str) -> Iterator[int]:
-    """A session that works on schema cbir for half a minute, unless it is ended."""
+    """Run a session that works on schema cbir for half a minute, unless it is ended; yield its pid."""
     with psycopg.connect(dsn, autocommit=True, application_name="cbirdb") as session:
         pid = session.info.backend_pid
 

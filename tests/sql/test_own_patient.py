@@ -1,4 +1,4 @@
-"""Evaluations where queries have images of their own patient in the index: examples worked by hand.
+"""Compare evaluations whose queries have images of their own patient in the index with hand-worked examples.
 
 Nearest to the query first: an A of the query's patient, a B, an A of another. Of the whole index, by N:
 

@@ -1,4 +1,4 @@
-"""What a paired comparison of encoders rests on, where queries have several labels: an example worked by hand.
+"""Compare the paired figures of two encoders with a hand-worked example where queries have several labels.
 
 Indexed: A at 0 degrees, B at 10, C at 20, one image each, so only the first neighbour of a list counts for a label. Two
 queries: q carries A and B, r carries C. The first neighbour of each:
@@ -19,7 +19,7 @@ from tests.support.precision_cases import Case, on_circle, run, second_encoder, 
 
 @pytest.fixture
 def runs(connection: psycopg.Connection) -> tuple[int, int, list[int]]:
-    """The runs of both encoders, and the ids of the queries."""
+    """Return the runs of both encoders and the ids of the queries."""
     ids = store(connection, [
         *(Case(on_circle(at), "train", {name: 1}) for at, name in ((0, "A"), (10, "B"), (20, "C"))),
         Case(on_circle(1), "test", {"A": 1, "B": 1}), Case(on_circle(19), "test", {"C": 1}),

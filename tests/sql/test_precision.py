@@ -1,4 +1,4 @@
-"""The metric views: an example worked by hand, and an independent NumPy oracle of the paper's protocol."""
+"""Compare the metric views with a hand-worked example and an independent NumPy oracle of the paper's protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each role can and cannot do, with logins of their own, on a database that no superuser made."""
+"""Test what each role can and cannot do, with logins of their own, on a database that no superuser made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READER, INGEST, ADMIN, AUDITOR, STRANGER = WHO = ("reader", "ingest", "admin", "
 
 @dataclass
 class Acting:
-    """A login at work on a database."""
+    """Act as a login on a database."""
 
     dsn: str
     folder: Path
@@ -131,7 +131,7 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
 def filled(
     role_server: str, logins: Logins, role_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A database that the program filled, through logins of the roles that are there for it."""
+    """Fill a database with the program, through logins of the roles for that work; yield its name."""
     name = f"cbirdb_template_{uuid.uuid4().hex[:8]}"
     root = tmp_path_factory.mktemp("filled") / "images"
     for number in range(20):
@@ -158,7 +158,7 @@ def filled(
 
 @pytest.fixture
 def copy_of_filled(role_server: str, filled: str) -> Iterator[str]:
-    """Name of a copy of it, of one test's own."""
+    """Copy that database for one test; yield the copy's name."""
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(role_server, autocommit=True) as server_admin:
         server_admin.execute(
@@ -183,7 +183,7 @@ def test_each_role_can_do_only_the_actions_that_it_is_for(
 
 
 def test_reader_and_ingest_can_read_everything_except_six_listed_tables(role_database: str) -> None:
-    """Of every table and view, those to come included."""
+    """Check every table and view, later ones included."""
     query = (
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')"
         " AND NOT has_table_privilege(%s, oid, 'SELECT') ORDER BY 1"
@@ -236,7 +236,7 @@ def test_every_view_runs_as_cbir_search_or_as_its_reader(role_database: str) -> 
 
 
 def test_register_encoder_ignores_temporary_types_of_the_caller(copy_of_filled: str, logins: Logins) -> None:
-    """A type of the caller's named halfvec must not get into a table that the owner makes."""
+    """A type named halfvec of the caller must not get into a table that the owner makes."""
     with logins.connect("ingest", copy_of_filled) as connection:
         connection.execute("CREATE DOMAIN pg_temp.halfvec AS text")
         connection.execute("SET search_path = pg_temp, public, cbir")
@@ -304,7 +304,7 @@ def test_commands_of_the_access_guide_use_existing_options() -> None:
 
 @pytest.mark.parametrize("name", ["image", "embedding_x; DROP TABLE cbir.image", "embedding_É", "alembic_version"])
 def test_encoder_table_name_must_derive_from_the_encoder_name(role_database: str, name: str) -> None:
-    """Not even the owner can say otherwise."""
+    """Not even the owner can set another name."""
     with psycopg.connect(role_database, autocommit=True) as connection, pytest.raises(psycopg.errors.CheckViolation):
         connection.execute(
             "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('odd', %s, 2, 'half')", [name]
@@ -314,7 +314,7 @@ def test_encoder_table_name_must_derive_from_the_encoder_name(role_database: str
 def test_db_roles_hands_an_existing_schema_over_and_grants_rights(
     role_server: str, logins: Logins, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Here: a schema that a superuser made before, which the roles' command hands over and grants from."""
+    """A superuser made the schema before; the command hands it over and grants rights."""
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     dsn = make_conninfo(role_server, dbname=name)
     with psycopg.connect(role_server, autocommit=True) as server_admin:

@@ -1,4 +1,4 @@
-"""Row-level security: for each of two sites the database must look as if the other one's data were not in it.
+"""Test that row-level security hides the other site: the database looks as if its data were not there.
 
 The vectors of the two lie between each other, and an HNSW index covers both. What one site sees is compared, for
 every table, view and search function, errors and hints included, with a database that holds its data alone.
@@ -23,7 +23,7 @@ from tests.support.two_sites import ABSENT, HIDDEN, IMAGES, answer, evaluated, f
 
 @pytest.fixture(scope="module")
 def both(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
-    """Name of a database with both sites, indexed and evaluated apart and together, under row-level security."""
+    """Fill a database with both sites, index it, evaluate it apart and together, and secure it; yield its name."""
     for dsn in _database(role_server, role_template):
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")
@@ -37,7 +37,7 @@ def both(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def alone(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
-    """Name of a database with site a alone, in which it may see everything."""
+    """Fill a database with site a alone; yield its name."""
     for dsn in _database(role_server, role_template):
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")
@@ -142,7 +142,7 @@ def test_hidden_image_and_absent_image_give_the_same_error(both: str, logins: Lo
 
 
 def test_search_of_a_site_is_complete_and_exact_beside_a_common_index(both: str, logins: Logins) -> None:
-    """Through the index, every second neighbour of either site would be the other's."""
+    """Through the index, every second neighbour would belong to the other site."""
     for site, first in (("site_a", 1), ("site_b", IMAGES + 1)):
         with logins.connect(site, both) as here:
             rows = here.execute(
@@ -285,7 +285,7 @@ def test_only_an_administrator_erases_a_sites_patient_under_row_security(
 
 @pytest.fixture
 def apart(role_server: str, role_template: str, logins: Logins) -> Iterator[psycopg.Connection]:
-    """A superuser's connection to a database of one test's own, with both sites under row-level security."""
+    """Connect as superuser to a database for one test, with both sites under row-level security."""
     for dsn in _database(role_server, role_template):
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")

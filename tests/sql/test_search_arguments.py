@@ -1,4 +1,4 @@
-"""What callers pass to the search functions: every text argument as an attack, names that are not there, types that drivers send."""
+"""Test arguments of the search functions: injected SQL, unknown names, and values out of range."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STARTS = {"sop_uid": "image_id", "study_uid": None}
 
 @pytest.fixture
 def known(connection: psycopg.Connection) -> list[int]:
-    """The images of ``PICTURES``, one of them in a study of its own beside those that have a date."""
+    """Store the images of ``PICTURES`` and put them into studies."""
     ids = fill(connection, unit(len(PICTURES)), PICTURES)
     assert ids[0] == 1
     put_in_studies(connection, ids, ["query", "a", "a", "b", "b", None, None])
@@ -41,13 +41,13 @@ def call(connection: psycopg.Connection, function: str, **arguments: object) -> 
 
 
 def with_argument(function: str, name: str, value: object) -> dict[str, Any]:
-    """The working call with one argument set, in the place of another where only one of the two may be given."""
+    """Return the working arguments with one more, in place of another if only one of the two may be given."""
     arguments = {key: given for key, given in CALLS[function].items() if key != STARTS.get(name)}
     return arguments | {name: value}
 
 
 def text_arguments(connection: psycopg.Connection) -> Iterator[tuple[str, str]]:
-    """As the database itself knows them, so that an argument added later is attacked, too."""
+    """Yield the text arguments that the database lists, so that later ones are attacked, too."""
     for function in CALLS:
         row = connection.execute(
             "SELECT proargnames, proargtypes::regtype[]::text[] FROM pg_proc"
@@ -86,7 +86,7 @@ PAYLOADS = [
 
 
 def state(connection: psycopg.Connection) -> dict[str, str]:
-    """A digest of every table's content, and of all objects of the schema with their definition."""
+    """Return a digest of every table's content and of all functions and roles."""
     tables = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r' ORDER BY 1"
     ).fetchall()
@@ -286,7 +286,7 @@ def test_search_is_recorded_once_with_what_it_returned(
 def test_search_without_audit_works_in_a_read_only_transaction(
     connection: psycopg.Connection, known: list[int], function: str, with_index: bool
 ) -> None:
-    """Beyond the audit's row, which is the one thing that it writes."""
+    """The audit row is the only thing that a search writes."""
     connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
     if with_index:
         index(connection)

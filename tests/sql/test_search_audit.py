@@ -1,4 +1,4 @@
-"""The search audit: complete, append only, not to be read or switched off by who is audited."""
+"""Test the search audit: it is complete and append-only, and audited roles can neither read it nor switch it off."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ BLANK = "".join(
         *range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200C), 0x2028, 0x2029, 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF
     )
 )  # fmt: skip
-"""Unicode's white space, and what shows nothing although it is none."""
+"""Unicode's white space, and other characters that show nothing."""
 BAD_PURPOSES = {
     **{f"U+{ord(one):04X}": (one, "is white space alone") for one in BLANK},
     "all of it": (BLANK, "is white space alone"),
@@ -251,7 +251,7 @@ def test_audited_search_in_a_read_only_transaction_explains_the_refusal(
 
 
 def test_reader_cannot_evade_the_audit_of_its_login(role_database: str, logins: Logins) -> None:
-    """Neither by a setting of his session, nor by SET ROLE, nor by a table of the same name."""
+    """Session settings, SET ROLE and a table of the same name do not help."""
     with psycopg.connect(role_database, autocommit=True) as owner:
         angles = np.radians(np.arange(6) * 10)
         ids = fill(owner, np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), PICTURES)

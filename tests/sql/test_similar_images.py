@@ -1,4 +1,4 @@
-"""cbir.similar_images against a NumPy oracle, exactly and under filters, and against bad input."""
+"""Compare cbir.similar_images with a NumPy oracle, also under filters, and test bad input."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_filters_return_exactly_the_matching_images(connection: psycopg.Connecti
 def test_patient_is_left_out_unless_same_patient_is_true(
     connection: psycopg.Connection, function: str, same_patient: bool | None, own: bool
 ) -> None:
-    """NULL, which a client sends that leaves a parameter empty, is not a yes."""
+    """NULL, which clients send for an empty parameter, does not mean TRUE."""
     pictures = [Picture(patient="p"), Picture(patient="p", labels=("own",)), Picture(patient="q", labels=("other",))]
     known = fill(connection, unit(3), pictures)
     put_in_studies(connection, known, ["query", "own", "other"])

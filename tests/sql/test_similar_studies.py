@@ -1,4 +1,4 @@
-"""cbir.similar_studies against a NumPy oracle, exactly and from the lists of a real HNSW index."""
+"""Compare cbir.similar_studies with a NumPy oracle, exactly and through a real HNSW index."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def oracle(
     query: str,
     m: int,
 ) -> list[tuple[str, float, int, int]]:
-    """Study, mean distance of the m best pairs, and the best pair; the query's patients left out."""
+    """Return study, mean distance of the m best pairs, and the best pair, without the query's patients."""
     distances = 1 - vectors.astype(float) @ vectors.T.astype(float)
     own = [n for n, study in enumerate(studies) if study == query]
     left_out = {patients[n] for n in own} - {None}

@@ -1,4 +1,4 @@
-"""Equal distances go by id, wherever the k-th place is among them and however rows lie on disk."""
+"""Test that equal distances are ordered by id, wherever the tie lies and in whatever order rows are stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAME = 30
 
 @pytest.fixture
 def tied(connection: psycopg.Connection) -> list[int]:
-    """Images with one and the same vector; their rows lie in the table in the order of falling ids."""
+    """Store images with the same vector, whose rows lie in the table by descending id."""
     known = sorted(fill(connection, np.repeat(unit(1), SAME, axis=0), [Picture(labels=("a",))] * SAME))
     put_in_studies(connection, known, [f"s{n:02}" for n in range(SAME)])
     connection.execute("CREATE TEMPORARY TABLE held AS SELECT * FROM cbir.embedding_toy")
@@ -39,7 +39,7 @@ def test_equally_near_studies_are_ordered_by_id(connection: psycopg.Connection, 
 
 
 def test_tie_within_a_study_goes_to_the_lowest_image_id(connection: psycopg.Connection, tied: list[int]) -> None:
-    """Both of the query's images and of the other study's."""
+    """This holds for the query's images and for those of the other study."""
     studies = connection.execute("SELECT study_id FROM cbir.study ORDER BY study_id").fetchall()
     for study, images in ((studies[0][0], tied[:5]), (studies[5][0], tied[5:])):
         connection.execute("UPDATE cbir.image SET study_id = %s WHERE image_id = ANY(%s)", [study, images])

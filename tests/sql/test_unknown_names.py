@@ -1,4 +1,4 @@
-"""What is not there is an error in every function, with what there is; never an empty answer."""
+"""Test that an unknown run, grouping or encoder is an error with a hint, and never an empty answer."""
 
 from __future__ import annotations
 

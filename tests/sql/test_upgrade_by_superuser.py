@@ -1,4 +1,4 @@
-"""An upgrade by a superuser must not run what the owner of the schema, who is none, has left for it."""
+"""Test that an upgrade by a superuser does not run code that the schema's owner left for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BECOME = "ALTER ROLE {} SUPERUSER"
 
 @pytest.fixture
 def owner(role_database: str, logins: Logins) -> Iterator[psycopg.Connection]:
-    """A member of the owner's, on the database that ``role_database`` is a superuser's connection string of."""
+    """Connect as a member of the owner's role to ``role_database``."""
     with logins.connect("admin", str(conninfo_to_dict(role_database)["dbname"])) as connection:
         yield connection
 
