@@ -97,7 +97,7 @@ def test_server_that_stays_full_raises_busy_and_no_second_server_starts(small: E
     ("role", "words"),
     [("ordinary", "no connection left for this role"), ("limited", "allows no more connections for this role")],
 )
-def test_role_at_its_connection_limit_is_told_so(small: EmbeddedServer, role: str, words: str) -> None:
+def test_role_at_its_connection_limit_gets_a_busy_error(small: EmbeddedServer, role: str, words: str) -> None:
     with ExitStack() as taken:
         fill(small, taken, user=role)
         with pytest.raises(BusyError, match=words):

@@ -278,7 +278,7 @@ def test_start_waits_for_processes_that_outlive_a_killed_server(fresh: EmbeddedS
     assert postmaster(fresh) != killed
 
 
-def test_half_made_data_folder_is_made_anew(fresh: EmbeddedServer) -> None:
+def test_half_made_data_folder_is_recreated(fresh: EmbeddedServer) -> None:
     (fresh.data / "base").mkdir(parents=True)
     (fresh.data / "base" / "1").write_text("half")
     fresh.data.chmod(0o700)
