@@ -4,7 +4,7 @@
 
 Two ways to ask the same question, in turn, query by query:
 
-    cbirdb          cbir.nearest_image with a filter, mode auto
+    cbirdb          cbir_internal.nearest_image with a filter, mode auto
     plain pgvector  the same condition in WHERE, ORDER BY embedding <=> query LIMIT k, at pgvector's default settings
 
 The filters are real ones: a modality that has nothing to do with how images look, and labels that have everything to do
@@ -165,7 +165,7 @@ Way = Callable[[str, int], tuple[list[float], str]]
 def with_cbirdb(connection: psycopg.Connection, case: Case, mode: str) -> Way:
     """The product's way."""
     statement = (
-        "SELECT distance, mode_used FROM cbir.nearest_image(%s, %s::vector, %s,"
+        "SELECT distance, mode_used FROM cbir_internal.nearest_image(%s, %s::vector, %s,"
         " filter => ROW(NULL, %s, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter, mode => %s) ORDER BY rank"
     )
 
@@ -207,11 +207,11 @@ def measure(
     exact = with_cbirdb(connection, case, "exact")
     ways = {"cbirdb": with_cbirdb(connection, case, "auto"), "plain pgvector": with_pgvector(connection, case, encoder)}
     matching = connection.execute(
-        "SELECT count(*) FROM cbir.matching_image(ROW(%s, %s, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT count(*) FROM cbir_internal.matching_image(ROW(%s, %s, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter)",
         [NAME, case.modality, case.label],
     ).fetchone()[0]
     total = connection.execute(
-        "SELECT count(*) FROM cbir.matching_image(ROW(%s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT count(*) FROM cbir_internal.matching_image(ROW(%s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
         [NAME],
     ).fetchone()[0]
     results = {

@@ -12,7 +12,7 @@ The same vectors, the same queries (which are not among the vectors), the same t
     cbirdb          an index of --method at cbirdb's defaults (HNSW: m = 16, ef_construction = 128), asked as applications
                     do, through cbir.similar_images, which describes what it finds and records each search
     cbirdb-hnsw, cbirdb-bit-hnsw, cbirdb-ivfflat
-                    asked through cbir.nearest_image, for ids alone; HNSW here with the parameters of plain pgvector
+                    asked through cbir_internal.nearest_image, for ids alone; HNSW here with the parameters of plain pgvector
 
 Graphs get --m and --ef-construction where they can be told (pgvector: its defaults; cbirdb: its own); every build may use
 --threads threads. Latency is that of one client that asks one query at a time, everything that it has to do included.

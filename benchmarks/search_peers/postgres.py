@@ -137,7 +137,7 @@ class Cbirdb(Peer):
         return psycopg.connect(conninfo(self.options.server), autocommit=True)
 
     def settings(self, k: int) -> list[dict[str, int]]:
-        # cbir.index_walk widens what is set for ten when more are asked for: the same sweep serves any k.
+        # cbir_internal.index_walk widens what is set for ten when more are asked for: the same sweep serves any k.
         name = next(setting for setting in self._settled if setting != "at_100")
         swept = {
             "hnsw.ef_search": [40, 80, 120, 200, 300, 450, 700],
@@ -167,11 +167,11 @@ class Cbirdb(Peer):
 
 
 class CbirdbHnsw(Cbirdb):
-    """HNSW with the parameters of plain pgvector, asked through ``cbir.nearest_image``: ids and distances only."""
+    """HNSW with the parameters of plain pgvector, asked through ``cbir_internal.nearest_image``: ids and distances only."""
 
     name = "cbirdb-hnsw"
     method = Hnsw(ef_construction=64)
-    statement = "SELECT image_id FROM cbir.nearest_image(%s, %s, %s) ORDER BY rank"
+    statement = "SELECT image_id FROM cbir_internal.nearest_image(%s, %s, %s) ORDER BY rank"
 
 
 class CbirdbBitHnsw(CbirdbHnsw):

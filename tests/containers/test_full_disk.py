@@ -108,7 +108,7 @@ def test_encode_and_index_build_report_a_full_disk_and_continue_once_there_is_ro
     with psycopg.connect(small.server.dsn("cbirdb"), autocommit=True) as connection:
         found = connection.execute(
             "SELECT n.* FROM cbir.embedding_tiny_image AS e,"
-            " LATERAL cbir.nearest_image('tiny-image', e.embedding::vector, k => 5) AS n WHERE e.image_id = 1"
+            " LATERAL cbir_internal.nearest_image('tiny-image', e.embedding::vector, k => 5) AS n WHERE e.image_id = 1"
         ).fetchall()
     assert len(found) == 5
     # Whole batches are there or not at all.

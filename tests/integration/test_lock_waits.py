@@ -227,7 +227,7 @@ def one_invalid(
 
 def nearest(connection: psycopg.Connection, mode: str) -> list[tuple[int, str]]:
     return connection.execute(
-        "SELECT image_id, mode_used FROM cbir.nearest_image('toy',"
+        "SELECT image_id, mode_used FROM cbir_internal.nearest_image('toy',"
         f" (SELECT embedding::vector FROM {TABLE} ORDER BY image_id LIMIT 1), mode => %s) ORDER BY rank".encode(),
         [mode],
     ).fetchall()

@@ -123,7 +123,7 @@ def taking_part(connection: psycopg.Connection, protocol: str, split: str, seed:
             connection,
             """
             SELECT i.source, array_agg(l.name ORDER BY l.name)
-            FROM cbir.protocol_image(%s, %s, NULL, %s) AS p
+            FROM cbir_internal.protocol_image(%s, %s, NULL, %s) AS p
             INNER JOIN cbir.image AS i USING (image_id)
             CROSS JOIN unnest(p.label_ids) AS x (label_id) INNER JOIN cbir.label AS l USING (label_id)
             GROUP BY i.source
@@ -179,22 +179,22 @@ def test_one_tenth_of_the_patients_is_val_and_the_seed_changes_which(
     for seed in (0, 1):
         ((share,),) = rows(
             connection,
-            "SELECT avg((cbir.evaluation_split('nih14', 'train', pseudonym, %s) = 'val')::int)::float FROM cbir.patient",
+            "SELECT avg((cbir_internal.evaluation_split('nih14', 'train', pseudonym, %s) = 'val')::int)::float FROM cbir.patient",
             seed,
         )
         shares[seed] = share
         assert 0.07 < share < 0.13
     differing = rows(
         connection,
-        "SELECT count(*) FROM cbir.patient WHERE cbir.evaluation_split('nih14', 'train', pseudonym, 0)"
-        " <> cbir.evaluation_split('nih14', 'train', pseudonym, 1)",
+        "SELECT count(*) FROM cbir.patient WHERE cbir_internal.evaluation_split('nih14', 'train', pseudonym, 0)"
+        " <> cbir_internal.evaluation_split('nih14', 'train', pseudonym, 1)",
     )
     assert differing[0][0] > 100
 
 
 def test_evaluation_split_is_inlined_into_protocol_image(connection: psycopg.Connection) -> None:
     """A call per image would be fifteen times as slow as an expression in the statement."""
-    plan = rows(connection, "EXPLAIN (VERBOSE) SELECT * FROM cbir.protocol_image('paper', 'train')")
+    plan = rows(connection, "EXPLAIN (VERBOSE) SELECT * FROM cbir_internal.protocol_image('paper', 'train')")
     assert any("md5" in line for (line,) in plan)
     assert not any("evaluation_split(" in line for (line,) in plan)
 
@@ -211,7 +211,7 @@ def four_images(connection: psycopg.Connection) -> None:
     connection.execute(
         "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('two', 'embedding_two', 2, 'single')"
     )
-    connection.execute("SELECT cbir.create_embedding_table('two')")
+    connection.execute("SELECT cbir_internal.create_embedding_table('two')")
     for source, split, labels, patient, angle in (
         ("q", "test", "AB", True, 0.0), ("c", "train", "C", False, 0.1), ("b", "train", "B", True, 0.2),
         ("a", "train", "A", False, 0.3),

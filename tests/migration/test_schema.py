@@ -203,7 +203,7 @@ def broken_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Add a file to ``sql/`` that fails at its second statement; return the file's name."""
     folder = tmp_path / "sql"
     shutil.copytree(sql_objects.repository_folder("sql"), folder)
-    broken = folder / "4_metrics" / "zzz_broken.sql"
+    broken = folder / "metrics" / "zzz_broken.sql"
     broken.write_text("CREATE VIEW cbir.zzz_broken AS SELECT 1 AS one;\nSELECT no_such_column FROM cbir.image;\n")
     found = sql_objects.repository_folder
     monkeypatch.setattr(sql_objects, "repository_folder", lambda name: folder if name == "sql" else found(name))

@@ -54,14 +54,14 @@ def test_ingest_cannot_call_inner_functions_and_readers_can_call_reader_function
         inner = [
             name
             for (name,) in connection.execute(
-                "SELECT name FROM cbir.function_audience()"
+                "SELECT name FROM cbir_internal.function_audience()"
                 " WHERE audience IN ('inner', 'owner', 'admin') AND has_function_privilege(%s, routine, 'EXECUTE')",
                 [logins.names["ingest_a"]],
             )
         ]
         assert inner == []
         reading = connection.execute(
-            "SELECT count(*) FROM cbir.function_audience() WHERE audience = 'reader'"
+            "SELECT count(*) FROM cbir_internal.function_audience() WHERE audience = 'reader'"
             " AND NOT has_function_privilege(%s, routine, 'EXECUTE')",
             [logins.names["site_a"]],
         ).fetchone()
@@ -71,11 +71,11 @@ def test_ingest_cannot_call_inner_functions_and_readers_can_call_reader_function
 @pytest.mark.parametrize(
     "call",
     [
-        "SELECT cbir.record_search('similar_images', 'toy', 1, 1, NULL, 'exact', '{1}')",
-        "SELECT * FROM cbir.nearest_image('toy', '[1,0]', 50)",
-        "SELECT cbir.query_image(NULL, 'study b1.1', NULL)",
-        "SELECT cbir.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
-        "SELECT * FROM cbir.matching_image(NULL)",
+        "SELECT cbir_internal.record_search('similar_images', 'toy', 1, 1, NULL, 'exact', '{1}')",
+        "SELECT * FROM cbir_internal.nearest_image('toy', '[1,0]', 50)",
+        "SELECT cbir_internal.query_image(NULL, 'study b1.1', NULL)",
+        "SELECT cbir_internal.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT * FROM cbir_internal.matching_image(NULL)",
         "SELECT cbir.erase_patient('b1')",
         "SELECT * FROM cbir.embedding_toy",
     ],
@@ -230,7 +230,7 @@ def test_acting_role_ignores_the_search_path_of_the_caller(sites: str, role_serv
         superuser.execute("GRANT USAGE ON SCHEMA scratch TO PUBLIC")
         with logins.connect("site_a", sites) as reader:
             reader.execute("SET search_path = scratch, pg_catalog")
-            assert reader.execute("SELECT cbir.acting_role()").fetchone() == (logins.names["site_a"],)
+            assert reader.execute("SELECT cbir_internal.acting_role()").fetchone() == (logins.names["site_a"],)
             assert reader.execute("SELECT count(*) FROM cbir.table_size").fetchone() == (0,)
         superuser.execute("DROP SCHEMA scratch CASCADE")
 
@@ -254,11 +254,11 @@ def test_functions_and_policies_agree_that_only_the_administrator_is_unrestricte
     sites: str, logins: Logins, who: str
 ) -> None:
     with logins.connect("admin", sites) as owner:
-        row = owner.execute("SELECT cbir.unrestricted_condition()").fetchone()
+        row = owner.execute("SELECT cbir_internal.unrestricted_condition()").fetchone()
         owner.execute(f"GRANT USAGE ON SCHEMA cbir TO {logins.names['stranger']}".encode())
     with logins.connect(who, sites) as here:
         by_policy, by_function = (
-            here.execute(f"SELECT {row[0] if row else ''}, cbir.sees_all_rows()".encode()).fetchone() or ()
+            here.execute(f"SELECT {row[0] if row else ''}, cbir_internal.sees_all_rows()".encode()).fetchone() or ()
         )
     assert by_policy == by_function == (who == "admin")
 
@@ -271,7 +271,7 @@ def test_row_security_revokes_and_names_rights_granted_by_a_site(role_server: st
         for statement in (
             f"GRANT SELECT ON cbir.image TO {name}",
             f"GRANT SELECT (pseudonym) ON cbir.patient TO {name}",
-            f"GRANT EXECUTE ON FUNCTION cbir.record_search TO {name}",
+            f"GRANT EXECUTE ON FUNCTION cbir_internal.record_search TO {name}",
         ):
             connection.execute(statement.encode())
         connection.execute("SELECT cbir.set_row_security(TRUE)")

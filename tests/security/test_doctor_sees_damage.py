@@ -55,7 +55,7 @@ DAMAGE = {
     "ALTER POLICY cbir_tenant ON cbir.study USING (TRUE)": "table study: its policies are others",
     "ALTER TABLE cbir.search_audit DISABLE TRIGGER guard_rows": "trigger guard_rows on search_audit: switched off",
     "DROP TRIGGER refuse_erased ON cbir.image": "trigger refuse_erased on image: missing",
-    "CREATE TRIGGER mine BEFORE INSERT ON cbir.image FOR EACH ROW EXECUTE FUNCTION cbir.check_root()": (
+    "CREATE TRIGGER mine BEFORE INSERT ON cbir.image FOR EACH ROW EXECUTE FUNCTION cbir_internal.check_root()": (
         "trigger mine on image: not made by cbirdb"
     ),
     "GRANT SELECT ON cbir.search_audit TO cbir_reader": "table search_audit: cbir_reader has SELECT",
@@ -65,15 +65,15 @@ DAMAGE = {
     "REVOKE SELECT ON cbir.image_overview FROM cbir_reader": "view image_overview: cbir_reader lacks SELECT",
     "REVOKE INSERT ON cbir.image FROM cbir_search": "table image: cbir_search lacks INSERT",
     "GRANT SELECT ON cbir.image TO cbir_ingest": "table image: cbir_ingest has SELECT",
-    "GRANT EXECUTE ON FUNCTION cbir.nearest_image TO PUBLIC": "everybody may call it",
+    "GRANT EXECUTE ON FUNCTION cbir_internal.nearest_image TO PUBLIC": "everybody may call it",
     "ALTER FUNCTION cbir.similar_images OWNER TO cbir_admin": "it belongs to cbir_admin",
     "ALTER FUNCTION cbir.similar_images SECURITY INVOKER": "it does not run as its owner",
-    "ALTER FUNCTION cbir.record_search RESET search_path": "its search_path is not pinned",
+    "ALTER FUNCTION cbir_internal.record_search RESET search_path": "its search_path is not pinned",
     "ALTER VIEW cbir.image_overview OWNER TO cbir_admin": "view image_overview: it does not run as cbir_search",
     "ALTER TABLE cbir.image OWNER TO pg_monitor": "it belongs to",
     "GRANT SELECT (pseudonym) ON cbir.patient TO pg_monitor": "table patient: pg_monitor has SELECT (pseudonym)",
-    "GRANT EXECUTE ON FUNCTION cbir.record_search TO pg_monitor": "pg_monitor may call it",
-    "GRANT EXECUTE ON FUNCTION cbir.erased_dataset TO pg_monitor": "pg_monitor may call it",
+    "GRANT EXECUTE ON FUNCTION cbir_internal.record_search TO pg_monitor": "pg_monitor may call it",
+    "GRANT EXECUTE ON FUNCTION cbir_internal.erased_dataset TO pg_monitor": "pg_monitor may call it",
     "REVOKE EXECUTE ON FUNCTION cbir.similar_images FROM cbir_reader": "cbir_reader may not call it",
     "GRANT CREATE ON SCHEMA cbir TO cbir_ingest": "schema cbir: cbir_ingest may create in it",
     "GRANT CREATE ON SCHEMA public TO PUBLIC": "schema public: PUBLIC may create in it",

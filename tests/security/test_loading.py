@@ -14,25 +14,25 @@ from tests.support.two_sites import ABSENT, HIDDEN, answer
 
 OWN, OTHER = 1, 2
 """Datasets a and b."""
-LOADERS = "SELECT routine FROM cbir.function_audience() WHERE audience IN ('loader', 'ingest')"
+LOADERS = "SELECT routine FROM cbir_internal.function_audience() WHERE audience IN ('loader', 'ingest')"
 
 QUESTIONS = {
-    "stored_images": "SELECT count(*) FROM cbir.stored_images({dataset}, ARRAY['study {site}2/1'])",
-    "image_sources": "SELECT count(*) FROM cbir.image_sources({dataset})",
-    "images_by_source": "SELECT count(*) FROM cbir.images_by_source('{{{dataset}}}', ARRAY['study {site}2/1'])",
-    "repeated_sources": "SELECT count(*) FROM cbir.repeated_sources(ARRAY['{site}'])",
-    "known_hashes": "SELECT count(*) FROM cbir.known_hashes(ARRAY[sha256('study {site}2/1')])",
-    "encoded_images": "SELECT count(*) FROM cbir.encoded_images('toy', '{{{image}}}')",
-    "unencoded_images": "SELECT * FROM cbir.unencoded_images('toy', '{{{dataset}}}')",
-    "pending_images": "SELECT count(*) FROM cbir.pending_images('{{toy}}', ARRAY['{site}'], 1, 0, 0, 100)",
-    "pending_roots": "SELECT count(*) FROM cbir.pending_roots('{{toy}}', ARRAY['{site}'])",
-    "count_pending": "SELECT * FROM cbir.count_pending('{{toy}}', ARRAY['{site}'], 1, 0)",
-    "lock_images": "SELECT count(*) FROM cbir.lock_images('{{{dataset}}}', '{{{image}}}')",
-    "record_damage": "SELECT cbir.record_damage('{{{image}}}', '{{NULL}}', '{{planted}}')",
-    "record_failures": "SELECT cbir.record_failures('ingest', NULL, '{{{dataset}}}', '{{x}}', '{{1}}', '{{x}}', '{{x}}')",
-    "resolve_failures": "SELECT cbir.resolve_failures('ingest', NULL, {dataset}, ARRAY['broken {site}'])",
-    "resolve_gone_failures": "SELECT cbir.resolve_gone_failures('{{{dataset}}}', now() + interval '1 day')",
-    "store_embeddings": "SELECT cbir.store_embeddings('toy', '{{{image}}}', array_fill('[1,0]'::vector, '{{1}}'))",
+    "stored_images": "SELECT count(*) FROM cbir_internal.stored_images({dataset}, ARRAY['study {site}2/1'])",
+    "image_sources": "SELECT count(*) FROM cbir_internal.image_sources({dataset})",
+    "images_by_source": "SELECT count(*) FROM cbir_internal.images_by_source('{{{dataset}}}', ARRAY['study {site}2/1'])",
+    "repeated_sources": "SELECT count(*) FROM cbir_internal.repeated_sources(ARRAY['{site}'])",
+    "known_hashes": "SELECT count(*) FROM cbir_internal.known_hashes(ARRAY[sha256('study {site}2/1')])",
+    "encoded_images": "SELECT count(*) FROM cbir_internal.encoded_images('toy', '{{{image}}}')",
+    "unencoded_images": "SELECT * FROM cbir_internal.unencoded_images('toy', '{{{dataset}}}')",
+    "pending_images": "SELECT count(*) FROM cbir_internal.pending_images('{{toy}}', ARRAY['{site}'], 1, 0, 0, 100)",
+    "pending_roots": "SELECT count(*) FROM cbir_internal.pending_roots('{{toy}}', ARRAY['{site}'])",
+    "count_pending": "SELECT * FROM cbir_internal.count_pending('{{toy}}', ARRAY['{site}'], 1, 0)",
+    "lock_images": "SELECT count(*) FROM cbir_internal.lock_images('{{{dataset}}}', '{{{image}}}')",
+    "record_damage": "SELECT cbir_internal.record_damage('{{{image}}}', '{{NULL}}', '{{planted}}')",
+    "record_failures": "SELECT cbir_internal.record_failures('ingest', NULL, '{{{dataset}}}', '{{x}}', '{{1}}', '{{x}}', '{{x}}')",
+    "resolve_failures": "SELECT cbir_internal.resolve_failures('ingest', NULL, {dataset}, ARRAY['broken {site}'])",
+    "resolve_gone_failures": "SELECT cbir_internal.resolve_gone_failures('{{{dataset}}}', now() + interval '1 day')",
+    "store_embeddings": "SELECT cbir_internal.store_embeddings('toy', '{{{image}}}', array_fill('[1,0]'::vector, '{{1}}'))",
 }
 OWN_ANSWERS: dict[str, Any] = {
     "stored_images": [(1,)], "image_sources": [(30,)], "images_by_source": [(1,)], "known_hashes": [(1,)],
@@ -89,13 +89,13 @@ def test_ingest_login_cannot_change_data_of_another_site(sites: str, logins: Log
             answer(site, question.format(dataset=OTHER, site="b", image=HIDDEN))
         for dataset in (OTHER, ABSENT):
             refused = answer(
-                site, "SELECT * FROM cbir.store_images(%s, %s)", dataset,
+                site, "SELECT * FROM cbir_internal.store_images(%s, %s)", dataset,
                 Jsonb([{"source": "planted", "pseudonym": "b2", "study_uid": "study b2", "labels": {"planted": 1}}]),
             )  # fmt: skip
             assert refused[0] == "InsufficientPrivilege"
         # Another site's image cannot be replaced as if it were of this one's dataset.
         hidden = Jsonb([{"image_id": HIDDEN, "source": "planted", "labels": {}}])
-        assert answer(site, "SELECT * FROM cbir.store_images(%s, %s)", OWN, hidden) == []
+        assert answer(site, "SELECT * FROM cbir_internal.store_images(%s, %s)", OWN, hidden) == []
     with psycopg.connect(logins.server, dbname=sites) as superuser:
         assert superuser.execute(state).fetchone() == before
 
@@ -114,8 +114,8 @@ def test_only_ingest_and_admin_may_call_loading_functions(sites: str, logins: Lo
 
 def test_first_pseudonym_key_is_kept(sites: str, logins: Logins) -> None:
     with logins.connect("ingest_a", sites) as site:
-        assert site.execute("SELECT cbir.note_pseudonym_key()").fetchone() == (None,)
-        assert site.execute("SELECT cbir.note_pseudonym_key('first')").fetchone() == ("first",)
-        assert site.execute("SELECT cbir.note_pseudonym_key('second')").fetchone() == ("first",)
+        assert site.execute("SELECT cbir_internal.note_pseudonym_key()").fetchone() == (None,)
+        assert site.execute("SELECT cbir_internal.note_pseudonym_key('first')").fetchone() == ("first",)
+        assert site.execute("SELECT cbir_internal.note_pseudonym_key('second')").fetchone() == ("first",)
     with psycopg.connect(logins.server, dbname=sites) as superuser:
         assert superuser.execute("SELECT fingerprint FROM cbir.pseudonym_key").fetchall() == [("first",)]

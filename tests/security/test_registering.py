@@ -38,7 +38,7 @@ def test_planted_encoder_cannot_make_an_administrator_drop_a_core_table(database
             "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('old-model', 'setting', 2, 'half')"
         )
     with logins.connect("ingest", database) as attacker:
-        attacker.execute("SELECT cbir.register_encoder('old-model', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
+        attacker.execute("SELECT cbir_internal.register_encoder('old-model', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
     assert run(["--dsn", logins.dsn("admin", database), "encoders", "drop", "old-model", "--yes"]) == 0
     with logins.connect("admin", database) as connection:
         assert connection.execute("SELECT count(*) FROM cbir.setting").fetchone() == (3,)
@@ -49,7 +49,9 @@ def test_encoders_drop_keeps_a_table_without_the_shape_of_embeddings(
     database: str, logins: Logins, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with logins.connect("admin", database) as connection:
-        connection.execute("SELECT cbir.register_encoder('old-model', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
+        connection.execute(
+            "SELECT cbir_internal.register_encoder('old-model', 2, 'half', NULL, NULL, NULL, '{}', '{}')"
+        )
         connection.execute("DROP TABLE cbir.embedding_old_model")
         connection.execute("CREATE TABLE cbir.embedding_old_model (patient text)")
     assert run(["--dsn", logins.dsn("admin", database), "encoders", "drop", "old-model", "--yes"]) == 3
@@ -66,8 +68,8 @@ def test_site_cannot_change_the_golden_embedding_of_an_encoder(database: str, lo
         )
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             site.execute("UPDATE cbir.encoder SET golden_embedding = '{0,1}'")
-        changed = site.execute("SELECT cbir.describe_encoder('toy', 'x', 'y', '{}', '{0,1}')").fetchone()
-        site.execute("SELECT cbir.register_encoder('toy', 3, 'single', 'x', 'x', 'x', '{}', '{}', '{0,1,0}')")
+        changed = site.execute("SELECT cbir_internal.describe_encoder('toy', 'x', 'y', '{}', '{0,1}')").fetchone()
+        site.execute("SELECT cbir_internal.register_encoder('toy', 3, 'single', 'x', 'x', 'x', '{}', '{}', '{0,1,0}')")
         stored = find_encoder(site, "toy")
     assert changed == (False,)
     assert stored is not None
@@ -77,7 +79,9 @@ def test_site_cannot_change_the_golden_embedding_of_an_encoder(database: str, lo
 @pytest.mark.parametrize("golden", ["{1}", "{1,1}", "{0,0}", "{NaN,0}", "{NULL,1}"])
 def test_golden_embedding_of_wrong_dimension_or_length_is_refused(database: str, logins: Logins, golden: str) -> None:
     with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
-        site.execute("SELECT cbir.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}', %s)", [golden])
+        site.execute(
+            "SELECT cbir_internal.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}', %s)", [golden]
+        )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_encoder_record_with_code_or_an_address_is_refused(
     database: str, logins: Logins, spec: dict[str, object]
 ) -> None:
     with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
-        site.execute("SELECT cbir.add_encoder_record('x', %s)", [Jsonb({**COMPLETE, "weights": None, **spec})])
+        site.execute("SELECT cbir_internal.add_encoder_record('x', %s)", [Jsonb({**COMPLETE, "weights": None, **spec})])
 
 
 @pytest.mark.parametrize("root", ["/images/b", "/images/b/deeper", "/images", "/"])
@@ -112,8 +116,8 @@ def test_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
             "INSERT INTO cbir.dataset_access (role_name, dataset) VALUES (%s, 'a2')", [logins.names["ingest_a"]]
         )
     write = {
-        "INSERT": "SELECT cbir.store_dataset('a2', 'folder', %s, FALSE)",
-        "UPDATE": "SELECT cbir.store_dataset('a', 'test', %s, TRUE)",
+        "INSERT": "SELECT cbir_internal.store_dataset('a2', 'folder', %s, FALSE)",
+        "UPDATE": "SELECT cbir_internal.store_dataset('a', 'test', %s, TRUE)",
     }[statement]
     with logins.connect("ingest_a", database) as site:
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not see"):
@@ -172,7 +176,7 @@ def test_encode_reads_only_folders_that_were_named_on_this_machine(
 
 def test_incomplete_encoder_record_is_refused(database: str, logins: Logins) -> None:
     with logins.connect("ingest", database) as connection:
-        query = "SELECT cbir.add_encoder_record('x', %s)"
+        query = "SELECT cbir_internal.add_encoder_record('x', %s)"
         for field, wrong in [("dim", 0), *((name, None) for name in [*COMPLETE][4:]), ("revision", 7)]:
             with pytest.raises(psycopg.errors.InvalidParameterValue):
                 connection.execute(query, [Jsonb({**COMPLETE, field: wrong})])
@@ -180,7 +184,7 @@ def test_incomplete_encoder_record_is_refused(database: str, logins: Logins) -> 
         for spec, provenance in [(None, {}), ([], {}), ({}, []), ({"x": "y" * 50000}, {})]:
             with pytest.raises(psycopg.errors.InvalidParameterValue):
                 connection.execute(
-                    "SELECT cbir.register_encoder('other', 2, 'half', NULL, NULL, NULL, %s, %s)",
+                    "SELECT cbir_internal.register_encoder('other', 2, 'half', NULL, NULL, NULL, %s, %s)",
                     [Jsonb(spec), Jsonb(provenance)],
                 )
 

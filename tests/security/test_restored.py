@@ -73,7 +73,9 @@ def test_this_file_tries_every_function_that_readers_call(restored: str, logins:
     with logins.connect("admin", restored) as connection:
         names = {
             name
-            for (name,) in connection.execute("SELECT name FROM cbir.function_audience() WHERE audience = 'reader'")
+            for (name,) in connection.execute(
+                "SELECT name FROM cbir_internal.function_audience() WHERE audience = 'reader'"
+            )
         }
     assert names == {call.removeprefix("SELECT * FROM cbir.").partition("(")[0] for call in READER_CALLS}
 

@@ -103,7 +103,7 @@ def test_indexed_query_does_not_count_itself_as_relevant(connection: psycopg.Con
         ("SELECT * FROM cbir.knn_prediction(%s, '{0}')", "k must lie between 1 and 4"),
         ("SELECT * FROM cbir.knn_prediction(%s, '{5}')", "k must lie between 1 and 4"),
         ("SELECT * FROM cbir.knn_prediction(%s, '{NULL}')", "k must lie between 1 and 4"),
-        ("SELECT * FROM cbir.indexed_image(%s + 999)", "there is no finished run"),
+        ("SELECT * FROM cbir_internal.indexed_image(%s + 999)", "there is no finished run"),
         ("SELECT * FROM cbir.leakage(%s + 999)", "there is no finished run"),
     ],
 )
@@ -142,7 +142,8 @@ def test_analysis_refuses_a_run_whose_images_have_other_labels_or_patients(
     connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT min(dataset_id), 'new' FROM cbir.image")
     summary = run(connection, 4)
     connection.execute(
-        f"{change} WHERE image_id = (SELECT min(image_id) FROM cbir.indexed_image(%s))".encode(), [summary.run_id]
+        f"{change} WHERE image_id = (SELECT min(image_id) FROM cbir_internal.indexed_image(%s))".encode(),
+        [summary.run_id],
     )
     with pytest.raises(psycopg.Error, match="have other labels or patients now") as caught:
         rows(connection, "SELECT * FROM cbir.knn_accuracy(%s, '{1}')", summary.run_id)
@@ -360,7 +361,7 @@ def test_scored_lists_add_up_to_the_means_of_the_views(
 def check_cells(connection: psycopg.Connection, by: str) -> None:
     sums: dict[tuple[str, int], list[tuple[Any, float, int]]] = defaultdict(list)
     for name, n, label, total, number in connection.execute(
-        "SELECT group_name, n, label_id, cbir.modified_precision(hits, n, relevant_count), 1"
+        "SELECT group_name, n, label_id, cbir_internal.modified_precision(hits, n, relevant_count), 1"
         " FROM cbir.search_run AS r CROSS JOIN LATERAL cbir.scored_list(%s, r.run_id), generate_series(1, 3) AS n"
         " WHERE r.finished_at IS NOT NULL",
         [by],

@@ -133,7 +133,7 @@ def test_erasure_and_explain_match_succeed_when_an_encoder_has_no_table(
     with acting(owner, logins, "reader") as login:
         found = login.execute("SELECT encoder FROM cbir.explain_match(1, 3)").fetchall()
         assert found == [("toy",)]
-    owner.execute("SELECT cbir.forget_embeddings('{5}')")
+    owner.execute("SELECT cbir_internal.forget_embeddings('{5}')")
     removed = erase(owner, "p1")
     assert (removed["image"], removed["embedding_toy"]) == (2, 2)
     assert owner.execute("SELECT image_id FROM cbir.embedding_toy ORDER BY 1").fetchall() == [(1,), (2,), (6,)]

@@ -38,7 +38,7 @@ def known(connection: psycopg.Connection) -> list[int]:
     connection.execute(
         "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('b', 'embedding_b', 3, 'half')"
     )
-    connection.execute("SELECT cbir.create_embedding_table('b')")
+    connection.execute("SELECT cbir_internal.create_embedding_table('b')")
     for image_id, vector in zip(ids, ([1, 0, 0], [0.6, 0.8, 0]), strict=False):
         connection.execute("INSERT INTO cbir.embedding_b VALUES (%s, %s)", [image_id, HalfVector(vector).to_text()])
     return ids

@@ -169,7 +169,7 @@ def test_filter_widens_ef_search_up_to_1000_and_asks_for_more_candidates(connect
     for k, share, kept in ((10, 0.1, 12), (100, 0.5, 125), (100, 0.1, 375), (100, 0.02, 555)):
         row = connection.execute(
             "SELECT w.kept, w.candidates >= 1.5 * w.kept / %(share)s, jsonb_object(w.settings) ->> 'hnsw.ef_search'"
-            " FROM cbir.index_walk('hnsw', '{}', '{\"hnsw.ef_search\": 267}', 200000, 512, %(k)s, %(share)s) AS w",
+            " FROM cbir_internal.index_walk('hnsw', '{}', '{\"hnsw.ef_search\": 267}', 200000, 512, %(k)s, %(share)s) AS w",
             {"k": k, "share": share},
         ).fetchone()
         assert row is not None
@@ -195,7 +195,7 @@ def test_search_width_follows_the_tuned_widths_and_k(
     found = {}
     for k in widths:
         row = connection.execute(
-            "SELECT jsonb_object(w.settings) ->> %s, w.kept FROM cbir.index_walk(%s, '{\"lists\": 200}', %s, 100000, 512, %s, 1) AS w",
+            "SELECT jsonb_object(w.settings) ->> %s, w.kept FROM cbir_internal.index_walk(%s, '{\"lists\": 200}', %s, 100000, 512, %s, 1) AS w",
             ["ivfflat.probes" if method == "ivfflat" else "hnsw.ef_search", method, Jsonb(settings), k],
         ).fetchone()
         assert row is not None
@@ -238,7 +238,7 @@ def test_each_method_works_with_pgvector_in_another_schema(empty_database: str, 
         connection.execute("SET search_path = ''")
         build = stored.build(method)
         rows = connection.execute(
-            "SELECT mode_used FROM cbir.nearest_image('toy', %s::\"Ext\".vector, 5)",
+            "SELECT mode_used FROM cbir_internal.nearest_image('toy', %s::\"Ext\".vector, 5)",
             [Vector(stored.vectors[0]).to_text()],
         ).fetchall()
         assert {row[0] for row in rows} == {"approximate"}
@@ -258,15 +258,15 @@ def test_few_matching_images_returns_the_same_images_as_matching_image(connectio
         for listed in (None, [], known[:4], known):
             values: dict[str, Any] = dict.fromkeys(names) | filters | {"image_ids": listed}
             expected = sorted(known[n] for n in wanted if listed is None or known[n] in listed)
-            plain = connection.execute(f"SELECT image_id FROM cbir.matching_image({row})", values).fetchall()
+            plain = connection.execute(f"SELECT image_id FROM cbir_internal.matching_image({row})", values).fetchall()
             assert sorted(found[0] for found in plain) == expected
-            few = connection.execute(f"SELECT cbir.few_matching_images({row}, 1000)", values).fetchone()
+            few = connection.execute(f"SELECT cbir_internal.few_matching_images({row}, 1000)", values).fetchone()
             assert few is not None
             # A list alone is taken as it is: ids that no image has find nothing later.
             assert sorted(few[0]) == expected
             if expected:
                 too_many = connection.execute(
-                    f"SELECT cbir.few_matching_images({row}, {len(expected) - 1})", values
+                    f"SELECT cbir_internal.few_matching_images({row}, {len(expected) - 1})", values
                 ).fetchone()
                 assert too_many == (None,)
 
@@ -280,7 +280,7 @@ def test_estimated_matches_tell_rare_labels_from_common_ones(connection: psycopg
         (None, "small", 10), (None, "big", 990), (None, "absent", 0),
     ):  # fmt: skip
         row = connection.execute(
-            "SELECT cbir.estimated_matches(ROW(%s, NULL, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+            "SELECT cbir_internal.estimated_matches(ROW(%s, NULL, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter)",
             [dataset, label],
         ).fetchone()
         assert row is not None
@@ -309,9 +309,9 @@ def test_searches_under_a_foreign_row_policy_are_exact_and_show_only_its_rows(
         truth = stored.nearest(query, 100, mode="exact", modality="MR")
         assert len(truth) == 100
         before = scans(connection, build.index_name)
-        assert connection.execute("SELECT cbir.rows_are_restricted()").fetchone() == (False,)
+        assert connection.execute("SELECT cbir_internal.rows_are_restricted()").fetchone() == (False,)
         connection.execute(sql.SQL("SET ROLE {}").format(name))
-        assert connection.execute("SELECT cbir.rows_are_restricted()").fetchone() == (True,)
+        assert connection.execute("SELECT cbir_internal.rows_are_restricted()").fetchone() == (True,)
         for mode in ("auto", "approximate", "exact"):
             found = stored.nearest(query, 100, mode=mode)
             assert [row[0] for row in found] == [row[0] for row in truth]

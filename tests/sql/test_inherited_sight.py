@@ -61,11 +61,13 @@ def member(role_server: str, role_database: str) -> Iterator[Member]:
 def seen(connection: psycopg.Connection) -> dict[str, list[str]]:
     """Return the datasets that each way of asking shows."""
     return {
-        "erased datasets": [row[0] for row in connection.execute("SELECT * FROM cbir.erased_dataset()").fetchall()],
+        "erased datasets": [
+            row[0] for row in connection.execute("SELECT * FROM cbir_internal.erased_dataset()").fetchall()
+        ],
         "erased sources": [
             name
             for name in ("inherited", "settable")
-            if connection.execute("SELECT * FROM cbir.erased_source(%s, '{x}', '{gone}')", [name]).fetchall()
+            if connection.execute("SELECT * FROM cbir_internal.erased_source(%s, '{x}', '{gone}')", [name]).fetchall()
         ],
         "images": [row[0] for row in connection.execute("SELECT dataset FROM cbir.image_overview").fetchall()],
         "searches": [

@@ -60,12 +60,16 @@ def test_few_matching_images_contain_only_positive_labels(
     connection: psycopg.Connection, labelled: list[int], label: str, positive: list[int]
 ) -> None:
     filters = "ROW(NULL, NULL, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter"
-    few = connection.execute(f"SELECT cbir.few_matching_images({filters}, %s)", [label, len(positive)]).fetchone()
+    few = connection.execute(
+        f"SELECT cbir_internal.few_matching_images({filters}, %s)", [label, len(positive)]
+    ).fetchone()
     assert few is not None
     assert sorted(few[0]) == sorted(labelled[n] for n in positive)
-    too_many = connection.execute(f"SELECT cbir.few_matching_images({filters}, %s)", [label, len(positive) - 1])
+    too_many = connection.execute(
+        f"SELECT cbir_internal.few_matching_images({filters}, %s)", [label, len(positive) - 1]
+    )
     assert too_many.fetchone() == (None,)
-    matching = connection.execute(f"SELECT image_id FROM cbir.matching_image({filters})", [label]).fetchall()
+    matching = connection.execute(f"SELECT image_id FROM cbir_internal.matching_image({filters})", [label]).fetchall()
     assert sorted(row[0] for row in matching) == sorted(few[0])
 
 

@@ -171,7 +171,9 @@ def test_images_that_take_no_part_are_counted(connection: psycopg.Connection) ->
 def test_modified_precision_equals_the_values_worked_by_hand(
     connection: psycopg.Connection, hits: list[int], n: int, relevant: int, wanted: float | None
 ) -> None:
-    row = connection.execute("SELECT cbir.modified_precision(%s::smallint[], %s, %s)", [hits, n, relevant]).fetchone()
+    row = connection.execute(
+        "SELECT cbir_internal.modified_precision(%s::smallint[], %s, %s)", [hits, n, relevant]
+    ).fetchone()
     assert row == (wanted if wanted is None else pytest.approx(wanted),)
 
 

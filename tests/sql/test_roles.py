@@ -78,7 +78,7 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
         lambda a: (a.cli("ingest", "folder", a.new_pictures(), "--name", "more"), a.cli("encode", "-e", "tiny-image")),
     ),
     "bring in a new encoder": ({INGEST, ADMIN}, new_encoder),
-    "see whether a key of pseudonyms is set": ({INGEST, ADMIN}, lambda a: a.sql("SELECT cbir.note_pseudonym_key()")),
+    "see whether a key of pseudonyms is set": ({INGEST, ADMIN}, lambda a: a.sql("SELECT cbir_internal.note_pseudonym_key()")),
     "delete an image": ({ADMIN}, lambda a: a.sql("DELETE FROM cbir.image WHERE image_id = 1")),
     "build an index": ({ADMIN}, lambda a: a.cli("index", "build", "-e", "tiny-image", "--method", "hnsw")),
     "drop an index": ({ADMIN}, lambda a: a.cli("index", "drop", "-e", "tiny-image")),
@@ -89,10 +89,10 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "create a table": ({ADMIN}, lambda a: a.sql("CREATE TABLE cbir.of_mine (n int)")),
     "read who searched": ({AUDITOR, ADMIN}, lambda a: a.sql("SELECT * FROM cbir.search_audit")),
     "note a search": (
-        {ADMIN}, lambda a: a.sql("SELECT cbir.record_search('x', NULL, 1, 1, NULL, 'exact', '{1}')")
+        {ADMIN}, lambda a: a.sql("SELECT cbir_internal.record_search('x', NULL, 1, 1, NULL, 'exact', '{1}')")
     ),
     "search without an entry in the audit": (
-        {ADMIN}, lambda a: a.sql("SELECT * FROM cbir.nearest_image('tiny-image', array_fill(1, '{1024}')::vector)")
+        {ADMIN}, lambda a: a.sql("SELECT * FROM cbir_internal.nearest_image('tiny-image', array_fill(1, '{1024}')::vector)")
     ),
     "write encoders": (
         {ADMIN},
@@ -114,7 +114,7 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "switch the audit off": ({ADMIN}, lambda a: a.sql("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")),
     "erase a patient": ({ADMIN}, lambda a: a.cli("erase", "--patient", PATIENT, "--yes")),
     "erase a patient in SQL": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erase_patient(%s)", PATIENT)),
-    "erase images without a certificate": ({ADMIN}, lambda a: a.sql("SELECT cbir.erase_images('{1}')")),
+    "erase images without a certificate": ({ADMIN}, lambda a: a.sql("SELECT cbir_internal.erase_images('{1}')")),
     "read certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erasure_certificate")),
     "list certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.cli("erase", "--list")),
     "see which erased patients are back": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.returned_patient")),

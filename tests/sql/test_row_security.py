@@ -105,9 +105,9 @@ CALLS = [
     "SELECT * FROM cbir.similar_studies('toy', study_uid => 'study a1', k => 50)",
     "SELECT * FROM cbir.similar_studies('toy', study_uid => 'study b1', k => 50)",
     "SELECT * FROM cbir.similar_studies('toy', study_uid => 'study c1', k => 50)",
-    f"SELECT * FROM cbir.nearest_image('toy', '{VECTOR}', 50)",
-    "SELECT * FROM cbir.matching_image(NULL)",
-    "SELECT * FROM cbir.protocol_image('paper', 'train')",
+    f"SELECT * FROM cbir_internal.nearest_image('toy', '{VECTOR}', 50)",
+    "SELECT * FROM cbir_internal.matching_image(NULL)",
+    "SELECT * FROM cbir_internal.protocol_image('paper', 'train')",
     "SELECT * FROM cbir.precision_by('class')",
 ]  # fmt: skip
 
@@ -205,7 +205,9 @@ def test_table_of_a_new_encoder_is_protected_from_the_start(
         with logins.connect("ingest_a", name) as here:
             register_encoder(here, "later", dim=2, precision="half", spec={}, provenance={})
             own = here.execute("SELECT array_agg(image_id) FROM cbir.image_overview").fetchone()
-            store = "SELECT cbir.store_embeddings('later', %s::bigint[], array_fill('[1,0]'::halfvec, ARRAY[%s]))"
+            store = (
+                "SELECT cbir_internal.store_embeddings('later', %s::bigint[], array_fill('[1,0]'::halfvec, ARRAY[%s]))"
+            )
             assert here.execute(store, [own and own[0], IMAGES]).fetchone() == (IMAGES,)
             for hidden in (HIDDEN, ABSENT):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
@@ -259,7 +261,7 @@ def test_row_security_off_shows_everything_and_leaves_no_policy(
             assert here.execute("SELECT count(*) FROM cbir.image_overview").fetchone() == (0,)
             assert run(["--dsn", admin, "db", "row-security", "off"]) == 0
             assert here.execute("SELECT count(*) FROM pg_policies WHERE schemaname = 'cbir'").fetchone() == (0,)
-            assert here.execute("SELECT cbir.rows_are_restricted()").fetchone() == (False,)
+            assert here.execute("SELECT cbir_internal.rows_are_restricted()").fetchone() == (False,)
             assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (IMAGES,)
 
 
@@ -334,7 +336,7 @@ def test_row_for_a_hidden_patient_study_or_series_is_refused_like_an_absent_one(
 def test_site_is_told_only_of_its_own_erased_files(apart: psycopg.Connection, logins: Logins) -> None:
     for pseudonym in ("a2", "b2"):
         apart.execute("SELECT cbir.erase_patient(%s)", [pseudonym])
-    query = "SELECT * FROM cbir.erased_source(%s, ARRAY[%s, %s, 'x'], ARRAY[NULL, NULL, %s])"
+    query = "SELECT * FROM cbir_internal.erased_source(%s, ARRAY[%s, %s, 'x'], ARRAY[NULL, NULL, %s])"
     asked = {site: [site, f"study {site}2/1", f"study {site}3/1", f"{site}2"] for site in "ab"}
     with logins.connect("ingest_a", apart.info.dbname) as here:
         assert answer(here, query, *asked["a"]) == [("study a2/1",), ("x",)]

@@ -252,7 +252,7 @@ def test_search_is_recorded_once_with_what_it_returned(
     )
     connection.execute(
         """
-        CREATE OR REPLACE FUNCTION cbir.record_search(
+        CREATE OR REPLACE FUNCTION cbir_internal.record_search(
             function_name text, encoder text, query_image_id bigint, k integer, filter cbir.image_filter, mode text,
             returned bigint[], same_patient boolean DEFAULT NULL, without_image bigint DEFAULT NULL,
             without_patient bigint DEFAULT NULL, study_id bigint DEFAULT NULL, m integer DEFAULT NULL

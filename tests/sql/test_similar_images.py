@@ -190,7 +190,7 @@ def test_nearest_image_refuses_bad_input_with_a_hint(
 ) -> None:
     fill(connection, unit(4))
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=message) as caught:
-        connection.execute(f"SELECT * FROM cbir.nearest_image({call})")  # type: ignore[call-overload]
+        connection.execute(f"SELECT * FROM cbir_internal.nearest_image({call})")  # type: ignore[call-overload]
     assert hint in (caught.value.diag.message_hint or "")
 
 
@@ -211,7 +211,7 @@ def test_encoder_without_embeddings_finds_nothing(connection: psycopg.Connection
 )
 def test_encoder_name_that_cannot_name_a_table_is_refused(connection: psycopg.Connection, name: str | None) -> None:
     with pytest.raises(psycopg.errors.InvalidName, match="cannot name an encoder") as caught:
-        connection.execute("SELECT cbir.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
+        connection.execute("SELECT cbir_internal.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
     assert "1 to 40 of the characters" in str(caught.value.diag.message_hint)
 
 
@@ -225,14 +225,16 @@ def test_encoder_name_that_cannot_name_a_table_is_refused(connection: psycopg.Co
     ],
 )
 def test_encoder_table_is_named_after_the_encoder(connection: psycopg.Connection, name: str, table: str) -> None:
-    connection.execute("SELECT cbir.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
+    connection.execute("SELECT cbir_internal.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
     assert connection.execute("SELECT table_name FROM cbir.encoder").fetchone() == (table,)
     assert table_name(name) == table
     assert connection.execute(f"SELECT count(*) FROM cbir.{table}".encode()).fetchone() == (0,)
 
 
 def matching(connection: psycopg.Connection, filter_: str, *values: object) -> list[int]:
-    rows = connection.execute(f"SELECT image_id FROM cbir.matching_image({filter_}) ORDER BY 1", values).fetchall()
+    rows = connection.execute(
+        f"SELECT image_id FROM cbir_internal.matching_image({filter_}) ORDER BY 1", values
+    ).fetchall()
     return [row[0] for row in rows]
 
 
@@ -245,7 +247,7 @@ def test_list_of_images_restricts_a_search(connection: psycopg.Connection) -> No
     assert matching(connection, listed, None, [known[5], known[1], known[5], 10**12]) == [known[1], known[5]]
     assert matching(connection, listed, "XR", [known[3], known[1]]) == [known[1]]
     rows = connection.execute(
-        f"SELECT image_id FROM cbir.nearest_image('toy', %s::vector, filter => {listed})",
+        f"SELECT image_id FROM cbir_internal.nearest_image('toy', %s::vector, filter => {listed})",
         [Vector(unit(1)[0]).to_text(), None, [known[2], known[4]]],
     ).fetchall()
     assert sorted(row[0] for row in rows) == [known[2], known[4]]
@@ -253,7 +255,9 @@ def test_list_of_images_restricts_a_search(connection: psycopg.Connection) -> No
 
 def test_plan_of_a_filter_tests_only_the_given_fields(connection: psycopg.Connection) -> None:
     def plan(filter_: str) -> str:
-        rows = connection.execute(f"EXPLAIN SELECT image_id FROM cbir.matching_image({filter_}) AS m").fetchall()
+        rows = connection.execute(
+            f"EXPLAIN SELECT image_id FROM cbir_internal.matching_image({filter_}) AS m"
+        ).fetchall()
         return "\n".join(row[0] for row in rows)
 
     assert "Function Scan" not in plan("NULL")
@@ -274,7 +278,7 @@ def test_without_study_leaves_out_the_images_of_that_study(connection: psycopg.C
     if with_index:
         index(connection)
     found = connection.execute(
-        "SELECT image_id FROM cbir.nearest_image('toy', %s::vector, 50,"
+        "SELECT image_id FROM cbir_internal.nearest_image('toy', %s::vector, 50,"
         " without_study => (SELECT study_id FROM cbir.image WHERE image_id = %s))",
         [Vector(unit(1)[0]).to_text(), known[0]],
     ).fetchall()

@@ -16,7 +16,7 @@ OF_A_RUN = [
     "SELECT * FROM cbir.anatomy_up_to(5, {})",
     "SELECT * FROM cbir.scored_list('run', {})",
     "SELECT * FROM cbir.paired_precision_cell({0}, {0}, '{{1}}')",
-    "SELECT * FROM cbir.indexed_image({})",
+    "SELECT * FROM cbir_internal.indexed_image({})",
 ]
 
 
@@ -45,7 +45,7 @@ def test_unknown_grouping_is_an_error(connection: psycopg.Connection, call: str,
         "SELECT * FROM cbir.similar_images('none', image_id => 1)",
         "SELECT * FROM cbir.similar_studies('none', study_id => 1)",
         "SELECT * FROM cbir.label_suggestions('none', image_id => 1)",
-        "SELECT * FROM cbir.nearest_image('none', '[1]')",
+        "SELECT * FROM cbir_internal.nearest_image('none', '[1]')",
     ],
 )
 def test_unknown_encoder_is_an_error(connection: psycopg.Connection, call: str) -> None:
@@ -54,7 +54,7 @@ def test_unknown_encoder_is_an_error(connection: psycopg.Connection, call: str) 
 
 
 def test_hint_for_an_unknown_run_lists_the_newest_runs_first(connection: psycopg.Connection) -> None:
-    connection.execute("SELECT cbir.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
+    connection.execute("SELECT cbir_internal.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
     made = connection.execute(
         "INSERT INTO cbir.search_run (encoder_id, protocol, datasets, query_split, index_split, k, mode, seed,"
         " indexed_images, query_images, versions, finished_at)"

@@ -77,7 +77,7 @@ def fill(
         "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES (%s, %s, %s, %s)",
         [encoder, table, vectors.shape[1], precision],
     )
-    connection.execute("SELECT cbir.create_embedding_table(%s)", [encoder])
+    connection.execute("SELECT cbir_internal.create_embedding_table(%s)", [encoder])
     connection.execute(
         sql.SQL("INSERT INTO cbir.{} SELECT image_id, embedding FROM given JOIN cbir.image ON source = n::text").format(
             sql.Identifier(table)

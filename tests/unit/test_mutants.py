@@ -90,15 +90,15 @@ def test_a_seed_draws_the_same_sample_and_a_larger_one_begins_with_it() -> None:
     assert large[:6] == small == drawn(3, 6, "")
     assert [Path(one.path).suffix for one in small] == [".sql", ".py"] * 3
     assert drawn(4, 6, "") != small
-    assert {one.path for one in drawn(3, 6, "leaking_image")} == {"sql/1_functions/leaking_image.sql"}
+    assert {one.path for one in drawn(3, 6, "leaking_image")} == {"sql/metrics/leaking_image.sql"}
 
 
 @pytest.mark.parametrize(
     ("path", "test"),
     [
-        ("sql/1_functions/leaking_image.sql", "tests/sql/test_leakage.py"),
-        ("sql/3_search/nearest_image.sql", "tests/sql/test_similar_images.py"),
-        ("sql/1_functions/padded.sql", "tests/sql/test_precision.py"),
+        ("sql/metrics/leaking_image.sql", "tests/sql/test_leakage.py"),
+        ("sql/search/nearest_image.sql", "tests/sql/test_similar_images.py"),
+        ("sql/evaluation/padded.sql", "tests/sql/test_precision.py"),
         ("cbirdb/metrics/bootstrap.py", "tests/unit/test_bootstrap.py"),
         ("cbirdb/ingest/inspect_files.py", "tests/integration/test_ingest.py"),
         ("cbirdb/encoders/openclip.py", "tests/unit/test_paper_encoders.py"),
