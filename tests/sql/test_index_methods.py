@@ -302,7 +302,7 @@ def test_under_a_policy_of_the_hospitals_own_searches_are_exact(
         for statement in (
             "GRANT USAGE ON SCHEMA cbir TO {}",
             "GRANT SELECT ON ALL TABLES IN SCHEMA cbir TO {}",
-            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cbir TO {}",
+            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cbir, cbir_internal TO {}",
             "ALTER TABLE cbir.image ENABLE ROW LEVEL SECURITY",
             "CREATE POLICY only_mr ON cbir.image TO {} USING (modality = 'MR')",
         ):
