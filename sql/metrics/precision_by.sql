@@ -147,4 +147,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.precision_by(text, bigint) IS
-'Computes micro and macro precision at N of a run, or of all, per group: run, class, dataset, modality or anatomic_region.';
+'Computes micro and macro precision at N of a run, or of all, per group: run, class, dataset, modality or'
+' anatomic_region.';

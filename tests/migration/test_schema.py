@@ -166,6 +166,26 @@ def test_a_sql_file_is_not_named_after_what_it_creates_or_lacks_its_header(path:
     ) == len(created)
 
 
+def test_the_order_names_every_folder_that_an_upgrade_applies() -> None:
+    top = sql_objects.repository_folder("sql")
+    folders = {path.parent.name for path in top.glob("*/*.sql")} - {"dba"}
+    assert {path.parent.name for path in SQL_FILES} == folders
+    assert len(SQL_FILES) == len(set(SQL_FILES))
+
+
+def test_every_function_body_names_only_what_exists(connection: psycopg.Connection) -> None:
+    """An upgrade does not check bodies, since a function may call one that comes later."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = cbir, public, pg_temp")
+        checked = connection.execute(
+            "SELECT count(CASE l.lanname WHEN 'sql' THEN fmgr_sql_validator(p.oid) ELSE plpgsql_validator(p.oid) END)"
+            " FROM pg_proc AS p INNER JOIN pg_language AS l ON l.oid = p.prolang"
+            " WHERE p.pronamespace::regnamespace::text IN ('cbir', 'cbir_internal') AND l.lanname IN ('sql', 'plpgsql')"
+        ).fetchone()
+    assert checked is not None
+    assert checked[0] > 100
+
+
 def test_every_view_runs_as_its_reader_until_it_is_handed_over() -> None:
     """A server without cbir_search hands nothing over; a view of the owner's would then show all rows."""
     views = [path for path in SQL_FILES if "\nCREATE VIEW " in path.read_text()]
