@@ -10,4 +10,4 @@ IMAGE_TIMEOUT_S = 60.0
 LARGEST_FILE = 2 << 30
 """Bytes. A picture of ``LARGEST_MAX_PIXELS`` takes 1.4 GB at 64 bits each and without compression; files are read whole."""
 LARGEST_K = 10_000
-"""Images that one search may ask for, as in ``cbir.checked_count``, and that a run may keep per query."""
+"""Images that one search may ask for, as in ``cbir_internal.checked_count``, and that a run may keep per query."""

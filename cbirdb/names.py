@@ -31,7 +31,7 @@ def problem_of_line(name: str) -> tuple[str, str] | None:
 
 
 CONTROLS = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Characters that break a line or steer a terminal; the same as in ``cbir.stated_purpose``."""
+"""Characters that break a line or steer a terminal; the same as in ``cbir_internal.stated_purpose``."""
 
 
 def on_one_line(text: str) -> str:

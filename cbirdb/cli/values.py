@@ -13,7 +13,7 @@ from cbirdb.names import CONTROLS
 
 LARGEST_BIGINT = 2**63 - 1
 LONGEST_PURPOSE = 1000
-"""Characters. As in ``cbir.stated_purpose``, like the patterns below."""
+"""Characters. As in ``cbir_internal.stated_purpose``, like the patterns below."""
 _BLANK = re.compile(r"[\t-\r \x85\xa0\u1680\u180e\u2000-\u200d\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]*")
 
 COUNT = click.IntRange(1, LARGEST_BIGINT)

@@ -62,7 +62,7 @@ def ensure_dataset(connection: psycopg.Connection, name: str, reader: str, root:
     :raises InputError: when the name belongs to a dataset in another folder, or of another kind.
     """
     row = connection.execute(
-        "SELECT dataset_id, stored_reader, stored_root FROM cbir.store_dataset(%s, %s, %s, %s)",
+        "SELECT dataset_id, stored_reader, stored_root FROM cbir_internal.store_dataset(%s, %s, %s, %s)",
         [name, reader, root, moved],
     ).fetchone()
     if row is None:
@@ -84,7 +84,7 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
     """The images of a dataset that are already there, by source."""
     found = connection.execute(
         "SELECT source, image_id, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns,"
-        " damage, view, pseudonym, sex, study_uid, study_date, age_years, labels FROM cbir.stored_images(%s, %s)",
+        " damage, view, pseudonym, sex, study_uid, study_date, age_years, labels FROM cbir_internal.stored_images(%s, %s)",
         [dataset_id, list(sources)],
     )
     images = {}
@@ -100,7 +100,7 @@ def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequ
 
 def sources_by_name(connection: psycopg.Connection, dataset_id: int) -> dict[str, str]:
     """The source of each image of a dataset by its file's name, whatever folder it lies in."""
-    found = connection.execute("SELECT cbir.image_sources(%s)", [dataset_id])
+    found = connection.execute("SELECT cbir_internal.image_sources(%s)", [dataset_id])
     return {source.rpartition("/")[2]: source for (source,) in found}
 
 
@@ -114,7 +114,7 @@ def drop_dataset(connection: psycopg.Connection, name: str) -> None:
 
 def has_pseudonym_key(connection: psycopg.Connection) -> bool:
     """Whether this database's patients have pseudonyms that were made with some key."""
-    return connection.execute("SELECT cbir.note_pseudonym_key()").fetchone() != (None,)
+    return connection.execute("SELECT cbir_internal.note_pseudonym_key()").fetchone() != (None,)
 
 
 def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> None:
@@ -124,7 +124,7 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
     """
     # Two first ingests at once: the later one waits, and then sees the key of the other.
     with LockWaits(connection).naming_blockers():
-        row = connection.execute("SELECT cbir.note_pseudonym_key(%s)", [fingerprint]).fetchone()
+        row = connection.execute("SELECT cbir_internal.note_pseudonym_key(%s)", [fingerprint]).fetchone()
     if row is None or row[0] != fingerprint:
         raise InputError(
             "The patients of this database got their pseudonyms with another key, so that the same patient would appear"
@@ -135,7 +135,7 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
 
 def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
     """Which of these files' contents are in the database already, in any dataset."""
-    found = connection.execute("SELECT cbir.known_hashes(%s)", [list(hashes)])
+    found = connection.execute("SELECT cbir_internal.known_hashes(%s)", [list(hashes)])
     return {bytes(row[0]) for row in found}
 
 
@@ -153,7 +153,7 @@ def store_images(
     if not records:
         return {}
     found = connection.execute(
-        "SELECT source, image_id FROM cbir.store_images(%s, %s)", [dataset_id, Jsonb(records)]
+        "SELECT source, image_id FROM cbir_internal.store_images(%s, %s)", [dataset_id, Jsonb(records)]
     ).fetchall()
     return dict(found)
 
@@ -183,7 +183,7 @@ def record_damage(connection: psycopg.Connection, damage: Mapping[int, tuple[byt
     :param damage: by image id, the hash of what was read, and the report.
     """
     hashes, reports = zip(*damage.values(), strict=True)
-    connection.execute("SELECT cbir.record_damage(%s, %s, %s)", [list(damage), list(hashes), list(reports)])
+    connection.execute("SELECT cbir_internal.record_damage(%s, %s, %s)", [list(damage), list(hashes), list(reports)])
 
 
 def lock_images(
@@ -198,7 +198,7 @@ def lock_images(
     :param sha256: of the content that each image had when it was read; leaves out those that have another now.
     """
     found = connection.execute(
-        "SELECT cbir.lock_images(%s::bigint[], %s::bigint[], %s::bytea[])",
+        "SELECT cbir_internal.lock_images(%s::bigint[], %s::bigint[], %s::bytea[])",
         [list(dataset_ids), list(image_ids), list(sha256) if sha256 is not None else None],
     )
     return {row[0] for row in found}

@@ -90,7 +90,8 @@ def add_embeddings(
             piece = slice(start, start + step)
             array = _VectorArray(encode_array(embeddings[piece], stored.precision, vector_oid))
             row = cursor.execute(
-                "SELECT cbir.store_embeddings(%s, %s::bigint[], %s)", [stored.name, image_ids[piece].tolist(), array]
+                "SELECT cbir_internal.store_embeddings(%s, %s::bigint[], %s)",
+                [stored.name, image_ids[piece].tolist(), array],
             ).fetchone()
             added += row[0] if row else 0
     return added

@@ -94,7 +94,7 @@ def check_privileges(connection: psycopg.Connection) -> Check:
     """Privileges."""
     row = connection.execute(
         "SELECT current_user, rolsuper, has_schema_privilege('cbir', 'CREATE'), has_schema_privilege('cbir', 'USAGE'),"
-        " has_function_privilege(to_regprocedure('cbir.store_images(bigint, jsonb)'), 'EXECUTE')"
+        " has_function_privilege(to_regprocedure('cbir_internal.store_images(bigint, jsonb)'), 'EXECUTE')"
         " FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
     if row is None:
@@ -191,10 +191,11 @@ def check_tables(connection: psycopg.Connection) -> Check:
 
 def check_access(connection: psycopg.Connection) -> Check:
     """Access control."""
-    if not _value(connection, "SELECT has_function_privilege('cbir.access_fault()', 'EXECUTE')"):
+    if not _value(connection, "SELECT has_function_privilege('cbir_internal.access_fault()', 'EXECUTE')"):
         return Check("Access control", True, "not checked: only the schema's owner can compare it")
     faults = [
-        f"{thing}: {fault}" for thing, fault in connection.execute("SELECT object, fault FROM cbir.access_fault()")
+        f"{thing}: {fault}"
+        for thing, fault in connection.execute("SELECT object, fault FROM cbir_internal.access_fault()")
     ]
     if no_boundary := next((fault for fault in faults if fault.startswith("role cbir_search: ")), None):
         # Nothing is damaged: whoever runs the server has not made cbirdb's roles.
@@ -218,7 +219,9 @@ def _listed(findings: Sequence[str]) -> str:
 
 def check_indexes(connection: psycopg.Connection) -> Check:
     """Vector indexes."""
-    if not _value(connection, "SELECT cbir.sees_all_rows() AND has_table_privilege('cbir.index_build', 'SELECT')"):
+    if not _value(
+        connection, "SELECT cbir_internal.sees_all_rows() AND has_table_privilege('cbir.index_build', 'SELECT')"
+    ):
         return Check("Vector indexes", True, "not checked: this role may not see the records of builds")
     strays = stray_indexes(connection)
     if not strays:

@@ -52,11 +52,11 @@ class PendingImage:
 
 
 ENCODER_NAME = re.compile(r"(?=[^@]*[a-z0-9])[a-z0-9.-]{1,40}(@[0-9a-f]{8})?")
-"""As in ``cbir.check_encoder_name``."""
+"""As in ``cbir_internal.check_encoder_name``."""
 
 
 def table_name(encoder: str) -> str:
-    """``tiny-image`` -> ``embedding_tiny_image``; the same as ``cbir.register_encoder`` derives.
+    """``tiny-image`` -> ``embedding_tiny_image``; the same as ``cbir_internal.register_encoder`` derives.
 
     :raises InputError: when no encoder can have that name.
     """
@@ -123,7 +123,7 @@ def register_encoder(
     golden = list(golden_embedding) if golden_embedding is not None else None
     with connection.transaction():
         connection.execute(
-            "SELECT cbir.register_encoder(%s, %s, %s, %s, %s, %s, %s, %s, %s::real[])",
+            "SELECT cbir_internal.register_encoder(%s, %s, %s, %s, %s, %s, %s, %s, %s::real[])",
             [
                 name,
                 dim,
@@ -145,7 +145,7 @@ def register_encoder(
         if stored.golden_embedding is None and golden is not None:
             # Its vectors so far were imported: this is the first time that it computes some itself.
             connection.execute(
-                "SELECT cbir.describe_encoder(%s, %s, %s, %s, %s::real[])",
+                "SELECT cbir_internal.describe_encoder(%s, %s, %s, %s, %s::real[])",
                 [name, *described, Jsonb(dict(provenance)), golden],
             )
     return stored
@@ -205,7 +205,8 @@ def pending_page(
     :param after: the last image id of the page before; 0: from the beginning.
     """
     found = connection.execute(
-        "SELECT * FROM cbir.pending_images(%s, %s, %s, %s, %s, %s)", [*_scope(encoders, datasets, shard), after, page]
+        "SELECT * FROM cbir_internal.pending_images(%s, %s, %s, %s, %s, %s)",
+        [*_scope(encoders, datasets, shard), after, page],
     ).fetchall()
     return [PendingImage(*row) for row in found]
 
@@ -233,7 +234,7 @@ def count_pending(
     :param datasets: names; empty: all.
     """
     row = connection.execute(
-        "SELECT * FROM cbir.count_pending(%s, %s, %s, %s)", _scope(encoders, datasets, shard)
+        "SELECT * FROM cbir_internal.count_pending(%s, %s, %s, %s)", _scope(encoders, datasets, shard)
     ).fetchone()
     return Pending(*row) if row else Pending(0, 0, [], [])
 
@@ -244,7 +245,7 @@ def pending_roots(
     """Names and folders of the datasets with an image that has a file and lacks an embedding of any of the encoders."""
     names = [encoder.name for encoder in encoders]
     return connection.execute(
-        "SELECT dataset, root FROM cbir.pending_roots(%s, %s)", [names, list(datasets) or None]
+        "SELECT dataset, root FROM cbir_internal.pending_roots(%s, %s)", [names, list(datasets) or None]
     ).fetchall()
 
 
@@ -279,7 +280,7 @@ def drop_encoder(
     if row is not None and not row[0]:
         raise SchemaError(
             f"The table {table_name(encoder.name)} does not look like one of embeddings, so it is not dropped.",
-            hint="Compare it with what cbir.create_embedding_table makes.",
+            hint="Compare it with what cbir_internal.create_embedding_table makes.",
         )
 
     def drop() -> None:

@@ -24,7 +24,7 @@ def insert_record(connection: psycopg.Connection, name: str, spec: Mapping[str, 
 
     :raises InputError: when the name is taken.
     """
-    if not one_value(connection.execute("SELECT cbir.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))])):
+    if not one_value(connection.execute("SELECT cbir_internal.add_encoder_record(%s, %s)", [name, Jsonb(dict(spec))])):
         raise InputError(
             f"There is an encoder named '{name}' already.",
             hint=f"Choose another name, or take it back first: cbirdb encoders drop {name}",

@@ -24,7 +24,7 @@ _AFTERWARDS = re.compile(
 
 def erased_datasets(connection: psycopg.Connection) -> list[str]:
     """Names of the datasets of which patients have been erased."""
-    return [row[0] for row in connection.execute("SELECT cbir.erased_dataset()")]
+    return [row[0] for row in connection.execute("SELECT cbir_internal.erased_dataset()")]
 
 
 def erased_sources(
@@ -43,7 +43,8 @@ def erased_sources(
     if not sources:
         return set()
     found = connection.execute(
-        "SELECT cbir.erased_source(%s, %s::text[], %s::text[], %s)", [dataset, list(sources), list(pseudonyms), both]
+        "SELECT cbir_internal.erased_source(%s, %s::text[], %s::text[], %s)",
+        [dataset, list(sources), list(pseudonyms), both],
     )
     return {row[0] for row in found}
 

@@ -35,7 +35,7 @@ def record_failures(
     ]
     datasets, sources, lines, reasons, details = zip(*rows, strict=True)
     connection.execute(
-        "SELECT cbir.record_failures(%s, %s, %s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[])",
+        "SELECT cbir_internal.record_failures(%s, %s, %s::bigint[], %s::text[], %s::int[], %s::text[], %s::text[])",
         [stage, encoder_id, list(datasets), list(sources), list(lines), list(reasons), list(details)],
     )
 
@@ -54,7 +54,9 @@ def resolve_failures(
     encoder_id: int | None = None,
 ) -> None:
     """Mark what failed before and has gone well now."""
-    connection.execute("SELECT cbir.resolve_failures(%s, %s, %s, %s)", [stage, encoder_id, dataset_id, list(sources)])
+    connection.execute(
+        "SELECT cbir_internal.resolve_failures(%s, %s, %s, %s)", [stage, encoder_id, dataset_id, list(sources)]
+    )
 
 
 def resolve_gone(connection: psycopg.Connection, dataset_ids: Collection[int], before: datetime) -> None:
@@ -62,12 +64,12 @@ def resolve_gone(connection: psycopg.Connection, dataset_ids: Collection[int], b
 
     :param before: when that one began, by the server's clock.
     """
-    connection.execute("SELECT cbir.resolve_gone_failures(%s::bigint[], %s)", [list(dataset_ids), before])
+    connection.execute("SELECT cbir_internal.resolve_gone_failures(%s::bigint[], %s)", [list(dataset_ids), before])
 
 
 def resolve_gone_lists(connection: psycopg.Connection, folder: str, before: datetime) -> None:
     """The same for lists of a folder, which belong to no dataset."""
-    connection.execute("SELECT cbir.resolve_gone_lists(%s, %s)", [folder, before])
+    connection.execute("SELECT cbir_internal.resolve_gone_lists(%s, %s)", [folder, before])
 
 
 def has_unresolved(connection: psycopg.Connection, stage: Stage, encoder: str) -> bool:

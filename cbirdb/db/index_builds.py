@@ -134,7 +134,7 @@ def refuse_rival(connection: psycopg.Connection, build: IndexBuild) -> None:
 
     :raises NoIndexError: naming the other.
     """
-    query = "SELECT cbir.rival_index(to_regclass('cbir.' || quote_ident(%s)))"
+    query = "SELECT cbir_internal.rival_index(to_regclass('cbir.' || quote_ident(%s)))"
     if rival := one_value(connection.execute(query, [build.index_name])):
         raise NoIndexError(
             f"The encoder '{build.encoder}' has a second index of the same kind, {rival}, so no search uses either.",

@@ -1,4 +1,4 @@
-"""How to search through a vector index, as ``cbir.index_walk`` says."""
+"""How to search through a vector index, as ``cbir_internal.index_walk`` says."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def index_walk(
     :param share: of the rows, that may be found; 1: no row is left out.
     """
     scan = connection.execute(
-        "SELECT nearest_first, candidates, kept, jsonb_object(settings) FROM cbir.index_walk(%s, %s, %s, %s, %s, %s, %s)",
+        "SELECT nearest_first, candidates, kept, jsonb_object(settings) FROM cbir_internal.index_walk(%s, %s, %s, %s, %s, %s, %s)",
         [method, Jsonb(built.parameters), Jsonb(built.search_settings), rows, dim, k, share],
     )
     nearest_first, candidates, kept, settings = one_row(scan)
@@ -61,4 +61,4 @@ def index_walk(
 def apply_settings(connection: psycopg.Connection, settings: dict[str, str]) -> None:
     """For this transaction only: a pooler may hand the session on. pgvector's schema must be on the search path."""
     # A first use of the type loads pgvector, without which its settings are not known.
-    connection.execute("SELECT '[1]'::vector, cbir.swap_settings(%s)", [[*chain(*settings.items())]])
+    connection.execute("SELECT '[1]'::vector, cbir_internal.swap_settings(%s)", [[*chain(*settings.items())]])

@@ -266,7 +266,7 @@ def audit_index(
     floor: Floor | None = None,
     progress: Progress = SILENT,
 ) -> tuple[IndexBuild, Measured]:
-    """Measure the index in use through ``cbir.nearest_image``, as everybody searches, and store the result with it.
+    """Measure the index in use through ``cbir_internal.nearest_image``, as everybody searches, and store the result with it.
 
     :raises NoIndexError: when there is no index, or two that searches might take.
     """
@@ -303,7 +303,7 @@ def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> I
             f"The encoder '{encoder.name}' has no vector index.",
             hint=f"Build one: cbirdb index build -e {encoder.name}",
         )
-    if one_value(connection.execute("SELECT cbir.rows_are_restricted()")):
+    if one_value(connection.execute("SELECT cbir_internal.rows_are_restricted()")):
         raise InputError(
             "Row-level security hides images from this role, so its searches do not use the index.",
             hint="Audit as the owner of schema 'cbir'.",
@@ -315,7 +315,7 @@ def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> I
 def _product_search(connection: psycopg.Connection, encoder: StoredEncoder) -> Search:
     statement = (
         "SELECT image_id, distance, mode_used = 'exact'"
-        " FROM cbir.nearest_image(%s, %s::vector, %s, mode => 'approximate') ORDER BY rank"
+        " FROM cbir_internal.nearest_image(%s, %s::vector, %s, mode => 'approximate') ORDER BY rank"
     )
 
     def search(query: str, k: int) -> Found:
@@ -328,7 +328,7 @@ def _product_search(connection: psycopg.Connection, encoder: StoredEncoder) -> S
 def walk_search(
     connection: psycopg.Connection, table: sql.Identifier, encoder: StoredEncoder, method: IndexMethod, rows: int
 ) -> Search:
-    """Search through an index as ``cbir.nearest_image`` does without a filter, with settings that are not recorded."""
+    """Search through an index as ``cbir_internal.nearest_image`` does without a filter, with settings that are not recorded."""
     walks: dict[int, tuple[sql.Composed, Walk]] = {}
 
     def prepare(k: int) -> tuple[sql.Composed, Walk]:

@@ -1,6 +1,6 @@
 """Vector indexes: one method, one class. ``cbirdb index`` makes them; neither Alembic nor ``sql/`` owns them.
 
-How to search through one, ``sql/1_functions/index_walk.sql`` says.
+How to search through one, ``sql/index/index_walk.sql`` says.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class IndexMethod(Protocol):
 
     @property
     def search_settings(self) -> dict[str, int]:
-        """What searches start from, as ``cbir.index_walk`` reads it; recorded."""
+        """What searches start from, as ``cbir_internal.index_walk`` reads it; recorded."""
 
     def for_rows(self, rows: int) -> IndexMethod:
         """The same with what was left open decided for so many rows."""
@@ -86,7 +86,7 @@ class Hnsw:
     ef_search: int = 100
     """Candidates kept during a search for ten; pgvector returns at most this many rows per step."""
     at_100: int = 0
-    """The same for a hundred; 0: as ``cbir.index_walk`` widens it."""
+    """The same for a hundred; 0: as ``cbir_internal.index_walk`` widens it."""
 
     name = "hnsw"
 
@@ -118,7 +118,7 @@ class Hnsw:
 
     def with_widths(self, ten: int, hundred: int) -> Hnsw:
         # A graph has corners that it hardly reaches, too few for a sample of searches for ten to show them; what a
-        # hundred need does. So the two lie no further apart than cbir.index_walk sets them.
+        # hundred need does. So the two lie no further apart than cbir_internal.index_walk sets them.
         return replace(self, ef_search=max(ten, hundred - 180), at_100=max(ten, hundred))
 
     def steps(self) -> tuple[list[int], list[int]]:
@@ -159,7 +159,7 @@ class BitHnsw:
     rerank: int = 200
     """Candidates whose cosine distance is computed in a search for ten."""
     at_100: int = 0
-    """The same for a hundred; 0: as ``cbir.index_walk`` widens it."""
+    """The same for a hundred; 0: as ``cbir_internal.index_walk`` widens it."""
 
     name = "bit-hnsw"
 
@@ -220,7 +220,7 @@ class IvfFlat:
     probes: int = 10
     """Lists read in a search for ten."""
     at_100: int = 0
-    """The same for a hundred; 0: as ``cbir.index_walk`` widens it."""
+    """The same for a hundred; 0: as ``cbir_internal.index_walk`` widens it."""
     lists_per_root: float = 1.0
     """That multiple."""
 
@@ -324,5 +324,5 @@ ELEMENT_BYTES = 180
 """pgvector's record of one element with its lock and its allocator's overhead; measured, 178 at m = 16 and 179 at m = 32."""
 
 METHODS: dict[str, type[Hnsw | BitHnsw | IvfFlat]] = {method.name: method for method in (Hnsw, BitHnsw, IvfFlat)}
-"""Methods by name. A new one is a class above, a name here, and a branch of ``cbir.index_walk``."""
+"""Methods by name. A new one is a class above, a name here, and a branch of ``cbir_internal.index_walk``."""
 DEFAULT_METHOD = "hnsw"

@@ -116,7 +116,7 @@ def import_embeddings(
 
 def _check_names(connection: psycopg.Connection, files: Sequence[Path], datasets: Sequence[str]) -> None:
     """:raises InputError: when a name of the files is that of images in several datasets."""
-    twice = connection.execute("SELECT cbir.repeated_sources(%s)", [list(datasets) or None]).fetchall()
+    twice = connection.execute("SELECT cbir_internal.repeated_sources(%s)", [list(datasets) or None]).fetchall()
     for path in files if twice else ():
         with reading(), open_file(path) as file:
             if any(isinstance(file.get(name), h5py.Dataset) for (name,) in twice):
@@ -192,7 +192,7 @@ class _Import:
         :raises InputError: when two datasets have an image of the same name.
         """
         found = self._connection.execute(
-            "SELECT source, image_id, dataset, dataset_id FROM cbir.images_by_source(%s::bigint[], %s)",
+            "SELECT source, image_id, dataset, dataset_id FROM cbir_internal.images_by_source(%s::bigint[], %s)",
             [self._dataset_ids, list(names)],
         ).fetchall()
         images = {source: (image_id, dataset, dataset_id) for source, image_id, dataset, dataset_id in found}
@@ -265,14 +265,14 @@ class _Import:
     def _already_there(self, image_ids: Sequence[int]) -> set[int]:
         """Images that have a vector, so that a repeated import goes past them quickly."""
         found = self._connection.execute(
-            "SELECT cbir.encoded_images(%s, %s::bigint[])", [self._stored.name, list(image_ids)]
+            "SELECT cbir_internal.encoded_images(%s, %s::bigint[])", [self._stored.name, list(image_ids)]
         )
         return {row[0] for row in found}
 
     def count_missing(self) -> None:
         """Images of the datasets that the files speak of, which have no vector."""
         row = self._connection.execute(
-            "SELECT images, examples FROM cbir.unencoded_images(%s, %s::bigint[])",
+            "SELECT images, examples FROM cbir_internal.unencoded_images(%s, %s::bigint[])",
             [self._stored.name, list(self._touched.values())],
         ).fetchone()
         if row is not None:

@@ -87,7 +87,8 @@ def _read_values(
         """
     ).format(
         sql.SQL(", ").join(
-            [sql.SQL("string_agg(float8send(cbir.modified_precision(hits, %s, relevant_count)), '')")] * len(cutoffs)
+            [sql.SQL("string_agg(float8send(cbir_internal.modified_precision(hits, %s, relevant_count)), '')")]
+            * len(cutoffs)
         )
     )
     with translated_errors(), connection.cursor(binary=True) as cursor:

@@ -149,7 +149,7 @@ _BAD_INPUT = (
     psycopg.errors.UndefinedObject,
     psycopg.errors.CardinalityViolation,
 )
-"""What ``sql/3_search`` raises about its arguments."""
+"""What ``sql/search`` raises about its arguments."""
 
 
 def _input_error(error: psycopg.Error) -> InputError:
@@ -158,7 +158,7 @@ def _input_error(error: psycopg.Error) -> InputError:
 
 
 def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
-    """Say which filter is misspelt, with the nearest name that there is; ``cbir.check_filter`` lists them instead.
+    """Say which filter is misspelt, with the nearest name that there is; ``cbir_internal.check_filter`` lists them instead.
 
     :raises UnknownNameError: when one is.
     """

@@ -393,7 +393,7 @@ def test_kept_certificate_erases_the_patient_from_a_restored_older_dump(
 ) -> None:  # fmt: skip
     numbers, words = marks(connection, pseudonym)
     older, newer, kept = tmp_path / "older.dump", tmp_path / "newer.dump", tmp_path / "certificate.json"
-    dump = [program(request, "pg_dump"), "-d", dsn, "--format=custom", "--schema=cbir", "--extension=vector", "-f"]
+    dump = [program(request, "pg_dump"), "-d", dsn, "--format=custom", "--schema=cbir*", "--extension=vector", "-f"]
     subprocess.run([*dump, older], check=True)
     assert cli("erase", "--patient", pseudonym, "--yes", "--certificate", kept).code == 0
     assert pseudonym not in kept.read_text()

@@ -25,7 +25,9 @@ def own_schema(role_server: str) -> Iterator[tuple[str, str]]:
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'of a test'").format(name))
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION vector")
-            connection.execute(sql.SQL("CREATE SCHEMA cbir AUTHORIZATION {}").format(name))
+            for schema in ("cbir", "cbir_internal"):
+                made = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(sql.Identifier(schema), name)
+                connection.execute(made)
         yield dsn, make_conninfo(dsn, user=owner, password="of a test")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP OWNED BY {0} CASCADE").format(name))

@@ -142,7 +142,7 @@ def test_every_object_has_a_comment(connection: psycopg.Connection, dsn: str) ->
     bare = connection.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')"
         " AND obj_description(oid, 'pg_class') IS NULL"
-        " UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
+        " UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
         " AND obj_description(oid, 'pg_proc') IS NULL"
         " UNION ALL SELECT t.oid::regtype::text FROM pg_type t JOIN pg_class c ON c.oid = typrelid"
         " WHERE typnamespace = 'cbir'::regnamespace AND relkind = 'c' AND obj_description(t.oid, 'pg_type') IS NULL"
@@ -160,8 +160,30 @@ def test_sql_file_is_named_after_its_object_and_has_a_header(path: Path) -> None
     assert re.match(r"-- Title: \S", lines[0])
     assert re.match(r"-- Description: \S", lines[1])
     assert len(
-        re.findall(rf"^COMMENT ON (?:FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.{path.stem}\b", text, re.MULTILINE)
+        re.findall(
+            rf"^COMMENT ON (?:FUNCTION|AGGREGATE|VIEW|TYPE) (?:cbir|cbir_internal)\.{path.stem}\b", text, re.MULTILINE
+        )
     ) == len(created)
+
+
+def test_the_order_names_every_folder_that_an_upgrade_applies() -> None:
+    top = sql_objects.repository_folder("sql")
+    folders = {path.parent.name for path in top.glob("*/*.sql")} - {"dba"}
+    assert {path.parent.name for path in SQL_FILES} == folders
+    assert len(SQL_FILES) == len(set(SQL_FILES))
+
+
+def test_every_function_body_names_only_what_exists(connection: psycopg.Connection) -> None:
+    """An upgrade does not check bodies, since a function may call one that comes later."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = cbir, public, pg_temp")
+        checked = connection.execute(
+            "SELECT count(CASE l.lanname WHEN 'sql' THEN fmgr_sql_validator(p.oid) ELSE plpgsql_validator(p.oid) END)"
+            " FROM pg_proc AS p INNER JOIN pg_language AS l ON l.oid = p.prolang"
+            " WHERE p.pronamespace::regnamespace::text IN ('cbir', 'cbir_internal') AND l.lanname IN ('sql', 'plpgsql')"
+        ).fetchone()
+    assert checked is not None
+    assert checked[0] > 100
 
 
 def test_every_view_is_created_to_run_as_its_reader() -> None:
@@ -175,7 +197,7 @@ def test_every_view_is_created_to_run_as_its_reader() -> None:
 def test_every_view_and_function_of_the_database_comes_from_a_file(connection: psycopg.Connection) -> None:
     found = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('v', 'c')"
-        " UNION SELECT proname FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
+        " UNION SELECT proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
     ).fetchall()
     assert {name for (name,) in found} == {path.stem for path in SQL_FILES}
 

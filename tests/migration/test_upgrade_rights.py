@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 from psycopg import sql
@@ -14,24 +11,6 @@ from cbirdb.db.schema import migrate
 from cbirdb.errors import DatabaseError, SchemaError
 from cbirdb.evaluate import evaluate
 from tests.support.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
-
-
-@pytest.fixture
-def role(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Create a role without privileges; ``become`` turns a superuser's session into one of that role."""
-    name = f"cbirdb_role_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(request.getfixturevalue("server"), autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
-        yield name
-        # What it owns or was granted lies in databases that are dropped later: end that first.
-        for (database,) in admin.execute(
-            "SELECT datname FROM pg_database JOIN pg_shdepend ON dbid = pg_database.oid OR objid = pg_database.oid"
-            " WHERE refobjid = %s::regrole GROUP BY datname",
-            [name],
-        ).fetchall():
-            with psycopg.connect(request.getfixturevalue("server"), dbname=database, autocommit=True) as there:
-                there.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
-        admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
 def become(connection: psycopg.Connection, role: str) -> None:

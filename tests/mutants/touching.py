@@ -15,7 +15,7 @@ class Touching:
     """Knows the sources, the tests and what they mention."""
 
     def __init__(self, root: Path) -> None:
-        sources = [*root.glob("sql/[0-9]*/*.sql"), *root.glob("cbirdb/**/*.py")]
+        sources = [*root.glob("sql/*/*.sql"), *root.glob("cbirdb/**/*.py")]
         self._texts = {str(path.relative_to(root)): path.read_text() for path in sources}
         tests = {str(path.relative_to(root)): path.read_text() for path in root.glob("tests/**/*.py")}
         self._tests = {
@@ -75,7 +75,7 @@ def _topic(path: str) -> str:
 def _named(path: str) -> re.Pattern[str]:
     """How an object of SQL is named; one whose name is an English word, with its schema."""
     name = Path(path).stem
-    return re.compile(rf"\b{name}\b" if "_" in name else rf"\bcbir\.{name}\b")
+    return re.compile(rf"\b{name}\b" if "_" in name else rf"\bcbir(?:_internal)?\.{name}\b")
 
 
 def _module(path: str) -> str:

@@ -54,6 +54,7 @@ def restored(role_server: str, sites: str, logins: Logins, tmp_path_factory: pyt
                 bin_folder / "pg_dump",
                 "-Fc",
                 "--schema=cbir",
+                "--schema=cbir_internal",
                 "-f",
                 dump,
                 "-d",

@@ -102,7 +102,7 @@ def test_no_role_can_attach_a_trigger_function_to_its_own_table(
     rows = "REFERENCING NEW TABLE AS added FOR EACH STATEMENT" if function == "refuse_erased" else "FOR EACH ROW"
     hung = f"""
         CREATE TEMPORARY TABLE {table};
-        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir.{function}();
+        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir_internal.{function}();
         INSERT INTO pg_temp.{name} VALUES {values};
         DELETE FROM pg_temp.{name};
     """

@@ -300,7 +300,7 @@ def test_searches_under_a_foreign_row_policy_are_exact_and_show_only_its_rows(
         for statement in (
             "GRANT USAGE ON SCHEMA cbir TO {}",
             "GRANT SELECT ON ALL TABLES IN SCHEMA cbir TO {}",
-            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cbir TO {}",
+            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cbir, cbir_internal TO {}",
             "ALTER TABLE cbir.image ENABLE ROW LEVEL SECURITY",
             "CREATE POLICY only_mr ON cbir.image TO {} USING (modality = 'MR')",
         ):

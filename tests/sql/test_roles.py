@@ -201,8 +201,8 @@ def test_every_object_is_owned_by_cbir_admin_or_cbir_search(role_database: str) 
         owners = connection.execute(
             "SELECT DISTINCT kind, o::regrole::text FROM (SELECT relkind::text, relowner FROM pg_class"
             " WHERE relnamespace = 'cbir'::regnamespace AND relkind <> 'i'"
-            " UNION ALL SELECT 'f', proowner FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
-            " UNION ALL SELECT 'n', nspowner FROM pg_namespace WHERE nspname = 'cbir') AS t (kind, o)"
+            " UNION ALL SELECT 'f', proowner FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
+            " UNION ALL SELECT 'n', nspowner FROM pg_namespace WHERE nspname IN ('cbir', 'cbir_internal')) AS t (kind, o)"
         ).fetchall()
     assert set(owners) == {
         (kind, "cbir_admin") for kind in ("r", "S", "c", "f", "n", "v")
@@ -215,7 +215,7 @@ def test_every_function_that_looks_names_up_has_a_pinned_search_path(role_databa
     with psycopg.connect(role_database) as connection:
         found = connection.execute(
             "SELECT proname, lanname, prosecdef, coalesce(array_to_string(proconfig, ';'), '')"
-            " FROM pg_proc JOIN pg_language AS l ON l.oid = prolang WHERE pronamespace = 'cbir'::regnamespace"
+            " FROM pg_proc JOIN pg_language AS l ON l.oid = prolang WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
             " AND prokind <> 'a'"
         ).fetchall()
     pinned = "search_path=cbir, public, pg_temp"

@@ -51,7 +51,7 @@ def text_arguments(connection: psycopg.Connection) -> Iterator[tuple[str, str]]:
     for function in CALLS:
         row = connection.execute(
             "SELECT proargnames, proargtypes::regtype[]::text[] FROM pg_proc"
-            " WHERE pronamespace = 'cbir'::regnamespace AND proname = %s",
+            " WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal') AND proname = %s",
             [function],
         ).fetchone()
         assert row is not None
@@ -98,7 +98,7 @@ def state(connection: psycopg.Connection) -> dict[str, str]:
         found[table] = row[0]
     objects = connection.execute(
         "SELECT md5(string_agg(pg_get_functiondef(oid), '|' ORDER BY oid)) FROM pg_proc"
-        " WHERE pronamespace = 'cbir'::regnamespace AND prokind = 'f' AND prolang <> 13 AND prolang <> 12"
+        " WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal') AND prokind = 'f' AND prolang <> 13 AND prolang <> 12"
     ).fetchone()
     roles = connection.execute("SELECT string_agg(rolname, ',' ORDER BY 1) FROM pg_roles").fetchone()
     return found | {"functions": str(objects), "roles": str(roles), "tables": str(len(tables))}

@@ -29,14 +29,14 @@ from cbirdb.db.rows import one_row, one_value
 _CANDIDATES: LiteralString = """
 CREATE TEMPORARY TABLE candidate ON COMMIT DROP AS
 SELECT s.image_id, s.patient_id, s.label_ids, e.xmin AS version
-FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
+FROM cbir_internal.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
 INNER JOIN {table} AS e ON e.image_id = s.image_id
 """
 
 _QUERIES: LiteralString = """
 CREATE TEMPORARY TABLE query ON COMMIT DROP AS
 SELECT s.image_id, s.patient_id, s.label_ids, e.xmin AS version
-FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s
+FROM cbir_internal.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s
 INNER JOIN {table} AS e ON e.image_id = s.image_id
 """
 
@@ -57,7 +57,7 @@ ORDER BY distance, c.image_id
 LIMIT %(k)s
 """
 
-# What cbir.index_walk says, for each query. The candidates are tested after the walk: inside, a filter that matches far
+# What cbir_internal.index_walk says, for each query. The candidates are tested after the walk: inside, a filter that matches far
 # from a query would have it read the whole index. A sub-query under IS TRUE is read once; as a join it would lead the
 # planner off the index.
 _APPROXIMATE: LiteralString = """

@@ -15,7 +15,7 @@ from cbirdb.errors import InputError
 # Summed up, for a fingerprint of all that is searched with and searched through. An embedding's version is the id of the
 # transaction that wrote it: it changes whenever the vector does.
 CONTENT_HASH: LiteralString = "hashtextextended(concat_ws('/', image_id, patient_id, label_ids, version), 0)"
-# The same without what a restored dump changes; cbir.indexed_image compares it, long after the run.
+# The same without what a restored dump changes; cbir_internal.indexed_image compares it, long after the run.
 CATALOGUE_HASH: LiteralString = "hashtextextended(concat_ws('/', image_id, patient_id, label_ids), 0)"
 
 
@@ -67,7 +67,7 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
                    INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
                    LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
                    WHERE (%(datasets)s::text[] IS NULL OR d.name = ANY(%(datasets)s))
-                     AND cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s)
+                     AND cbir_internal.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s)
                          IN (%(query_split)s, %(index_split)s)
                ) - count(*),
                count(*) FILTER (WHERE NOT encoded),
@@ -83,10 +83,10 @@ def count_selection(connection: psycopg.Connection, task: Selection) -> Counts:
             FROM (
                 SELECT image_id, patient_id, label_ids, TRUE AS is_query,
                        %(query_split)s::text = %(index_split)s::text AS is_indexed
-                FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)
+                FROM cbir_internal.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s)
                 UNION ALL
                 SELECT image_id, patient_id, label_ids, FALSE, TRUE
-                FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s)
+                FROM cbir_internal.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s)
                 WHERE %(query_split)s::text <> %(index_split)s::text
             ) AS s
             LEFT JOIN {table} AS e ON e.image_id = s.image_id
@@ -107,7 +107,7 @@ def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
             INNER JOIN {table} AS e ON e.image_id = i.image_id
             LEFT JOIN cbir.patient AS p ON p.patient_id = i.patient_id
             WHERE i.dataset_id = d.dataset_id
-              AND cbir.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s)
+              AND cbir_internal.evaluation_split(d.reader, i.split, p.pseudonym, %(split_seed)s)
                   IN (%(query_split)s, %(index_split)s)
         )
         ORDER BY d.name
@@ -119,7 +119,7 @@ def dataset_names(connection: psycopg.Connection, task: Selection) -> list[str]:
 def query_ids(connection: psycopg.Connection, task: Selection) -> list[int]:
     """The ids of the images that are asked for, in order."""
     query = sql.SQL(
-        "SELECT s.image_id FROM cbir.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s"
+        "SELECT s.image_id FROM cbir_internal.protocol_image(%(protocol)s, %(query_split)s, %(datasets)s, %(split_seed)s) AS s"
         " INNER JOIN {table} AS e ON e.image_id = s.image_id ORDER BY s.image_id"
     ).format(table=table_of(task))
     return [row[0] for row in connection.execute(query, parameters_of(task))]
@@ -139,7 +139,7 @@ def count_short(connection: psycopg.Connection, task: Selection, run_id: int, k:
         """
         WITH indexed AS (
             SELECT s.image_id, s.patient_id
-            FROM cbir.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
+            FROM cbir_internal.protocol_image(%(protocol)s, %(index_split)s, %(datasets)s, %(split_seed)s) AS s
             INNER JOIN {table} AS e ON e.image_id = s.image_id
         ),
         of_patient AS (SELECT patient_id, count(*) AS images FROM indexed WHERE patient_id IS NOT NULL GROUP BY patient_id)
