@@ -43,7 +43,7 @@ PROTOCOLS: Mapping[Protocol, str] = {
         " over the queries that carry the class, the share of neighbours that carry it. Splits as under 'paper'."
     ),
 }
-"""What each protocol counts, in words; stored with each run, defined by cbir.protocol_image."""
+"""What each protocol counts, in words; stored with each run, defined by cbir_internal.protocol_image."""
 EXACT_UP_TO = 30_000_000_000_000
 """``auto`` compares with every image up to so many multiplications (queries x images x dimensions). Two processors do them in
 some six minutes; as many walks through an index of that size (IVFFlat, k = 100) were measured to take as long."""

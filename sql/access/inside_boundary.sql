@@ -3,7 +3,7 @@
 --   cbir_search, which is under the policies. After a restore that gave everything to one owner they would run as that
 --   owner, who sees all rows; then a role that may not see all rows gets an error, and `cbirdb db upgrade` hands
 --   the functions over again. What runs as its caller is under the caller's policies, and needs no boundary. Where the
---   session's role sees all rows, see cbir.refuse_maintenance.
+--   session's role sees all rows, see refuse_maintenance.
 CREATE FUNCTION cbir_internal.inside_boundary()
 RETURNS boolean
 LANGUAGE plpgsql

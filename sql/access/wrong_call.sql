@@ -1,5 +1,5 @@
 -- Title: Who may call, create or act as what nobody but cbirdb should
--- Description: Part of cbir.access_fault.
+-- Description: Part of access_fault.
 -- Inputs: whether row-level security is on; whether functions and views for readers belong to cbir_search.
 CREATE FUNCTION cbir_internal.wrong_call(protected boolean, bounded boolean)
 RETURNS TABLE (object text, fault text)

@@ -1,5 +1,5 @@
 -- Title: What is wrong with rights, owners and search paths
--- Description: Part of cbir.access_fault.
+-- Description: Part of access_fault.
 -- Inputs: whether row-level security is on; whether functions and views for readers belong to cbir_search.
 CREATE FUNCTION cbir_internal.wrong_grant(protected boolean, bounded boolean)
 RETURNS TABLE (object text, fault text)

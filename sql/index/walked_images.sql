@@ -18,7 +18,7 @@ CREATE FUNCTION cbir_internal.walked_images(
     kept integer,
     settings text[],
     OUT ids bigint[],
-    OUT gaps double precision[],
+    OUT distances double precision[],
     OUT met integer
 )
 LANGUAGE plpgsql
@@ -62,7 +62,7 @@ BEGIN
             ELSE 'TRUE'
         END
     )
-        INTO ids, gaps, met
+        INTO ids, distances, met
         USING query, k, others, left_out, candidates, kept, filter.image_ids, label_ids;
     previous := cbir_internal.swap_settings(previous);
 END

@@ -1,7 +1,7 @@
 -- Title: Count the images that lack an embedding
 -- Description: What pending_images would give in all, and what it leaves out for want of a file. Without encoders
 --   it counts images.
--- Inputs: as of cbir.pending_images.
+-- Inputs: as of pending_images.
 -- Returns: all images of these datasets and this shard; those of them with a file that lack an embedding of any of the
 --   encoders; of each encoder those that lack its embedding, with a file and without one.
 CREATE FUNCTION cbir_internal.count_pending(encoders text[], datasets text[], shards integer, shard integer)

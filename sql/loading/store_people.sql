@@ -1,6 +1,6 @@
 -- Title: Add the patients and studies of images, or bring them up to date
 -- Description: Always in the same order: two loads at once then wait for each other, and not both. A sex that is known
---   is not forgotten. For how ids are looked up, see cbir.store_images.
+--   is not forgotten. For how ids are looked up, see store_images.
 -- Inputs: a dataset's id; images.
 CREATE FUNCTION cbir_internal.store_people(dataset_id bigint, images cbir.image_record[])
 RETURNS void

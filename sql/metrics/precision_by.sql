@@ -1,5 +1,5 @@
 -- Title: Precision at N, summarised over the queries of a group
--- Description: micro = mean over queries ("sample-wise"); macro = mean over classes of the class's mean
+-- Description: Computes micro = mean over queries ("sample-wise"); macro = mean over classes of the class's mean
 --   ("class-wise"). Standard deviations are those of a sample (n - 1): micro_std over queries, macro_std the mean
 --   over classes of the deviation within a class; a class with one query has no deviation and is left out of it.
 -- Reference: the paper's authors' code (MIC-DKFZ/foundation-models-for-cbmir).
@@ -46,102 +46,106 @@ BEGIN
         WHERE r.finished_at IS NOT NULL AND ($2 IS NULL OR r.run_id = $2) ORDER BY r.run_id
     LOOP
         RETURN QUERY
+        WITH cell AS (
+            -- Queries that agree in everything but their hits.
+            SELECT
+                q.run_id,
+                CASE $1 WHEN 'dataset' THEN q.dataset_id END AS dataset_id,
+                CASE $1 WHEN 'modality' THEN q.modality END AS modality,
+                CASE $1 WHEN 'anatomic_region' THEN q.anatomic_region END AS anatomic_region,
+                q.label_id,
+                q.k,
+                least(q.relevant_count, q.k) AS reachable,
+                count(*) AS queries,
+                cbir_internal.summed(q.hits_vector) AS hits,
+                cbir_internal.summed(q.hits_squared) AS hits_squared
+            FROM cbir.query_hits AS q
+            WHERE q.run_id = finished AND ($1 <> 'class' OR q.label_id IS NOT NULL)
+            GROUP BY 1, 2, 3, 4, q.label_id, q.k, reachable
+        ),
+
+        cell_at_n AS (
+            SELECT
+                cell.run_id,
+                cbir_internal.query_group($1, l.name, d.name, cell.modality, cell.anatomic_region) AS group_name,
+                cell.label_id,
+                cutoff.n,
+                cell.queries,
+                cell.hits[place.position] / cell.queries / place.first AS mean,
+                -- Of whole numbers, and 0 where all are the same.
+                greatest(cell.queries * cell.hits_squared[place.position] - cell.hits[place.position] ^ 2, 0)
+                / cell.queries / place.first ^ 2 AS squares
+            FROM cell
+            LEFT JOIN cbir.dataset AS d ON d.dataset_id = cell.dataset_id
+            LEFT JOIN cbir.label AS l ON l.label_id = cell.label_id
+            CROSS JOIN LATERAL generate_series(1, cell.k) AS cutoff (n)
+            -- The sums begin at 2: before them stands how many vectors were added up.
+            CROSS JOIN LATERAL (
+                SELECT least(cutoff.n, cell.reachable) AS first, 1 + least(cutoff.n, cell.reachable) AS position
+            ) AS place
+        ),
+
+        cell_in_class AS (
+            SELECT c.*, sum(c.queries * c.mean) OVER of_label / sum(c.queries) OVER of_label AS class_mean
+            FROM cell_at_n AS c
+            WINDOW of_label AS (PARTITION BY c.run_id, c.group_name, c.label_id, c.n)
+        ),
+
+        class AS (
+            SELECT
+                c.run_id,
+                c.group_name,
+                c.label_id,
+                c.n,
+                c.class_mean AS mean,
+                sum(c.queries) AS queries,
+                sum(c.squares + c.queries * (c.mean - c.class_mean) ^ 2) AS squares
+            FROM cell_in_class AS c
+            GROUP BY c.run_id, c.group_name, c.label_id, c.n, c.class_mean
+        ),
+
+        -- Deviations come from those within the parts and between them: a difference of two large sums of squares
+        -- would lose the digits that matter.
+        class_in_group AS (
+            SELECT
+                c.*,
+                CASE WHEN c.queries > 1 THEN sqrt(c.squares / (c.queries - 1)::double precision) END AS deviation,
+                sum(c.queries * c.mean) FILTER (WHERE c.label_id IS NOT NULL) OVER of_group
+                / sum(c.queries) FILTER (WHERE c.label_id IS NOT NULL) OVER of_group AS micro
+            FROM class AS c
+            WINDOW of_group AS (PARTITION BY c.run_id, c.group_name, c.n)
+        )
+
         SELECT
-            of_class.run_id,
+            c.run_id,
             e.name AS encoder,
-            of_class.group_name,
-            of_class.n,
-            -- Queries that may have several labels count once for the mean over queries, and once for each label beside
---   it.
-            coalesce(max(of_class.mean) FILTER (WHERE of_class.label_id IS NULL), max(of_class.micro)) AS micro_precision,
-            coalesce(max(of_class.deviation) FILTER (WHERE of_class.label_id IS NULL), CASE
-                WHEN sum(of_class.queries) FILTER (WHERE of_class.label_id IS NOT NULL) > 1 THEN sqrt(sum(
-                    of_class.squares + of_class.queries * (of_class.mean - of_class.micro) ^ 2
-                ) FILTER (WHERE of_class.label_id IS NOT NULL)
-                / (sum(of_class.queries) FILTER (WHERE of_class.label_id IS NOT NULL) - 1)::double precision)
+            c.group_name,
+            c.n,
+            -- Queries that may have several labels count once for the mean over queries (the class without a label), and
+            -- once for each label beside it.
+            coalesce(max(c.mean) FILTER (WHERE c.label_id IS NULL), max(c.micro)) AS micro_precision,
+            coalesce(max(c.deviation) FILTER (WHERE c.label_id IS NULL), CASE
+                WHEN sum(c.queries) FILTER (WHERE c.label_id IS NOT NULL) > 1 THEN sqrt(
+                    sum(c.squares + c.queries * (c.mean - c.micro) ^ 2) FILTER (WHERE c.label_id IS NOT NULL)
+                    / (sum(c.queries) FILTER (WHERE c.label_id IS NOT NULL) - 1)::double precision
+                )
             END) AS micro_std,
-            avg(of_class.mean) FILTER (WHERE of_class.label_id IS NOT NULL) AS macro_precision,
-            avg(of_class.deviation) FILTER (WHERE of_class.label_id IS NOT NULL) AS macro_std,
-            coalesce(
-                max(of_class.queries) FILTER (WHERE of_class.label_id IS NULL), sum(of_class.queries)
-            )::bigint AS queries,
-            count(of_class.label_id) AS classes,
+            avg(c.mean) FILTER (WHERE c.label_id IS NOT NULL) AS macro_precision,
+            avg(c.deviation) FILTER (WHERE c.label_id IS NOT NULL) AS macro_std,
+            coalesce(max(c.queries) FILTER (WHERE c.label_id IS NULL), sum(c.queries))::bigint AS queries,
+            count(c.label_id) AS classes,
             run.mode,
             run.ann_recall,
             run.not_final
-        FROM (
-            -- Deviations come from those within the parts and between them: a difference of two large sums of squares
---   would
-            -- lose the digits that matter.
-            SELECT
-                classes.*,
-                CASE WHEN classes.queries > 1 THEN sqrt(classes.squares / (classes.queries - 1)::double precision) END AS deviation,
-                sum(classes.queries * classes.mean) FILTER (WHERE classes.label_id IS NOT NULL) OVER of_group
-                / sum(classes.queries) FILTER (WHERE classes.label_id IS NOT NULL) OVER of_group AS micro
-            FROM (
-                SELECT
-                    cells.run_id,
-                    cells.group_name,
-                    cells.label_id,
-                    cells.n,
-                    cells.class_mean AS mean,
-                    sum(cells.queries) AS queries,
-                    sum(cells.squares + cells.queries * (cells.mean - cells.class_mean) ^ 2) AS squares
-                FROM (
-                    SELECT
-                        at_n.*,
-                        sum(at_n.queries * at_n.mean) OVER of_label / sum(at_n.queries) OVER of_label AS class_mean
-                    FROM (
-                        SELECT
-                            cell.run_id,
-                            cbir_internal.query_group($1, l.name, d.name, cell.modality, cell.anatomic_region) AS group_name,
-                            cell.label_id,
-                            cutoff.n,
-                            cell.queries,
-                            cell.hits[place.position] / cell.queries / place.first AS mean,
-                            -- Of whole numbers, and 0 where all are the same.
-                            greatest(
-                                cell.queries * cell.hits_squared[place.position] - cell.hits[place.position] ^ 2, 0
-                            ) / cell.queries / place.first ^ 2 AS squares
-                        FROM (
-                            SELECT
-                                q.run_id,
-                                CASE $1 WHEN 'dataset' THEN q.dataset_id END AS dataset_id,
-                                CASE $1 WHEN 'modality' THEN q.modality END AS modality,
-                                CASE $1 WHEN 'anatomic_region' THEN q.anatomic_region END AS anatomic_region,
-                                q.label_id,
-                                q.k,
-                                least(q.relevant_count, q.k) AS reachable,
-                                count(*) AS queries,
-                                cbir_internal.summed(q.hits_vector) AS hits,
-                                cbir_internal.summed(q.hits_squared) AS hits_squared
-                            FROM cbir.query_hits AS q
-                            WHERE q.run_id = finished AND ($1 <> 'class' OR q.label_id IS NOT NULL)
-                            GROUP BY 1, 2, 3, 4, q.label_id, q.k, reachable
-                        ) AS cell
-                        LEFT JOIN cbir.dataset AS d ON d.dataset_id = cell.dataset_id
-                        LEFT JOIN cbir.label AS l ON l.label_id = cell.label_id
-                        CROSS JOIN LATERAL generate_series(1, cell.k) AS cutoff (n)
-                        -- The sums begin at 2: before them stands how many vectors were added up.
-                        CROSS JOIN LATERAL (
-                            SELECT
-                                least(cutoff.n, cell.reachable) AS first,
-                                1 + least(cutoff.n, cell.reachable) AS position
-                        ) AS place
-                    ) AS at_n
-                    WINDOW of_label AS (PARTITION BY at_n.run_id, at_n.group_name, at_n.label_id, at_n.n)
-                ) AS cells
-                GROUP BY cells.run_id, cells.group_name, cells.label_id, cells.n, cells.class_mean
-            ) AS classes
-            WINDOW of_group AS (PARTITION BY classes.run_id, classes.group_name, classes.n)
-        ) AS of_class
-        INNER JOIN cbir.search_run AS run ON run.run_id = of_class.run_id
+        FROM class_in_group AS c
+        INNER JOIN cbir.search_run AS run ON run.run_id = c.run_id
         INNER JOIN cbir.encoder AS e ON e.encoder_id = run.encoder_id
-        GROUP BY of_class.run_id, e.name, of_class.group_name, of_class.n, run.mode, run.ann_recall, run.not_final
-        HAVING count(of_class.label_id) > 0;
+        GROUP BY c.run_id, e.name, c.group_name, c.n, run.mode, run.ann_recall, run.not_final
+        HAVING count(c.label_id) > 0;
     END LOOP;
 END
 $$;
 
 COMMENT ON FUNCTION cbir.precision_by(text, bigint) IS
-'Micro and macro precision at N of a run, or of all, per group: run, class, dataset, modality or anatomic_region.';
+'Computes micro and macro precision at N of a run, or of all, per group: run, class, dataset, modality or'
+' anatomic_region.';

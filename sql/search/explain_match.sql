@@ -17,7 +17,7 @@ DECLARE
     a vector;
     b vector;
     names text[] := '{}';
-    gaps double precision[] := '{}';
+    distances double precision[] := '{}';
 BEGIN
     IF num_nulls(image_a, image_b) > 0 THEN
         RAISE EXCEPTION 'give two images, not NULL' USING
@@ -33,7 +33,7 @@ BEGIN
         IF a IS NOT NULL AND b IS NOT NULL THEN
             names := names || spec.name;
             -- In the precision that searches compare in, so that the distances are those that searches say.
-            gaps := gaps || CASE spec.precision WHEN 'half' THEN a::halfvec <=> b::halfvec ELSE a <=> b END;
+            distances := distances || CASE spec.precision WHEN 'half' THEN a::halfvec <=> b::halfvec ELSE a <=> b END;
         END IF;
     END LOOP;
     PERFORM cbir_internal.record_search('explain_match', NULL, id_a, NULL, NULL, NULL, ARRAY[id_b]);
@@ -63,15 +63,15 @@ BEGIN
         ) AS p
     )
     SELECT
-        d.name, d.gap, 1 - d.gap,
+        d.name, d.distance, 1 - d.distance,
         ARRAY(SELECT u.name FROM unnest(p.labels_a) AS u (name) WHERE u.name = ANY (p.labels_b) ORDER BY 1),
         ARRAY(SELECT u.name FROM unnest(p.labels_a) AS u (name) WHERE u.name <> ALL (p.labels_b) ORDER BY 1),
         ARRAY(SELECT u.name FROM unnest(p.labels_b) AS u (name) WHERE u.name <> ALL (p.labels_a) ORDER BY 1),
         p.identical_file, p.same_patient, p.same_study, p.same_series, p.same_dataset, p.same_modality,
         p.same_anatomic_region
     FROM pair AS p
-    LEFT JOIN unnest(names, gaps) AS d (name, gap) ON TRUE
-    ORDER BY d.gap, d.name;
+    LEFT JOIN unnest(names, distances) AS d (name, distance) ON TRUE
+    ORDER BY d.distance, d.name;
 END
 $$;
 

@@ -38,7 +38,7 @@ DECLARE
         dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids
     );
     ids bigint[];
-    gaps double precision[];
+    distances double precision[];
     used text;
     whole boolean;
     run cbir.search_run;
@@ -46,7 +46,7 @@ BEGIN
     SELECT
         array_agg(n.image_id ORDER BY n.rank), array_agg(n.distance ORDER BY n.rank), max(n.mode_used),
         bool_and(n.complete)
-    INTO ids, gaps, used, whole
+    INTO ids, distances, used, whole
     FROM cbir_internal.nearest_to_query(
         encoder, query_image_id, query, number, filter, same_patient, mode, without_image, without_patient
     ) AS n;
@@ -81,7 +81,7 @@ BEGIN
         SELECT
             l.name, count(*)::integer AS votes, min(n.distance) AS nearest_distance,
             (array_agg(n.image_id ORDER BY n.place))[1] AS nearest_image_id
-        FROM unnest(ids, gaps) WITH ORDINALITY AS n (image_id, distance, place)
+        FROM unnest(ids, distances) WITH ORDINALITY AS n (image_id, distance, place)
         INNER JOIN cbir.image_label AS il ON il.image_id = n.image_id AND il.value = 1
         INNER JOIN cbir.label AS l ON l.label_id = il.label_id
         GROUP BY l.name

@@ -2,7 +2,7 @@
 -- Description: Called once by every public search function, with what it returns: who, when, why (the setting
 --   cbir.purpose, see stated_purpose), what was asked and which images were returned. cbir.setting switches it
 --   off ('audit'), or makes searches without a purpose fail ('purpose_required'). It runs as the owner, so that who
---   searches needs no right on the audit; who may call it is in cbir.grant_roles. A message of level DEBUG1 names the
+--   searches needs no right on the audit; who may call it is in grant_roles. A message of level DEBUG1 names the
 --   row, the function and the caller: a server that logs it (log_min_messages) knows of searches that were rolled back.
 --     SELECT set_config('cbir.purpose', 'tumour board 2026-11-24', true);
 -- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, how it was answered,

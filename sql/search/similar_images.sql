@@ -40,7 +40,7 @@ DECLARE
         dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids
     );
     ids bigint[];
-    gaps double precision[];
+    distances double precision[];
     used text;
     whole boolean;
 BEGIN
@@ -48,7 +48,7 @@ BEGIN
     SELECT
         array_agg(n.image_id ORDER BY n.rank), array_agg(n.distance ORDER BY n.rank), max(n.mode_used),
         bool_and(n.complete)
-    INTO ids, gaps, used, whole
+    INTO ids, distances, used, whole
     FROM cbir_internal.nearest_to_query(
         encoder, query_image_id, query, number, filter, same_patient, mode, without_image, without_patient
     ) AS n;
@@ -66,11 +66,11 @@ BEGIN
         GROUP BY il.image_id
     )
     SELECT
-        n.place::integer, i.image_id, n.gap, 1 - n.gap, coalesce(named.labels, '{}'), d.name, i.modality,
+        n.place::integer, i.image_id, n.distance, 1 - n.distance, coalesce(named.labels, '{}'), d.name, i.modality,
         i.anatomic_region, st.study_uid, st.study_date, i.sop_uid, i.source, used,
         -- Not if an image was deleted between the two steps.
         whole AND count(*) OVER () = cardinality(ids)
-    FROM unnest(ids, gaps) WITH ORDINALITY AS n (image_id, gap, place)
+    FROM unnest(ids, distances) WITH ORDINALITY AS n (image_id, distance, place)
     INNER JOIN cbir.image AS i ON i.image_id = n.image_id
     INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
     LEFT JOIN cbir.study AS st ON st.study_id = i.study_id

@@ -1,4 +1,4 @@
-"""What upgrades begin with."""
+"""Provide an empty database for upgrades."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg import sql
 
 @pytest.fixture
 def empty(empty_database: str) -> Iterator[psycopg.Connection]:
-    """A connection to a database with nothing in it."""
+    """Connect to an empty database."""
     with psycopg.connect(empty_database, autocommit=True) as opened:
         yield opened
 

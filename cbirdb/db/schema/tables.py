@@ -217,7 +217,7 @@ index_build = Table(
     Column("index_name", Text, nullable=False),
     Column("method", Text, nullable=False, comment="hnsw, bit-hnsw or ivfflat."),
     Column("parameters", JSONB, nullable=False, comment="What it was built with, such as m and ef_construction."),
-    Column("search_settings", JSONB, nullable=False, comment="What searches for ten start from, see cbir.index_walk."),
+    Column("search_settings", JSONB, nullable=False, comment="What searches for ten start from, see cbir_internal.index_walk."),
     Column("choice", JSONB, comment="What was measured on a sample when the method was chosen by itself."),
     Column("rows_indexed", BigInteger, nullable=False),
     Column("index_bytes", BigInteger, nullable=False),
