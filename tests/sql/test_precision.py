@@ -48,6 +48,32 @@ def test_precision_views_equal_the_example_worked_by_hand(connection: psycopg.Co
     assert [by_class["B", 1][name] for name in names] == [1.0, None, 1.0, None]
 
 
+def test_query_precision_goes_up_to_the_k_of_each_run(connection: psycopg.Connection) -> None:
+    store(connection, HAND)
+    short, long = run(connection, 2), run(connection, 4)
+    found = connection.execute("SELECT run_id, max(n), count(DISTINCT n) FROM cbir.query_precision GROUP BY run_id")
+    assert {row[0]: row[1:] for row in found} == {short.run_id: (2, 2), long.run_id: (4, 4)}
+
+
+@pytest.mark.parametrize("protocol", ["paper", "any-label"])
+def test_query_without_a_patient_is_a_cluster_of_its_own(connection: psycopg.Connection, protocol: str) -> None:
+    ids = store(connection, HAND)
+    run(connection, 4, protocol=protocol)
+    connection.execute(
+        "WITH made AS (INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, 'p' FROM cbir.dataset"
+        " LIMIT 1 RETURNING patient_id) UPDATE cbir.image SET patient_id = made.patient_id FROM made"
+        " WHERE image_id = (SELECT min(query_image_id) FROM cbir.query_hits)"
+    )
+    found = connection.execute(
+        "SELECT DISTINCT h.cluster_id, coalesce(i.patient_id, -i.image_id) FROM cbir.query_hits AS h"
+        " INNER JOIN cbir.image AS i ON i.image_id = h.query_image_id"
+    ).fetchall()
+    assert len(found) >= 3
+    assert all(cluster == wanted for cluster, wanted in found)
+    assert sum(cluster > 0 for cluster, _ in found) == 1
+    assert {-cluster for cluster, _ in found if cluster < 0} < set(ids)
+
+
 def test_equal_distances_are_ordered_by_image_id(connection: psycopg.Connection) -> None:
     cases = [Case((1.0, 0.0), "train", {name: 1}) for name in "BABA"] + [Case((1.0, 0.0), "test", {"A": 1})]
     ids = store(connection, cases)

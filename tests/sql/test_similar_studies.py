@@ -94,6 +94,17 @@ def test_result_rows_describe_what_is_stored(connection: psycopg.Connection) -> 
     assert (str(row["study_date"]), row["mode"], row["complete"]) == ("2020-01-01", "exact", True)
 
 
+def test_every_field_of_a_full_filter_counts(connection: psycopg.Connection) -> None:
+    fits = Picture("one", ("a",), "train", "XR", "chest")
+    known = fill(connection, unit(4), [fits, fits, Picture("one", ("a",), "train", "CT", "chest"), fits])
+    put_in_studies(connection, known, ["query", "near", "other modality", "not listed"])
+    full = {
+        "dataset": "one", "modality": "XR", "anatomic_region": "chest", "label": "a", "split": "train",
+        "study_from": "2019-01-01", "study_to": "2021-01-01", "image_ids": known[:3],
+    }  # fmt: skip
+    assert uids(similar(connection, "query", **full)) == ["near"]
+
+
 @pytest.mark.parametrize("with_index", [False, True])
 def test_studies_of_the_query_patient_are_left_out_of_the_answers(
     connection: psycopg.Connection, with_index: bool

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cbirdb.datasets import paper_csv
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.paper_csv import PaperCsvReader
 from cbirdb.errors import InputError
@@ -237,3 +238,10 @@ def test_folder_without_csv_files_is_refused(tmp_path: Path) -> None:
 def test_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no file or folder"):
         read(tmp_path / "missing.csv")
+
+
+@pytest.mark.parametrize(("lines", "rows"), [(1, 1), (2, 1), (3, 2), (200_000, 199_999)])
+def test_rows_are_counted_without_the_header_and_as_at_least_one(tmp_path: Path, lines: int, rows: int) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("a line that is longer than nothing\n" * lines)
+    assert paper_csv._count_rows(table) == rows
