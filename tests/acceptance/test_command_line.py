@@ -1,4 +1,4 @@
-"""The command line as a whole: help, environment variables, what goes to which stream, and how fast it answers."""
+"""Use the command line as a whole: help, environment variables, formats and streams of the output, exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INGEST_ROW = ["dataset", "added", "unchanged", "missing", "duplicate", "excluded
 
 
 def all_commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, by the words that call it."""
+    """Yield every command that does something, with the words that call it."""
     context = click.Context(cbirdb, info_name="cbirdb")
     for name in COMMANDS:
         command = cbirdb.get_command(context, name)
@@ -45,7 +45,7 @@ EVERY = dict(all_commands())
 
 @pytest.fixture
 def filled(cli: Callable, class_folder: Path) -> Callable:
-    """The command line on a database where every listing has a row."""
+    """Return the command line on a database where every listing has a row."""
     (class_folder / "normal" / "broken.png").write_bytes(b"no picture")
     assert cli("ingest", "folder", class_folder, "--split", "50/0/50").code == 4
     for command in ("encode -e tiny-image", "index build -e tiny-image", "evaluate -e tiny-image -k 10"):
@@ -61,7 +61,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [*COMMANDS, *EVERY])
-def test_every_command_explains_itself(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_prints_its_usage_for_both_help_flags(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     for flag in ("--help", "-h"):
         assert run([*words.split(), flag]) == 0
         out, err = capsys.readouterr()
@@ -70,7 +70,7 @@ def test_every_command_explains_itself(words: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("words", EVERY)
-def test_every_command_and_option_has_help(words: str) -> None:
+def test_every_command_and_option_has_a_help_text(words: str) -> None:
     command = EVERY[words]
     assert (command.help or "").strip().splitlines()[0].endswith((".", "?"))
     unexplained = [p.opts for p in command.params if isinstance(p, click.Option) and not (p.help or "").strip()]
@@ -94,7 +94,7 @@ def test_every_command_and_option_has_help(words: str) -> None:
         ("CBIRDB_DSN", "host=127.0.0.1 port=1", "db status", "No server answers there"),
     ],
 )
-def test_every_option_can_come_from_the_environment(
+def test_option_can_be_set_by_its_environment_variable(
     variable: str, value: str, command: str, words: str, cli: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -104,7 +104,7 @@ def test_every_option_can_come_from_the_environment(
 
 
 @pytest.mark.parametrize("words", EVERY)
-def test_the_environment_variable_of_an_option_is_named_after_what_is_typed(words: str) -> None:
+def test_environment_variable_is_named_after_its_command_and_option(words: str) -> None:
     wrong = {}
     for option in EVERY[words].params:
         if not isinstance(option, click.Option):
@@ -119,7 +119,7 @@ def test_the_environment_variable_of_an_option_is_named_after_what_is_typed(word
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["db", "--help"], ["search", "--help"], ["serach"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_no_heavy_library(arguments: list[str]) -> None:
     heavy = ("torch", "transformers", "numpy", "psycopg", "sqlalchemy", "alembic", "rich", "PIL", "h5py")
     program = (
         "import sys; from cbirdb.cli.main import run; run(sys.argv[1:]);"
@@ -137,7 +137,7 @@ LISTINGS = [
 ]  # fmt: skip
 
 
-def test_every_listing_is_one_json_array_a_readable_csv_and_a_table(filled: Callable) -> None:
+def test_every_listing_is_available_as_json_array_csv_and_table(filled: Callable) -> None:
     for command in LISTINGS:
         as_json = filled(*command.split(), "--format", "json")
         assert as_json.code == 0, f"{command}: {as_json.err}"
@@ -155,7 +155,7 @@ def test_every_listing_is_one_json_array_a_readable_csv_and_a_table(filled: Call
         assert "\x1b" not in as_table.out, command
 
 
-def test_search_metrics_and_ingest_rows_carry_what_is_promised(filled: Callable, class_folder: Path) -> None:
+def test_search_metrics_and_ingest_rows_have_the_promised_columns(filled: Callable, class_folder: Path) -> None:
     rows = filled("search", "--image-id", 1, "-e", "tiny-image", "-k", 3, "--format", "json").rows
     assert [list(row) for row in rows] == [SEARCH_ROW] * 3
     assert [row["rank"] for row in rows] == [1, 2, 3]
@@ -175,7 +175,9 @@ def test_search_metrics_and_ingest_rows_carry_what_is_promised(filled: Callable,
     assert [key for key in summary[0] if key in INGEST_ROW] == INGEST_ROW
 
 
-def test_a_search_starts_from_a_uid_and_keeps_to_a_list(filled: Callable, connection: psycopg.Connection) -> None:
+def test_search_accepts_a_sop_uid_and_keeps_to_a_list_of_images(
+    filled: Callable, connection: psycopg.Connection
+) -> None:
     connection.execute("UPDATE cbir.image SET sop_uid = '1.2.' || image_id")
 
     def found(*arguments: object) -> list[int]:
@@ -193,7 +195,7 @@ def test_a_search_starts_from_a_uid_and_keeps_to_a_list(filled: Callable, connec
     assert "This SOP instance UID names 2 images. Give image_id => one of 3, 4." in ambiguous.err
 
 
-def test_no_row_is_an_empty_array_and_an_empty_csv(cli: Callable) -> None:
+def test_listing_without_rows_is_an_empty_json_array_or_an_empty_csv(cli: Callable) -> None:
     assert cli("failures", "--format", "json").rows == []
     assert cli("failures", "--format", "csv").out == ""
     assert "no rows" in cli("failures").out
@@ -207,7 +209,7 @@ def test_remarks_go_to_stderr_and_rows_to_stdout(cli: Callable, class_folder: Pa
     assert "could not be read" in outcome.err
 
 
-def test_quiet_silences_remarks_but_not_rows_and_errors(cli: Callable, class_folder: Path) -> None:
+def test_quiet_silences_remarks_and_keeps_rows_and_errors(cli: Callable, class_folder: Path) -> None:
     (class_folder / "normal" / "broken.png").write_bytes(b"no picture")
     outcome = cli("-q", "ingest", "folder", class_folder, "--format", "json")
     assert (outcome.code, outcome.err) == (4, "")
@@ -227,8 +229,8 @@ def test_only_verbose_adds_a_traceback_to_an_error() -> None:
 
 
 @pytest.mark.parametrize("output_format", ["table", "json", "csv"])
-def test_a_reader_that_has_had_enough_is_no_error(output_format: str, dsn: str) -> None:
-    # More rows than a pipe holds, and a reader that is gone before the first one.
+def test_many_rows_into_a_closed_pipe_end_without_a_message(output_format: str, dsn: str) -> None:
+    # The rows are more than a pipe holds, and its reader is gone before the first one.
     program = (
         "import sys; from cbirdb.cli import failures; from cbirdb.cli.main import main; import cbirdb.cli.output as o;"
         "real = o.write_rows;"
@@ -245,7 +247,7 @@ def test_a_reader_that_has_had_enough_is_no_error(output_format: str, dsn: str) 
     assert process.returncode in (0, 141)
 
 
-def test_few_rows_into_a_closed_pipe_are_no_error() -> None:
+def test_few_rows_into_a_closed_pipe_end_without_a_message() -> None:
     read_end, write_end = os.pipe()
     process = subprocess.Popen([PROGRAM, "datasets", "list"], stdout=write_end, stderr=subprocess.PIPE, text=True)
     os.close(write_end)
@@ -255,7 +257,7 @@ def test_few_rows_into_a_closed_pipe_are_no_error() -> None:
     assert process.returncode in (0, 141)
 
 
-def test_a_latin1_terminal_is_no_reason_to_fail() -> None:
+def test_encoders_are_listed_on_an_ascii_terminal() -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     for output_format in ("table", "json", "csv"):
         done = subprocess.run(
@@ -264,7 +266,9 @@ def test_a_latin1_terminal_is_no_reason_to_fail() -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_interrupting_says_so_in_one_word(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_command_exits_with_130_and_says_that_work_is_kept(
+    cli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cbirdb.db import status
 
     def interrupted(_connection: object) -> None:
@@ -276,7 +280,7 @@ def test_interrupting_says_so_in_one_word(cli: Callable, monkeypatch: pytest.Mon
     assert outcome.err.strip().startswith("Stopped. Finished work is kept")
 
 
-def test_json_is_valid_where_a_figure_is_missing(filled: Callable) -> None:
+def test_json_of_metrics_by_class_holds_no_nan(filled: Callable) -> None:
     json.loads(filled("metrics", "--by", "class", "--format", "json").out, parse_constant=pytest.fail)
 
 

@@ -1,4 +1,4 @@
-"""``cbirdb demo``: what a newcomer sees first, and everything that it tells them to try."""
+"""Run ``cbirdb demo`` as a newcomer does, and every command that it prints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROW = ["run", "encoder", "n", "micro_precision", "micro_std", "macro_precision",
 
 @dataclass(frozen=True)
 class Shown:
-    """What a newcomer's terminal shows, and the folder that they are in."""
+    """The text on a newcomer's terminal, and their folder."""
 
     folder: Path
     environment: dict[str, str]
@@ -53,11 +53,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 
 def printed_commands(out: str) -> list[str]:
-    """The indented lines below 'Try next' and 'The same in SQL'."""
+    """Return the indented lines below 'Try next' and 'The same in SQL'."""
     return [line.strip() for line in out.partition("Try next:")[2].splitlines() if line.startswith("  ")]
 
 
-def test_demo_shows_the_table_the_classes_three_searches_and_what_to_try(shown: Shown) -> None:
+def test_demo_prints_precision_classes_three_searches_and_commands_to_try(shown: Shown) -> None:
     assert "phantoms in demo-output/phantoms" in shown.out
     for word in ("micro", "macro", "P@10", "XR/chest/Cardiomegaly", "Contact sheets:"):
         assert word in shown.out
@@ -67,7 +67,7 @@ def test_demo_shows_the_table_the_classes_three_searches_and_what_to_try(shown: 
     assert "Traceback" not in shown.err
 
 
-def test_contact_sheets_are_pictures_that_show_something(shown: Shown) -> None:
+def test_demo_writes_three_contact_sheets_with_pictures(shown: Shown) -> None:
     sheets = re.search(r"^Contact sheets: (.*)$", shown.out, re.MULTILINE)[1].split(", ")
     assert len(sheets) == 3
     for sheet in sheets:
@@ -103,21 +103,21 @@ def test_every_printed_command_runs_as_printed(shown: Shown, class_folder: Path)
     )
 
 
-def test_demo_prints_a_program_name_that_its_own_folder_knows(shown: Shown) -> None:
+def test_printed_program_name_runs_in_the_users_folder(shown: Shown) -> None:
     program = shlex.split(printed_commands(shown.out)[0])[0]
     assert subprocess.run([program, "--version"], cwd=shown.folder, capture_output=True).returncode == 0
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """The demo three times on one database: in a folder, there again, and in another whose name has a space."""
+    """Three runs of the demo on one database: two in one folder, one in a folder whose name has a space."""
 
     folder: Path
     metrics: list[list[dict[str, Any]]]
     counts: list[tuple[int, ...]]
-    """Images, embeddings, failures and indexes in use after each."""
+    """Images, embeddings, failures and indexes in use after each run."""
     last: str
-    """All that the last showed on the terminal."""
+    """All that the last run printed."""
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def repeated(server: str, template: str, tmp_path_factory: pytest.TempPathFactor
         yield Repeated(folder, metrics, counts, "".join(shown))
 
 
-def test_demo_again_or_elsewhere_gives_the_same_figures_and_adds_no_image(repeated: Repeated) -> None:
+def test_repeated_demo_gives_the_same_figures_and_adds_no_image(repeated: Repeated) -> None:
     first, *others = repeated.metrics
     assert [list(row) for row in first] == [ROW] * 4
     assert [row["n"] for row in first] == [1, 3, 5, 10]
@@ -154,19 +154,19 @@ def test_demo_again_or_elsewhere_gives_the_same_figures_and_adds_no_image(repeat
     assert len(set(repeated.counts)) == 1
     for row in first:
         assert 0 < row["macro_precision"] < 1
-        # a floor that means something: far above chance among 18 classes
+        # far above chance among 18 classes
         assert row["micro_precision"] > 0.4
         assert (row["encoder"], row["mode"], row["ann_recall"]) == ("tiny-image", "exact", 1.0)
 
 
-def test_the_phantoms_are_the_same_to_the_byte_wherever_they_lie(repeated: Repeated) -> None:
+def test_phantoms_are_byte_identical_in_every_folder(repeated: Repeated) -> None:
     a, b = repeated.folder / "a", repeated.folder / "my demo"
     names = sorted(path.relative_to(a) for path in (a / "phantoms").rglob("*.png"))
     assert len(names) > 200
     assert all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
 
 
-def test_an_out_folder_with_a_space_still_gives_sheets(repeated: Repeated) -> None:
+def test_demo_writes_contact_sheets_into_a_folder_with_a_space(repeated: Repeated) -> None:
     assert len(list((repeated.folder / "my demo").glob("*.png"))) == 3
 
 

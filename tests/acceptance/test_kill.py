@@ -1,4 +1,4 @@
-"""Killed at any moment, run again: nothing is lost but the batch in flight, and nothing is there twice."""
+"""Kill commands at any moment and run them again: only the batch in flight is lost, nothing is stored twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(dsn: str) -> Iterator[Start]:
-    """Starts ``cbirdb`` as a process of its own; none outlives the test."""
+    """Start ``cbirdb`` as a process of its own; no process outlives the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def call(*arguments: object) -> subprocess.Popen[str]:
@@ -64,7 +64,7 @@ def encode(start: Start, *arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, int]:
-    """The process's row; it must end well."""
+    """Wait for the process to end well and return its row."""
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return json.loads(out)[-1]
@@ -107,7 +107,7 @@ def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Conne
 
 @contextmanager
 def locked_image(dsn: str, position: int) -> Iterator[None]:
-    """No embedding of the image at this position, from 0, can be written: its foreign key cannot be checked."""
+    """Lock the image at this position, from 0, so that no embedding of it can be written."""
     with psycopg.connect(dsn) as holder:
         holder.execute(
             "SELECT FROM cbir.image WHERE image_id ="
@@ -120,7 +120,7 @@ def locked_image(dsn: str, position: int) -> Iterator[None]:
 
 @contextmanager
 def locked_source(dsn: str, pictures: Path, position: int) -> Iterator[None]:
-    """The picture at this position, from 0, cannot be ingested: someone else is about to, and has not committed."""
+    """Insert the picture at this position, from 0, without committing, so that no other session can ingest it."""
     sources = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
     with psycopg.connect(dsn) as holder:
         holder.execute(
@@ -135,7 +135,7 @@ def locked_source(dsn: str, pictures: Path, position: int) -> Iterator[None]:
 
 
 def wait_for_server(connection: psycopg.Connection) -> None:
-    """The server notices a little later that its client is gone, and what it had in hand is rolled back then."""
+    """Wait until the server has noticed that its client is gone and has rolled back the client's batch."""
     deadline = time.monotonic() + 30
     while connection.execute(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
@@ -145,7 +145,7 @@ def wait_for_server(connection: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 300, PICTURES - 1])
-def test_encode_killed_with_a_batch_in_flight_loses_that_batch_alone(
+def test_encode_killed_with_a_batch_in_flight_loses_only_that_batch(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None, position: int
 ) -> None:
     with locked_image(dsn, position):
@@ -162,7 +162,7 @@ def test_encode_killed_with_a_batch_in_flight_loses_that_batch_alone(
 
 
 @pytest.mark.parametrize("at_least", [1, 150])
-def test_encode_killed_at_any_moment_has_kept_whole_batches_and_is_completed_by_the_next_run(
+def test_killed_encode_keeps_whole_batches_and_the_next_run_completes_them(
     start: Start, connection: psycopg.Connection, ingested: None, at_least: int
 ) -> None:
     process = encode(start)
@@ -176,7 +176,7 @@ def test_encode_killed_at_any_moment_has_kept_whole_batches_and_is_completed_by_
     assert embeddings(connection) == PICTURES
 
 
-def test_encode_that_was_killed_leaves_what_an_undisturbed_run_leaves(
+def test_killed_and_repeated_encode_stores_the_same_as_an_undisturbed_run(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None
 ) -> None:
     digest = "SELECT md5(string_agg(image_id || embedding::text, ' ' ORDER BY image_id)) FROM cbir.embedding_tiny_image"
@@ -192,7 +192,7 @@ def test_encode_that_was_killed_leaves_what_an_undisturbed_run_leaves(
 
 
 @pytest.mark.parametrize("position", [0, BATCH_WITH_FILES + 20, PICTURES - 1])
-def test_ingest_killed_with_a_batch_in_flight_loses_that_batch_alone(
+def test_ingest_killed_with_a_batch_in_flight_loses_only_that_batch(
     start: Start, dsn: str, connection: psycopg.Connection, pictures: Path, position: int
 ) -> None:
     with locked_source(dsn, pictures, position):
@@ -209,7 +209,7 @@ def test_ingest_killed_with_a_batch_in_flight_loses_that_batch_alone(
     assert _count(connection, "dataset") == 1
 
 
-def test_two_encodes_at_once_both_account_for_every_image_and_leave_each_once(
+def test_two_concurrent_encodes_report_every_image_and_store_each_once(
     start: Start, connection: psycopg.Connection, ingested: None
 ) -> None:
     rows = [finish(process) for process in [encode(start), encode(start)]]
@@ -221,7 +221,7 @@ def test_two_encodes_at_once_both_account_for_every_image_and_leave_each_once(
 
 
 @pytest.mark.slow
-def test_of_four_shards_at_once_one_is_killed_and_the_others_complete_their_images(
+def test_three_of_four_shards_complete_when_the_fourth_is_killed(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None
 ) -> None:
     ids = "SELECT image_id FROM cbir.image WHERE mod(image_id, 4) = 2 ORDER BY image_id"
@@ -254,7 +254,7 @@ def end_sessions(process: subprocess.Popen[str], connection: psycopg.Connection)
 
 
 def lose_connection(process: subprocess.Popen[str], connection: psycopg.Connection) -> None:
-    """End the process's session at the server and check what it says of it."""
+    """End the process's session at the server and check its error message."""
     end_sessions(process, connection)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3, err
@@ -264,7 +264,7 @@ def lose_connection(process: subprocess.Popen[str], connection: psycopg.Connecti
     assert "Run the same command again" in err
 
 
-def test_encode_that_loses_its_connections_makes_new_ones_and_goes_on(
+def test_encode_reconnects_after_lost_connections_and_completes(
     start: Start, dsn: str, connection: psycopg.Connection, ingested: None
 ) -> None:
     with locked_image(dsn, 300):
@@ -276,7 +276,7 @@ def test_encode_that_loses_its_connections_makes_new_ones_and_goes_on(
     assert embeddings(connection) == PICTURES
 
 
-def test_ingest_that_loses_the_server_says_so_in_one_sentence_and_keeps_what_was_done(
+def test_ingest_that_loses_its_connection_says_so_and_keeps_committed_batches(
     start: Start, dsn: str, connection: psycopg.Connection, pictures: Path
 ) -> None:
     with locked_source(dsn, pictures, 300):
@@ -286,7 +286,7 @@ def test_ingest_that_loses_the_server_says_so_in_one_sentence_and_keeps_what_was
     assert _count(connection, "image") == PICTURES
 
 
-def test_import_killed_with_a_batch_in_flight_loses_that_batch_alone(
+def test_import_killed_with_a_batch_in_flight_loses_only_that_batch(
     start: Start, dsn: str, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     number, position = 2 * IMPORT_BATCH + 100, IMPORT_BATCH + 50

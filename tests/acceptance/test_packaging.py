@@ -1,4 +1,4 @@
-"""The wheel, installed somewhere else, works: functions, views and migrations are inside it."""
+"""Install the wheel elsewhere and use it: SQL files and migrations are inside."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def checked(*command: object, **more: object) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that nothing is left in the checkout."""
+    """Build the wheel from a copy, so that nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     for part in PARTS:
         source, target = ROOT / part, folder / "checkout" / part
@@ -46,14 +46,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, dict[str, str]]]:
-    """``cbirdb`` of another environment, a folder to run it in, and the variables it runs with."""
+    """Install the wheel into another environment; yield its ``cbirdb``, a folder to run it in, and its variables."""
     folder = tmp_path_factory.mktemp("elsewhere")
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     python = folder / "venv" / "bin" / "python"
     checked(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel)
     site = Path(checked(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    # The libraries of this environment, but not its own cbirdb: that is an editable one, which a .pth file inside
-    # a folder that is itself added by a .pth file does not bring along.
+    # This brings the libraries of this environment but not its editable cbirdb: Python ignores the .pth files in a folder
+    # that a .pth file adds.
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PG", "CBIRDB_", "PYTHON"))

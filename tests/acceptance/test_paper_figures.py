@@ -1,4 +1,4 @@
-"""The paper's figures: P@N for N = 1..99 of the authors' own code, through the command line, exact and in single precision."""
+"""Reproduce the authors' P@N for N = 1..99 through the command line, with exact search in single precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIGURES = ("micro_precision", "micro_std", "macro_precision", "macro_std")
 
 
 def run(cli: Cli, csvs: Path, embeddings: list[Path]) -> list[list[float]]:
-    """Ingest, import and evaluate; returns the four figures for N = 1..99."""
+    """Ingest, import and evaluate; return the four figures for N = 1..99."""
     assert cli("-q", "ingest", "paper-csv", csvs).code == 0
     assert cli("-q", "import-embeddings", "-e", "paper", "--precision", "single", *embeddings).code == 0
     outcome = cli("-q", "evaluate", "-e", "paper", "--mode", "exact", "-k", 100)
@@ -32,7 +32,9 @@ def run(cli: Cli, csvs: Path, embeddings: list[Path]) -> list[list[float]]:
 
 
 @pytest.mark.reference
-def test_the_authors_own_figures_are_not_reached(cli: Cli, connection: psycopg.Connection, shared_data: Path) -> None:
+def test_reference_run_reproduces_the_authors_own_figures(
+    cli: Cli, connection: psycopg.Connection, shared_data: Path
+) -> None:
     folder = shared_data / "reference_run"
     if not folder.is_dir():
         pytest.skip("there is no reference run beside this checkout")
@@ -73,7 +75,7 @@ Row = dict[str, object]
 
 
 def generate() -> tuple[dict[str, list[Row]], dict[str, NDArray[np.float32]]]:
-    """Three datasets of 100 images: a long tail of labels, some images with two or none, and unit vectors."""
+    """Make three datasets of 100 images with unit vectors and a long tail of labels; some images have two or none."""
     rng = np.random.default_rng(20240311)
     directions = {name: rng.normal(size=32) for names in LABELS.values() for name in names}
     tables: dict[str, list[Row]] = {}
@@ -98,7 +100,7 @@ def generate() -> tuple[dict[str, list[Row]], dict[str, NDArray[np.float32]]]:
                 | {name: float(name in positive) for name in names}
             )  # fmt: skip
             wanted = sum((directions[name] for name in positive), np.zeros(32)) + 1.6 * rng.normal(size=32)
-            # Sixteen quarters: length and dot products are exact in binary floats, so that ties are ties everywhere.
+            # Binary floats hold lengths and dot products of such vectors exactly, so ties are ties everywhere.
             vectors[path] = np.zeros(32, np.float32)
             largest = np.argsort(-np.abs(wanted))[:16]
             vectors[path][largest] = 0.25 * np.sign(wanted[largest])
@@ -106,7 +108,7 @@ def generate() -> tuple[dict[str, list[Row]], dict[str, NDArray[np.float32]]]:
 
 
 def expected_figures(tables: dict[str, list[Row]], vectors: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
-    """The authors' protocol in float64 NumPy; equal distances in the order of the files."""
+    """Compute the authors' protocol in float64 NumPy; equal distances keep the order of the files."""
     labels: dict[str, dict[str, str]] = {"train": {}, "test": {}, "val": {}}
     for dataset, rows in tables.items():
         for row in rows:
@@ -130,7 +132,7 @@ def expected_figures(tables: dict[str, list[Row]], vectors: dict[str, NDArray[np
     return np.stack(figures, axis=1)
 
 
-def test_a_generated_case_of_the_same_kind_has_other_figures(
+def test_generated_case_equals_the_authors_protocol_in_numpy(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     tables, vectors = generate()
@@ -143,7 +145,7 @@ def test_a_generated_case_of_the_same_kind_has_other_figures(
     expected = expected_figures(tables, vectors)
     found = run(cli, tmp_path, sorted(tmp_path.glob("*.h5")))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-    # The case holds what it is for: several labels, none, a class without indexed images, a class with one query.
+    # The case is of use: it has a class without indexed images and at least eight classes.
     row = connection.execute(
         "SELECT count(*) FILTER (WHERE relevant_count = 0), count(DISTINCT label_id) FROM cbir.search_result"
     ).fetchone()

@@ -1,4 +1,4 @@
-"""Tests against servers of the image that is deployed. They need a container engine, and nothing else does."""
+"""Run servers of the deployed image; only the tests in this folder need a container engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies in this folder is marked."""
+    """Mark every test of this folder."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.container)
@@ -29,20 +29,20 @@ def _engine() -> None:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs ``cbirdb`` in this process; tests here name their server, and need no other beside it."""
+    """Run ``cbirdb`` in this process; tests here name their server and need no other."""
     return command_line(capsys)
 
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[DatabaseContainer]:
-    """A server of this file's own, which its tests may restart."""
+    """Start a server for one file, whose tests may restart it."""
     with database_container(shm_size="256m") as server:
         yield server
 
 
 @pytest.fixture
 def own_dsn(database: DatabaseContainer) -> Iterator[str]:
-    """Superuser's DSN of an up-to-date database on that server."""
+    """Make an up-to-date database on that server; yield the superuser's DSN."""
     with psycopg.connect(database.dsn(), autocommit=True) as admin:
         admin.execute("CREATE DATABASE cbirdb")
     with psycopg.connect(database.dsn("cbirdb"), autocommit=True) as connection:
@@ -55,7 +55,7 @@ def own_dsn(database: DatabaseContainer) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty pictures in two classes, no two alike."""
+    """Write sixty different pictures in two classes."""
     root = tmp_path_factory.mktemp("sixty") / "pictures"
     for number in range(60):
         path = root / f"class {number % 2}" / f"{number:02}.png"

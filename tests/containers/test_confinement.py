@@ -1,4 +1,4 @@
-"""What each service of docker/compose.yaml may do and see, and that its archive and its restore survive mishaps.
+"""Test what each service of docker/compose.yaml may do and see, and that archive and restore survive failures.
 
 No service needs the image of cbirdb here: the database's, with a shell, takes its place.
 """
@@ -39,7 +39,7 @@ DATA = "/var/lib/postgresql/18/docker"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A project whose database runs, with its archive on and a base backup."""
+    """Start a project's database with archiving on and a base backup."""
     with compose_project(clone_into(tmp_path_factory.mktemp("clone") / "cbirdb"), {"CBIRDB_IMAGE": IMAGE}) as call:
         must(call("docker compose up -d db"))
         wait(call)
@@ -70,13 +70,13 @@ def wait(run: Run) -> None:
 # -- confinement -------------------------------------------------------------------------------------------------------
 
 
-def test_every_service_is_looked_at() -> None:
+def test_these_tests_cover_every_service() -> None:
     assert set(SERVICES) == {*SHELLS, "cbirdb-gpu"}
     assert SERVICES["cbirdb-gpu"]["volumes"] == SERVICES["cbirdb"]["volumes"]
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
-def test_a_service_is_confined_and_limited(service: str) -> None:
+def test_every_service_drops_capabilities_and_has_limits(service: str) -> None:
     written = SERVICES[service]
     assert written["cap_drop"] == ["ALL"]
     assert written["security_opt"] == ["no-new-privileges:true"]
@@ -88,7 +88,7 @@ def test_a_service_is_confined_and_limited(service: str) -> None:
 
 @pytest.fixture(scope="module")
 def password(run: Run) -> str:
-    """The superuser's."""
+    """Read the superuser's password."""
     found = must(shell(run, "db", "cat /run/cbirdb/superuser_password")).strip()
     assert len(found) == 48
     return found
@@ -96,7 +96,7 @@ def password(run: Run) -> str:
 
 @pytest.fixture(scope="module", params=sorted(SHELLS))
 def seen(request: pytest.FixtureRequest, run: Run, password: str) -> dict[str, str]:
-    """What a service sees of itself."""
+    """Ask a service what it sees of itself."""
     process = 1 if request.param == "db" else "self"
     questions = {
         "secrets": "find /run/cbirdb -type f 2>/dev/null",
@@ -117,14 +117,14 @@ def names(lines: str) -> set[str]:
     return {Path(line).name for line in lines.split()}
 
 
-def test_a_service_sees_its_own_secrets_only(seen: dict[str, str], password: str) -> None:
+def test_each_service_sees_only_its_own_secrets(seen: dict[str, str], password: str) -> None:
     own = SEEN[seen["service"]]
     assert names(seen["secrets"]) - {"ca.srl"} == own
     assert names(seen["with password"]) == {"superuser_password"} & own
     assert password not in seen["environment"]
 
 
-def test_a_service_has_no_capability_that_it_does_not_need(seen: dict[str, str]) -> None:
+def test_each_service_runs_with_only_the_capabilities_that_it_needs(seen: dict[str, str]) -> None:
     setup = seen["service"] == "setup"
     status = dict(line.split(":", 1) for line in seen["status"].splitlines())
     allowed = CHOWN | DAC_OVERRIDE | FOWNER if setup else 0
@@ -134,7 +134,7 @@ def test_a_service_has_no_capability_that_it_does_not_need(seen: dict[str, str])
     assert (status["Uid"].split()[0] == "0") == setup
 
 
-def test_a_service_writes_into_volumes_and_memory_alone(seen: dict[str, str]) -> None:
+def test_each_service_writes_only_into_volumes_and_memory(seen: dict[str, str]) -> None:
     mounts = {line.split()[1]: line.split()[3].split(",") for line in seen["mounts"].splitlines()}
     assert "ro" in mounts["/"]
     assert seen["written"].split() == ["/tmp"]
@@ -143,12 +143,12 @@ def test_a_service_writes_into_volumes_and_memory_alone(seen: dict[str, str]) ->
 
 
 def megabytes(text: str) -> int:
-    """``1536m``, ``1GB``, ``${NAME:-6g}`` as megabytes."""
+    """Convert ``1536m``, ``1GB`` or ``${NAME:-6g}`` to megabytes."""
     number, unit = re.fullmatch(r"(?:\$\{\w+:-)?(\d+)([mMgG])[bB]?\}?", text).groups()  # type: ignore[union-attr]
     return int(number) * (1024 if unit in "gG" else 1)
 
 
-def test_the_defaults_fit_the_databases_memory() -> None:
+def test_default_settings_fit_the_memory_of_the_database() -> None:
     database = SERVICES["db"]
     settings = dict(argument.split("=", 1) for argument in database["command"][2::2])
     builds, shared = (megabytes(settings[name]) for name in ("maintenance_work_mem", "shared_buffers"))
@@ -161,7 +161,7 @@ def test_the_defaults_fit_the_databases_memory() -> None:
     assert megabytes(settings["effective_cache_size"]) <= megabytes(database["mem_limit"])
 
 
-def test_the_limits_reach_the_engine(run: Run) -> None:
+def test_limits_of_memory_and_processes_reach_the_engine(run: Run) -> None:
     form = "'{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}'"
     assert must(run(f"docker inspect -f {form} $(docker compose ps -q db)")).split() == [str(6 * 2**30), "512"]
 
@@ -177,7 +177,7 @@ def test_connections_are_logged_with_role_method_and_address(run: Run) -> None:
     assert any("method=scram-sha-256" in line for line in lines)
 
 
-def test_a_changed_certificate_reaches_the_server(run: Run) -> None:
+def test_changed_certificate_reaches_the_server(run: Run) -> None:
     show = "openssl x509 -noout -serial -in /run/cbirdb/server.crt"
     before = must(shell(run, "db", show))
     must(run("docker compose run --rm -T --entrypoint rm setup /run/cbirdb/server.crt"))
@@ -192,7 +192,7 @@ ARCHIVE = "bash /etc/cbirdb/archive.sh"
 
 @pytest.fixture
 def archive(run: Run) -> Iterator[str]:
-    """A folder of the test's own, with a segment beside it."""
+    """Make a folder for the test, with a segment beside it."""
     folder = "/backup/try"
     must(shell(run, "db", f"rm -rf {folder}; mkdir -p {folder}/to; head -c 16M /dev/urandom >{folder}/segment"))
     yield folder
@@ -208,7 +208,7 @@ def archive(run: Run) -> Iterator[str]:
     ],
     ids=["half a copy", "not on disk", "renamed"],
 )
-def test_a_crash_while_archiving_leaves_a_whole_segment_or_none(
+def test_crash_while_archiving_leaves_a_whole_segment_or_none(
     run: Run, archive: str, program: str, then: str, left: list[str]
 ) -> None:
     name = "000000010000000000000042"
@@ -226,9 +226,7 @@ def test_a_crash_while_archiving_leaves_a_whole_segment_or_none(
     assert must(shell(run, "db", f"ls -A {archive}/to")).split() == [name]
 
 
-def test_a_segment_that_is_there_already_counts_as_archived_and_another_is_never_overwritten(
-    run: Run, archive: str
-) -> None:
+def test_archived_segment_is_accepted_again_and_never_overwritten_by_another(run: Run, archive: str) -> None:
     call = f"{ARCHIVE} {archive}/segment segment {archive}/to"
     must(shell(run, "db", call))
     must(shell(run, "db", call))
@@ -239,7 +237,7 @@ def test_a_segment_that_is_there_already_counts_as_archived_and_another_is_never
     must(shell(run, "db", f"cmp {archive}/first {archive}/to/segment"))
 
 
-def test_the_server_archives_with_it(run: Run) -> None:
+def test_server_archives_a_segment_with_the_script(run: Run) -> None:
     done = must(psql(run, "SELECT pg_walfile_name(pg_switch_wal())")).strip()
     must(shell(run, "db", f'timeout 30 sh -c "until [ -s /backup/wal/{done} ]; do sleep 0.2; done"'))
     assert must(psql(run, "SELECT failed_count FROM pg_stat_archiver")).strip() == "0"
@@ -255,12 +253,12 @@ def marks(run: Run) -> list[str]:
 
 
 def restore(run: Run, *arguments: str, options: str = "") -> Done:
-    """``docker compose run --rm restore``; each argument is one word."""
+    """Run ``docker compose run --rm restore``; each argument is one word."""
     words = " ".join("'" + word.replace("'", "'\\''") + "'" for word in arguments)
     return run(f"docker compose run --rm -T {options} restore {words}")
 
 
-def test_a_restore_goes_to_a_moment_and_to_a_point_with_any_name(run: Run) -> None:
+def test_restore_reaches_a_moment_and_a_restore_point_of_any_name(run: Run) -> None:
     must(psql(run, "INSERT INTO mark VALUES ('a')"))
     must(psql(run, f"SELECT pg_create_restore_point($x${ODD}$x$)"))
     must(psql(run, "INSERT INTO mark VALUES ('b')"))
@@ -291,7 +289,7 @@ REFUSED = {
 }
 
 
-def test_a_target_that_is_none_is_refused_and_changes_nothing(run: Run) -> None:
+def test_restore_refuses_an_invalid_target_and_changes_nothing(run: Run) -> None:
     before = must(shell(run, "db", f"ls {DATA}/..")).split()
     calls = "; ".join(f"bash /restore.sh {target} 2>&1; echo code $?; echo ==" for target in REFUSED)
     answers = must(shell(run, "restore", calls)).split("==\n")
@@ -301,7 +299,7 @@ def test_a_target_that_is_none_is_refused_and_changes_nothing(run: Run) -> None:
     assert must(shell(run, "db", f"ls {DATA}/..")).split() == before
 
 
-def test_a_restore_beside_a_running_server_is_refused(run: Run) -> None:
+def test_restore_beside_a_running_server_is_refused(run: Run) -> None:
     refused = restore(run, "latest")
     assert refused.returncode == 1
     assert "stop it first" in refused.stderr
@@ -309,7 +307,7 @@ def test_a_restore_beside_a_running_server_is_refused(run: Run) -> None:
 
 @pytest.fixture
 def stopped(run: Run) -> Iterator[list[str]]:
-    """The database is down; what it held before, it holds afterwards."""
+    """Stop the database for the test; check afterwards that its content is unchanged."""
     before = marks(run)
     must(run("docker compose stop db"))
     yield before
@@ -318,7 +316,7 @@ def stopped(run: Run) -> Iterator[list[str]]:
     assert marks(run) == before
 
 
-def test_a_restore_whose_copy_fails_says_that_the_database_is_in_its_place(run: Run, stopped: list[str]) -> None:
+def test_restore_whose_copy_fails_says_that_the_database_is_unchanged(run: Run, stopped: list[str]) -> None:
     must(shell(run, "restore", "chmod 000 /backup/base/PG_VERSION"))
     try:
         failed = restore(run, "latest")
@@ -334,7 +332,7 @@ def test_a_restore_whose_copy_fails_says_that_the_database_is_in_its_place(run: 
     [(2, f"The database is in {DATA}, as it was before."), (0, f"move it back to {DATA}")],
     ids=["the new one cannot take its place", "nor can the old one go back"],
 )
-def test_a_restore_that_fails_half_way_says_where_the_database_is(
+def test_restore_that_fails_half_way_says_where_the_database_is(
     run: Run, stopped: list[str], fails_at: int, said: str
 ) -> None:
     program = (

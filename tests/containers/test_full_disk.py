@@ -1,4 +1,4 @@
-"""The disk of the server is full: one sentence says so, nothing that was committed is lost, and the next run goes on."""
+"""Test a full disk of the server: one sentence reports it, committed rows are kept, and the next run continues."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Cli = Callable[..., Outcome]
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A server, and a container beside it that holds its disk while the server is down."""
+    """Hold a server, and a container that keeps its disk while the server is down."""
 
     server: DatabaseContainer
     keeper: Container
 
     def fill(self) -> None:
-        """Write a file until there is no room left."""
+        """Write a file until no space is left."""
         code, output = self.keeper.exec_run(["dd", "if=/dev/zero", f"of={BALLAST}", "bs=4k"])
         assert code != 0
         assert b"No space left" in output
@@ -41,7 +41,7 @@ class SmallDisk:
         assert self.keeper.exec_run(["rm", BALLAST])[0] == 0
 
     def counts(self) -> dict[str, int]:
-        """Rows of the tables that the runs write."""
+        """Count rows of the tables that the runs write."""
         found = {}
         with psycopg.connect(self.server.dsn("cbirdb")) as connection:
             for table in ("image", "image_label", "embedding_tiny_image", "index_build"):
@@ -53,7 +53,7 @@ class SmallDisk:
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[str]:
-    """A volume of 300 MB of memory; what is in it is gone when nobody has it mounted."""
+    """Make a volume of 300 MB of memory, which is emptied when nobody has it mounted."""
     client = docker.from_env()
     volume = client.volumes.create(driver_opts={"type": "tmpfs", "device": "tmpfs", "o": "size=300m"})
     yield volume.name
@@ -63,7 +63,7 @@ def disk() -> Iterator[str]:
 
 @pytest.fixture
 def small(disk: str) -> Iterator[SmallDisk]:
-    """A server whose whole disk is that volume."""
+    """Start a server whose whole disk is that volume."""
     client = docker.from_env()
     keeper = client.containers.run(IMAGE, entrypoint=["sleep", "3600"], detach=True, volumes=[f"{disk}:{DISK}"])
     try:
@@ -82,11 +82,11 @@ def small(disk: str) -> Iterator[SmallDisk]:
 
 @pytest.fixture
 def small_cli(small: SmallDisk, cli: Cli) -> Cli:
-    """``cbirdb`` on that server."""
+    """Run ``cbirdb`` on that server."""
     return lambda *arguments: cli("-q", "--dsn", small.server.dsn("cbirdb"), *arguments)
 
 
-def test_encode_and_index_build_say_that_the_disk_is_full_and_go_on_when_there_is_room(
+def test_encode_and_index_build_report_a_full_disk_and_continue_once_there_is_room(
     small: SmallDisk, small_cli: Cli, pictures: Path
 ) -> None:
     assert small_cli("ingest", "folder", pictures).code == 0
@@ -126,7 +126,7 @@ def test_encode_and_index_build_say_that_the_disk_is_full_and_go_on_when_there_i
     assert small.counts() == {"image": 60, "image_label": 60, "embedding_tiny_image": 60, "index_build": 1}
 
 
-def test_ingest_says_that_the_disk_is_full_and_goes_on_when_there_is_room(
+def test_ingest_reports_a_full_disk_and_continues_once_there_is_room(
     small: SmallDisk, small_cli: Cli, pictures: Path
 ) -> None:
     assert small_cli("ingest", "folder", pictures, "--limit", 10).code == 0
@@ -147,7 +147,7 @@ ROWS = 20_000
 
 
 def make_labels(folder: Path, pictures: Path) -> None:
-    """A list of so many images without files: more than fits on the free pages of the tables."""
+    """Write a list of more images without files than fit on the free pages of the tables."""
     folder.mkdir(exist_ok=True)
     lines = ["filepath,dataset,split,modality,anatomic_region,XR/chest/normal"]
     lines += [f"nih14/{number:06}.png,nih14,train,XR,chest,1" for number in range(ROWS)]
@@ -155,17 +155,15 @@ def make_labels(folder: Path, pictures: Path) -> None:
 
 
 def whole_batches(server: DatabaseContainer) -> int:
-    """Images of the list that were committed: whole batches of 5,000."""
+    """Count the committed images of the list and check that they are whole batches of 5,000."""
     with psycopg.connect(server.dsn("cbirdb")) as connection:
         found = connection.execute("SELECT count(*) FROM cbir.image WHERE source LIKE 'nih14/%'").fetchone()[0]
     assert found % 5000 == 0
     return int(found)
 
 
-def test_a_server_that_went_down_over_its_full_disk_has_lost_nothing(
-    small: SmallDisk, small_cli: Cli, pictures: Path
-) -> None:
-    """Where not even its log of changes can be written, PostgreSQL stops."""
+def test_server_stopped_by_a_full_disk_loses_nothing(small: SmallDisk, small_cli: Cli, pictures: Path) -> None:
+    """PostgreSQL stops when it cannot write its log of changes."""
     assert small_cli("ingest", "folder", pictures).code == 0
     assert small_cli("encode", "-e", "tiny-image", "--limit", 40).code == 0
     before = small.counts()

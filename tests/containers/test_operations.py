@@ -1,4 +1,4 @@
-"""docs/operations.md as written: every command of its console blocks, in order, on a copy of what a clone holds.
+"""Run docs/operations.md as written: every command of its console blocks, in order, on a copy of what a clone holds.
 
 It begins with `docker compose up` and `docker compose run cbirdb demo` on a machine where nothing was prepared.
 """
@@ -23,25 +23,27 @@ WITHOUT_ROWS = {"cbir.failure_by_reason", "cbir.running_work"}
 
 
 def commands() -> list[str]:
-    """The lines that begin with ``$`` in console blocks, wherever those are indented."""
+    """Return the lines that begin with ``$`` in console blocks, indented or not."""
     blocks = re.findall(r"^( *)```console\n(.*?)^\1```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     return [line.strip()[2:] for _, block in blocks for line in block.splitlines() if line.strip().startswith("$ ")]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs a command of the guide."""
+    """Run a command of the guide."""
     with compose_project(clone_into(tmp_path_factory.mktemp("clone") / "cbirdb")) as call:
         yield call
 
 
-def test_the_compose_file_names_the_image_that_the_tests_run_on() -> None:
+def test_compose_file_names_the_image_that_the_tests_run_on() -> None:
     services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
     assert services["db"]["image"] == f"${{CBIRDB_DATABASE_IMAGE:-{IMAGE}}}"
     assert services["db"]["ports"] == ["${CBIRDB_ADDRESS:-127.0.0.1}:${CBIRDB_PORT:-15432}:5432"]
 
 
-def test_every_command_of_the_guide_runs_as_written(run: Run, record_property: Callable[[str, object], None]) -> None:
+def test_every_command_of_the_operations_guide_runs_as_written(
+    run: Run, record_property: Callable[[str, object], None]
+) -> None:
     said: list[tuple[str, str, float]] = []
     written = commands()
     assert written[:2] == ["docker compose up -d", "docker compose run --rm cbirdb demo"]

@@ -1,4 +1,4 @@
-"""A read replica: a second container that follows the first by streaming, searched and never written."""
+"""Test a read replica: a second container that follows the first by streaming, is searched and refuses writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture(scope="module")
 def primary() -> Iterator[DatabaseContainer]:
-    """A server that lets a replica follow it."""
+    """Start a server that lets a replica follow it."""
     with trusting_container("host replication all all trust") as server:
         with psycopg.connect(server.dsn(), autocommit=True) as admin:
             admin.execute("CREATE DATABASE cbirdb")
@@ -26,7 +26,7 @@ def primary() -> Iterator[DatabaseContainer]:
 
 @pytest.fixture(scope="module")
 def replica(primary: DatabaseContainer) -> Iterator[DatabaseContainer]:
-    """A copy of it that goes on following it."""
+    """Start a copy that follows the primary."""
     primary.container.reload()
     address = primary.container.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
     copy = f"pg_basebackup -h {address} -U postgres -D $PGDATA -R --checkpoint=fast && chown -R postgres /var/lib/postgresql"
@@ -38,7 +38,7 @@ def replica(primary: DatabaseContainer) -> Iterator[DatabaseContainer]:
 
 
 def catch_up(primary: DatabaseContainer, replica: DatabaseContainer) -> None:
-    """Return when the replica has all that the primary has now."""
+    """Wait until the replica has all that the primary has now."""
     with psycopg.connect(primary.dsn()) as connection:
         position = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]
     deadline = time.monotonic() + 60
@@ -48,7 +48,7 @@ def catch_up(primary: DatabaseContainer, replica: DatabaseContainer) -> None:
             time.sleep(0.05)
 
 
-def test_a_replica_answers_searches_and_metrics_and_refuses_writing(
+def test_replica_answers_searches_and_metrics_and_refuses_writes(
     primary: DatabaseContainer, replica: DatabaseContainer, cli: Cli, class_folder: Path
 ) -> None:
     dsn, copy = primary.dsn("cbirdb"), replica.dsn("cbirdb")

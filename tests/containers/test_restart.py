@@ -1,4 +1,4 @@
-"""The server's container is restarted in the middle of the work."""
+"""Test a restart of the server's container in the middle of the work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIM, VECTORS = 128, 30_000
 
 @contextmanager
 def running(work: Callable[[], T]) -> Iterator[Future[T]]:
-    """Work on a thread of its own, awaited at the end."""
+    """Run work on a thread and wait for it at the end."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         yield thread.submit(work)
 
@@ -48,14 +48,14 @@ def wait_until(what: Callable[[], bool], work: Future[T]) -> None:
 
 
 def count(dsn: str, table: str) -> int:
-    """Rows of a table; none where there is no such table."""
+    """Count the rows of a table, or none if the table does not exist."""
     with psycopg.connect(dsn) as connection:
         if connection.execute("SELECT to_regclass(%s)", [f"cbir.{table}"]).fetchone() == (None,):
             return 0
         return int(connection.execute(f"SELECT count(*) FROM cbir.{table}").fetchone()[0])
 
 
-def test_encode_outlives_a_restart_of_the_container(
+def test_encode_survives_a_restart_of_the_container(
     database: DatabaseContainer, own_dsn: str, cli: Cli, pictures: Path
 ) -> None:
     assert cli("-q", "--dsn", own_dsn, "ingest", "folder", pictures).code == 0
@@ -82,7 +82,7 @@ def test_encode_outlives_a_restart_of_the_container(
 
 @pytest.fixture
 def many_vectors(own_dsn: str) -> str:
-    """So many vectors of an encoder ``many`` that an index of them takes some seconds."""
+    """Store so many vectors of encoder ``many`` that an index of them takes some seconds."""
     with psycopg.connect(own_dsn, autocommit=True) as connection:
         connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'test')")
         connection.execute(
@@ -97,7 +97,7 @@ def many_vectors(own_dsn: str) -> str:
     return own_dsn
 
 
-def test_an_index_build_that_is_cut_off_by_a_restart_leaves_nothing_and_can_be_run_again(
+def test_index_build_cut_off_by_a_restart_leaves_nothing_and_can_be_repeated(
     database: DatabaseContainer, many_vectors: str, cli: Cli
 ) -> None:
     from cbirdb.db.embeddings import get_encoder
@@ -138,7 +138,7 @@ def test_an_index_build_that_is_cut_off_by_a_restart_leaves_nothing_and_can_be_r
 
 
 @pytest.mark.parametrize("command", [["db", "status"], ["search", "--image-id", "1", "-e", "tiny-image"]])
-def test_a_server_that_is_down_is_said_to_be(
+def test_commands_say_that_the_server_is_down(
     database: DatabaseContainer, own_dsn: str, cli: Cli, command: list[str]
 ) -> None:
     database.container.stop(timeout=60)

@@ -1,4 +1,4 @@
-"""`pg_dump` of the embedded server, restored into the deployed one: another server, of the same or a newer minor version.
+"""Restore a `pg_dump` of the embedded server into the deployed one, which has the same or a newer minor version.
 
 Which versions those are, the wheel and the image decide; the test fails where the image is the older one.
 """
@@ -25,7 +25,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def embedded() -> Iterator[EmbeddedServer]:
-    """An embedded server of this test's own."""
+    """Start an embedded server for this test."""
     home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))  # not below pytest's folder, see tests/conftest.py
     server = EmbeddedServer(home)
     server.start()
@@ -35,14 +35,14 @@ def embedded() -> Iterator[EmbeddedServer]:
 
 
 def rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means are summed in the order in which the rows lie, so their last digits may differ."""
+    """Round the figures: sums depend on the order of rows, so the last digits may differ."""
     return [
         {key: round(value, 12) if isinstance(value, float) else value for key, value in row.items()} for row in rows
     ]
 
 
 def put(database: DatabaseContainer, file: Path) -> str:
-    """Copy a file into the container; its path there."""
+    """Copy a file into the container; return its path there."""
     import io
     import tarfile
 
@@ -53,7 +53,7 @@ def put(database: DatabaseContainer, file: Path) -> str:
     return f"/tmp/{file.name}"
 
 
-def test_a_dump_restored_into_the_deployed_version_answers_the_same(
+def test_dump_restored_into_the_deployed_version_answers_the_same(
     embedded: EmbeddedServer, database: DatabaseContainer, cli: Cli, class_folder: Path, tmp_path: Path
 ) -> None:
     old = embedded.uri()

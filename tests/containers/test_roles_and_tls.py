@@ -1,4 +1,4 @@
-"""The deployed database from its first start: the application owns its schema, is no superuser, and is let in by TLS."""
+"""Test the deployed database from its first start: its owner is no superuser and connects by TLS."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ Cli = Callable[..., Outcome]
 
 @dataclass(frozen=True)
 class Deployed:
-    """The server, and the folder with the certificates that clients may trust."""
+    """Hold the server and the folder with certificates that clients may trust."""
 
     server: DatabaseContainer
     folder: Path
 
     def dsn(self, user: str = "cbirdb", password: str = OWNER_PASSWORD, **parts: str) -> str:
-        """As compose.yaml connects, but from the outside."""
+        """Return a DSN as in compose.yaml, but from outside."""
         checked = {"sslmode": "verify-full", "sslrootcert": str(self.folder / "ca.crt")}
         return self.server.dsn(**{"dbname": "cbirdb", "user": user, "password": password} | checked | parts)
 
     def superuser(self, statement: str) -> str:
-        """As a DBA inside the container."""
+        """Run a statement as a DBA inside the container."""
         return self.server.run("psql", "-XqAt", "-d", "cbirdb", "-c", statement, user="postgres").strip()
 
 
 @pytest.fixture(scope="module")
 def deployed() -> Iterator[Deployed]:
-    """What ``docker/`` makes of the image, with certificates of the test's own."""
+    """Start the image with the settings of ``docker/`` and certificates made for the test."""
     folder = Path(tempfile.mkdtemp(prefix="cbirdb-deployed-"))
     folder.chmod(0o755)
     authority, stranger = trustme.CA(), trustme.CA()
@@ -74,7 +74,7 @@ def deployed() -> Iterator[Deployed]:
         shutil.rmtree(folder)
 
 
-def test_the_first_start_makes_owner_groups_database_and_extension(deployed: Deployed) -> None:
+def test_first_start_makes_owner_groups_database_and_extension(deployed: Deployed) -> None:
     with psycopg.connect(deployed.dsn()) as connection:
         flags = connection.execute(
             "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls FROM pg_roles"
@@ -95,11 +95,11 @@ def test_the_first_start_makes_owner_groups_database_and_extension(deployed: Dep
     assert ciphered == (True, "TLSv1.3")
 
 
-def test_the_password_of_the_owner_is_not_in_the_servers_log(deployed: Deployed) -> None:
+def test_server_log_does_not_contain_the_owners_password(deployed: Deployed) -> None:
     assert "Zeichen" not in deployed.server.log()
 
 
-def test_the_whole_pipeline_runs_as_the_owner_over_verified_tls(
+def test_whole_pipeline_runs_as_the_owner_over_verified_tls(
     deployed: Deployed, cli: Cli, class_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CBIRDB_DSN", deployed.dsn())
@@ -124,7 +124,7 @@ def test_the_whole_pipeline_runs_as_the_owner_over_verified_tls(
     assert all(0 < row["micro_precision"] <= 1 for row in demo.rows)
 
 
-def test_a_member_of_the_readers_may_search_once_the_owner_allows_it_and_may_not_write(
+def test_member_of_cbir_reader_can_search_and_cannot_build_an_index(
     deployed: Deployed, cli: Cli, class_folder: Path
 ) -> None:
     owner = deployed.dsn()
@@ -162,7 +162,7 @@ def test_a_member_of_the_readers_may_search_once_the_owner_allows_it_and_may_not
     ],
     ids=["no encryption", "another CA", "no CA", "another name", "password", "superuser"],
 )
-def test_whoever_is_not_let_in_is_told_why_in_one_sentence(
+def test_refused_connection_gives_the_reason_in_one_sentence(
     deployed: Deployed, cli: Cli, parts: dict[str, str], sentence: str
 ) -> None:
     if "sslrootcert" in parts:
@@ -176,7 +176,7 @@ def test_whoever_is_not_let_in_is_told_why_in_one_sentence(
     assert json.dumps(OWNER_PASSWORD) not in outcome.err
 
 
-def test_the_roles_script_gives_the_owner_what_a_hand_over_needs_and_may_be_repeated(deployed: Deployed) -> None:
+def test_roles_script_can_be_repeated_and_lets_the_owner_set_role_cbir_search(deployed: Deployed) -> None:
     deployed.superuser("DO $$ BEGIN IF to_regrole('cbir_search') IS NULL THEN CREATE ROLE cbir_search; END IF; END $$")
     for _ in range(2):
         deployed.server.run("psql", "-Xq", "-d", "cbirdb", "-f", "/etc/cbirdb/roles.sql", user="postgres")

@@ -1,4 +1,4 @@
-"""Two ingests of the same folder at once, as two processes, on a server in a container."""
+"""Test two ingests of the same folder at once, as two processes, on a server in a container."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = Path(sys.executable).with_name("cbirdb")
 
 
 def start(dsn: str, *arguments: object) -> subprocess.Popen[str]:
-    """``cbirdb`` in a process of its own."""
+    """Start ``cbirdb`` as a process."""
     return subprocess.Popen(
         [PROGRAM, "-q", *map(str, arguments), "--format", "json"],
         env={**os.environ, "CBIRDB_DSN": dsn}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -27,7 +27,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, int]:
     return json.loads(out)[-1]
 
 
-def test_two_ingests_at_once_leave_each_image_and_label_once(own_dsn: str, pictures: Path) -> None:
+def test_two_ingests_at_once_store_each_image_and_label_once(own_dsn: str, pictures: Path) -> None:
     rows = [finish(process) for process in [start(own_dsn, "ingest", "folder", pictures) for _ in range(2)]]
     assert sum(row["added"] for row in rows) == 60
     assert [row["added"] + row["unchanged"] for row in rows] == [60, 60]

@@ -1,4 +1,4 @@
-"""The schema in the deployed server: from nothing, and from what earlier versions of cbirdb have made of it.
+"""Test the schema in the deployed server: made from nothing, and upgraded from earlier versions of cbirdb.
 
 There is no release yet. In its place stand commits of main: their own code, taken from the history, makes the database
 and fills it, and the code of this checkout upgrades it.
@@ -32,9 +32,7 @@ LANDED = {
 Cli = Callable[..., Outcome]
 
 
-def test_from_nothing_the_schema_is_made_and_a_second_upgrade_changes_nothing(
-    database: DatabaseContainer, cli: Cli
-) -> None:
+def test_upgrade_makes_the_schema_and_a_second_one_changes_nothing(database: DatabaseContainer, cli: Cli) -> None:
     with psycopg.connect(database.dsn(), autocommit=True) as admin:
         admin.execute("CREATE DATABASE nothing")
     dsn = database.dsn("nothing")
@@ -49,14 +47,14 @@ def test_from_nothing_the_schema_is_made_and_a_second_upgrade_changes_nothing(
 
 
 def objects(connection: psycopg.Connection) -> list[tuple[int, str]]:
-    """Views with their ids, which change when a view is made anew."""
+    """List objects with their ids, which change when a view is made anew."""
     return connection.execute(
         "SELECT oid::int, relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace ORDER BY oid"
     ).fetchall()
 
 
 def earlier_version(commit: str, folder: Path) -> Callable[..., str]:
-    """``cbirdb`` as it was at a commit, run with this environment's libraries."""
+    """Return a function that runs ``cbirdb`` as of a commit with this environment's libraries."""
     done = subprocess.run(
         ["git", "-C", ROOT, "archive", commit, "cbirdb", "sql", "alembic"], capture_output=True, check=False
     )
@@ -82,7 +80,7 @@ def earlier_version(commit: str, folder: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("revision", sorted(LANDED))
-def test_a_database_of_an_earlier_version_is_upgraded_with_all_that_is_in_it(
+def test_database_of_an_earlier_version_is_upgraded_with_all_its_data(
     database: DatabaseContainer, cli: Cli, class_folder: Path, tmp_path: Path, revision: str
 ) -> None:
     with psycopg.connect(database.dsn(), autocommit=True) as admin:

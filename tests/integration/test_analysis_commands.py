@@ -1,4 +1,4 @@
-"""``metrics --confidence``, ``metrics --by index-size|anatomy``, ``compare``, ``classify`` and ``leakage`` as commands."""
+"""Test the commands for intervals, index sizes, anatomy, comparison, classification and leakage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = {"train": 12, "val": 4, "test": 6}
 
 @pytest.fixture
 def evaluated(cli: Cli, tmp_path: Path) -> int:
-    """Two classes of pictures, dark and bright ones alike, encoded and evaluated; the test run's id."""
+    """Encode and evaluate two classes of pictures, dark and bright; return the id of the run over the test split."""
     number = 0
     for split, count in COUNTS.items():
         for label in ("nodule", "normal"):
@@ -39,7 +39,7 @@ def evaluated(cli: Cli, tmp_path: Path) -> int:
 
 
 @pytest.mark.parametrize("by", ["run", "class", "dataset"])
-def test_intervals_are_there_for_every_row_and_hold_the_mean(cli: Cli, evaluated: int, by: str) -> None:
+def test_confidence_adds_intervals_that_contain_the_mean_to_every_row(cli: Cli, evaluated: int, by: str) -> None:
     plain = cli("metrics", "-n", "1,3", "--by", by, "--format", "json").rows
     outcome = cli("metrics", "-n", "1,3", "--by", by, "--confidence", "--resamples", 200, "--format", "json")
     assert outcome.code == 0, outcome.err
@@ -51,12 +51,12 @@ def test_intervals_are_there_for_every_row_and_hold_the_mean(cli: Cli, evaluated
     assert "200 resamples of whole patients, seed 0" in outcome.err
 
 
-def test_the_same_seed_gives_other_intervals(cli: Cli, evaluated: int) -> None:
+def test_same_seed_gives_same_intervals(cli: Cli, evaluated: int) -> None:
     call = ("metrics", "-n", "1,3", "--confidence", "--resamples", 100, "--format", "json")
     assert cli(*call, "--seed", 5).rows == cli(*call, "--seed", 5).rows
 
 
-def test_index_size_and_anatomy_are_rows_of_metrics(cli: Cli, evaluated: int) -> None:
+def test_metrics_by_index_size_and_by_anatomy_list_every_group(cli: Cli, evaluated: int) -> None:
     sizes = cli("metrics", "-n", "1", "--by", "index-size", "--format", "json").rows
     assert [row["fraction"] for row in sizes] == [0.1, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert sizes[-1]["indexed_images"] == 12
@@ -69,7 +69,7 @@ def test_index_size_and_anatomy_are_rows_of_metrics(cli: Cli, evaluated: int) ->
     assert anatomy[0]["run"] == evaluated
 
 
-def test_classify_reports_one_chosen_k_and_where_it_comes_from(cli: Cli, evaluated: int) -> None:
+def test_classify_chooses_the_smallest_k_that_is_best_for_validation(cli: Cli, evaluated: int) -> None:
     outcome = cli("classify", "-e", "tiny-image", "--format", "json")
     assert outcome.code == 0, outcome.err
     chosen = [row for row in outcome.rows if row["chosen"]]
@@ -80,7 +80,7 @@ def test_classify_reports_one_chosen_k_and_where_it_comes_from(cli: Cli, evaluat
     assert f"k = {chosen[0]['k']} is best on val" in outcome.err
 
 
-def test_leakage_is_counted_and_taken_out(cli: Cli, evaluated: int) -> None:
+def test_leakage_counts_causes_and_shows_figures_without_leaking_images(cli: Cli, evaluated: int) -> None:
     causes = cli("leakage", "-e", "tiny-image", "--near", 0.01, "--causes", "--format", "json").rows
     assert [row["cause"] for row in causes] == ["same patient", "identical file", "nearly identical", "any of these"]
     # The pictures repeat but for one pixel: every query has near copies, none has the same file, patients are unknown.
@@ -110,7 +110,7 @@ def test_leakage_is_counted_and_taken_out(cli: Cli, evaluated: int) -> None:
         (("leakage", "-e", "tiny-image", "-n", "0"), 2, "'0' is not a list of numbers"),
     ],
 )
-def test_bad_input_is_answered_or_not_one_sentence(
+def test_bad_input_gives_its_sentence_and_exit_code(
     cli: Cli, evaluated: int, arguments: Sequence[object], code: int, sentence: str
 ) -> None:
     outcome = cli(*arguments)
@@ -119,7 +119,7 @@ def test_bad_input_is_answered_or_not_one_sentence(
     assert "Traceback" not in outcome.err
 
 
-def test_classify_without_a_run_of_val_says_how_to_make_it(cli: Cli, class_folder: Path) -> None:
+def test_classify_without_a_validation_run_names_the_evaluate_command(cli: Cli, class_folder: Path) -> None:
     cli("ingest", "folder", class_folder, "--split", "50/0/50")
     cli("encode", "-e", "tiny-image")
     assert cli("evaluate", "-e", "tiny-image").code == 0
@@ -128,15 +128,13 @@ def test_classify_without_a_run_of_val_says_how_to_make_it(cli: Cli, class_folde
     assert "cbirdb evaluate -e tiny-image --query-split val" in outcome.err
 
 
-def test_the_papers_table_is_compared_with_validation_queries(cli: Cli, evaluated: int) -> None:
+def test_compare_paper_without_an_encoder_of_the_paper_says_so(cli: Cli, evaluated: int) -> None:
     outcome = cli("metrics", "--compare-paper")
     assert outcome.code == 1
     assert "No encoder of the paper's table has a finished evaluation run" in outcome.err
 
 
-def test_encoders_that_were_evaluated_on_other_images_are_not_compared(
-    cli: Cli, evaluated: int, tmp_path: Path
-) -> None:
+def test_compare_refuses_encoders_without_a_common_query(cli: Cli, evaluated: int, tmp_path: Path) -> None:
     data = tmp_path / "data"
     picture(500).save(data / "test" / "normal" / "new.png")
     assert cli("ingest", "folder", data).code == 0

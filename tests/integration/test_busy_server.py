@@ -1,4 +1,4 @@
-"""A server that is there and takes no connection: it is told from one that has stopped, and waited for, not for ever."""
+"""Test servers that run but accept no connection: commands wait for a limited time and start no second server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.integration.test_embedded_server import PROGRAM, cbirdb, environment,
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server with few connections."""
+    """Start a server that allows few connections."""
     server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="cbirdb-server-")))
     assert cbirdb(server.home, "db", "start").returncode == 0
     with psycopg.connect(server.uri(), autocommit=True) as admin:
@@ -43,7 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
 
 
 def fill(server: EmbeddedServer, taken: ExitStack, **role: str) -> None:
-    """Take every connection that there is."""
+    """Take every free connection."""
 
     def take_for_ever() -> None:
         while True:
@@ -58,7 +58,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy_server, "BUSY_S", 1.0)
 
 
-def test_a_command_waits_for_a_connection_of_a_full_server(small: EmbeddedServer) -> None:
+def test_command_waits_until_a_full_server_has_a_free_connection(small: EmbeddedServer) -> None:
     before = postmaster(small)
     with ExitStack() as taken:
         fill(small, taken)
@@ -79,7 +79,7 @@ def test_a_command_waits_for_a_connection_of_a_full_server(small: EmbeddedServer
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_server_that_stays_full_is_named_so_and_no_second_one_is_started(small: EmbeddedServer) -> None:
+def test_server_that_stays_full_raises_busy_and_no_second_server_starts(small: EmbeddedServer) -> None:
     before = postmaster(small)
     with ExitStack() as taken:
         fill(small, taken)
@@ -97,7 +97,7 @@ def test_a_server_that_stays_full_is_named_so_and_no_second_one_is_started(small
     ("role", "words"),
     [("ordinary", "no free connection for this role"), ("limited", "allows no more connections for this role")],
 )
-def test_a_role_without_a_connection_left_is_told_so(small: EmbeddedServer, role: str, words: str) -> None:
+def test_role_at_its_connection_limit_gets_a_busy_error(small: EmbeddedServer, role: str, words: str) -> None:
     with ExitStack() as taken:
         fill(small, taken, user=role)
         with pytest.raises(BusyError, match=words):
@@ -105,7 +105,7 @@ def test_a_role_without_a_connection_left_is_told_so(small: EmbeddedServer, role
 
 
 @pytest.mark.usefixtures("impatient")
-def test_long_work_says_that_the_server_is_full_and_goes_on_when_it_is_not(small: EmbeddedServer) -> None:
+def test_long_work_reports_a_full_server_and_continues_once_there_is_room(small: EmbeddedServer) -> None:
     notes: list[str] = []
     with ExitStack() as taken:
         fill(small, taken)
@@ -120,7 +120,7 @@ def test_long_work_says_that_the_server_is_full_and_goes_on_when_it_is_not(small
     assert notes == ["The server has no free connection left; trying again for up to 60 seconds."]
 
 
-def test_a_full_server_can_be_stopped(small: EmbeddedServer) -> None:
+def test_full_server_can_be_stopped(small: EmbeddedServer) -> None:
     with ExitStack() as taken:
         fill(small, taken)
         done = cbirdb(small.home, "db", "stop")
@@ -129,7 +129,7 @@ def test_a_full_server_can_be_stopped(small: EmbeddedServer) -> None:
 
 
 def start_recovering(server: EmbeddedServer, seconds: int) -> None:
-    """Stop the server and start it so that it recovers from an archive, which takes a while for each file to say no."""
+    """Restart the server so that it recovers from an archive, whose every answer takes some seconds."""
     server.stop()
     with (server.data / "postgresql.auto.conf").open("a") as file:
         file.write(f"restore_command = 'sleep {seconds}; false'\nhot_standby = off\n")
@@ -151,7 +151,7 @@ def start_recovering(server: EmbeddedServer, seconds: int) -> None:
 
 @pytest.fixture
 def own() -> Iterator[EmbeddedServer]:
-    """A server that a test may spoil."""
+    """Start a server that a test may damage."""
     server = EmbeddedServer(Path(tempfile.mkdtemp(prefix="cbirdb-server-")))
     server.start()
     yield server
@@ -159,7 +159,7 @@ def own() -> Iterator[EmbeddedServer]:
     shutil.rmtree(server.home)
 
 
-def test_a_recovering_server_is_waited_for(own: EmbeddedServer) -> None:
+def test_command_waits_for_a_recovering_server(own: EmbeddedServer) -> None:
     start_recovering(own, 2)
     pid = postmaster(own)
     done = cbirdb(own.home, "db", "psql", "-At", "-c", "SELECT 7")
@@ -168,7 +168,7 @@ def test_a_recovering_server_is_waited_for(own: EmbeddedServer) -> None:
     assert postmaster(own) == pid
 
 
-def test_a_server_that_goes_on_recovering_is_named_so_and_can_be_stopped(
+def test_start_names_a_server_that_keeps_recovering_and_stop_stops_it(
     own: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_recovering(own, 600)
@@ -181,7 +181,7 @@ def test_a_server_that_goes_on_recovering_is_named_so_and_can_be_stopped(
 
 
 def crash(server: EmbeddedServer) -> None:
-    """Write much, and kill the session: the server ends all others and replays its log. Return while it does."""
+    """Write many rows and kill the session, so that the server replays its log; return while it does."""
     with psycopg.connect(server.uri(), autocommit=True) as writer:
         writer.execute("CREATE TABLE much AS SELECT n, repeat('x', 500) AS x FROM generate_series(1, 300000) AS n")
         os.kill(writer.info.backend_pid, signal.SIGKILL)
@@ -193,14 +193,14 @@ def crash(server: EmbeddedServer) -> None:
                     return
 
 
-def test_a_crash_of_the_server_is_waited_for(own: EmbeddedServer) -> None:
+def test_connect_waits_for_recovery_from_a_crash(own: EmbeddedServer) -> None:
     crash(own)
     with connect(Settings(home=own.home)) as again:
         assert again.execute("SELECT count(*) FROM much").fetchone() == (300000,)
 
 
-def test_a_server_that_recovers_from_a_crash_can_be_stopped_and_has_everything_afterwards(own: EmbeddedServer) -> None:
-    """PostgreSQL 18 hangs when it is told to stop fast just then."""
+def test_server_stopped_during_crash_recovery_keeps_all_committed_rows(own: EmbeddedServer) -> None:
+    """PostgreSQL 18 hangs when a fast stop is requested during recovery."""
     crash(own)
     done = cbirdb(own.home, "db", "stop")
     assert (done.returncode, done.stderr) == (0, "The server has stopped.\n")
@@ -209,9 +209,7 @@ def test_a_server_that_recovers_from_a_crash_can_be_stopped_and_has_everything_a
         assert again.execute("SELECT count(*) FROM much").fetchone() == (300000,)
 
 
-def test_a_server_that_hangs_is_not_taken_for_a_stopped_one(
-    own: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_server_is_reported_and_not_replaced(own: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = postmaster(own)
     monkeypatch.setattr(embedded, "START_TIMEOUT_S", 1)
     os.kill(pid, signal.SIGSTOP)

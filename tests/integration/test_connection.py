@@ -1,4 +1,4 @@
-"""Why a connection cannot be had, or does not allow what is asked: one sentence, exit code 3, nothing else."""
+"""Test refused connections and missing rights: each gives one sentence and exit code 3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server of this file's own, where ``scram_user`` needs a password."""
+    """Start a server for this file, where ``scram_user`` needs a password."""
     server = EmbeddedServer(tmp_path_factory.mktemp("connection") / "home")
     server.start()
     rules = server.data / "pg_hba.conf"
@@ -51,7 +51,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 
 
 def refused(outcome: tuple[int, str, str]) -> str:
-    """The one line on stderr, when everything else is as it must be."""
+    """Check exit code, stdout and stderr of a refusal; return its one line."""
     code, out, err = outcome
     assert code == 3, err
     assert out == ""
@@ -75,7 +75,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ("postgresql://me@[::1/x", "connection string is not valid"),
     ],
 )
-def test_a_server_that_cannot_be_reached_is_named_with_advice(dsn: str, words: str, call: Call) -> None:
+def test_unreachable_server_gives_the_cause_and_advice(dsn: str, words: str, call: Call) -> None:
     err = refused(call("--dsn", dsn, "db", "status"))
     assert words in err
     assert "Check" in err or "looks like" in err
@@ -88,17 +88,17 @@ def test_every_command_says_that_no_server_answers(command: str, call: Call) -> 
     assert "No server answers there" in refused(call("--dsn", "host=127.0.0.1 port=1", *command.split()))
 
 
-def test_an_unknown_database_is_named(own: EmbeddedServer, call: Call) -> None:
+def test_unknown_database_is_named(own: EmbeddedServer, call: Call) -> None:
     err = refused(call("--dsn", own.uri("no_such_database"), "db", "status"))
     assert '"no_such_database" does not exist' in err
 
 
-def test_an_unknown_role_is_named(own: EmbeddedServer, call: Call) -> None:
+def test_unknown_role_is_named(own: EmbeddedServer, call: Call) -> None:
     err = refused(call("--dsn", make_conninfo(own.uri(), user="no_such_role"), "db", "status"))
     assert "no_such_role" in err
 
 
-def test_a_role_that_may_not_create_roles_is_told_who_can(own: EmbeddedServer, call: Call) -> None:
+def test_role_that_may_not_create_roles_is_told_how_others_can(own: EmbeddedServer, call: Call) -> None:
     err = refused(call("--dsn", make_conninfo(own.uri(), user="stranger"), "db", "roles"))
     assert "This role may not create roles." in err
     assert "cbirdb db roles --script | psql" in err
@@ -111,7 +111,7 @@ def test_a_role_that_may_not_create_roles_is_told_who_can(own: EmbeddedServer, c
         ("SELECT 1 / 0", "The database refused: division by zero."),
     ],
 )
-def test_a_statement_that_ends_badly_is_a_sentence(own: EmbeddedServer, statement: str, sentence: str) -> None:
+def test_failed_statement_becomes_one_sentence(own: EmbeddedServer, statement: str, sentence: str) -> None:
     with (
         psycopg.connect(own.uri(), autocommit=True, options="-c statement_timeout=200ms") as connection,
         pytest.raises(DatabaseError) as caught,
@@ -121,19 +121,19 @@ def test_a_statement_that_ends_badly_is_a_sentence(own: EmbeddedServer, statemen
     assert caught.value.message == sentence
 
 
-def test_a_wrong_password_is_refused_and_never_printed(own: EmbeddedServer, call: Call) -> None:
+def test_wrong_password_is_refused_and_not_printed(own: EmbeddedServer, call: Call) -> None:
     dsn = make_conninfo(own.uri(), user="scram_user", password="wrong-Secret-1")
     err = refused(call("--dsn", dsn, "db", "status"))
     assert "The server refused the password." in err
     assert "Secret" not in err
 
 
-def test_a_missing_password_is_asked_for(own: EmbeddedServer, call: Call) -> None:
+def test_missing_password_names_pgpassword(own: EmbeddedServer, call: Call) -> None:
     err = refused(call("--dsn", make_conninfo(own.uri(), user="scram_user"), "db", "status"))
     assert "PGPASSWORD" in err
 
 
-def test_a_password_in_a_malformed_connection_string_is_not_printed(call: Call) -> None:
+def test_password_of_a_malformed_connection_string_is_not_printed(call: Call) -> None:
     for dsn in (f"postgresql://me:{PASSWORD}@127.0.0.1:port/x", f"host=127.0.0.1 password='{PASSWORD}"):
         assert PASSWORD not in refused(call("--dsn", dsn, "db", "status"))
 
@@ -161,7 +161,7 @@ def test_libpq_variables_name_the_server_when_no_dsn_is_given(
     assert "no_such_database" in refused(call("db", "status"))
 
 
-def test_a_password_from_the_environment_is_used_and_not_printed_by_uri(
+def test_db_uri_does_not_print_the_password_of_the_environment(
     own: EmbeddedServer, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGHOST", str(own.socket_folder))
@@ -173,13 +173,13 @@ def test_a_password_from_the_environment_is_used_and_not_printed_by_uri(
     assert PASSWORD not in out
 
 
-def test_dsn_wins_over_libpq_variables(own: EmbeddedServer, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dsn_option_overrides_libpq_variables(own: EmbeddedServer, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "no-such-host.invalid")
     monkeypatch.setenv("PGDATABASE", "no_such_database")
     assert call("--dsn", own.uri(), "db", "status")[0] == 0
 
 
-def test_a_foreign_database_without_schema_is_left_alone_and_upgrade_is_named(own: EmbeddedServer, call: Call) -> None:
+def test_commands_leave_a_database_without_schema_alone_and_name_db_upgrade(own: EmbeddedServer, call: Call) -> None:
     for command in ("db status", "metrics", "search --image-id 1 -e tiny-image", "encode -e tiny-image"):
         err = refused(call("--dsn", own.uri("bare"), *command.split()))
         assert "Run: cbirdb db upgrade" in err
@@ -187,12 +187,14 @@ def test_a_foreign_database_without_schema_is_left_alone_and_upgrade_is_named(ow
         assert connection.execute("SELECT to_regnamespace('cbir')").fetchone() == (None,)
 
 
-def test_a_role_that_may_not_create_the_extension_is_told_whom_to_ask(own: EmbeddedServer, call: Call) -> None:
+def test_role_that_may_not_create_the_extension_is_told_the_statement_to_ask_for(
+    own: EmbeddedServer, call: Call
+) -> None:
     err = refused(call("--dsn", make_conninfo(own.uri("bare"), user="stranger"), "db", "upgrade"))
     assert "CREATE EXTENSION vector" in err
 
 
-def test_an_old_schema_names_both_states_and_the_command(own: EmbeddedServer, call: Call) -> None:
+def test_old_schema_error_names_its_state_and_db_upgrade(own: EmbeddedServer, call: Call) -> None:
     with psycopg.connect(own.uri("postgres"), autocommit=True) as admin:
         admin.execute("CREATE DATABASE aged TEMPLATE cbirdb")
     with psycopg.connect(own.uri("aged"), autocommit=True) as connection:
@@ -211,7 +213,7 @@ def test_an_old_schema_names_both_states_and_the_command(own: EmbeddedServer, ca
         "db status", "db upgrade", "demo --out FOLDER/out",
     ],
 )  # fmt: skip
-def test_a_role_without_privileges_changes_nothing(
+def test_role_without_privileges_is_refused_by_every_command(
     command: str, own: EmbeddedServer, call: Call, class_folder: Path
 ) -> None:
     if command.startswith("import"):
@@ -226,7 +228,7 @@ def test_a_role_without_privileges_changes_nothing(
         assert connection.execute("SELECT count(*) FROM cbir.dataset").fetchone() == (0,)
 
 
-def test_a_reader_may_not_ingest(own: EmbeddedServer, call: Call, class_folder: Path) -> None:
+def test_role_with_read_rights_cannot_ingest(own: EmbeddedServer, call: Call, class_folder: Path) -> None:
     with psycopg.connect(own.uri(), autocommit=True) as connection:
         connection.execute("DROP ROLE IF EXISTS reader_role; CREATE ROLE reader_role LOGIN")
         connection.execute(
@@ -240,7 +242,7 @@ def test_a_reader_may_not_ingest(own: EmbeddedServer, call: Call, class_folder: 
         assert connection.execute("SELECT count(*) FROM cbir.dataset").fetchone() == (0,)
 
 
-def test_a_server_that_goes_away_in_the_middle_is_one_sentence(
+def test_lost_connection_during_ingest_gives_one_sentence(
     own: EmbeddedServer, call: Call, class_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cbirdb.ingest import inspect_files

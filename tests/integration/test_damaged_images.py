@@ -1,4 +1,4 @@
-"""Damaged images through ingest, encode and search: refused, unless they are asked for, and then recorded as damaged."""
+"""Test that ingest, encode and search refuse damaged images unless asked to accept them, and then record the damage."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ DAMAGE = "SELECT source, damage FROM cbir.image WHERE damage IS NOT NULL ORDER B
 
 
 def damaged_bytes() -> bytes:
-    """A JPEG that was cut and closed, so that its end is there and half of it is not."""
+    """Return a JPEG that was cut and closed: its end is present and half of it is missing."""
     return cut_and_closed(encoded(smooth(), "JPEG"), random.Random(3))
 
 
 def program(dsn: str, *arguments: object) -> tuple[int, str]:
-    """Exit code and stderr of the program as it runs for users, its worker processes' included."""
+    """Run the program as users do; return its exit code and stderr, including that of its worker processes."""
     command = [Path(sys.executable).with_name("cbirdb"), "--dsn", dsn, *arguments]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
 
 
 def spoil(path: Path) -> None:
-    """Change a file as a failing disk does: neither its size nor its time tells."""
+    """Change a file as a failing disk does: size and time stay the same."""
     before, data = path.stat(), bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 9] = bytes(9)
@@ -57,7 +57,7 @@ def test_ingest_refuses_damaged_images_as_corrupt(cli: Cli, connection: psycopg.
     ]
 
 
-def test_accepted_images_are_recorded_as_damaged_until_their_file_is_mended(
+def test_accepted_image_is_marked_damaged_until_its_file_is_repaired(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     path = class_folder / "nodule" / "half.jpg"
@@ -74,14 +74,16 @@ def test_accepted_images_are_recorded_as_damaged_until_their_file_is_mended(
     assert connection.execute(DAMAGE).fetchall() == []
 
 
-def test_encode_takes_what_ingest_accepted(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
+def test_encode_accepts_damaged_images_that_ingest_accepted(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
     (class_folder / "nodule" / "half.jpg").write_bytes(damaged_bytes())
     ingest(cli, "folder", class_folder, "--accept-damaged")
     outcome = cli("encode", "-e", "tiny-image", "--format", "json")
     assert (outcome.code, outcome.rows[0]["encoded"], outcome.rows[0]["failed"]) == (0, 21, 0)
 
 
-def test_encode_refuses_what_was_damaged_since_and_records_it_where_it_is_accepted(
+def test_encode_refuses_files_damaged_since_ingest_unless_accept_damaged_is_given(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     path = class_folder / "nodule" / "new.jpg"
@@ -99,7 +101,7 @@ def test_encode_refuses_what_was_damaged_since_and_records_it_where_it_is_accept
     assert connection.execute(failures).fetchall() == []
 
 
-def test_a_damaged_query_is_refused_unless_it_is_accepted(
+def test_search_refuses_a_damaged_query_unless_accept_damaged_is_given(
     cli: Cli, connection: psycopg.Connection, class_folder: Path, tmp_path: Path
 ) -> None:
     ingest(cli, "folder", class_folder)
@@ -118,7 +120,7 @@ def test_a_damaged_query_is_refused_unless_it_is_accepted(
     assert (tmp_path / "sheet.png").is_file()
 
 
-def test_recheck_finds_damage_that_neither_size_nor_time_tells(
+def test_recheck_finds_damage_although_size_and_time_are_unchanged(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     ingest(cli, "folder", class_folder)
@@ -132,7 +134,7 @@ def test_recheck_finds_damage_that_neither_size_nor_time_tells(
     assert value(connection, "SELECT count(*) FROM cbir.embedding_tiny_image") == 20
 
 
-def test_recheck_of_intact_images_finds_and_changes_nothing(
+def test_recheck_of_intact_images_reports_all_unchanged(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     ingest(cli, "folder", class_folder)
@@ -140,7 +142,7 @@ def test_recheck_of_intact_images_finds_and_changes_nothing(
     assert counts(ingest(cli, "folder", class_folder, "--recheck")) == {"unchanged": 20}
 
 
-def test_recheck_finds_the_damage_that_was_accepted_before_and_accepts_it_again_where_asked(
+def test_recheck_fails_on_accepted_damage_unless_accept_damaged_is_given_again(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     (class_folder / "nodule" / "half.jpg").write_bytes(damaged_bytes())
@@ -151,8 +153,8 @@ def test_recheck_finds_the_damage_that_was_accepted_before_and_accepts_it_again_
     assert open_failures(connection) == []
 
 
-def test_two_hundred_damaged_files_are_summed_up_in_a_few_lines(dsn: str, class_folder: Path) -> None:
-    """Neither Python's warnings nor libtiff, which writes to stderr by itself, is heard, in any process."""
+def test_two_hundred_damaged_files_are_summarised_in_a_few_lines(dsn: str, class_folder: Path) -> None:
+    """Python's warnings and libtiff's own messages to stderr are silent in every process."""
     transparent = picture(1).convert("P")
     for number in range(50):
         rng = random.Random(number)
@@ -174,7 +176,7 @@ def test_two_hundred_damaged_files_are_summed_up_in_a_few_lines(dsn: str, class_
     assert not re.search("tempfile.tif|Warning", heard)
 
 
-def test_a_transparent_palette_is_encoded_without_a_word(dsn: str, class_folder: Path) -> None:
+def test_transparent_palette_is_encoded_without_a_warning(dsn: str, class_folder: Path) -> None:
     Image.effect_noise((40, 40), 50).convert("P").save(class_folder / "nodule" / "p.png", transparency=bytes(range(90)))
     assert program(dsn, "ingest", "folder", class_folder)[0] == 0
     code, heard = program(dsn, "encode", "-e", "tiny-image")

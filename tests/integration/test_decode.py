@@ -1,4 +1,4 @@
-"""Pictures that crash what decodes them, hang it or ask for all memory: a failure each, soon, and the others go on."""
+"""Test pictures that crash, hang or overload their decoder: each becomes a failure, and the others are encoded."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from tests.support.worker_encoders import MARKS, Failing, Flat, Projection, Quar
 
 Cli = Callable[..., Outcome]
 BOUND_S = 120.0
-"""Far longer than anything here takes, far shorter than a decoder that hangs."""
+"""Limit: far longer than any step here takes, far shorter than a decoder that hangs."""
 
 
 @pytest.fixture
 def with_marks(cli: Cli, class_folder: Path) -> Path:
-    """Twenty ordinary pictures, and one for each mark between them, in the catalogue."""
+    """Ingest twenty ordinary pictures and, between them, one for each mark."""
     for number, mark in enumerate(MARKS):
         marked_picture(100 + number, mark).save(class_folder / "nodule" / f"05 {mark}.png")
     assert cli("ingest", "folder", class_folder).code == 0
     return class_folder
 
 
-def test_pictures_that_break_their_decoder_are_failures_and_all_others_are_encoded(
+def test_pictures_that_break_the_decoder_fail_and_all_others_are_encoded(
     connection: psycopg.Connection, with_marks: Path
 ) -> None:
     began = time.monotonic()
@@ -66,7 +66,7 @@ def test_pictures_that_break_their_decoder_are_failures_and_all_others_are_encod
 
 
 def check_vectors(connection: psycopg.Connection, folder: Path, encoder: Encoder) -> None:
-    """What is stored of each picture is what the encoder makes of it alone."""
+    """Check that each stored vector is what the encoder makes of that picture alone."""
     preprocess = Quarters()
     stored = vectors(connection, f"embedding_{encoder.spec.name}")
     for source, vector in stored.items():
@@ -74,7 +74,7 @@ def check_vectors(connection: psycopg.Connection, folder: Path, encoder: Encoder
         np.testing.assert_allclose(vector, expected[0], atol=1e-3, err_msg=source)
 
 
-def test_failures_are_tried_again_by_the_next_run_and_resolved_when_it_succeeds(
+def test_next_run_retries_failures_and_resolves_those_that_succeed(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     marked_picture(100, "abort").save(class_folder / "nodule" / "x.png")
@@ -88,7 +88,7 @@ def test_failures_are_tried_again_by_the_next_run_and_resolved_when_it_succeeds(
     assert open_failures(connection) == []
 
 
-def test_a_dataset_of_nothing_but_crashes_comes_to_its_end(
+def test_encode_finishes_when_every_picture_crashes_the_decoder(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     for path in class_folder.rglob("*.png"):
@@ -99,7 +99,7 @@ def test_a_dataset_of_nothing_but_crashes_comes_to_its_end(
     assert multiprocessing.active_children() == []
 
 
-def test_a_timeout_is_for_one_image_and_not_for_the_batch(
+def test_timeout_applies_to_each_image_and_not_to_the_batch(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     for number in (3, 12):
@@ -110,7 +110,7 @@ def test_a_timeout_is_for_one_image_and_not_for_the_batch(
     assert (summary.encoded, summary.failure_reasons) == (18, {"timed out": 2})
 
 
-def test_an_encoder_that_breaks_down_ends_the_run_and_keeps_what_was_done(
+def test_encoder_error_ends_the_run_and_finished_batches_are_kept(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     cli("ingest", "folder", class_folder)
@@ -123,9 +123,7 @@ def test_an_encoder_that_breaks_down_ends_the_run_and_keeps_what_was_done(
     assert (summary.encoded, summary.already_there) == (20 - kept, kept)
 
 
-def test_an_encoder_may_give_back_the_memory_that_it_was_given(
-    connection: psycopg.Connection, cli: Cli, class_folder: Path
-) -> None:
+def test_encoder_may_return_its_input_array(connection: psycopg.Connection, cli: Cli, class_folder: Path) -> None:
     cli("ingest", "folder", class_folder)
     encoder = Flat()
     encode(connection, [encoder], connect_s=0.5)  # so that batches wait to be written while others are decoded
@@ -133,7 +131,7 @@ def test_an_encoder_may_give_back_the_memory_that_it_was_given(
     check_vectors(connection, class_folder, encoder)
 
 
-def test_runs_leave_no_open_files_and_no_processes(
+def test_encode_leaves_no_open_files_and_no_processes(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     cli("ingest", "folder", class_folder)
@@ -154,7 +152,7 @@ def test_runs_leave_no_open_files_and_no_processes(
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of side x side pixels of one bit each, all black: some kilobytes that become gigabytes."""
+    """Return a black one-bit PNG of side x side pixels: some kilobytes that decode to gigabytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -166,7 +164,7 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_a_decompression_bomb_is_too_large_for_ingest_and_for_encode(
+def test_decompression_bomb_is_too_large_for_ingest_and_encode(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     explosive = bomb(20_000)
@@ -188,7 +186,9 @@ def test_a_decompression_bomb_is_too_large_for_ingest_and_for_encode(
     assert all("safe to decode" in row[3] for row in found)
 
 
-def test_the_limit_on_pixels_can_be_set(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
+def test_max_pixels_sets_the_largest_picture_that_encode_reads(
+    cli: Cli, connection: psycopg.Connection, class_folder: Path
+) -> None:
     Image.effect_noise((20, 20), 50).save(class_folder / "nodule" / "small.png")
     cli("ingest", "folder", class_folder)
     outcome = cli("encode", "-e", "tiny-image", "--max-pixels", 1000, "--format", "json")
@@ -200,7 +200,7 @@ def test_the_limit_on_pixels_can_be_set(cli: Cli, connection: psycopg.Connection
     assert open_failures(connection) == []
 
 
-def test_a_picture_that_became_a_pipe_or_a_folder_is_a_failure_and_no_hang(
+def test_picture_replaced_by_a_pipe_or_a_folder_is_unreadable(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     cli("ingest", "folder", class_folder)

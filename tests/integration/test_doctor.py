@@ -1,4 +1,4 @@
-"""``cbirdb db doctor`` on servers that do not do, and ``cbirdb datasets drop``."""
+"""Test ``cbirdb db doctor`` on unsuitable servers, and ``cbirdb datasets drop``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def doctor(cli: Cli, *before: object) -> Outcome:
     return cli(*before, "db", "doctor", "--format", "json")
 
 
-def test_a_good_server_passes_every_check(cli: Cli) -> None:
+def test_good_server_passes_every_check(cli: Cli) -> None:
     outcome = doctor(cli)
     assert outcome.code == 0
     assert [row["check"] for row in outcome.rows] == CHECKS
@@ -44,12 +44,12 @@ def test_a_good_server_passes_every_check(cli: Cli) -> None:
 
 
 def move_bound(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
-    """The server is a real one; what it is compared with is moved out of its reach."""
+    """Raise a minimum version above that of the real server."""
     monkeypatch.setattr(migrate, name, value)
     monkeypatch.setattr(doctor_module, name, value)
 
 
-def test_an_old_pgvector_fails_the_doctor(
+def test_doctor_fails_on_an_old_pgvector(
     cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     move_bound(monkeypatch, "MINIMUM_PGVECTOR", (99, 0, 0))
@@ -62,7 +62,7 @@ def test_an_old_pgvector_fails_the_doctor(
     assert "99.0.0" in row["advice"]
 
 
-def test_an_old_pgvector_is_not_upgraded_on(
+def test_db_upgrade_refuses_an_old_pgvector(
     cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     move_bound(monkeypatch, "MINIMUM_PGVECTOR", (99, 0, 0))
@@ -73,7 +73,7 @@ def test_an_old_pgvector_is_not_upgraded_on(
     assert "ALTER EXTENSION vector UPDATE" in outcome.err
 
 
-def test_an_old_pgvector_leaves_an_empty_database_empty(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_upgrade_leaves_an_empty_database_empty(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     move_bound(monkeypatch, "MINIMUM_PGVECTOR", (99, 0, 0))
     with psycopg.connect(empty_database, autocommit=True) as connection:
         with pytest.raises(migrate.SchemaError, match="too old"):
@@ -83,14 +83,14 @@ def test_an_old_pgvector_leaves_an_empty_database_empty(empty_database: str, mon
 
 
 @pytest.mark.parametrize("bound", [(0, 8, 4), (0, 8)])
-def test_the_pgvector_that_is_here_is_new_enough(
+def test_doctor_accepts_the_installed_pgvector(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, bound: tuple[int, ...]
 ) -> None:
     move_bound(monkeypatch, "MINIMUM_PGVECTOR", bound)
     assert failed(doctor(cli)) == []
 
 
-def test_an_old_postgresql_fails_the_doctor(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_on_an_old_postgresql(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     move_bound(monkeypatch, "MINIMUM_POSTGRESQL", 990000)
     outcome = doctor(cli)
     assert outcome.code == 4
@@ -98,7 +98,7 @@ def test_an_old_postgresql_fails_the_doctor(cli: Cli, monkeypatch: pytest.Monkey
     assert "needs PostgreSQL" in check_rows(outcome)["PostgreSQL version"]["advice"]
 
 
-def test_an_old_postgresql_is_not_upgraded_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_db_upgrade_refuses_an_old_postgresql(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     move_bound(monkeypatch, "MINIMUM_POSTGRESQL", 990000)
     outcome = cli("db", "upgrade")
     assert (outcome.code, outcome.out) == (3, "")
@@ -116,11 +116,11 @@ def test_versions_compare_by_number(older: str, newer: str) -> None:
 
 
 @pytest.mark.parametrize(("version", "parts"), [("0.8.5", (0, 8, 5)), ("0.10.0", (0, 10, 0)), ("1", (1,))])
-def test_versions_become_numbers(version: str, parts: tuple[int, ...]) -> None:
+def test_version_is_split_into_numbers(version: str, parts: tuple[int, ...]) -> None:
     assert version_tuple(version) == parts
 
 
-def test_without_the_extension_and_the_schema_every_check_is_still_reported(
+def test_doctor_reports_every_check_of_a_database_without_extension_and_schema(
     cli: Cli, empty_database: str, connection: psycopg.Connection
 ) -> None:
     outcome = doctor(cli, "--dsn", empty_database)
@@ -136,7 +136,7 @@ def test_without_the_extension_and_the_schema_every_check_is_still_reported(
 
 @pytest.fixture
 def role(dsn: str) -> Iterator[str]:
-    """A role of this test's own that may do nothing."""
+    """Create a role without privileges for this test."""
     name = f"cbirdb_reader_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
@@ -145,7 +145,7 @@ def role(dsn: str) -> Iterator[str]:
 
 
 def as_role(dsn: str, role: str) -> str:
-    """A session that is the role from its first statement on, whatever the server's rules for logging in."""
+    """Return a DSN whose session acts as the role from its first statement on."""
     return make_conninfo(dsn, options=f"-c role={role}")
 
 
@@ -153,7 +153,9 @@ def grant(connection: psycopg.Connection, what: str, role: str) -> None:
     connection.execute(sql.SQL("GRANT {} TO {}").format(sql.SQL(what), sql.Identifier(role)))  # type: ignore[arg-type]
 
 
-def test_a_role_that_may_only_read_is_told_so(cli: Cli, dsn: str, connection: psycopg.Connection, role: str) -> None:
+def test_doctor_passes_a_role_that_may_only_read_and_says_so(
+    cli: Cli, dsn: str, connection: psycopg.Connection, role: str
+) -> None:
     grant(connection, "USAGE ON SCHEMA cbir", role)
     grant(connection, "SELECT ON ALL TABLES IN SCHEMA cbir", role)
     outcome = doctor(cli, "--dsn", as_role(dsn, role))
@@ -165,7 +167,7 @@ def test_a_role_that_may_only_read_is_told_so(cli: Cli, dsn: str, connection: ps
     assert outcome.code == 0
 
 
-def test_a_role_that_may_do_nothing_fails(cli: Cli, dsn: str, role: str) -> None:
+def test_doctor_fails_for_a_role_without_privileges(cli: Cli, dsn: str, role: str) -> None:
     outcome = doctor(cli, "--dsn", as_role(dsn, role))
     assert outcome.code == 4
     row = next(row for row in outcome.rows if row["check"].startswith("Privileges"))
@@ -179,7 +181,7 @@ OF_IMAGES = ("image_label", "embedding_tiny_image")
 
 
 def contents(connection: psycopg.Connection, dataset: str) -> dict[str, int]:
-    """How many rows each table has of a dataset."""
+    """Count the rows of a dataset in each table."""
     queries = {
         "dataset": "SELECT count(*) FROM cbir.dataset WHERE name = %s",
         "image": "SELECT count(*) FROM cbir.image JOIN cbir.dataset AS d USING (dataset_id) WHERE d.name = %s",
@@ -208,7 +210,7 @@ def total(connection: psycopg.Connection, table: str) -> int:
 
 @pytest.fixture
 def two_datasets(cli: Cli, tmp_path: Path) -> None:
-    """Datasets ``ours`` and ``theirs`` with everything that can rest on a dataset, and a run over both."""
+    """Fill datasets ``ours`` and ``theirs`` with everything that a dataset can have, and evaluate both together."""
     for number, name in enumerate(("ours", "theirs")):
         for picture in range(30):
             path = tmp_path / name / f"class {picture % 2}" / f"{picture:02}.png"
@@ -222,7 +224,7 @@ def two_datasets(cli: Cli, tmp_path: Path) -> None:
         assert outcome.code == 0, outcome.err
 
 
-def test_drop_removes_all_of_a_dataset_and_nothing_of_another(
+def test_datasets_drop_removes_all_of_a_dataset_and_nothing_of_another(
     cli: Cli, connection: psycopg.Connection, two_datasets: None
 ) -> None:
     before = {name: contents(connection, name) for name in ("ours", "theirs")}
@@ -243,7 +245,7 @@ def test_drop_removes_all_of_a_dataset_and_nothing_of_another(
     assert total(connection, "search_result") == after["results"]
 
 
-def test_a_dropped_dataset_can_be_ingested_again(
+def test_dropped_dataset_can_be_ingested_again(
     cli: Cli, connection: psycopg.Connection, two_datasets: None, tmp_path: Path
 ) -> None:
     before = contents(connection, "ours")
@@ -254,7 +256,7 @@ def test_a_dropped_dataset_can_be_ingested_again(
     assert {**after, "runs": 0, "results": 0} == {**before, "runs": 0, "results": 0}
 
 
-def test_drop_refuses_an_unknown_name_and_suggests_one(
+def test_datasets_drop_refuses_an_unknown_name_and_suggests_one(
     cli: Cli, connection: psycopg.Connection, two_datasets: None
 ) -> None:
     outcome = cli("datasets", "drop", "their", "--yes")
@@ -264,7 +266,7 @@ def test_drop_refuses_an_unknown_name_and_suggests_one(
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", ""])
-def test_drop_asks_first_and_without_a_yes_leaves_everything(
+def test_datasets_drop_asks_first_and_keeps_everything_without_a_yes(
     cli: Cli, connection: psycopg.Connection, two_datasets: None, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     before = contents(connection, "ours")
@@ -277,7 +279,7 @@ def test_drop_asks_first_and_without_a_yes_leaves_everything(
     assert contents(connection, "ours") == before
 
 
-def test_drop_does_it_after_a_yes(
+def test_datasets_drop_removes_the_dataset_after_a_yes(
     cli: Cli, connection: psycopg.Connection, two_datasets: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))

@@ -1,4 +1,4 @@
-"""The server that cbirdb brings along: what it survives, who gets in, where it may live."""
+"""Test the embedded server: what it survives, who can connect, and where its files may lie."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def postmaster(server: EmbeddedServer) -> int:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A server that the tests of this file only look at."""
+    """Start a server that the tests of this file only read."""
     server = EmbeddedServer(tmp_path_factory.mktemp("embedded") / "home")
     done = cbirdb(server.home, "db", "start")
     assert done.returncode == 0, done.stderr
@@ -57,26 +57,26 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """A server not started yet, that is stopped in the end."""
+    """Provide a server that is not started yet and is stopped at the end."""
     server = EmbeddedServer(tmp_path / "home")
     yield server
     server.stop()
 
 
-def test_start_makes_server_database_and_schema(running: EmbeddedServer) -> None:
+def test_db_start_creates_server_database_and_schema(running: EmbeddedServer) -> None:
     assert running.running()
     with psycopg.connect(running.uri()) as connection:
         assert current_state(connection) == installed_state()
 
 
-def test_a_second_start_leaves_the_running_server_alone(running: EmbeddedServer) -> None:
+def test_second_start_keeps_the_running_server(running: EmbeddedServer) -> None:
     before = postmaster(running)
     done = cbirdb(running.home, "db", "start")
     assert (done.returncode, done.stdout) == (0, "")
     assert postmaster(running) == before
 
 
-def test_start_names_the_release_that_mends_what_the_server_lacks(running: EmbeddedServer) -> None:
+def test_db_start_warns_of_fixes_that_the_server_lacks(running: EmbeddedServer) -> None:
     with psycopg.connect(running.uri()) as connection:
         lacking = missing_fixes(extension_version(connection) or "")
         assert on_embedded_server(connection)
@@ -84,12 +84,12 @@ def test_start_names_the_release_that_mends_what_the_server_lacks(running: Embed
     assert said.startswith(f"Warning: {lacking} ") if lacking else "Warning" not in said
 
 
-def test_nobody_else_may_enter_the_socket_folder_or_read_data_and_log(running: EmbeddedServer) -> None:
+def test_only_the_owner_can_open_socket_folder_data_and_log(running: EmbeddedServer) -> None:
     for path, mode in ((running.socket_folder, 0o700), (running.data, 0o700), (running.log_file, 0o600)):
         assert stat.S_IMODE(path.stat().st_mode) == mode, path
 
 
-def test_the_log_tells_which_uid_a_failed_statement_asked_for(running: EmbeddedServer) -> None:
+def test_server_log_omits_the_uid_of_a_failed_statement(running: EmbeddedServer) -> None:
     with psycopg.connect(running.uri()) as connection, pytest.raises(psycopg.errors.UndefinedFunction):
         connection.execute("SELECT * FROM nowhere('2.25.4711')")
     log = running.log_file.read_text()
@@ -97,18 +97,18 @@ def test_the_log_tells_which_uid_a_failed_statement_asked_for(running: EmbeddedS
     assert "2.25.4711" not in log
 
 
-def test_the_server_listens_on_no_network_port(running: EmbeddedServer) -> None:
+def test_embedded_server_listens_on_no_network_port(running: EmbeddedServer) -> None:
     with psycopg.connect(running.uri()) as connection:
         assert connection.execute("SELECT current_setting('listen_addresses')").fetchone() == ("",)
     psutil = pytest.importorskip("psutil")
     assert [c for c in psutil.Process(postmaster(running)).net_connections("inet") if c.status == "LISTEN"] == []
 
 
-def test_the_server_does_not_run_as_root(running: EmbeddedServer) -> None:
+def test_embedded_server_does_not_run_as_root(running: EmbeddedServer) -> None:
     assert Path(f"/proc/{postmaster(running)}").stat().st_uid != 0
 
 
-def test_memory_and_workers_are_set_for_this_machine(running: EmbeddedServer) -> None:
+def test_memory_and_worker_settings_fit_this_machine(running: EmbeddedServer) -> None:
     wanted = server_settings(running.data)
     with psycopg.connect(running.uri()) as connection:
         for name in ("shared_buffers", "maintenance_work_mem", "effective_cache_size"):
@@ -124,20 +124,20 @@ def test_memory_and_workers_are_set_for_this_machine(running: EmbeddedServer) ->
         assert connection.execute(source).fetchone() == (True,)
 
 
-def test_uri_prints_one_line_that_psycopg_connects_with(running: EmbeddedServer) -> None:
+def test_db_uri_prints_one_line_that_psycopg_connects_with(running: EmbeddedServer) -> None:
     done = cbirdb(running.home, "db", "uri")
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
     with psycopg.connect(done.stdout.strip()) as connection:
         assert connection.info.dbname == "cbirdb"
 
 
-def test_psql_passes_its_arguments_and_exit_code_on(running: EmbeddedServer) -> None:
+def test_db_psql_passes_arguments_and_exit_code_on(running: EmbeddedServer) -> None:
     done = cbirdb(running.home, "db", "psql", "-At", "-c", "SELECT 1")
     assert (done.returncode, done.stdout) == (0, "1\n")
     assert cbirdb(running.home, "db", "psql", "-c", "SELECT nonsense").returncode == 1
 
 
-def test_psql_connects_as_its_own_options_say_and_else_as_the_program_does(running: EmbeddedServer) -> None:
+def test_psql_options_override_the_connection_that_db_psql_supplies(running: EmbeddedServer) -> None:
     def who(*arguments: str) -> str:
         done = cbirdb(running.home, "db", "psql", "-XAtc", "SELECT current_user, current_database()", *arguments)
         assert done.returncode == 0, done.stderr
@@ -158,8 +158,8 @@ def test_psql_connects_as_its_own_options_say_and_else_as_the_program_does(runni
         assert value in done.stderr
 
 
-def test_psql_gives_a_password_to_nobody_else(running: EmbeddedServer) -> None:
-    """Neither to another user nor to another server than the connection string's."""
+def test_db_psql_passes_the_password_only_to_its_own_user_and_server(running: EmbeddedServer) -> None:
+    """Another user or another server than the connection string's does not get it."""
     with psycopg.connect(running.uri("cbirdb")) as connection:
         host, user = connection.info.host, connection.info.user
     dsn = f"host={host} dbname=cbirdb user={user} password=secret"
@@ -170,17 +170,17 @@ def test_psql_gives_a_password_to_nobody_else(running: EmbeddedServer) -> None:
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_psql_as_the_first_command_of_all_finds_the_schema(fresh: EmbeddedServer) -> None:
+def test_db_psql_as_the_first_command_creates_the_schema(fresh: EmbeddedServer) -> None:
     done = cbirdb(fresh.home, "db", "psql", "-At", "-c", "SELECT count(*) FROM cbir.image")
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
-def test_status_of_an_empty_database_is_more_than_the_server(running: EmbeddedServer) -> None:
+def test_db_status_of_an_empty_database_lists_only_the_server(running: EmbeddedServer) -> None:
     done = cbirdb(running.home, "db", "status", "--format", "json")
     assert (done.returncode, [row["what"] for row in json.loads(done.stdout)]) == (0, ["server"])
 
 
-def test_doctor_finds_nothing_wrong_with_the_embedded_server(running: EmbeddedServer) -> None:
+def test_embedded_server_passes_every_doctor_check(running: EmbeddedServer) -> None:
     done = cbirdb(running.home, "db", "doctor", "--format", "csv")
     assert done.returncode == 0, done.stdout
     results = [line.split(",")[1] for line in done.stdout.splitlines()[1:]]
@@ -188,7 +188,7 @@ def test_doctor_finds_nothing_wrong_with_the_embedded_server(running: EmbeddedSe
 
 
 @pytest.mark.parametrize("missing", ["schema", "extension"])
-def test_doctor_fails_with_advice_on_a_database_that_lacks_something(running: EmbeddedServer, missing: str) -> None:
+def test_doctor_names_a_missing_schema_or_extension_and_db_upgrade(running: EmbeddedServer, missing: str) -> None:
     name = f"without_{missing}"
     with psycopg.connect(running.uri("postgres"), autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
@@ -205,15 +205,13 @@ def test_doctor_fails_with_advice_on_a_database_that_lacks_something(running: Em
 
 
 @pytest.mark.parametrize("variable", ["PGPORT", "PGUSER", "PGPASSWORD", "PGOPTIONS", "PGSSLMODE", "PGDATA"])
-def test_a_stray_libpq_variable_does_not_lead_away_from_the_embedded_server(
-    running: EmbeddedServer, variable: str
-) -> None:
+def test_stray_libpq_variable_does_not_divert_from_the_embedded_server(running: EmbeddedServer, variable: str) -> None:
     values = {"PGPORT": "1", "PGOPTIONS": "-c search_path=nowhere", "PGSSLMODE": "require", "PGDATA": "/nowhere"}
     done = cbirdb(running.home, "db", "status", "--format", "json", **{variable: values.get(variable, "nobody")})
     assert (done.returncode, [row["what"] for row in json.loads(done.stdout)]) == (0, ["server"]), done.stderr
 
 
-def test_stop_and_start_refuse_to_act_on_a_server_that_was_named(running: EmbeddedServer) -> None:
+def test_db_start_and_stop_refuse_a_server_named_by_pghost(running: EmbeddedServer) -> None:
     for command in ("start", "stop"):
         done = cbirdb(running.home, "db", command, PGHOST=str(running.socket_folder))
         assert done.returncode == 3
@@ -221,7 +219,7 @@ def test_stop_and_start_refuse_to_act_on_a_server_that_was_named(running: Embedd
     assert running.running()
 
 
-def test_two_processes_may_start_a_new_server_at_once(fresh: EmbeddedServer) -> None:
+def test_two_processes_can_start_a_new_server_at_once(fresh: EmbeddedServer) -> None:
     both = [
         subprocess.Popen([PROGRAM, "db", "start"], env=environment(fresh.home), stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -232,7 +230,7 @@ def test_two_processes_may_start_a_new_server_at_once(fresh: EmbeddedServer) -> 
         assert current_state(connection) == installed_state()
 
 
-def test_stop_stops_once_and_data_and_settings_are_there_after_the_next_start(fresh: EmbeddedServer) -> None:
+def test_data_and_settings_survive_stop_and_start(fresh: EmbeddedServer) -> None:
     fresh.start()
     with psycopg.connect(fresh.uri(), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS seven")
@@ -251,7 +249,7 @@ def test_stop_stops_once_and_data_and_settings_are_there_after_the_next_start(fr
         assert connection.execute("SELECT seven, current_setting('work_mem') FROM kept").fetchone() == (7, "77MB")
 
 
-def test_what_was_committed_is_there_after_the_server_was_killed(fresh: EmbeddedServer) -> None:
+def test_committed_rows_survive_a_killed_server(fresh: EmbeddedServer) -> None:
     fresh.start()
     with psycopg.connect(fresh.uri(), autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS seven")
@@ -260,8 +258,8 @@ def test_what_was_committed_is_there_after_the_server_was_killed(fresh: Embedded
     assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
 
 
-def test_a_start_waits_for_processes_that_outlive_a_killed_server(fresh: EmbeddedServer) -> None:
-    """As the one that recovers does for seconds, while it does not look whether its server lives."""
+def test_start_waits_for_processes_that_outlive_a_killed_server(fresh: EmbeddedServer) -> None:
+    """The recovery process does so for seconds, while it does not check whether its server is alive."""
     fresh.start()
     killed = postmaster(fresh)
     children = Path(f"/proc/{killed}/task/{killed}/children").read_text().split()
@@ -280,7 +278,7 @@ def test_a_start_waits_for_processes_that_outlive_a_killed_server(fresh: Embedde
     assert postmaster(fresh) != killed
 
 
-def test_a_data_folder_whose_making_was_killed_is_made_anew(fresh: EmbeddedServer) -> None:
+def test_half_made_data_folder_is_recreated(fresh: EmbeddedServer) -> None:
     (fresh.data / "base").mkdir(parents=True)
     (fresh.data / "base" / "1").write_text("half")
     fresh.data.chmod(0o700)
@@ -288,7 +286,7 @@ def test_a_data_folder_whose_making_was_killed_is_made_anew(fresh: EmbeddedServe
     assert (done.returncode, [row["what"] for row in json.loads(done.stdout)]) == (0, ["server"]), done.stderr
 
 
-def test_a_database_that_was_never_created_is_created_at_the_next_start(fresh: EmbeddedServer) -> None:
+def test_next_start_creates_a_missing_database(fresh: EmbeddedServer) -> None:
     fresh.start()
     with psycopg.connect(fresh.uri("postgres"), autocommit=True) as admin:
         admin.execute("DROP DATABASE cbirdb")
@@ -300,7 +298,7 @@ def test_a_database_that_was_never_created_is_created_at_the_next_start(fresh: E
     ["Åsa's home - 影像", "per%41cent", "co,mma", 'quo"te', "dollar$HOME", r"back\nslash", "x" * 120],
     ids=["space, quote, unicode", "percent", "comma", "double quote", "dollar", "backslash", "too long for a socket"],
 )
-def test_a_home_of_any_name_works_or_is_refused_before_anything_is_made_there(name: str, tmp_path: Path) -> None:
+def test_home_of_any_name_works_or_is_refused_before_it_is_made(name: str, tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / name)
     done = cbirdb(server.home, "db", "psql", "-At", "-c", "SELECT 1")
     try:
@@ -317,7 +315,7 @@ def test_a_home_of_any_name_works_or_is_refused_before_anything_is_made_there(na
         server.stop()
 
 
-def test_a_link_that_someone_planted_in_the_temporary_folder_is_not_followed(tmp_path: Path) -> None:
+def test_planted_link_in_the_temporary_folder_is_not_followed(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / ("x" * 120))
     victim = tmp_path / "victim"
     victim.mkdir(mode=0o755)
@@ -334,7 +332,7 @@ def test_a_link_that_someone_planted_in_the_temporary_folder_is_not_followed(tmp
         server.socket_folder.unlink()
 
 
-def test_a_home_below_a_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
+def test_home_below_a_file_is_refused_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     done = cbirdb(tmp_path / "file" / "home", "db", "start")
     assert done.returncode == 3
@@ -342,7 +340,7 @@ def test_a_home_below_a_file_is_refused_with_one_sentence(tmp_path: Path) -> Non
     assert "--home" in done.stderr
 
 
-def test_a_home_that_is_a_file_is_refused_as_a_wrong_option(tmp_path: Path) -> None:
+def test_home_that_is_a_file_is_refused_as_a_wrong_option(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     done = cbirdb(tmp_path / "file", "db", "start")
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""``cbirdb encode`` on a real server: one unit vector per image, and a failure for every image without one."""
+"""Test that ``cbirdb encode`` stores one unit vector per image, and a failure for every image without one."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def run(cli: Cli, *arguments: object) -> Outcome:
 
 
 def counts(outcome: Outcome) -> dict[str, int]:
-    """What the last row counts, without zeros."""
+    """Return the counts of the last row that are not zero."""
     return {key: value for key, value in outcome.rows[-1].items() if key != "encoder" and value}
 
 
 def encode(connection: psycopg.Connection, encoder: Encoder, **options: object) -> EncodeSummary:
-    """The verb with one encoder."""
+    """Run the verb with one encoder."""
     (summary,) = encode_with(connection, [encoder], **options)
     return summary
 
 
 @pytest.fixture
 def ingested(cli: Cli, class_folder: Path) -> Path:
-    """The twenty pictures, in the catalogue."""
+    """Ingest the twenty pictures."""
     assert cli("ingest", "folder", class_folder).code == 0
     return class_folder
 
 
 @pytest.mark.parametrize(("precision", "component"), [("half", np.float16), ("single", np.float32)])
-def test_every_image_gets_the_unit_vector_that_the_encoder_computes(
+def test_every_image_gets_the_normalised_vector_of_the_encoder(
     cli: Cli, connection: psycopg.Connection, ingested: Path, precision: str, component: type
 ) -> None:
     outcome = run(cli, "--precision", precision, "--batch-size", 7)
@@ -71,7 +71,7 @@ def test_every_image_gets_the_unit_vector_that_the_encoder_computes(
     ("arguments", "expected"),
     [((), "halfvec(1024)"), (("--precision", "half"), "halfvec(1024)"), (("--precision", "single"), "vector(1024)")],
 )
-def test_the_table_has_the_type_of_the_precision_and_keeps_vectors_in_the_row(
+def test_precision_sets_the_column_type_and_vectors_are_stored_inline(
     cli: Cli, connection: psycopg.Connection, ingested: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
     run(cli, *arguments)
@@ -84,7 +84,7 @@ def test_the_table_has_the_type_of_the_precision_and_keeps_vectors_in_the_row(
 
 @pytest.mark.parametrize("precision", ["half", "single"])
 @pytest.mark.parametrize("bad", ["zero", "twice", "nearly"])
-def test_the_database_itself_refuses_a_vector_that_is_not_of_unit_length(
+def test_database_refuses_a_vector_that_is_not_of_unit_length(
     cli: Cli, connection: psycopg.Connection, ingested: Path, precision: str, bad: str
 ) -> None:
     run(cli, "--precision", precision, "--limit", 1)
@@ -94,9 +94,7 @@ def test_the_database_itself_refuses_a_vector_that_is_not_of_unit_length(
         connection.execute("UPDATE cbir.embedding_tiny_image SET embedding = %s", [vector])
 
 
-def test_a_second_run_encodes_nothing_and_changes_nothing(
-    cli: Cli, connection: psycopg.Connection, ingested: Path
-) -> None:
+def test_second_encode_changes_nothing(cli: Cli, connection: psycopg.Connection, ingested: Path) -> None:
     run(cli)
     written = "SELECT image_id, xmin::text FROM cbir.embedding_tiny_image ORDER BY 1"
     before = connection.execute(written).fetchall()
@@ -113,12 +111,12 @@ def test_only_new_images_are_encoded(cli: Cli, connection: psycopg.Connection, i
     assert "nodule/new.png" in vectors(connection)
 
 
-def test_a_limit_encodes_no_more_and_the_next_run_does_the_rest(cli: Cli, ingested: Path) -> None:
+def test_limit_caps_an_encode_and_the_next_run_does_the_rest(cli: Cli, ingested: Path) -> None:
     assert counts(run(cli, "--limit", 3))["encoded"] == 3
     assert counts(run(cli)) == {"encoded": 17, "already_there": 3}
 
 
-def test_only_the_dataset_that_was_asked_for_is_encoded(
+def test_encode_dataset_encodes_only_that_dataset(
     cli: Cli, connection: psycopg.Connection, ingested: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other" / "n").mkdir(parents=True)
@@ -131,7 +129,7 @@ def test_only_the_dataset_that_was_asked_for_is_encoded(
 # --- failures -----------------------------------------------------------------------------------------------------
 
 
-def test_a_blank_picture_has_no_direction_and_does_not_stop_the_others(
+def test_blank_picture_fails_for_no_direction_and_the_others_are_encoded(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     Image.new("L", (30, 30), 90).save(class_folder / "nodule" / "blank.png")
@@ -153,7 +151,7 @@ def test_a_blank_picture_has_no_direction_and_does_not_stop_the_others(
     ],
     ids=["deleted", "emptied", "cut"],
 )
-def test_a_file_that_was_spoilt_after_it_was_ingested_is_a_failure_until_it_is_back(
+def test_file_spoilt_after_ingest_fails_until_it_is_restored(
     cli: Cli, connection: psycopg.Connection, ingested: Path, spoil: Callable[[Path], object], reason: str
 ) -> None:
     path = ingested / "nodule" / "00.png"
@@ -171,7 +169,7 @@ def test_a_file_that_was_spoilt_after_it_was_ingested_is_a_failure_until_it_is_b
 @pytest.mark.parametrize(
     ("bad", "detail"), [(np.nan, "not a number"), (np.inf, "infinite"), (-np.inf, "infinite"), (0.0, "zero vector")]
 )
-def test_an_embedding_without_direction_is_a_failure_and_its_neighbours_are_kept(
+def test_embedding_without_direction_fails_and_the_rest_of_the_batch_is_stored(
     connection: psycopg.Connection, ingested: Path, bad: float, detail: str
 ) -> None:
     def spoil(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -191,7 +189,7 @@ def test_an_embedding_without_direction_is_a_failure_and_its_neighbours_are_kept
         np.testing.assert_allclose(vector, raw / np.linalg.norm(raw), atol=1e-3)
 
 
-def test_a_batch_of_nothing_but_failures_is_no_error(cli: Cli, connection: psycopg.Connection, ingested: Path) -> None:
+def test_encode_finishes_when_every_file_fails(cli: Cli, connection: psycopg.Connection, ingested: Path) -> None:
     for path in ingested.rglob("*.png"):
         path.unlink()
     outcome = run(cli, "--batch-size", 6)
@@ -199,7 +197,7 @@ def test_a_batch_of_nothing_but_failures_is_no_error(cli: Cli, connection: psyco
     assert connection.execute("SELECT count(*) FROM cbir.embedding_tiny_image").fetchone() == (0,)
 
 
-def test_images_of_a_dataset_without_files_are_counted_and_left_out(
+def test_encode_counts_and_skips_images_ingested_without_files(
     cli: Cli, connection: psycopg.Connection, ingested: Path, tmp_path: Path
 ) -> None:
     row = {"filepath": "a.png", "dataset": "P", "split": "train", "modality": "XR", "anatomic_region": "chest", "N": 1}
@@ -213,7 +211,7 @@ def test_images_of_a_dataset_without_files_are_counted_and_left_out(
 # --- what does not fit what is stored ------------------------------------------------------------------------------
 
 
-def test_another_precision_than_the_stored_one_is_refused(cli: Cli, ingested: Path) -> None:
+def test_encode_refuses_a_precision_other_than_the_stored_one(cli: Cli, ingested: Path) -> None:
     run(cli, "--precision", "single")
     refused = run(cli, "--precision", "half")
     assert refused.code == 1
@@ -226,7 +224,7 @@ def test_another_precision_than_the_stored_one_is_refused(cli: Cli, ingested: Pa
     ("made", "words"),
     [({"preprocessing_sha256": "c" * 64}, "preprocessing"), ({"weights_sha256": "c" * 64}, "weights")],
 )
-def test_vectors_of_other_weights_or_preprocessing_are_not_mixed(
+def test_encode_refuses_other_weights_or_preprocessing_than_the_stored_ones(
     connection: psycopg.Connection, ingested: Path, made: dict[str, str], words: str
 ) -> None:
     encode(connection, MeanOfQuarters(), limit=5)
@@ -237,7 +235,7 @@ def test_vectors_of_other_weights_or_preprocessing_are_not_mixed(
     assert encode(connection, MeanOfQuarters()).encoded == 15
 
 
-def test_another_dimension_under_the_same_name_is_refused(connection: psycopg.Connection, ingested: Path) -> None:
+def test_encode_refuses_another_dimension_under_the_same_name(connection: psycopg.Connection, ingested: Path) -> None:
     encode(connection, MeanOfQuarters())
     other = MeanOfQuarters()
     other.spec = replace(other.spec, dim=5)
@@ -245,7 +243,9 @@ def test_another_dimension_under_the_same_name_is_refused(connection: psycopg.Co
         encode(connection, other)
 
 
-def test_a_name_that_differs_in_punctuation_alone_is_refused(connection: psycopg.Connection, ingested: Path) -> None:
+def test_encoder_name_that_differs_only_in_punctuation_is_refused(
+    connection: psycopg.Connection, ingested: Path
+) -> None:
     first, second = MeanOfQuarters(), MeanOfQuarters()
     first.spec = replace(first.spec, name="my-quarters")
     second.spec = replace(second.spec, name="my.quarters")
@@ -254,7 +254,7 @@ def test_a_name_that_differs_in_punctuation_alone_is_refused(connection: psycopg
         encode(connection, second)
 
 
-def test_the_encoders_row_says_what_made_the_vectors(connection: psycopg.Connection, ingested: Path) -> None:
+def test_encoder_row_records_what_made_the_vectors(connection: psycopg.Connection, ingested: Path) -> None:
     assert isinstance(encode(connection, MeanOfQuarters()), EncodeSummary)
     found = connection.execute(
         "SELECT table_name, dim, precision, weights_sha256, preprocessing_sha256, licence, spec->>'embedding',"
@@ -263,7 +263,7 @@ def test_the_encoders_row_says_what_made_the_vectors(connection: psycopg.Connect
     assert found == ("embedding_quarters", 4, "half", "a" * 64, "b" * 64, "Apache-2.0", "means", "float32")
 
 
-def test_a_running_search_does_not_hold_up_the_next_encode(
+def test_open_search_transaction_does_not_block_encode(
     dsn: str, connection: psycopg.Connection, ingested: Path
 ) -> None:
     encode(connection, MeanOfQuarters(), limit=5)
@@ -284,7 +284,7 @@ def test_a_running_search_does_not_hold_up_the_next_encode(
         (("-e", "tiny-image", "--dataset", "image"), "Did you mean 'images'?"),
     ],
 )
-def test_an_unknown_name_is_one_sentence_with_the_nearest_known_one(
+def test_unknown_name_gives_one_sentence_with_the_nearest_known_name(
     cli: Cli, connection: psycopg.Connection, ingested: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     outcome = cli("encode", *arguments)
@@ -295,7 +295,7 @@ def test_an_unknown_name_is_one_sentence_with_the_nearest_known_one(
     assert connection.execute("SELECT count(*) FROM cbir.encoder").fetchone() == (0,)
 
 
-def test_an_empty_database_is_one_sentence_that_says_what_to_do(cli: Cli, connection: psycopg.Connection) -> None:
+def test_encode_of_an_empty_database_names_the_ingest_command(cli: Cli, connection: psycopg.Connection) -> None:
     outcome = run(cli)
     assert outcome.code == 1
     assert outcome.err == "Error: There are no images in this database yet. Run: cbirdb ingest folder PATH\n"
@@ -303,5 +303,5 @@ def test_an_empty_database_is_one_sentence_that_says_what_to_do(cli: Cli, connec
 
 
 @pytest.mark.parametrize("option", [("--batch-size", 0), ("--limit", 0), ("--precision", "double")], ids=str)
-def test_an_option_out_of_range_is_a_wrong_command_line(cli: Cli, option: tuple[object, ...]) -> None:
+def test_option_out_of_range_exits_with_code_2(cli: Cli, option: tuple[object, ...]) -> None:
     assert run(cli, *option).code == 2

@@ -1,4 +1,4 @@
-"""``cbirdb encode --shard I/N``: shares that do not overlap and leave nothing out, with counts of their own."""
+"""Test ``cbirdb encode --shard I/N``: shards cover all images, do not overlap, and count only their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sharded(cli: Cli, *arguments: object) -> Outcome:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_shards_share_all_images_and_no_image_twice(connection: psycopg.Connection, ingested: Path, count: int) -> None:
+def test_shards_cover_all_images_and_do_not_overlap(connection: psycopg.Connection, ingested: Path, count: int) -> None:
     done = [set()]
     for index in range(count):
         (summary,) = encode(connection, [Projection()], shard=Shard(index, count))
@@ -49,7 +49,7 @@ def test_shards_share_all_images_and_no_image_twice(connection: psycopg.Connecti
     assert (summary.encoded, summary.already_there) == (0, 20)
 
 
-def test_a_shard_that_was_done_is_there_already_and_another_division_finds_the_rest(
+def test_finished_shard_is_skipped_and_another_division_encodes_the_rest(
     connection: psycopg.Connection, ingested: Path
 ) -> None:
     encode(connection, [Projection()], shard=Shard(1, 2))
@@ -59,19 +59,19 @@ def test_a_shard_that_was_done_is_there_already_and_another_division_finds_the_r
     assert sum(summary.encoded for summary in found) == sum(summary.already_there for summary in found) == 10
 
 
-def test_a_shard_may_be_empty(connection: psycopg.Connection, ingested: Path) -> None:
+def test_shard_may_be_empty(connection: psycopg.Connection, ingested: Path) -> None:
     (highest,) = connection.execute("SELECT max(image_id) FROM cbir.image").fetchone()
     (summary,) = encode(connection, [Projection()], shard=Shard(highest + 1, highest + 2))
     assert (summary.encoded, summary.already_there, summary.failed) == (0, 0, 0)
 
 
-def test_a_limit_is_of_the_shards_own_images(connection: psycopg.Connection, ingested: Path) -> None:
+def test_limit_counts_only_images_of_the_shard(connection: psycopg.Connection, ingested: Path) -> None:
     (summary,) = encode(connection, [Projection()], shard=Shard(1, 2), limit=3)
     assert summary.encoded == 3
     assert {number % 2 for number in image_ids(connection)} == {1}
 
 
-def test_failures_and_images_without_file_are_counted_by_the_shard_they_belong_to(
+def test_each_shard_counts_only_its_own_failures_and_missing_files(
     cli: Cli, connection: psycopg.Connection, ingested: Path, tmp_path: Path
 ) -> None:
     row = {"filepath": "a.png", "dataset": "P", "split": "train", "modality": "XR", "anatomic_region": "chest", "N": 1}
@@ -96,7 +96,7 @@ def test_failures_and_images_without_file_are_counted_by_the_shard_they_belong_t
     ],
     ids=["torchrun", "step"],
 )
-def test_a_launchers_variables_choose_the_shard_and_it_is_said(
+def test_launcher_variables_choose_the_shard_and_encode_says_so(
     cli: Cli, ingested: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], launcher: str
 ) -> None:
     for name, value in environment.items():
@@ -107,7 +107,7 @@ def test_a_launchers_variables_choose_the_shard_and_it_is_said(
     assert len(outcome.err.splitlines()) == 1
 
 
-def test_a_slurm_script_without_srun_takes_all_images_and_says_how_to_share_them(
+def test_slurm_script_without_srun_encodes_all_images_and_names_srun(
     cli: Cli, ingested: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_PROCID", "0")
@@ -118,7 +118,7 @@ def test_a_slurm_script_without_srun_takes_all_images_and_says_how_to_share_them
     assert "srun cbirdb encode" in outcome.err
 
 
-def test_what_the_user_says_wins_over_the_launcher(cli: Cli, ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_option_overrides_the_launcher(cli: Cli, ingested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "9")
     monkeypatch.setenv("WORLD_SIZE", "4")
     refused = sharded(cli)
@@ -132,7 +132,7 @@ def test_what_the_user_says_wins_over_the_launcher(cli: Cli, ingested: Path, mon
 
 
 @pytest.mark.parametrize("shard", ["2/2", "x", "0/0", "-1/2", ""])
-def test_what_is_no_shard_is_one_sentence(cli: Cli, ingested: Path, shard: str) -> None:
+def test_invalid_shard_gives_one_sentence(cli: Cli, ingested: Path, shard: str) -> None:
     outcome = sharded(cli, "--shard", shard)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"Error: '{shard}' is not a shard.")
@@ -140,9 +140,7 @@ def test_what_is_no_shard_is_one_sentence(cli: Cli, ingested: Path, shard: str) 
 
 
 @pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_LOCALID"])
-def test_under_a_launcher_too_an_encoder_without_torch_runs_without_torch(
-    dsn: str, ingested: Path, variable: str
-) -> None:
+def test_encoder_without_torch_runs_without_torch_under_a_launcher(dsn: str, ingested: Path, variable: str) -> None:
     program = (
         "import sys\n"
         "sys.modules['torch'] = None  # as if it were not installed\n"

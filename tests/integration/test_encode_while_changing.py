@@ -1,4 +1,4 @@
-"""``cbirdb encode`` while others replace files, erase patients and drop datasets: nothing stale is kept, nothing ends."""
+"""Test ``cbirdb encode`` while others replace files, erase patients and drop datasets: nothing stale is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Cli = Callable[..., Outcome]
 
 
 class Interrupted(MeanOfQuarters):
-    """In its first batch, after the files have been read, lets something else happen before it gives its embeddings."""
+    """Call a function in its first batch, after the files were read and before it returns embeddings."""
 
     def __init__(self, meanwhile: Callable[[], object]) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def ingested(cli: Cli, class_folder: Path) -> Path:
     return class_folder
 
 
-def test_a_file_that_is_replaced_and_ingested_during_an_encode_keeps_no_embedding_of_the_old_picture(
+def test_file_replaced_during_encode_keeps_no_embedding_of_the_old_picture(
     dsn: str, connection: psycopg.Connection, ingested: Path
 ) -> None:
     def replace() -> None:
@@ -88,7 +88,7 @@ def test_a_file_that_is_replaced_and_ingested_during_an_encode_keeps_no_embeddin
     assert_all_of_present_files(connection, ingested, 20)
 
 
-def test_an_encode_waits_for_an_ingest_that_has_not_committed_the_replaced_file(
+def test_encode_waits_for_an_uncommitted_replacement_and_skips_the_file(
     dsn: str, connection: psycopg.Connection, ingested: Path
 ) -> None:
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -112,7 +112,7 @@ def _wait_for(connection: psycopg.Connection, query: str) -> None:
         time.sleep(0.01)
 
 
-def test_an_ingest_of_a_replaced_file_waits_for_an_encode_and_removes_what_it_wrote(
+def test_ingest_of_a_replaced_file_waits_for_encode_and_removes_its_embedding(
     dsn: str, connection: psycopg.Connection, ingested: Path
 ) -> None:
     encode(dsn, limit=1)  # makes the table
@@ -155,7 +155,7 @@ def nih(dsn: str, tmp_path: Path) -> Path:
     return root
 
 
-def test_erasing_a_patient_during_an_encode_leaves_their_images_out_and_the_others_are_encoded(
+def test_patient_erased_during_encode_is_left_out_and_the_others_are_encoded(
     dsn: str, connection: psycopg.Connection, nih: Path, tmp_path: Path
 ) -> None:
     (nih / "images" / NIH_ROWS[0][0]).write_bytes(b"")  # one of the patient's has failed by then
@@ -170,7 +170,7 @@ def test_erasing_a_patient_during_an_encode_leaves_their_images_out_and_the_othe
     assert set(vectors(connection, "embedding_quarters")) == {f"images/{row[0]}" for row in NIH_ROWS[2:]}
 
 
-def test_dropping_a_dataset_during_an_encode_leaves_its_images_out_and_the_others_are_encoded(
+def test_dataset_dropped_during_encode_is_left_out_and_the_others_are_encoded(
     cli: Cli, dsn: str, connection: psycopg.Connection, ingested: Path, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -184,7 +184,7 @@ def test_dropping_a_dataset_during_an_encode_leaves_its_images_out_and_the_other
     assert connection.execute("SELECT count(*) FROM cbir.failure").fetchone() == (0,)
 
 
-def test_what_was_left_out_is_said(cli: Cli, dsn: str, ingested: Path) -> None:
+def test_encode_reports_images_replaced_while_it_ran(cli: Cli, dsn: str, ingested: Path) -> None:
     assert cli("encode", "-e", "tiny-image", "--limit", 1).code == 0  # makes the table
     with psycopg.connect(dsn) as holder, psycopg.connect(dsn, autocommit=True) as watcher:
         waiting = (
@@ -200,7 +200,7 @@ def test_what_was_left_out_is_said(cli: Cli, dsn: str, ingested: Path) -> None:
 
 
 @pytest.mark.parametrize("row_security", [False, True])
-def test_a_login_that_may_ingest_may_hold_images_as_they_are(
+def test_ingest_role_may_encode_with_and_without_row_security(
     role_database: str, logins: Logins, class_folder: Path, row_security: bool
 ) -> None:
     database = psycopg.conninfo.conninfo_to_dict(role_database)["dbname"]
@@ -214,7 +214,7 @@ def test_a_login_that_may_ingest_may_hold_images_as_they_are(
     assert encode(logins.dsn("ingest_a", database)).encoded == 20
 
 
-def test_images_that_are_ingested_during_an_encode_do_not_spoil_its_counts(
+def test_images_ingested_during_encode_are_encoded_and_counted(
     cli: Cli, dsn: str, connection: psycopg.Connection, ingested: Path
 ) -> None:
     encode(dsn, limit=4)

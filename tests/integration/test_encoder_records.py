@@ -1,4 +1,4 @@
-"""``cbirdb encoders``: what can encode, added and taken back, listed and verified."""
+"""Test ``cbirdb encoders``: list, show, add, drop and verify."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def records(connection: psycopg.Connection) -> dict[str, dict[str, Any]]:
 # --- list and show ---------------------------------------------------------------------------------------------------
 
 
-def test_the_list_has_the_nine_of_the_paper_and_says_what_one_wants_to_know_of_each(cli: Cli) -> None:
+def test_encoders_list_shows_the_nine_of_the_paper_with_all_columns(cli: Cli) -> None:
     found = listed(cli)
     assert {name for name, row in found.items() if row["in_paper"]} == NINE
     assert set(found) == set(SHIPPED)
@@ -53,20 +53,20 @@ def test_the_list_has_the_nine_of_the_paper_and_says_what_one_wants_to_know_of_e
             assert len(row["revision"]) in {40, 64}, "neither a commit nor a checksum"
 
 
-def test_the_list_fits_a_terminal_and_the_table_names_each_encoder(cli: Cli) -> None:
+def test_encoders_list_names_every_shipped_encoder(cli: Cli) -> None:
     outcome = cli("encoders", "list")
     assert outcome.code == 0
     for name in SHIPPED:
         assert name in outcome.out
 
 
-def test_an_encoder_is_shown_with_everything_that_determines_its_output(cli: Cli) -> None:
+def test_encoders_show_prints_the_whole_record_of_an_encoder(cli: Cli) -> None:
     for name, spec in SHIPPED.items():
         (row,) = cli("encoders", "show", name, "--format", "json").rows
         assert row == spec.as_json()
 
 
-def test_list_and_show_make_no_database_where_there_is_none(
+def test_encoders_list_and_show_do_not_create_a_database(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -87,7 +87,7 @@ def test_list_and_show_make_no_database_where_there_is_none(
         ("nonsense", "connection string is not valid"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_said_and_the_shipped_encoders_are_listed(
+def test_encoders_list_reports_an_unreachable_database_and_lists_shipped_encoders(
     capsys: pytest.CaptureFixture[str], dsn: str, words: str
 ) -> None:
     assert run(["--dsn", dsn, "encoders", "list"]) == 0
@@ -104,7 +104,7 @@ def test_a_database_that_cannot_be_reached_is_said_and_the_shipped_encoders_are_
     assert "There is no encoder named 'my-model'" in err
 
 
-def test_a_database_without_schema_is_said_and_the_shipped_encoders_are_listed(
+def test_encoders_list_reports_a_missing_schema_and_lists_shipped_encoders(
     capsys: pytest.CaptureFixture[str], empty_database: str
 ) -> None:
     assert run(["--dsn", empty_database, "encoders", "list"]) == 0
@@ -116,7 +116,7 @@ def test_a_database_without_schema_is_said_and_the_shipped_encoders_are_listed(
 # --- add -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_added_encoder_is_listed_shown_and_known_by_name(cli: Cli, connection: psycopg.Connection) -> None:
+def test_added_encoder_is_listed_shown_and_suggested(cli: Cli, connection: psycopg.Connection) -> None:
     outcome = cli(
         *ADD, "--revision", "abc123", "--dim", 768, "--pooling", "mean", "--licence", "MIT", "--training",
         "self-supervised", "--citation", "Some Lab, 2026",
@@ -148,7 +148,7 @@ def test_an_added_encoder_is_listed_shown_and_known_by_name(cli: Cli, connection
         ("open_clip", ("--quick-gelu",), "openclip", {"quick_gelu": True}),
     ],
 )
-def test_each_loader_has_its_family_and_what_is_left_out_is_found_out_later(
+def test_loader_sets_the_family_and_omitted_facts_stay_unknown(
     cli: Cli, connection: psycopg.Connection, loader: str, options: tuple[str, ...], family: str, stored: dict[str, Any]
 ) -> None:
     assert cli("encoders", "add", "new", "--loader", loader, "--weights", "lab/model", *options).code == 0
@@ -157,7 +157,7 @@ def test_each_loader_has_its_family_and_what_is_left_out_is_found_out_later(
     assert (spec["licence"], spec["training_scheme"], spec["in_paper"]) == ("unknown", "unknown", False)
 
 
-def test_a_folder_is_remembered_by_its_whole_path(
+def test_folder_of_weights_is_recorded_with_its_full_path(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lab" / "model").mkdir(parents=True)
@@ -177,7 +177,9 @@ def test_a_folder_is_remembered_by_its_whole_path(
         ("MY.MODEL", "'MY.MODEL' cannot name an encoder"),
     ],
 )
-def test_a_name_is_given_once(cli: Cli, connection: psycopg.Connection, name: str, words: str) -> None:
+def test_encoders_add_refuses_a_name_that_is_taken_or_invalid(
+    cli: Cli, connection: psycopg.Connection, name: str, words: str
+) -> None:
     cli(*ADD)
     before = records(connection)
     outcome = cli("encoders", "add", name, "--loader", "timm", "--weights", "other/model")
@@ -187,7 +189,7 @@ def test_a_name_is_given_once(cli: Cli, connection: psycopg.Connection, name: st
     assert records(connection) == before
 
 
-def test_a_name_that_would_share_the_table_of_imported_embeddings_is_refused(
+def test_encoders_add_refuses_a_name_that_shares_the_table_of_imported_embeddings(
     cli: Cli, connection: psycopg.Connection
 ) -> None:
     connection.execute(
@@ -203,9 +205,7 @@ def test_a_name_that_would_share_the_table_of_imported_embeddings_is_refused(
 # --- drop ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_without_embeddings_is_dropped_and_its_name_is_free_again(
-    cli: Cli, connection: psycopg.Connection
-) -> None:
+def test_dropped_encoder_record_frees_its_name(cli: Cli, connection: psycopg.Connection) -> None:
     cli(*ADD)
     outcome = cli("encoders", "drop", "my-model", "--yes")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "Removed 0 embeddings of 'my-model' and its record.\n")
@@ -216,7 +216,7 @@ def test_a_record_without_embeddings_is_dropped_and_its_name_is_free_again(
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 1), ("\n", 1), ("", 130)])
-def test_dropping_asks_first(
+def test_encoders_drop_asks_first_and_removes_only_after_a_yes(
     cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
     cli(*ADD)
@@ -228,7 +228,7 @@ def test_dropping_asks_first(
     assert bool(records(connection)) == (code != 0)
 
 
-def test_a_shipped_encoder_loses_its_embeddings_and_stays_known(
+def test_encoders_drop_of_a_shipped_encoder_removes_only_its_embeddings(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     cli("ingest", "folder", class_folder)
@@ -250,9 +250,7 @@ def checks(outcome: Outcome) -> dict[str, tuple[str, str]]:
     return {row["check"]: (row["expected"], row["ok"]) for row in outcome.rows}
 
 
-def test_an_encoder_that_has_not_encoded_yet_has_nothing_to_be_compared_with(
-    cli: Cli, connection: psycopg.Connection
-) -> None:
+def test_encoders_verify_compares_nothing_before_the_first_encode(cli: Cli, connection: psycopg.Connection) -> None:
     outcome = cli("encoders", "verify", "tiny-image", "--format", "json")
     nothing = ("nothing stored: the encoder has not run in this database yet", "not compared")
     assert (outcome.code, outcome.err) == (0, "")
@@ -260,7 +258,7 @@ def test_an_encoder_that_has_not_encoded_yet_has_nothing_to_be_compared_with(
     assert connection.execute("SELECT count(*) FROM cbir.encoder").fetchone() == (0,), "looking changes nothing"
 
 
-def test_an_encoder_that_is_what_it_was_passes_and_one_that_changed_does_not(
+def test_encoders_verify_passes_an_unchanged_encoder_and_fails_a_changed_one(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     cli("ingest", "folder", class_folder)
@@ -281,7 +279,7 @@ def test_an_encoder_that_is_what_it_was_passes_and_one_that_changed_does_not(
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "drop --yes", "fetch"])
-def test_an_unknown_name_is_one_sentence_with_the_nearest_known_one(cli: Cli, command: str) -> None:
+def test_unknown_name_gives_one_sentence_with_the_nearest_known_name(cli: Cli, command: str) -> None:
     cli(*ADD)
     for name, nearest in {"my-modl": "my-model", "resnet5": "resnet50"}.items():
         outcome = cli("encoders", *command.split(), name)
@@ -290,7 +288,7 @@ def test_an_unknown_name_is_one_sentence_with_the_nearest_known_one(cli: Cli, co
         assert len(outcome.err.splitlines()) == 1
 
 
-def test_fetching_what_has_no_weights_or_lies_in_a_folder_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
+def test_encoders_fetch_refuses_encoders_without_weights_to_download(cli: Cli, tmp_path: Path) -> None:
     cli("encoders", "add", "local", "--loader", "hf", "--weights", tmp_path)
     for name, words in {"tiny-image": "there is nothing to fetch", "local": "copy that"}.items():
         outcome = cli("encoders", "fetch", name, "--to", tmp_path / "to")

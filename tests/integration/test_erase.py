@@ -1,4 +1,4 @@
-"""Erasing a patient: nothing of them is left in any column, others keep theirs, and no way leads back."""
+"""Test the erasure of a patient: no column keeps a trace, others keep their data, and nothing undoes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.official_layouts import NIH_ROWS, write_key, write_nih14
 
 Cli = Callable[..., Outcome]
 PATIENT = "1"
-"""Of NIH's table, with two images."""
+"""A patient of NIH's table with two images."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pseudonym(cli: Cli, connection: psycopg.Connection, root: Path, key: Path) -> str:
-    """Six images of four patients: encoded, imported, indexed, searched for, evaluated; one has failed before."""
+    """Encode, import, index, search and evaluate six images of four patients; return a pseudonym."""
     broken = root / "images" / NIH_ROWS[1][0]
     broken.write_bytes(b"")
     assert cli("ingest", "nih14", root, "--pseudonym-key", key, "--name", "nih").code == 4
@@ -90,7 +90,7 @@ OTHER_NUMBERS = {"run_id", "label_id", "dataset_id", "encoder_id", "index_build_
 
 
 def traces(connection: psycopg.Connection, numbers: dict[str, set[int]], words: set[str]) -> list[str]:
-    """Every column of every table that holds one of these ids (by the kind its name says) or texts."""
+    """List the columns of all tables that hold one of these ids (by the kind in the column's name) or texts."""
     found = []
     columns = connection.execute(
         "SELECT c.relname, a.attname, format_type(a.atttypid, NULL) FROM pg_attribute AS a JOIN pg_class AS c"
@@ -124,7 +124,7 @@ def traces(connection: psycopg.Connection, numbers: dict[str, set[int]], words: 
 
 
 def marks(connection: psycopg.Connection, pseudonym: str) -> tuple[dict[str, set[int]], set[str]]:
-    """Everything that names this patient: ids by kind; pseudonym, file names and study keys."""
+    """Return everything that names this patient: ids by kind; pseudonym, file names and study keys."""
     rows = connection.execute(
         "SELECT i.image_id, i.patient_id, i.study_id, i.series_id, i.source, s.study_uid FROM cbir.image AS i"
         " JOIN cbir.patient AS p USING (patient_id) JOIN cbir.study AS s USING (study_id) WHERE p.pseudonym = %s",
@@ -138,7 +138,7 @@ def marks(connection: psycopg.Connection, pseudonym: str) -> tuple[dict[str, set
 
 
 def everything(connection: psycopg.Connection) -> dict[str, list[Any]]:
-    """All rows of all tables but those that an erasure may add to or counts in."""
+    """Return all rows of all tables."""
     names = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r'"
     ).fetchall()
@@ -150,7 +150,7 @@ def everything(connection: psycopg.Connection) -> dict[str, list[Any]]:
     }
 
 
-def test_nothing_is_left_of_the_patient_in_any_column_and_everything_of_the_others(
+def test_erase_removes_the_patient_from_every_column_and_keeps_all_others(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
     numbers, words = marks(connection, pseudonym)
@@ -196,10 +196,10 @@ def test_nothing_is_left_of_the_patient_in_any_column_and_everything_of_the_othe
     assert not any(word in outcome.out + outcome.err for word in words)
 
 
-def test_shortened_lists_are_as_if_the_image_had_never_been_found_and_the_run_says_so(
+def test_results_after_an_erasure_equal_an_evaluation_without_the_patient(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
-    """Against the same evaluation made after the erasure, with room for every image in the lists."""
+    """Compared with the same evaluation after the erasure, whose lists have room for every image."""
     cli("erase", "--patient", pseudonym, "--yes")
     stored = connection.execute(
         "SELECT run_id, protocol, erased_images, erased_neighbours FROM cbir.search_run ORDER BY run_id"
@@ -224,7 +224,7 @@ def test_shortened_lists_are_as_if_the_image_had_never_been_found_and_the_run_sa
     assert f"{stored[0][3]:,} entries removed from its lists" in shown.err
 
 
-def test_the_number_of_the_patient_stays_on_this_machine(
+def test_erase_by_patient_id_needs_the_right_key_and_does_not_print_the_id(
     cli: Cli, connection: psycopg.Connection, pseudonym: str, key: Path
 ) -> None:
     connection.execute("ALTER DATABASE " + connection.info.dbname + " SET log_statement = 'none'")
@@ -240,7 +240,7 @@ def test_the_number_of_the_patient_stays_on_this_machine(
     assert ids(connection, pseudonym) == []
 
 
-def test_an_erased_patient_does_not_come_back_by_any_way(
+def test_erased_patient_cannot_return_by_ingest_import_insert_or_a_new_dataset(
     cli: Cli, connection: psycopg.Connection, pseudonym: str, root: Path, key: Path
 ) -> None:
     numbers, words = marks(connection, pseudonym)
@@ -274,7 +274,7 @@ def test_an_erased_patient_does_not_come_back_by_any_way(
     assert (anew.rows[-1]["added"], anew.rows[-1]["excluded"]) == (4, 2)
 
 
-def test_erasing_twice_gives_the_certificate_of_then(cli: Cli, connection: psycopg.Connection, pseudonym: str) -> None:
+def test_second_erase_returns_the_first_certificate(cli: Cli, connection: psycopg.Connection, pseudonym: str) -> None:
     first = cli("erase", "--patient", pseudonym, "--yes", "--format", "json").rows
     second = cli("erase", "--patient", pseudonym, "--dataset", "nih", "--yes", "--format", "json").rows
     listed = cli("erase", "--list", "--format", "json").rows
@@ -305,9 +305,7 @@ def test_bad_input_erases_nothing(
     assert everything(connection) == before
 
 
-def test_one_transaction_an_error_at_the_end_takes_everything_back(
-    connection: psycopg.Connection, pseudonym: str
-) -> None:
+def test_error_at_the_end_of_an_erasure_undoes_all_of_it(connection: psycopg.Connection, pseudonym: str) -> None:
     before = everything(connection)
     connection.execute(
         "CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END'"
@@ -320,7 +318,7 @@ def test_one_transaction_an_error_at_the_end_takes_everything_back(
     assert everything(connection) == before
 
 
-def test_the_vector_index_is_rebuilt_without_the_deleted_vectors(
+def test_erased_vectors_leave_the_index_file_after_its_repair(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
     row = connection.execute("SELECT index_name FROM cbir.index_build WHERE dropped_at IS NULL").fetchone()
@@ -331,7 +329,7 @@ def test_the_vector_index_is_rebuilt_without_the_deleted_vectors(
     stored = np.array(json.loads(vector), dtype="<f2").tobytes()[:64]
 
     def in_file(relation: str) -> bool:
-        """Whether the vector's bytes are in the relation's file on disk."""
+        """Tell whether the vector's bytes are in the relation's file on disk."""
         connection.execute("CHECKPOINT")
         found = connection.execute(
             "SELECT position(%s::bytea IN pg_read_binary_file(pg_relation_filepath(%s)))", [stored, relation]
@@ -363,7 +361,7 @@ def test_the_vector_index_is_rebuilt_without_the_deleted_vectors(
 
 @pytest.fixture
 def restored(server: str, dsn: str, request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
-    """Restores a dump into a database of its own and returns its DSN."""
+    """Provide a function that restores a dump into a new database and returns its DSN."""
     made: list[str] = []
 
     def restore(dump: Path) -> str:
@@ -382,20 +380,20 @@ def restored(server: str, dsn: str, request: pytest.FixtureRequest) -> Iterator[
 
 
 def program(request: pytest.FixtureRequest, name: str) -> str:
-    """A program of the server's own version: the embedded server's, or with --pg-dsn the one on the PATH."""
+    """Find a program of the server's version: the embedded server's, or with --pg-dsn the one on the PATH."""
     if request.config.getoption("--pg-dsn"):
         return name
     socket_folder = psycopg.conninfo.conninfo_to_dict(request.getfixturevalue("server"))["host"]
     return str(EmbeddedServer(Path(str(socket_folder)).parent).psql().with_name(name))
 
 
-def test_a_dump_and_a_restore_do_not_bring_the_patient_back(
+def test_kept_certificate_erases_the_patient_from_a_restored_older_dump(
     cli: Cli, connection: psycopg.Connection, dsn: str, pseudonym: str, root: Path, key: Path, tmp_path: Path,
     restored: Callable[[Path], str], request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     numbers, words = marks(connection, pseudonym)
     older, newer, kept = tmp_path / "older.dump", tmp_path / "newer.dump", tmp_path / "certificate.json"
-    dump = [program(request, "pg_dump"), "-d", dsn, "--format=custom", "--schema=cbir", "--extension=vector", "-f"]
+    dump = [program(request, "pg_dump"), "-d", dsn, "--format=custom", "--schema=cbir*", "--extension=vector", "-f"]
     subprocess.run([*dump, older], check=True)
     assert cli("erase", "--patient", pseudonym, "--yes", "--certificate", kept).code == 0
     assert pseudonym not in kept.read_text()
@@ -426,7 +424,7 @@ def test_a_dump_and_a_restore_do_not_bring_the_patient_back(
     assert (ingest.rows[-1]["added"], ingest.rows[-1]["excluded"]) == (0, 2)
 
 
-def test_doctor_sees_who_is_back_after_a_partial_restore_and_reapply_erases_them(
+def test_doctor_finds_a_restored_erased_patient_and_reapply_erases_them(
     cli: Cli, connection: psycopg.Connection, pseudonym: str
 ) -> None:
     numbers, words = marks(connection, pseudonym)

@@ -1,4 +1,4 @@
-"""What follows an erasure: its certificate is kept whatever happens, and what may not be run is said."""
+"""Test what follows an erasure: the certificate is always kept, and statements that the role may not run are shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PERSON = "cafe" * 8
 
 @pytest.fixture
 def person(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> str:
-    """A patient with one image of a folder that is encoded and indexed."""
+    """Encode and index a folder, give one image to a patient; return the pseudonym."""
     assert cli("ingest", "folder", class_folder).code == 0
     assert cli("encode", "-e", "tiny-image").code == 0
     connection.execute(
@@ -32,7 +32,7 @@ def person(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> str:
     return PERSON
 
 
-def test_what_another_owns_is_left_to_him_and_the_certificate_is_there(
+def test_erase_by_a_non_owner_writes_the_certificate_and_prints_the_owners_statements(
     cli: Cli, connection: psycopg.Connection, person: str, tmp_path: Path
 ) -> None:
     (name,) = connection.execute("SELECT 'cbirdb_test_' || md5(random()::text)").fetchone() or ("",)
@@ -59,14 +59,14 @@ def test_what_another_owns_is_left_to_him_and_the_certificate_is_there(
         connection.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
-def test_an_index_that_has_gone_since_needs_nothing(cli: Cli, person: str) -> None:
+def test_dropped_index_needs_no_repair(cli: Cli, person: str) -> None:
     assert cli("erase", "--patient", person, "--yes", "--no-repair").code == 0
     assert cli("index", "drop", "-e", "tiny-image").code == 0
     again = cli("erase", "--patient", person, "--yes")
     assert (again.code, "until their owner" in again.err) == (0, False)
 
 
-def test_a_certificates_text_that_is_something_else_is_not_run(
+def test_erase_does_not_run_a_foreign_statement_of_a_certificate(
     cli: Cli, connection: psycopg.Connection, person: str
 ) -> None:
     assert cli("erase", "--patient", person, "--yes", "--no-repair").code == 0
@@ -77,7 +77,7 @@ def test_a_certificates_text_that_is_something_else_is_not_run(
     assert connection.execute("SELECT to_regclass('cbir.failure') IS NOT NULL").fetchone() == (True,)
 
 
-def test_certificates_hold_dates_that_any_server_reads(
+def test_certificate_dates_are_iso_whatever_the_datestyle(
     cli: Cli, connection: psycopg.Connection, person: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGOPTIONS", "-c DateStyle=SQL,DMY")

@@ -1,4 +1,4 @@
-"""An erased patient comes back neither under another name nor by renaming, and strangers are not taken for them."""
+"""Test that an erased patient cannot return under another name, and that other patients are not mistaken for them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def key(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def erased(cli: Cli, tmp_path: Path, key: Path) -> Path:
-    """NIH's folder, ingested as 'nih', without its patient 1, who has been erased."""
+    """Ingest NIH's folder as 'nih' and erase patient 1; return the folder."""
     root = write_nih14(tmp_path / "nih")
     assert cli("ingest", "nih14", root, "--pseudonym-key", key, "--name", "nih").code == 0
     assert cli("erase", "--patient-id", "1", "--pseudonym-key", key, "--yes").code == 0
@@ -39,7 +39,7 @@ def sources(connection: psycopg.Connection, dataset: str) -> set[str]:
 
 
 @pytest.mark.parametrize("dropped", [False, True], ids=["beside the first", "after the first was dropped"])
-def test_the_same_files_under_another_name_are_without_the_erased_patient(
+def test_same_files_under_another_dataset_name_exclude_the_erased_patient(
     cli: Cli, connection: psycopg.Connection, erased: Path, key: Path, dropped: bool
 ) -> None:
     if dropped:
@@ -50,10 +50,10 @@ def test_the_same_files_under_another_name_are_without_the_erased_patient(
     assert sources(connection, "other") == {row[0] for row in NIH_ROWS} - set(ERASED)
 
 
-def test_a_stranger_of_the_same_number_is_not_taken_for_the_erased_patient(
+def test_other_patient_with_the_same_number_is_not_excluded(
     cli: Cli, connection: psycopg.Connection, erased: Path, key: Path, tmp_path: Path
 ) -> None:
-    """Patients are numbered from 1 everywhere, and so are files: only both together tell who it is."""
+    """Patients and files are numbered from 1 everywhere: only both together identify a patient."""
     strangers = write_nih14(tmp_path / "strangers", images=False)
     table = strangers / "Data_Entry_2017_v2020.csv"
     table.write_text(
@@ -75,7 +75,7 @@ def test_a_stranger_of_the_same_number_is_not_taken_for_the_erased_patient(
         ("patient", "UPDATE cbir.patient SET dataset_id = %(dataset)s WHERE pseudonym = %(pseudonym)s"),
     ],
 )
-def test_no_row_becomes_the_erased_patients(
+def test_update_cannot_turn_a_row_into_the_erased_patient(
     connection: psycopg.Connection, erased: Path, key: Path, table: str, change: str
 ) -> None:
     (dataset, patient, image) = connection.execute(
@@ -100,7 +100,7 @@ def test_no_row_becomes_the_erased_patients(
     connection.execute("UPDATE cbir.image SET source = 'renamed.png' WHERE image_id = %s", [image])
 
 
-def test_a_dataset_with_a_certificate_keeps_its_name_and_no_other_takes_it(
+def test_dataset_with_a_certificate_keeps_its_name_and_no_other_takes_it(
     cli: Cli, connection: psycopg.Connection, erased: Path
 ) -> None:
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('free', 'nih14')")
@@ -113,7 +113,7 @@ def test_a_dataset_with_a_certificate_keeps_its_name_and_no_other_takes_it(
     connection.execute("UPDATE cbir.dataset SET name = 'freed', root = '/elsewhere' WHERE name = 'free'")
 
 
-def test_a_row_that_names_an_erased_patients_file_twice_is_no_failure_that_names_it_again(
+def test_repeated_row_of_an_erased_patient_is_excluded_and_not_recorded(
     cli: Cli, connection: psycopg.Connection, erased: Path, key: Path
 ) -> None:
     table = erased / "Data_Entry_2017_v2020.csv"
@@ -125,7 +125,7 @@ def test_a_row_that_names_an_erased_patients_file_twice_is_no_failure_that_names
     assert found == [("images/00000002_000.png", "repeated row")]
 
 
-def test_the_planners_statistics_do_not_show_the_erased_patient(
+def test_planner_statistics_do_not_show_the_erased_patient(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     def shown() -> set[str]:

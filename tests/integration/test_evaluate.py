@@ -1,4 +1,4 @@
-"""``cbirdb evaluate`` and ``cbirdb metrics`` on a real server: modes, splits, bad input, poor indexes."""
+"""Test ``cbirdb evaluate`` and ``cbirdb metrics`` on a real server: modes, splits, bad input, poor indexes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def catalogue(connection: psycopg.Connection) -> list[int]:
     return write_catalogue(connection)
 
 
-def test_exact_and_approximate_say_different_things(
+def test_exact_bypasses_the_index_and_approximate_uses_it(
     cli: Cli, catalogue: list[int], connection: psycopg.Connection
 ) -> None:
     exact = evaluate(cli, "-k", 20, "--mode", "exact")
@@ -49,7 +49,7 @@ def test_exact_and_approximate_say_different_things(
     assert figures(through_index["run"]) == pytest.approx(figures(exact["run"]), abs=0.05)
 
 
-def test_a_query_that_is_indexed_finds_itself(cli: Cli, catalogue: list[int], connection: psycopg.Connection) -> None:
+def test_indexed_query_does_not_find_itself(cli: Cli, catalogue: list[int], connection: psycopg.Connection) -> None:
     for mode in ("exact", "approximate"):
         if mode == "approximate":
             cli("-q", "index", "build", "-e", "toy")
@@ -68,7 +68,9 @@ def test_a_query_that_is_indexed_finds_itself(cli: Cli, catalogue: list[int], co
         assert relevant == [(TRAIN // 3 - 1, TRAIN // 3 - 1)]
 
 
-def test_images_of_other_datasets_are_retrieved(cli: Cli, catalogue: list[int], connection: psycopg.Connection) -> None:
+def test_evaluate_dataset_searches_only_that_dataset(
+    cli: Cli, catalogue: list[int], connection: psycopg.Connection
+) -> None:
     summary = evaluate(cli, "--dataset", "two", "-k", 100)
     assert (summary["queries"], summary["indexed"]) == (TEST // 2, TRAIN // 2)
     found = connection.execute(
@@ -77,7 +79,7 @@ def test_images_of_other_datasets_are_retrieved(cli: Cli, catalogue: list[int], 
     assert found == [("two",)]
 
 
-def test_k_above_what_exists_is_an_error_or_reported_as_short(
+def test_k_above_the_number_of_images_returns_all_images(
     cli: Cli, catalogue: list[int], connection: psycopg.Connection
 ) -> None:
     summary = evaluate(cli, "-k", 1000)
@@ -105,7 +107,7 @@ def test_k_above_what_exists_is_an_error_or_reported_as_short(
         (("-e", "toy", "--dataset", "tow"), "no dataset named 'tow'", "Did you mean 'two'"),
     ],
 )
-def test_bad_input_is_not_one_sentence_or_leaves_a_run(
+def test_bad_input_gives_its_sentence_and_leaves_no_run(
     cli: Cli,
     catalogue: list[int],
     connection: psycopg.Connection,
@@ -135,7 +137,7 @@ def test_bad_input_is_not_one_sentence_or_leaves_a_run(
         (("-e", "other"), "There is no encoder named 'other'."),
     ],
 )
-def test_metrics_answer_what_cannot_be_answered(
+def test_metrics_refuses_unknown_cutoffs_runs_and_encoders(
     cli: Cli, catalogue: list[int], arguments: Sequence[object], sentence: str
 ) -> None:
     evaluate(cli, "-k", 10)
@@ -145,13 +147,13 @@ def test_metrics_answer_what_cannot_be_answered(
     assert not outcome.out
 
 
-def test_metrics_without_a_run_are_an_empty_table(cli: Cli) -> None:
+def test_metrics_without_a_run_says_that_there_is_none(cli: Cli) -> None:
     outcome = cli("metrics")
     assert outcome.code == 1
     assert "no finished evaluation run" in outcome.err
 
 
-def test_a_range_of_cutoffs_is_not_one_row_each(cli: Cli, catalogue: list[int]) -> None:
+def test_range_of_cutoffs_gives_one_row_each(cli: Cli, catalogue: list[int]) -> None:
     run = evaluate(cli)["run"]
     rows = cli("metrics", "-n", "1-99", "--format", "json").rows
     assert [row["n"] for row in rows] == list(range(1, 100))
@@ -171,13 +173,13 @@ def test_a_range_of_cutoffs_is_not_one_row_each(cli: Cli, catalogue: list[int]) 
         assert sum(row["queries"] for row in rows if row["n"] == 1) == TEST
 
 
-def test_metrics_show_another_run_than_the_latest_of_each_encoder(cli: Cli, catalogue: list[int]) -> None:
+def test_metrics_shows_the_latest_run_or_the_one_asked_for(cli: Cli, catalogue: list[int]) -> None:
     first, second = evaluate(cli, "-k", 10)["run"], evaluate(cli, "-k", 10)["run"]
     assert {row["run"] for row in cli("metrics", "--format", "json").rows} == {second}
     assert {row["run"] for row in cli("metrics", "--run", first, "--format", "json").rows} == {first}
 
 
-def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(
+def test_run_through_a_poor_or_unaudited_index_is_not_final(
     cli: Cli, catalogue: list[int], connection: psycopg.Connection
 ) -> None:
     def approximate(*arguments: object) -> tuple[Outcome, dict[str, object]]:
@@ -230,7 +232,7 @@ def test_a_run_through_a_poor_or_unknown_index_is_presented_as_final(
     assert (exact.code, exact.rows[0]["final"], exact.rows[0]["index_audit"]) == (0, True, None)
 
 
-def test_auto_is_exact_up_to_a_number_of_multiplications(
+def test_auto_mode_is_exact_up_to_a_number_of_multiplications(
     cli: Cli, catalogue: list[int], connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mode() -> object:
@@ -260,7 +262,7 @@ def test_auto_is_exact_up_to_a_number_of_multiplications(
     ids=lambda method: method[0],
 )
 @pytest.mark.parametrize("exclude", [(), ("--exclude-patient",)], ids=["", "exclude-patient"])
-def test_an_approximate_run_differs_from_an_exact_one_or_passes_the_index_by(
+def test_approximate_run_uses_the_index_and_nearly_equals_the_exact_run(
     cli: Cli,
     catalogue: list[int],
     connection: psycopg.Connection,
@@ -305,7 +307,7 @@ def test_an_approximate_run_differs_from_an_exact_one_or_passes_the_index_by(
     assert [len(d) for _, d in all_found] == [len(d) for _, d in everything]
 
 
-def test_a_query_that_the_index_leaves_short_is_not_completed(
+def test_query_that_the_index_leaves_short_is_completed(
     cli: Cli, catalogue: list[int], connection: psycopg.Connection
 ) -> None:
     assert cli("-q", "index", "build", "-e", "toy", "--method", "ivfflat", "--lists", 12, "--probes", 1).code == 0

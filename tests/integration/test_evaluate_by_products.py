@@ -1,4 +1,4 @@
-"""``cbirdb evaluate`` by matrix products: the neighbours that the server's own searches find, in its order."""
+"""Test that evaluation by matrix products finds the same neighbours as the server's searches, in the same order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.evaluations import Cli, assert_same, evaluate, runs
 def write_images(
     connection: psycopg.Connection, vectors: NDArray[np.float64], precision: Literal["half", "single"]
 ) -> None:
-    """Images of some forty patients, a third of them queries, with one label or two."""
+    """Store images of some forty patients, a third of them queries, with one label or two."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('one', 'test')")
     connection.execute("INSERT INTO cbir.label (name) SELECT 'L' || n FROM generate_series(0, 8) AS n")
     connection.execute(
@@ -47,7 +47,7 @@ def write_images(
 
 @pytest.fixture
 def many(connection: psycopg.Connection) -> None:
-    """Six hundred images in clusters, and pairs with the same vector."""
+    """Store six hundred images in clusters, and pairs with the same vector."""
     rng = np.random.default_rng(6)
     vectors = rng.normal(size=(9, 16))[np.arange(600) // 7 % 9] + 0.5 * rng.normal(size=(600, 16))
     vectors[100:140] = vectors[200:240]
@@ -56,7 +56,7 @@ def many(connection: psycopg.Connection) -> None:
 
 @pytest.fixture
 def alike(connection: psycopg.Connection) -> None:
-    """Six hundred images of five pictures: copies, copies but for rounding, and others that are ever less alike."""
+    """Store six hundred images of five pictures: copies, near copies within rounding, and others ever less alike."""
     rng = np.random.default_rng(7)
     pictures = rng.normal(size=(5, 96))[np.arange(600) % 5]
     noise = np.where(np.arange(600) % 4 == 0, 0, 10.0 ** -(np.arange(600) % 8))
@@ -73,7 +73,7 @@ OPTIONS = pytest.mark.parametrize(
 def by_scans_and_products(
     cli: Cli, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, *options: object
 ) -> Iterator[tuple[list[tuple[object, ...]], list[tuple[object, ...]]]]:
-    """What an exact run stores, table by table, in either way."""
+    """Yield, table by table, what an exact run stores by scans and by products."""
     monkeypatch.setattr(exact_search, "MARGIN", 8)
     runs = []
     for scan_up_to in (10**9, 0):
@@ -92,7 +92,7 @@ def by_scans_and_products(
 
 @pytest.mark.parametrize("memory", [64, 1024])
 @OPTIONS
-def test_products_find_other_neighbours_than_scans(
+def test_matrix_products_find_the_same_neighbours_as_scans(
     cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object],
     memory: int,
 ) -> None:  # fmt: skip
@@ -105,7 +105,7 @@ def test_products_find_other_neighbours_than_scans(
 
 
 @OPTIONS
-def test_copies_and_near_copies_are_in_another_order_than_the_servers(
+def test_matrix_products_order_copies_and_near_copies_as_the_server_does(
     cli: Cli, connection: psycopg.Connection, alike: None, monkeypatch: pytest.MonkeyPatch, options: Sequence[object]
 ) -> None:
     monkeypatch.setattr(exact_search, "DEEPER", 2)
@@ -132,7 +132,7 @@ def test_copies_and_near_copies_are_in_another_order_than_the_servers(
 
 
 @pytest.mark.parametrize("images", ["many", "alike"])
-def test_rough_products_find_other_neighbours_than_scans(
+def test_bfloat16_products_find_the_same_neighbours_as_scans(
     cli: Cli,
     connection: psycopg.Connection,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,7 +160,7 @@ def test_rough_products_find_other_neighbours_than_scans(
     assert 0 < sum(measured) < 200 * 400, "rough products leave out nothing, or were not asked"
 
 
-def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
+def test_evaluation_fails_when_an_image_is_removed_during_products(
     cli: Cli, connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
@@ -179,7 +179,7 @@ def test_an_image_that_goes_while_products_are_computed_is_not_noticed(
     assert not any(finished for _, finished in runs(connection))
 
 
-def test_a_gpu_that_is_not_there_is_not_one_sentence(
+def test_missing_gpu_is_refused_and_leaves_no_run(
     cli: Cli, many: None, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
@@ -190,7 +190,7 @@ def test_a_gpu_that_is_not_there_is_not_one_sentence(
 
 
 @pytest.mark.parametrize("blocks", [0, 1], ids=["before the vectors", "while the server sends them"])
-def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
+def test_interrupted_products_leave_no_run_and_a_usable_connection(
     connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)
@@ -217,7 +217,7 @@ def test_products_that_fail_leave_a_run_or_a_useless_connection_behind(
     assert runs(connection) == [(summary.run_id, True)]
 
 
-def test_an_evaluation_in_somebodys_transaction_waits_for_itself(
+def test_evaluate_inside_a_transaction_is_refused(
     connection: psycopg.Connection, many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(find_neighbours, "SCAN_UP_TO", 0)

@@ -1,4 +1,4 @@
-"""Evaluations that fail, are killed and resumed, or whose images change: a run is as if nothing had been, or is none."""
+"""Test evaluations that fail, are killed and resumed, or whose images change: a run is complete, or there is none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def catalogue(connection: psycopg.Connection) -> list[int]:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_evaluation_leaves_its_run_or_goes_on_searching(
+def test_interrupted_evaluation_leaves_no_run_and_stops_searching(
     cli: Cli,
     catalogue: list[int],
     connection: psycopg.Connection,
@@ -87,7 +87,7 @@ main(sys.argv[1:])
 
 @contextmanager
 def hanging_evaluate(dsn: str, *arguments: object, before: int, scan: int = 10**9) -> Iterator[None]:
-    """An evaluation that stores so many queries, then hangs; it is killed when the block ends."""
+    """Run an evaluation that stores so many queries, then hangs; kill it when the block ends."""
     program = HANGING.replace("__before__", str(before)).replace("__pairs__", str(scan))
     process = subprocess.Popen(
         [sys.executable, "-c", program, "-q", "evaluate", "-e", "toy", *map(str, arguments)],
@@ -129,7 +129,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_killed_evaluation_starts_over_or_ends_up_with_other_results(
+def test_killed_evaluation_resumes_and_gives_the_results_of_a_whole_run(
     cli: Cli,
     dsn: str,
     catalogue: list[int],
@@ -167,7 +167,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_run_is_resumed_although_what_takes_part_has_changed(
+def test_interrupted_run_starts_over_when_its_images_have_changed(
     cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection, change: str
 ) -> None:
     with hanging_evaluate(dsn, "-k", 20, before=5):
@@ -183,7 +183,7 @@ def test_a_run_is_resumed_although_what_takes_part_has_changed(
 
 
 @pytest.mark.parametrize("arguments", [("-k", 19), ("--seed", 1), ("--dataset", "two"), ("--exclude-patient",)])
-def test_a_run_of_other_options_is_resumed(
+def test_run_with_other_options_is_not_resumed(
     cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection, arguments: Sequence[object]
 ) -> None:
     with hanging_evaluate(dsn, "-k", 20, before=3):
@@ -198,7 +198,7 @@ def test_a_run_of_other_options_is_resumed(
 
 
 @pytest.mark.parametrize("factor", [0, 10**6], ids=["between transactions", "within the only one"])
-def test_a_run_whose_images_change_while_it_runs_is_finished(
+def test_run_whose_images_change_while_it_runs_fails(
     cli: Cli,
     dsn: str,
     catalogue: list[int],
@@ -222,7 +222,7 @@ def test_a_run_whose_images_change_while_it_runs_is_finished(
     assert [finished for _, finished in runs(connection)] == [False]
 
 
-def test_two_processes_take_over_one_dead_run(
+def test_only_one_process_takes_over_a_dead_run(
     cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection
 ) -> None:
     with hanging_evaluate(dsn, "-k", 20, before=2):
@@ -239,7 +239,7 @@ def test_two_processes_take_over_one_dead_run(
     assert results(connection, dead) == results(connection, own["run"])
 
 
-def test_a_living_evaluation_is_removed_or_an_old_dead_one_stays(
+def test_running_evaluation_is_kept_and_an_old_dead_one_is_removed(
     cli: Cli, dsn: str, catalogue: list[int], connection: psycopg.Connection
 ) -> None:
     with hanging_evaluate(dsn, before=0):

@@ -1,4 +1,4 @@
-"""Failures of files, rows and lists that are gone: a run that has looked at everything settles them, no other does."""
+"""Test failures of removed files, rows and lists: only a run that has looked at everything resolves them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def unresolved(connection: psycopg.Connection) -> list[str]:
 
 @pytest.fixture
 def broken(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> Path:
-    """Of the folder's twenty-two files two are damaged."""
+    """Ingest a folder of twenty-two files, two of which are damaged."""
     for name in ("x.png", "y.png"):
         (class_folder / "nodule" / name).write_bytes(b"")
     assert cli("ingest", "folder", class_folder).code == 4
@@ -31,7 +31,7 @@ def broken(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> Path
     return class_folder
 
 
-def test_the_failure_of_a_file_that_is_gone_is_settled_by_the_next_whole_run(
+def test_next_whole_run_resolves_the_failure_of_a_removed_file(
     cli: Cli, connection: psycopg.Connection, broken: Path
 ) -> None:
     (broken / "nodule" / "x.png").unlink()
@@ -45,7 +45,7 @@ def test_the_failure_of_a_file_that_is_gone_is_settled_by_the_next_whole_run(
 
 
 @pytest.mark.parametrize("option", [("--limit", 3), ("--dry-run",)], ids=["limit", "dry run"])
-def test_a_run_that_does_not_look_at_everything_or_writes_nothing_settles_nothing(
+def test_limited_or_dry_run_resolves_no_failure(
     cli: Cli, connection: psycopg.Connection, broken: Path, option: tuple[object, ...]
 ) -> None:
     (broken / "nodule" / "x.png").unlink()
@@ -53,7 +53,7 @@ def test_a_run_that_does_not_look_at_everything_or_writes_nothing_settles_nothin
     assert unresolved(connection) == ["nodule/x.png", "nodule/y.png"]
 
 
-def test_the_failures_of_another_dataset_are_left_alone(
+def test_ingest_leaves_failures_of_another_dataset_open(
     cli: Cli, connection: psycopg.Connection, broken: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other" / "n").mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_the_failures_of_another_dataset_are_left_alone(
     assert unresolved(connection) == ["nodule/x.png", "nodule/y.png"]
 
 
-def test_what_lies_in_a_folder_that_could_not_be_listed_is_not_gone(connection: psycopg.Connection) -> None:
+def test_failures_in_an_unreadable_folder_stay_open(connection: psycopg.Connection) -> None:
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'folder')")
     row = connection.execute("SELECT dataset_id, now() FROM cbir.dataset").fetchone()
     assert row is not None
@@ -83,7 +83,7 @@ def test_what_lies_in_a_folder_that_could_not_be_listed_is_not_gone(connection: 
 
 @pytest.fixture
 def lists(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> Path:
-    """Two of the paper's lists, of one dataset, each with a row that is no image; and a third that is no list."""
+    """Ingest two of the paper's lists of one dataset, each with a wrong row, and a third file that is no list."""
     folder = tmp_path / "lists"
     folder.mkdir()
     for name in ("a", "b"):
@@ -96,7 +96,7 @@ def lists(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_list_that_is_gone_and_rows_that_are_gone_are_settled_by_a_run_of_the_whole_folder(
+def test_run_of_the_whole_folder_resolves_failures_of_removed_lists_and_rows(
     cli: Cli, connection: psycopg.Connection, lists: Path
 ) -> None:
     (lists / "c.csv").unlink()
@@ -107,9 +107,7 @@ def test_a_list_that_is_gone_and_rows_that_are_gone_are_settled_by_a_run_of_the_
     assert unresolved(connection) == ["b_bad.png"]
 
 
-def test_while_a_list_cannot_be_read_its_rows_are_not_gone(
-    cli: Cli, connection: psycopg.Connection, lists: Path
-) -> None:
+def test_failed_rows_of_an_unreadable_list_stay_open(cli: Cli, connection: psycopg.Connection, lists: Path) -> None:
     (lists / "c.csv").unlink()
     (lists / "a.csv").write_text("x,y\n1,2\n")
     assert cli("ingest", "paper-csv", lists).code == 4

@@ -1,4 +1,4 @@
-"""``cbirdb import-embeddings``: small HDF5 files in the authors' form, good and bad, into a real server."""
+"""Test ``cbirdb import-embeddings`` with small HDF5 files in the authors' form, good and bad, on a real server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stored(connection: psycopg.Connection) -> dict[str, NDArray[np.float32]]:
 
 
 def state(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
-    """Every table with its rows."""
+    """Return every table with its rows."""
     tables = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'r'"
         " AND relname <> 'dataset_access' ORDER BY 1"
@@ -59,7 +59,7 @@ def state(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
 COUNTS = {"added": 0, "already_there": 0, "normalised": 0, "unknown": 0, "missing": 0, "failed": 0}
 
 
-def test_single_precision_changes_a_bit_of_a_published_vector(
+def test_single_precision_keeps_every_bit_of_a_published_vector(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     vectors = dict(zip(NAMES, unit(), strict=True))
@@ -73,7 +73,7 @@ def test_single_precision_changes_a_bit_of_a_published_vector(
     assert row == (DIM, "single")
 
 
-def test_half_precision_is_not_the_default_or_not_the_nearest_half(
+def test_default_precision_is_half_rounded_to_the_nearest(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     vectors = dict(zip(NAMES, unit(), strict=True))
@@ -81,7 +81,9 @@ def test_half_precision_is_not_the_default_or_not_the_nearest_half(
     assert all((value == vectors[name].astype(np.float16)).all() for name, value in stored(connection).items())
 
 
-def test_a_second_import_adds_or_changes_rows(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+def test_second_import_keeps_stored_vectors_and_adds_only_new_ones(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
     vectors = unit()
     first = write(tmp_path / "a.h5", dict(zip(NAMES[:6], vectors[:6], strict=True)))
     second = write(tmp_path / "b.h5", dict(zip(NAMES[4:], -vectors[4:], strict=True)))
@@ -111,7 +113,7 @@ def test_a_second_import_adds_or_changes_rows(cli: Cli, connection: psycopg.Conn
         (np.full(DIM, 1e300, np.float64), "no direction"),
     ],
 )
-def test_one_bad_vector_stops_the_others_or_is_not_reported(
+def test_one_bad_vector_is_reported_and_the_others_are_stored(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, bad: Any, reason: str
 ) -> None:
     vectors = dict(zip(NAMES, unit(), strict=True)) | {NAMES[3]: bad}
@@ -129,7 +131,7 @@ def test_one_bad_vector_stops_the_others_or_is_not_reported(
     assert connection.execute("SELECT resolved FROM cbir.failure").fetchall() == [(True,)]
 
 
-def test_a_first_vector_of_the_wrong_length_decides_the_dimension_of_all(
+def test_first_vector_of_the_wrong_length_does_not_set_the_dimension(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     vectors = dict(zip(NAMES, unit(), strict=True)) | {min(NAMES): np.ones(2, np.float32)}
@@ -137,7 +139,7 @@ def test_a_first_vector_of_the_wrong_length_decides_the_dimension_of_all(
     assert (code, counts) == (4, COUNTS | {"added": 9, "missing": 1, "failed": 1})
 
 
-def test_vectors_that_are_not_of_unit_length_are_stored_so_or_not_counted(
+def test_vectors_of_other_length_are_normalised_and_counted(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     vectors = unit()
@@ -151,7 +153,9 @@ def test_vectors_that_are_not_of_unit_length_are_stored_so_or_not_counted(
     assert np.allclose([found[name] for name in NAMES], vectors, atol=1e-6)
 
 
-def test_names_on_one_side_only_are_not_counted(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+def test_names_without_image_and_images_without_vector_are_counted(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
     vectors = dict(zip(["nih14/other.png", "lonely", *NAMES[:7]], unit(9), strict=True))
     code, counts, said = load(cli, write(tmp_path / "a.h5", vectors))
     assert (code, counts) == (4, COUNTS | {"added": 7, "unknown": 2, "missing": 3})
@@ -161,7 +165,7 @@ def test_names_on_one_side_only_are_not_counted(cli: Cli, connection: psycopg.Co
     assert reasons == [("lonely", "unknown image"), ("nih14/other.png", "unknown image")]
 
 
-def test_everything_that_can_be_wrong_at_once_is_counted_twice_or_not_at_all(
+def test_several_kinds_of_bad_vectors_are_each_counted_once(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     vectors: dict[str, Any] = dict(zip(NAMES, unit(), strict=True))
@@ -181,7 +185,7 @@ def test_everything_that_can_be_wrong_at_once_is_counted_twice_or_not_at_all(
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.dtype(">f4"), np.dtype(">f8")])
 @pytest.mark.parametrize("shape", [(DIM,), (1, DIM)])
-def test_another_number_type_or_shape_is_refused_or_misread(
+def test_other_number_types_and_shapes_are_read_correctly(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, dtype: Any, shape: tuple[int, ...]
 ) -> None:
     vectors = {name: vector.astype(dtype).reshape(shape) for name, vector in zip(NAMES, unit(), strict=True)}
@@ -191,7 +195,7 @@ def test_another_number_type_or_shape_is_refused_or_misread(
     assert np.allclose([found[name] for name in NAMES], unit(), atol=1e-3 if dtype == np.float16 else 1e-7)
 
 
-def test_batches_are_lost_where_one_ends(
+def test_import_in_several_batches_loses_no_vector(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cbirdb.ingest.embeddings.BATCH", 3)
@@ -229,7 +233,7 @@ def truncated(folder: Path) -> Path:
     ],
     ids=["text", "empty", "truncated", "folder", "missing", "no images", "no numbers"],
 )
-def test_a_file_that_cannot_be_read_is_not_one_sentence_or_leaves_something(
+def test_unreadable_file_is_refused_and_nothing_is_stored(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, make: Callable[[Path], Path], sentence: str
 ) -> None:
     good = write(tmp_path / "good.h5", dict(zip(NAMES, unit(), strict=True)))
@@ -255,7 +259,7 @@ def test_a_file_that_cannot_be_read_is_not_one_sentence_or_leaves_something(
         ("new", (), 4001, "4001 dimensions"),
     ],
 )
-def test_an_encoder_that_does_not_fit_is_overwritten(
+def test_import_that_does_not_fit_the_encoder_is_refused_and_changes_nothing(
     cli: Cli,
     connection: psycopg.Connection,
     tmp_path: Path,
@@ -274,7 +278,7 @@ def test_an_encoder_that_does_not_fit_is_overwritten(
     assert state(connection) == before
 
 
-def test_a_name_in_two_datasets_gets_the_vector_of_the_other(
+def test_name_in_two_datasets_is_refused_until_dataset_is_given(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     add_images(connection, "copy", NAMES[8:])
@@ -293,7 +297,7 @@ def test_a_name_in_two_datasets_gets_the_vector_of_the_other(
     assert datasets == [("nih14",)]
 
 
-def test_links_that_lead_nowhere_or_round_end_the_import(cli: Cli, tmp_path: Path) -> None:
+def test_broken_and_circular_links_do_not_stop_the_import(cli: Cli, tmp_path: Path) -> None:
     file = write(tmp_path / "links.h5", {NAMES[0]: unit()[0]})
     with h5py.File(file, "a") as opened:
         opened[NAMES[1]] = h5py.SoftLink("/nowhere")
@@ -306,7 +310,7 @@ def test_links_that_lead_nowhere_or_round_end_the_import(cli: Cli, tmp_path: Pat
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_file_ends_in_a_traceback(cli: Cli, tmp_path: Path, seed: int) -> None:
+def test_damaged_file_gives_no_traceback(cli: Cli, tmp_path: Path, seed: int) -> None:
     file = write(tmp_path / "damaged.h5", dict(zip(NAMES, unit(), strict=True)))
     damaged = bytearray(file.read_bytes())
     for place in np.random.default_rng(seed).integers(600, len(damaged), len(damaged) // 50):
@@ -317,7 +321,9 @@ def test_a_damaged_file_ends_in_a_traceback(cli: Cli, tmp_path: Path, seed: int)
     assert "Traceback" not in outcome.err
 
 
-def test_a_failure_stays_open_when_its_image_has_come(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+def test_failure_is_resolved_once_its_image_is_ingested(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
     file = write(tmp_path / "early.h5", {"late.png": unit()[0]})
     assert load(cli, file)[1]["unknown"] == 1
     add_images(connection, "late", ["late.png"])
@@ -325,7 +331,7 @@ def test_a_failure_stays_open_when_its_image_has_come(cli: Cli, connection: psyc
     assert connection.execute("SELECT count(*) FROM cbir.failure WHERE NOT resolved").fetchone() == (0,)
 
 
-def test_an_image_without_an_imported_vector_is_sent_to_encode(
+def test_search_for_an_image_without_imported_vector_names_import_embeddings(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     load(cli, write(tmp_path / "one.h5", {NAMES[0]: unit()[0]}))

@@ -1,4 +1,4 @@
-"""``cbirdb import-embeddings`` of vectors whose images are gone: erased before, or removed while it runs."""
+"""Test ``cbirdb import-embeddings`` for images that were erased before or are removed while it runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load(cli: Cli, path: Path) -> Outcome:
     return cli("import-embeddings", "-e", "paper", "--format", "json", path)
 
 
-def test_vectors_of_an_erased_patient_are_left_out_by_every_later_import(
+def test_later_imports_leave_out_vectors_of_an_erased_patient(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     cli("ingest", "nih14", write_nih14(tmp_path / "nih"), "--pseudonym-key", key, "--name", "nih")
@@ -44,7 +44,7 @@ def test_vectors_of_an_erased_patient_are_left_out_by_every_later_import(
     assert connection.execute("SELECT source, resolved FROM cbir.failure").fetchall() == [(names[3], False)]
 
 
-def test_an_image_that_is_removed_during_an_import_is_left_out_and_the_others_are_loaded(
+def test_image_removed_during_import_is_left_out_and_the_others_are_loaded(
     cli: Cli, dsn: str, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     names = ["a.png", "b.png", "c.png"]

@@ -1,4 +1,4 @@
-"""``cbirdb index``: what is recorded, what is really there, and what is refused."""
+"""Test ``cbirdb index``: what it records, what it builds, and what it refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def toy(connection: psycopg.Connection) -> StoredEncoder:
 
 
 @pytest.mark.parametrize(("precision", "operators"), [("half", "halfvec_cosine_ops"), ("single", "vector_cosine_ops")])
-def test_the_index_is_what_was_asked_for(
+def test_index_build_uses_the_given_parameters(
     cli: Cli, connection: psycopg.Connection, precision: Precision, operators: str
 ) -> None:
     fill(connection, precision=precision)
@@ -35,7 +35,9 @@ def test_the_index_is_what_was_asked_for(
     assert (name, parameters, used) == (indexes(connection)[0][0], {"m": 7, "ef_construction": 33}, True)
 
 
-def test_everything_about_a_build_is_recorded(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> None:
+def test_index_build_records_all_facts_of_the_build(
+    cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
+) -> None:
     printed = build(cli, "--m", 8, "--ef-construction", 40, "--ef-search", 60)
     row = connection.execute(
         """
@@ -58,19 +60,21 @@ def test_everything_about_a_build_is_recorded(cli: Cli, connection: psycopg.Conn
     }  # fmt: skip
 
 
-def test_versions_are_the_servers_own(connection: psycopg.Connection) -> None:
+def test_server_versions_names_postgresql_and_pgvector(connection: psycopg.Connection) -> None:
     versions = server_versions(connection)
     assert set(versions) == {"postgresql", "pgvector"}
     assert all(re.match(r"[0-9]+\.[0-9]+", version) for version in versions.values())
 
 
-def test_defaults_are_those_of_the_method(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> None:
+def test_index_build_uses_the_defaults_of_the_method(
+    cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
+) -> None:
     build(cli)
     assert indexes(connection)[0][2] == {"m": "16", "ef_construction": "128"}
     assert connection.execute("SELECT search_settings FROM cbir.index_build").fetchone() == ({"hnsw.ef_search": 100},)
 
 
-def test_the_table_is_analyzed(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> None:
+def test_index_build_analyzes_the_table(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> None:
     build(cli)
     assert connection.execute("SELECT reltuples FROM pg_class WHERE oid = %s::regclass", [TABLE]).fetchone() == (ROWS,)
     analyzed = connection.execute(
@@ -83,7 +87,7 @@ def test_the_table_is_analyzed(cli: Cli, connection: psycopg.Connection, toy: St
     assert ("image_id",) in columns
 
 
-def test_status_says_what_build_said(cli: Cli, toy: StoredEncoder) -> None:
+def test_index_status_prints_the_same_as_index_build(cli: Cli, toy: StoredEncoder) -> None:
     built = build(cli, "--m", 8, "--ef-construction", 40)
     outcome = cli("index", "status", "-e", "toy", "--format", "json")
     assert outcome.code == 0
@@ -91,7 +95,7 @@ def test_status_says_what_build_said(cli: Cli, toy: StoredEncoder) -> None:
     assert "m=8 ef_construction=40" in cli("index", "status", "-e", "toy").out
 
 
-def test_a_rebuild_replaces_the_index_and_keeps_its_record(
+def test_rebuild_replaces_the_index_and_keeps_its_record(
     cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     first = build(cli, "--m", 8, "--ef-construction", 40)
@@ -108,13 +112,15 @@ def test_a_rebuild_replaces_the_index_and_keeps_its_record(
     assert cli("index", "status", "-e", "toy", "--format", "json").rows == [second]
 
 
-def test_a_rebuild_indexes_what_was_added_since(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> None:
+def test_rebuild_counts_the_rows_that_exist_now(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> None:
     assert build(cli)["rows"] == ROWS
     connection.execute(f"DELETE FROM {TABLE} WHERE image_id IN (SELECT image_id FROM {TABLE} LIMIT 50)")
     assert build(cli)["rows"] == ROWS - 50
 
 
-def test_drop(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> None:
+def test_index_drop_removes_the_index_and_keeps_its_record(
+    cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
+) -> None:
     build(cli)
     outcome = cli("index", "drop", "-e", "toy")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "The index of 'toy' is dropped.\n")
@@ -142,7 +148,7 @@ def test_drop(cli: Cli, connection: psycopg.Connection, toy: StoredEncoder) -> N
         (["--m", 64, "--ef-construction", 127], "--ef-construction must be at least twice --m, that is 128."),
     ],
 )
-def test_numbers_that_do_not_fit_are_one_sentence_and_change_nothing(
+def test_parameters_out_of_range_give_one_sentence_and_change_nothing(
     cli: Cli, connection: psycopg.Connection, toy: StoredEncoder, arguments: list[object], said: str
 ) -> None:
     outcome = cli("index", "build", "-e", "toy", *arguments)
@@ -151,11 +157,13 @@ def test_numbers_that_do_not_fit_are_one_sentence_and_change_nothing(
 
 
 @pytest.mark.parametrize("arguments", [["--m", 2, "--ef-construction", 4], ["--m", 100, "--ef-construction", 200]])
-def test_the_bounds_themselves_are_what_the_server_takes(cli: Cli, toy: StoredEncoder, arguments: list[object]) -> None:
+def test_server_accepts_the_smallest_and_largest_parameters(
+    cli: Cli, toy: StoredEncoder, arguments: list[object]
+) -> None:
     build(cli, *arguments, "--ef-search", 1000)
 
 
-def test_an_encoder_without_embeddings_is_not_indexed(cli: Cli, connection: psycopg.Connection) -> None:
+def test_index_build_refuses_an_encoder_without_embeddings(cli: Cli, connection: psycopg.Connection) -> None:
     register_encoder(connection, "toy", dim=DIM, precision="half", spec={}, provenance={})
     said = one_sentence(cli("index", "build", "-e", "toy"))
     assert "There are no embeddings of 'toy' to index. Run: cbirdb encode -e toy" in said
@@ -163,7 +171,9 @@ def test_an_encoder_without_embeddings_is_not_indexed(cli: Cli, connection: psyc
 
 
 @pytest.mark.parametrize("command", ["build", "drop", "status"])
-def test_an_encoder_that_was_never_used_or_does_not_exist(cli: Cli, toy: StoredEncoder, command: str) -> None:
+def test_index_commands_refuse_unused_and_unknown_encoders_with_advice(
+    cli: Cli, toy: StoredEncoder, command: str
+) -> None:
     assert "cbirdb encode -e tiny-image" in one_sentence(cli("index", command, "-e", "tiny-image"))
     assert "Did you mean 'toy'?" in one_sentence(cli("index", command, "-e", "toys"))
 
@@ -175,7 +185,7 @@ NO_LONGER_FITS = "no longer fits"
 
 
 def set_memory(connection: psycopg.Connection, value: str) -> None:
-    """For sessions to come; it goes with the test's database."""
+    """Set maintenance_work_mem for later sessions of the test's database."""
     connection.execute(
         sql.SQL("ALTER DATABASE {} SET maintenance_work_mem = {}").format(
             sql.Identifier(connection.info.dbname), sql.Literal(value)
@@ -184,7 +194,7 @@ def set_memory(connection: psycopg.Connection, value: str) -> None:
 
 
 def server_notices(dsn: str, encoder: StoredEncoder, method: Hnsw) -> list[str]:
-    """What pgvector itself says of a build."""
+    """Build an index; return the notices of pgvector."""
     said: list[str] = []
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
@@ -192,7 +202,7 @@ def server_notices(dsn: str, encoder: StoredEncoder, method: Hnsw) -> list[str]:
     return said
 
 
-def test_too_little_memory_is_said_before_and_the_advice_mends_it(
+def test_memory_that_index_build_advises_is_enough_for_the_graph(
     cli: Cli, connection: psycopg.Connection, dsn: str
 ) -> None:
     encoder = fill(connection, rows=1500, dim=512)

@@ -1,4 +1,4 @@
-"""Builds of an index that wait, die, fail, or are two at once: searches go on, and no half index stays."""
+"""Test index builds that wait, die, fail or run twice at once: searches continue, and no partial index remains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def toy(connection: psycopg.Connection) -> StoredEncoder:
 
 @pytest.fixture
 def start(dsn: str) -> Iterator[Start]:
-    """Starts ``cbirdb index build``, or another command of it, as a process; none outlives the test."""
+    """Provide a function that starts ``cbirdb index`` commands as processes; kill them after the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def call(*arguments: object, command: str = "build") -> subprocess.Popen[str]:
@@ -50,7 +50,7 @@ def start(dsn: str) -> Iterator[Start]:
 
 @contextmanager
 def held(dsn: str, statement: str) -> Iterator[None]:
-    """What the statement locks stays locked for the block."""
+    """Hold the locks of a statement for the block."""
     with psycopg.connect(dsn) as holder:
         holder.execute(statement.encode())
         yield
@@ -58,11 +58,11 @@ def held(dsn: str, statement: str) -> Iterator[None]:
 
 
 LOCK_TABLE = f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE"
-"""As someone who is adding embeddings: the build has not begun."""
+"""The lock of someone who adds embeddings: the build has not begun."""
 LOCK_RECORDS = "LOCK TABLE cbir.index_build IN SHARE MODE"
-"""The records can be read but not written: the new index is there, not yet recorded."""
+"""Blocks writing of records: the new index exists and is not yet recorded."""
 LOCK_ENCODER = "SELECT FROM cbir.encoder FOR UPDATE"
-"""No new record can be written: the old one is closed already, and the table not yet counted and analyzed."""
+"""Blocks the new record: the old one is closed already, and the table is not yet counted and analyzed."""
 
 
 def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Connection) -> int:
@@ -79,7 +79,7 @@ def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Conne
 
 
 def wait_for_server(connection: psycopg.Connection) -> None:
-    """A session whose client is gone ends when it next looks; what it had in hand is rolled back then."""
+    """Wait until the sessions of killed clients have ended and rolled back."""
     deadline = time.monotonic() + 30
     while connection.execute(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
@@ -100,7 +100,7 @@ def ends_well(process: subprocess.Popen[str]) -> None:
 
 
 def nearest(dsn: str) -> list[int]:
-    """A search by somebody who does not wait for locks."""
+    """Search without waiting for locks."""
     with psycopg.connect(dsn, options="-c lock_timeout=2s") as searcher:
         found = searcher.execute(
             f"SELECT image_id FROM {TABLE} ORDER BY embedding <=>"
@@ -110,7 +110,7 @@ def nearest(dsn: str) -> list[int]:
 
 
 @pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
-def test_a_killed_first_build_leaves_neither_index_nor_record(
+def test_killed_first_build_leaves_no_index_and_no_record(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
     with held(dsn, lock):
@@ -124,7 +124,7 @@ def test_a_killed_first_build_leaves_neither_index_nor_record(
 
 
 @pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
-def test_a_killed_rebuild_leaves_the_old_index_in_use(
+def test_killed_rebuild_leaves_the_old_index_in_use(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
     old = build(cli, "--m", 8)
@@ -141,7 +141,7 @@ def test_a_killed_rebuild_leaves_the_old_index_in_use(
 
 
 @pytest.mark.parametrize("lock", [LOCK_TABLE, LOCK_RECORDS, LOCK_ENCODER])
-def test_a_rebuild_whose_session_is_ended_fails_in_one_sentence_and_leaves_the_old_index_in_use(
+def test_rebuild_whose_session_is_ended_fails_and_leaves_the_old_index_in_use(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, lock: str
 ) -> None:
     old = build(cli, "--m", 8)
@@ -181,14 +181,14 @@ def test_searches_go_on_while_a_rebuild_waits_or_runs(
 
 
 def wait_for_both(connection: psycopg.Connection) -> None:
-    """Return when two sessions wait for a lock."""
+    """Wait until two sessions wait for a lock."""
     deadline = time.monotonic() + 60
     while connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}".encode()).fetchone() != (2,):
         assert time.monotonic() < deadline, "the two never came to the lock"
         time.sleep(0.005)
 
 
-def test_a_drop_and_a_rebuild_at_once_both_end_well(
+def test_drop_and_rebuild_at_once_both_succeed(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli, "--m", 8)
@@ -205,7 +205,7 @@ def test_a_drop_and_a_rebuild_at_once_both_end_well(
     assert len(records(connection)) == 2
 
 
-def test_a_drop_counts_the_index_that_it_retired_and_a_waiting_build_dropped(
+def test_drop_counts_a_retired_index_that_a_waiting_build_dropped(
     cli: Cli, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(cli)
@@ -223,7 +223,7 @@ def test_a_drop_counts_the_index_that_it_retired_and_a_waiting_build_dropped(
     assert indexes(connection) == []
 
 
-def test_an_audit_that_begins_during_a_drop_says_that_there_is_no_index(
+def test_audit_during_a_drop_says_that_there_is_no_index(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli)

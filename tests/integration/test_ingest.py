@@ -1,4 +1,4 @@
-"""``cbirdb ingest`` on real files and a real server: what is in the catalogue afterwards, and after files have changed."""
+"""Test ``cbirdb ingest`` on real files and a real server: what the catalogue holds, also after files have changed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ pytestmark = pytest.mark.also_by_a_site
 PROGRAM = Path(sys.executable).with_name("cbirdb")
 
 
-def test_images_labels_and_facts_reach_the_catalogue(
-    cli: Cli, connection: psycopg.Connection, class_folder: Path
-) -> None:
+def test_ingest_stores_images_labels_and_facts(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
     outcome = ingest(cli, "folder", class_folder, "--modality", "XR", "--anatomic-region", "chest")
     assert outcome.code == 0
     assert counts(outcome) == {"added": 20}
@@ -39,7 +37,7 @@ def test_images_labels_and_facts_reach_the_catalogue(
     assert value(connection, "SELECT root FROM cbir.dataset") == str(class_folder)
 
 
-def test_stdout_is_one_json_array_whose_last_row_has_the_promised_keys(cli: Cli, class_folder: Path) -> None:
+def test_json_output_is_one_array_whose_last_row_has_the_documented_keys(cli: Cli, class_folder: Path) -> None:
     (class_folder / "nodule" / "bad.png").write_text("not a picture")
     outcome = ingest(cli, "folder", class_folder)
     rows = json.loads(outcome.out)
@@ -48,9 +46,7 @@ def test_stdout_is_one_json_array_whose_last_row_has_the_promised_keys(cli: Cli,
     assert "cbirdb failures" in outcome.err
 
 
-def test_a_second_run_adds_nothing_and_changes_no_table(
-    cli: Cli, connection: psycopg.Connection, class_folder: Path
-) -> None:
+def test_second_ingest_changes_no_table(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
     (class_folder / "nodule" / "bad.png").write_text("not a picture")
     ingest(cli, "folder", class_folder)
     before = contents(connection)
@@ -67,14 +63,14 @@ def test_only_new_files_are_added(cli: Cli, connection: psycopg.Connection, clas
     assert labels(connection)["cyst/a.png"] == {"cyst": 1}
 
 
-def test_a_limit_looks_at_no_more_and_the_next_run_goes_on(
+def test_limit_caps_an_ingest_and_the_next_run_continues(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     assert counts(ingest(cli, "folder", class_folder, "--limit", 3)) == {"added": 3}
     assert counts(ingest(cli, "folder", class_folder)) == {"added": 17, "unchanged": 3}
 
 
-def test_names_of_any_characters_are_stored_as_they_are(
+def test_file_names_with_any_characters_are_stored_unchanged(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     names = ["a b/[1] 100%.png", """it's/"x".png""", "früh/ä\\n.png", "$1;--/{}.png"]
@@ -88,7 +84,7 @@ def test_names_of_any_characters_are_stored_as_they_are(
 # --- what has changed ---------------------------------------------------------------------------------------------
 
 
-def test_a_changed_file_is_updated_and_loses_its_embedding_while_a_touched_one_keeps_it(
+def test_changed_file_loses_its_embedding_and_a_touched_file_keeps_it(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     ingest(cli, "folder", class_folder)
@@ -107,7 +103,7 @@ def test_a_changed_file_is_updated_and_loses_its_embedding_while_a_touched_one_k
     assert cli("encode", "-e", "tiny-image", "--format", "json").rows[-1]["encoded"] == 1
 
 
-def test_a_changed_file_of_the_same_size_loses_its_embedding(
+def test_changed_file_of_the_same_size_loses_its_embedding(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     """Uncompressed pictures of one size are files of one size, whatever they show."""
@@ -129,7 +125,7 @@ def test_a_changed_file_of_the_same_size_loses_its_embedding(
     assert digest == hashlib.sha256(file.read_bytes()).digest()
 
 
-def test_a_file_of_another_size_is_read_again_although_its_time_is_the_same(
+def test_file_of_another_size_is_read_again_although_its_time_is_unchanged(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     ingest(cli, "folder", class_folder)
@@ -143,7 +139,7 @@ def test_a_file_of_another_size_is_read_again_although_its_time_is_the_same(
     assert digest == hashlib.sha256(file.read_bytes()).digest()
 
 
-def test_a_dataset_in_another_folder_is_refused_until_it_is_said_to_have_moved(
+def test_dataset_in_another_folder_is_refused_unless_moved_is_given(
     cli: Cli, connection: psycopg.Connection, class_folder: Path, tmp_path: Path
 ) -> None:
     ingest(cli, "folder", class_folder)
@@ -158,7 +154,7 @@ def test_a_dataset_in_another_folder_is_refused_until_it_is_said_to_have_moved(
     assert value(connection, "SELECT root FROM cbir.dataset") == str(moved)
 
 
-def test_a_name_that_belongs_to_a_dataset_of_another_layout_is_refused(
+def test_name_of_a_dataset_with_another_layout_is_refused(
     cli: Cli, connection: psycopg.Connection, class_folder: Path, tmp_path: Path
 ) -> None:
     ingest(cli, "folder", class_folder, "--name", "P")
@@ -169,7 +165,7 @@ def test_a_name_that_belongs_to_a_dataset_of_another_layout_is_refused(
     assert contents(connection) == before
 
 
-def test_a_dry_run_counts_and_writes_nothing(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
+def test_dry_run_counts_and_writes_nothing(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
     (class_folder / "nodule" / "bad.png").write_text("not a picture")
     outcome = ingest(cli, "folder", class_folder, "--dry-run")
     assert outcome.code == 4
@@ -178,7 +174,7 @@ def test_a_dry_run_counts_and_writes_nothing(cli: Cli, connection: psycopg.Conne
     assert "nothing was written" in outcome.err
 
 
-def test_a_dry_run_foretells_what_the_run_will_count(cli: Cli, class_folder: Path) -> None:
+def test_dry_run_predicts_the_counts_of_the_real_run(cli: Cli, class_folder: Path) -> None:
     shutil.copyfile(class_folder / "nodule" / "00.png", class_folder / "nodule" / "copy.png")
     ingest(cli, "folder", class_folder, "--limit", 3)
     foretold = counts(ingest(cli, "folder", class_folder, "--dry-run"))
@@ -188,7 +184,7 @@ def test_a_dry_run_foretells_what_the_run_will_count(cli: Cli, class_folder: Pat
 # --- two at once ----------------------------------------------------------------------------------------------------
 
 
-def test_two_ingests_of_one_folder_at_once_leave_each_image_once(
+def test_two_ingests_of_one_folder_at_once_store_each_image_once(
     dsn: str, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     for number in range(600):

@@ -1,4 +1,4 @@
-"""Files that ``cbirdb ingest`` cannot read, and input that it refuses: recorded, counted, resolved, and never the end."""
+"""Test files that ``cbirdb ingest`` cannot read: each is recorded and later resolved, and the run continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.catalogue_checks import Cli, contents, counts, ingest, open_f
 pytestmark = pytest.mark.also_by_a_site
 
 
-def test_a_file_name_that_is_not_utf8_is_a_failure_and_not_the_end(
+def test_file_name_that_is_not_utf8_fails_and_the_others_are_ingested(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     with open(os.fsencode(class_folder) + b"/nodule/\xff.png", "wb") as file:  # noqa: PTH123
@@ -25,7 +25,7 @@ def test_a_file_name_that_is_not_utf8_is_a_failure_and_not_the_end(
 
 
 def damage(folder: Path) -> dict[str, str]:
-    """One file of each kind that cannot be read, and the reason that must be given for it."""
+    """Write one unreadable file of each kind; return the reason expected for each."""
     png, jpeg = picture_bytes(200), picture_bytes(201, file_format="JPEG")
     corrupt = bytearray(png)
     corrupt[len(png) // 2 : len(png) // 2 + 40] = bytes(40)
@@ -52,7 +52,7 @@ def damage(folder: Path) -> dict[str, str]:
     }
 
 
-def test_every_kind_of_damage_is_recorded_with_its_reason_while_the_rest_is_ingested(
+def test_every_kind_of_damage_is_recorded_and_the_rest_is_ingested(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     expected = damage(class_folder / "nodule")
@@ -64,16 +64,14 @@ def test_every_kind_of_damage_is_recorded_with_its_reason_while_the_rest_is_inge
     assert "2 truncated" in outcome.err
 
 
-def test_a_failure_that_is_met_again_is_counted_up_and_not_repeated(
-    cli: Cli, connection: psycopg.Connection, class_folder: Path
-) -> None:
+def test_repeated_failure_increases_its_count(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
     expected = damage(class_folder / "nodule")
     ingest(cli, "folder", class_folder)
     assert ingest(cli, "folder", class_folder).code == 4
     assert open_failures(connection) == sorted((f"nodule/{name}", reason, 2) for name, reason in expected.items())
 
 
-def test_a_failure_is_resolved_when_the_file_was_mended_and_the_others_stay_open(
+def test_repaired_file_resolves_its_failure_and_the_others_stay_open(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     for name in ("a.png", "b.png"):
@@ -86,9 +84,7 @@ def test_a_failure_is_resolved_when_the_file_was_mended_and_the_others_stay_open
     assert len(cli("failures", "--all", "--format", "json").rows) == 2
 
 
-def test_an_image_that_was_damaged_after_it_was_ingested_is_a_failure(
-    cli: Cli, connection: psycopg.Connection, class_folder: Path
-) -> None:
+def test_image_damaged_after_ingest_is_a_failure(cli: Cli, connection: psycopg.Connection, class_folder: Path) -> None:
     ingest(cli, "folder", class_folder)
     (class_folder / "nodule" / "00.png").write_bytes(b"overwritten")
     outcome = ingest(cli, "folder", class_folder)
@@ -109,7 +105,7 @@ def test_an_image_that_was_damaged_after_it_was_ingested_is_a_failure(
         (("paper-csv", "{}"), "no CSV files"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_the_database_as_it_was(
+def test_bad_input_gives_one_sentence_and_changes_nothing(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     (tmp_path / "a.txt").touch()

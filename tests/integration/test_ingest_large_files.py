@@ -1,4 +1,4 @@
-"""Files too large to read, and pictures too large to decode unless they are allowed: a failure each, and the run goes on."""
+"""Test files and pictures above the limits: each becomes a failure, and the run continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def failures(connection: psycopg.Connection) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("size", [LARGEST_FILE + 1, 1 << 40])
-def test_a_huge_file_is_a_failure_and_the_others_are_ingested(
+def test_huge_file_fails_and_the_others_are_ingested(
     cli: Cli, connection: psycopg.Connection, class_folder: Path, size: int
 ) -> None:
     huge = class_folder / "nodule" / "huge.png"
@@ -35,7 +35,7 @@ def test_a_huge_file_is_a_failure_and_the_others_are_ingested(
     assert failures(connection) == [("ingest", "nodule/huge.png", "too large")]
 
 
-def test_a_file_that_memory_does_not_hold_is_a_failure(tmp_path: Path) -> None:
+def test_file_that_exceeds_memory_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.touch()
     os.truncate(path, 1 << 30)
@@ -49,7 +49,7 @@ def test_a_file_that_memory_does_not_hold_is_a_failure(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, "too large\n"), ran.stderr
 
 
-def test_a_picture_beyond_the_usual_limit_is_ingested_and_encoded_where_both_are_told_so(
+def test_max_pixels_lets_ingest_and_encode_read_a_larger_picture(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     path = class_folder / "nodule" / "large.png"

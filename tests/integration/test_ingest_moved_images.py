@@ -1,4 +1,4 @@
-"""Images that come without their files first, or lie in other folders later, are the same images."""
+"""Test that images first ingested without files, or moved to other folders later, remain the same images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.fixture
 def nih(cli: Cli, tmp_path: Path) -> Callable[..., dict[str, int]]:
-    """Ingests NIH's folder, and gives what was counted, without zeros."""
+    """Provide a function that ingests NIH's folder and returns the counts that are not zero."""
 
     def ingest(*options: object) -> dict[str, int]:
         outcome = cli(
@@ -38,7 +38,7 @@ def sources(connection: psycopg.Connection) -> list[str]:
     return [row[0] for row in connection.execute("SELECT source FROM cbir.image ORDER BY source").fetchall()]
 
 
-def test_nih_images_that_come_without_their_files_first_are_not_there_twice(
+def test_nih_images_ingested_without_files_first_are_stored_once(
     connection: psycopg.Connection, tmp_path: Path, nih: Callable[..., dict[str, int]]
 ) -> None:
     write_nih14(tmp_path / "nih")
@@ -51,7 +51,7 @@ def test_nih_images_that_come_without_their_files_first_are_not_there_twice(
     assert sources(connection) == [f"images/{row[0]}" for row in NIH_ROWS]
 
 
-def test_nih_images_in_another_folder_keep_their_ids_labels_and_embeddings(
+def test_nih_images_moved_to_another_folder_keep_ids_labels_and_embeddings(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, nih: Callable[..., dict[str, int]]
 ) -> None:
     root = write_nih14(tmp_path / "nih")
@@ -79,7 +79,7 @@ def test_nih_images_in_another_folder_keep_their_ids_labels_and_embeddings(
     [("mimic-cxr", write_mimic), ("chexpert", write_chexpert), ("radimagenet", write_radimagenet)],
     ids=["mimic-cxr", "chexpert", "radimagenet"],
 )
-def test_images_of_other_datasets_that_come_without_their_files_first_are_not_there_twice(
+def test_images_of_other_datasets_ingested_without_files_first_are_stored_once(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, reader: str, write: Callable[[Path], Path]
 ) -> None:
     folder = write(tmp_path / "d")
@@ -90,7 +90,7 @@ def test_images_of_other_datasets_that_come_without_their_files_first_are_not_th
     assert sources(connection) == before
 
 
-def test_files_of_one_name_in_two_folders_are_two_images_where_folders_are_classes(
+def test_files_of_one_name_in_two_class_folders_are_two_images(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     for number, name in enumerate(("nodule", "normal")):

@@ -1,4 +1,4 @@
-"""``cbirdb ingest paper-csv``: rows with and without their images, and rows that are wrong."""
+"""Test ``cbirdb ingest paper-csv``: rows with and without images, and wrong rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import picture_bytes, write_csv
 from tests.support.catalogue_checks import Cli, counts, ingest, labels, open_failures, paper_row, value
 
 
-def test_a_changed_row_of_a_csv_is_updated_without_touching_the_others(
+def test_changed_csv_row_is_updated_and_the_others_stay_unchanged(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     rows = [paper_row("a.png"), paper_row("b.png")]
@@ -23,14 +23,16 @@ def test_a_changed_row_of_a_csv_is_updated_without_touching_the_others(
     assert found == ("test", "CR")
 
 
-def test_rows_alone_are_ingested_without_facts(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+def test_csv_rows_without_images_are_ingested_without_file_facts(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
     outcome = ingest(cli, "paper-csv", write_csv(tmp_path / "p.csv", [paper_row("a.png"), paper_row("b.png")]))
     assert (outcome.code, counts(outcome)) == (0, {"added": 2})
     assert value(connection, "SELECT root FROM cbir.dataset WHERE name = 'P'") is None
     assert value(connection, "SELECT count(*) FROM cbir.image WHERE sha256 IS NULL AND width IS NULL") == 2
 
 
-def test_images_that_are_not_on_disk_are_counted_as_missing_and_left_out(
+def test_images_missing_on_disk_are_counted_and_left_out(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"
@@ -45,7 +47,7 @@ def test_images_that_are_not_on_disk_are_counted_as_missing_and_left_out(
     assert counts(ingest(cli, "paper-csv", csv_file, "--images", images)) == {"added": 1, "unchanged": 1, "missing": 1}
 
 
-def test_images_can_be_given_later_and_are_kept_when_left_out_again(
+def test_file_facts_added_later_are_kept_when_images_are_omitted_again(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"
@@ -58,7 +60,7 @@ def test_images_can_be_given_later_and_are_kept_when_left_out_again(
     assert value(connection, "SELECT width FROM cbir.image") == 48
 
 
-def test_wrong_rows_are_recorded_with_their_lines_and_resolved_once_mended(
+def test_wrong_csv_rows_are_recorded_with_their_line_and_resolved_once_corrected(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     rows = [paper_row("a.png"), paper_row("b.png", split="x"), paper_row("c.png", **{"XR/chest/Mass": 7})]
@@ -71,7 +73,7 @@ def test_wrong_rows_are_recorded_with_their_lines_and_resolved_once_mended(
     assert open_failures(connection) == [("c.png", "wrong label value", 2)]
 
 
-def test_a_row_that_stands_twice_is_a_failure_and_the_first_one_counts(
+def test_repeated_csv_row_is_a_failure_and_the_first_row_counts(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     rows = [paper_row("a.png"), paper_row("a.png", split="test")]
@@ -82,7 +84,7 @@ def test_a_row_that_stands_twice_is_a_failure_and_the_first_one_counts(
     assert value(connection, "SELECT string_agg(split, ',') FROM cbir.image") == "train"
 
 
-def test_a_csv_with_wrong_columns_is_recorded_and_the_other_files_are_ingested(
+def test_csv_with_wrong_columns_fails_and_the_other_files_are_ingested(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     write_csv(tmp_path / "a.csv", [{"file": "a.png", "class": "x"}])
@@ -92,7 +94,7 @@ def test_a_csv_with_wrong_columns_is_recorded_and_the_other_files_are_ingested(
     assert open_failures(connection) == [(str(tmp_path / "a.csv"), "wrong columns", 1)]
 
 
-def test_a_csv_with_wrong_columns_that_was_mended_is_resolved(
+def test_corrected_columns_of_a_csv_resolve_its_failure(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     ingest(cli, "paper-csv", write_csv(tmp_path / "a.csv", [{"file": "a.png"}]))
@@ -101,7 +103,7 @@ def test_a_csv_with_wrong_columns_that_was_mended_is_resolved(
 
 
 @pytest.mark.parametrize("where", ["filepath", "split", "XR/chest/Mass"])
-def test_a_nul_character_in_a_row_is_a_failure_and_not_the_end(
+def test_csv_row_with_a_nul_character_fails_and_the_others_are_ingested(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, where: str
 ) -> None:
     rows = [paper_row("a.png") | {where: "x\0y"}, paper_row("b.png")]
@@ -110,7 +112,7 @@ def test_a_nul_character_in_a_row_is_a_failure_and_not_the_end(
     assert list(labels(connection)) == ["b.png"]
 
 
-def test_modality_and_region_of_all_images_hold_for_csv_files_too(
+def test_modality_and_region_options_apply_to_csv_files(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     csv_file = write_csv(tmp_path / "p.csv", [paper_row("a.png", modality="", anatomic_region="")])

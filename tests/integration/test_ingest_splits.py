@@ -1,4 +1,4 @@
-"""Copies of one picture, and the shares of train, val and test that ``cbirdb ingest`` deals out."""
+"""Test copies of one picture, and the shares of train, val and test that ``cbirdb ingest`` assigns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import picture_bytes
 from tests.support.catalogue_checks import Cli, counts, ingest, labels, value
 
 
-def test_duplicates_keep_their_own_rows_and_labels_are_counted_and_never_straddle_the_split(
+def test_duplicates_keep_their_rows_and_labels_and_share_one_split(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     # Each of the twenty stands in a second class and, under another name, in a third.
@@ -40,7 +40,7 @@ def test_duplicates_are_found_across_datasets_and_runs(
     assert value(connection, "SELECT count(*) FROM cbir.duplicate_image") == 20
 
 
-def test_copies_that_the_given_folders_put_on_both_sides_are_shown(
+def test_copies_in_train_and_test_folders_are_shown_as_straddling(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     for split in ("train", "test"):
@@ -56,14 +56,14 @@ def test_copies_that_the_given_folders_put_on_both_sides_are_shown(
 @pytest.mark.parametrize(
     ("split", "expected"), [("100/0/0", {"train"}), ("0/100/0", {"val"}), ("0/0/100", {"test"})], ids=str
 )
-def test_a_share_of_all_takes_all(
+def test_share_of_100_percent_takes_all_images(
     cli: Cli, connection: psycopg.Connection, class_folder: Path, split: str, expected: set[str]
 ) -> None:
     ingest(cli, "folder", class_folder, "--split", split)
     assert {row[0] for row in connection.execute("SELECT split FROM cbir.image")} == expected
 
 
-def test_shares_are_met_and_depend_on_the_content_alone(
+def test_split_shares_are_met_and_depend_only_on_the_content(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     for number in range(300):
@@ -79,5 +79,5 @@ def test_shares_are_met_and_depend_on_the_content_alone(
     assert value(connection, f"SELECT bool_and({position} > 49) FROM cbir.image WHERE split = 'train'")
 
 
-def test_a_split_in_superscript_is_refused_like_any_other_nonsense(cli: Cli, class_folder: Path) -> None:
+def test_split_with_a_superscript_digit_is_refused(cli: Cli, class_folder: Path) -> None:
     assert ingest(cli, "folder", class_folder, "--split", "80/1²/10").code == 2

@@ -1,4 +1,4 @@
-"""What pgvector's known defects forbid on an old server, and that no build of ours can meet the one in IVFFlat.
+"""Test what pgvector's known defects forbid on an old server, and that no cbirdb build can trigger the one in IVFFlat.
 
 IVFFlat builds before 0.8.7 overflow where a value has other dimensions than its index. The server's own checks make that
 impossible for a column that is declared with its dimensions; the tests below show it for every way that a value may take.
@@ -34,14 +34,14 @@ WARNING = "a buffer overflow in IVFFlat index builds (CVE-2026-103484)"
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is a real one; the release that mends its defect is moved out of its reach."""
+    """Raise the release that fixes the defect above the version of the real server."""
     monkeypatch.setattr(known_defects, "SAFE_IVFFLAT", (99, 0, 0))
     monkeypatch.setattr(known_defects, "DEFECTS", (Defect((99, 0, 0), DEFECTS[0].description), *DEFECTS[1:]))
 
 
 @pytest.fixture
 def shared(cli: Cli, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same database as one finds it on anybody's server: the socket's folder tells nothing. After ``cli`` names another."""
+    """Reach the same database through another socket folder, so that the server is not taken for the embedded one."""
     host = conninfo_to_dict(dsn).get("host")
     if host and str(host).startswith("/"):
         link = tmp_path / "s"
@@ -68,7 +68,7 @@ def shared(cli: Cli, dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "WITH new AS (SELECT {value}::vector AS v) UPDATE {table} SET embedding = v::{kind} FROM new",
     ],
 )
-def test_a_value_of_other_dimensions_is_refused(
+def test_embedding_column_refuses_a_value_of_other_dimensions(
     connection: psycopg.Connection, precision: Precision, dimensions: int, statement: str
 ) -> None:
     encoder = fill(connection, precision=precision)
@@ -88,7 +88,7 @@ def test_a_value_of_other_dimensions_is_refused(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("form", ["TEXT", "BINARY"])
-def test_a_copied_value_of_other_dimensions_is_refused(
+def test_copy_refuses_a_value_of_other_dimensions(
     connection: psycopg.Connection, precision: Precision, form: str
 ) -> None:
     fill(connection, precision=precision)
@@ -107,7 +107,7 @@ def test_a_copied_value_of_other_dimensions_is_refused(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("lists", [1, 14, 500])
-def test_an_ivfflat_index_is_on_the_bare_column_with_its_dimensions(
+def test_ivfflat_index_is_built_on_the_bare_column_with_its_dimensions(
     cli: Cli, connection: psycopg.Connection, precision: Precision, lists: int
 ) -> None:
     fill(connection, precision=precision)
@@ -126,7 +126,7 @@ def test_an_ivfflat_index_is_on_the_bare_column_with_its_dimensions(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_sample_that_methods_are_tried_on_declares_its_dimensions(
+def test_sample_table_for_trying_methods_declares_its_dimensions(
     connection: psycopg.Connection, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = fill(connection, precision=precision)
@@ -149,7 +149,7 @@ def test_the_sample_that_methods_are_tried_on_declares_its_dimensions(
 
 @pytest.mark.usefixtures("old")
 @pytest.mark.parametrize("flag", [[], ["--allow-ivfflat"]])
-def test_a_column_without_dimensions_gets_no_ivfflat_index(
+def test_column_without_dimensions_gets_no_ivfflat_index(
     cli: Cli, connection: psycopg.Connection, flag: list[str]
 ) -> None:
     encoder = fill(connection)
@@ -160,7 +160,7 @@ def test_a_column_without_dimensions_gets_no_ivfflat_index(
     assert records(connection) == []
 
 
-def test_a_table_that_is_not_the_encoders_own_declares_nothing(connection: psycopg.Connection) -> None:
+def test_view_in_place_of_the_embedding_table_declares_no_dimensions(connection: psycopg.Connection) -> None:
     encoder = fill(connection)
     connection.execute(f"ALTER TABLE {TABLE} RENAME TO elsewhere")
     connection.execute(f"CREATE VIEW {TABLE} AS SELECT * FROM cbir.elsewhere")
@@ -171,9 +171,7 @@ def test_a_table_that_is_not_the_encoders_own_declares_nothing(connection: psyco
 
 
 @pytest.mark.usefixtures("old", "shared")
-def test_a_shared_old_server_gets_an_ivfflat_index_only_where_the_user_says_so(
-    cli: Cli, connection: psycopg.Connection
-) -> None:
+def test_shared_old_server_gets_ivfflat_only_with_allow_ivfflat(cli: Cli, connection: psycopg.Connection) -> None:
     fill(connection)
     said = one_sentence(cli("-q", "index", "build", "-e", "toy", "--method", "ivfflat"))
     assert said.startswith(f"Error: pgvector {extension_version(connection)} has {WARNING}, which 99.0.0 fixes.")
@@ -187,7 +185,7 @@ def test_a_shared_old_server_gets_an_ivfflat_index_only_where_the_user_says_so(
 
 @pytest.mark.usefixtures("old", "shared")
 @pytest.mark.parametrize(("flag", "tried"), [([], {"hnsw", "bit-hnsw"}), (["--allow-ivfflat"], set(METHODS))])
-def test_auto_leaves_ivfflat_out_on_a_shared_old_server_and_says_so(
+def test_auto_skips_ivfflat_on_a_shared_old_server_and_says_so(
     cli: Cli, connection: psycopg.Connection, flag: list[str], tried: set[str]
 ) -> None:
     fill(connection)
@@ -200,14 +198,14 @@ def test_auto_leaves_ivfflat_out_on_a_shared_old_server_and_says_so(
 
 
 @pytest.mark.usefixtures("old")
-def test_other_methods_are_built_on_an_old_server(cli: Cli, connection: psycopg.Connection, shared: str) -> None:
+def test_old_server_builds_methods_other_than_ivfflat(cli: Cli, connection: psycopg.Connection, shared: str) -> None:
     fill(connection)
     for method in sorted(set(METHODS) - {"ivfflat"}):
         assert build(cli, "--method", method)["method"] == method
 
 
 @pytest.mark.usefixtures("old", "shared")
-def test_a_shared_old_server_is_served_with_a_warning_that_names_the_release(
+def test_warning_on_a_shared_old_server_names_the_release_with_the_fix(
     cli: Cli, connection: psycopg.Connection
 ) -> None:
     outcome = cli("encoders", "list")
@@ -219,7 +217,7 @@ def test_a_shared_old_server_is_served_with_a_warning_that_names_the_release(
 
 
 @pytest.mark.usefixtures("old", "shared")
-def test_doctor_names_the_release_that_mends_an_old_server(cli: Cli) -> None:
+def test_doctor_names_the_release_that_fixes_an_old_server(cli: Cli) -> None:
     outcome = cli("-q", "db", "doctor", "--format", "json")
     assert outcome.code == 0
     [row] = [row for row in outcome.rows if row["check"] == "pgvector version"]
@@ -229,7 +227,7 @@ def test_doctor_names_the_release_that_mends_an_old_server(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("old")
-def test_the_embedded_server_builds_what_is_shown_safe_and_names_the_release(
+def test_embedded_server_builds_ivfflat_and_doctor_names_the_release_with_the_fix(
     cli: Cli, connection: psycopg.Connection
 ) -> None:
     if not on_embedded_server(connection):
@@ -252,7 +250,7 @@ def test_the_embedded_server_builds_what_is_shown_safe_and_names_the_release(
         ("0.8.1", ["0.8.7", "0.8.6", "0.8.4", "0.8.2"]),
     ],
 )
-def test_each_release_is_named_with_what_it_mends(installed: str, releases: list[str]) -> None:
+def test_missing_fixes_names_each_release_and_what_it_fixes(installed: str, releases: list[str]) -> None:
     said = missing_fixes(installed)
     assert said.startswith(f"pgvector {installed} has known defects: ")
     assert [word for word in said.split() if word.count(".") == 2 and word != installed] == releases
@@ -261,5 +259,5 @@ def test_each_release_is_named_with_what_it_mends(installed: str, releases: list
 
 
 @pytest.mark.parametrize("installed", ["0.8.7", "0.8.10", "0.9.0", "1.0.0"])
-def test_a_release_without_known_defects_gets_no_warning(installed: str) -> None:
+def test_release_without_known_defects_gets_no_warning(installed: str) -> None:
     assert missing_fixes(installed) == ""

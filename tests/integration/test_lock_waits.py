@@ -1,4 +1,4 @@
-"""Commands that need a lock which a reader is in the way of: searches go on, who blocks is named, and nothing is lost."""
+"""Test commands that wait for a lock: searches continue, the blocking session is named, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMANDS = {
 
 @pytest.fixture
 def dsn(role_server: str, role_template: str) -> Iterator[str]:
-    """On the server that has cbirdb's roles, without which there is no row-level security."""
+    """Make a database on the server that has cbirdb's roles, which row-level security needs."""
     with new_database(role_server, role_template) as dsn:
         yield dsn
 
@@ -51,7 +51,7 @@ def toy(connection: psycopg.Connection) -> StoredEncoder:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts ``cbirdb`` as a process on a database; none outlives the test."""
+    """Provide a function that starts ``cbirdb`` as a process; kill the processes after the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def call(dsn: str, *arguments: str) -> subprocess.Popen[str]:
@@ -69,7 +69,7 @@ def start() -> Iterator[Start]:
 
 @contextmanager
 def idle_reader(dsn: str) -> Iterator[int]:
-    """Somebody who has searched and read a view, and left the transaction open; gives the session's number."""
+    """Search and read a view, and keep the transaction open for the block; yield the session's pid."""
     with psycopg.connect(dsn) as reader:
         reader.execute(SEARCH)
         reader.execute("SELECT FROM cbir.image_overview")
@@ -78,13 +78,13 @@ def idle_reader(dsn: str) -> Iterator[int]:
 
 
 def search(dsn: str) -> list[int]:
-    """A search that fails when it has to wait for a lock for a second."""
+    """Search, and fail after waiting a second for a lock."""
     with psycopg.connect(dsn, autocommit=True, options="-c lock_timeout=1s") as searcher:
         return [row[0] for row in searcher.execute(SEARCH)]
 
 
 def waiting(connection: psycopg.Connection) -> int | None:
-    """The session of a command that waits for a lock."""
+    """Return the pid of a command that waits for a lock."""
     row = connection.execute(
         "SELECT pid FROM pg_stat_activity"
         " WHERE application_name = 'cbirdb' AND datname = current_database() AND wait_event_type = 'Lock'"
@@ -108,7 +108,7 @@ def ends_well(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "encoders drop"])
-def test_searches_answer_within_a_second_while_a_command_waits_for_an_idle_reader(
+def test_searches_answer_within_a_second_while_a_command_waits_for_a_reader(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder, command: str
 ) -> None:
     build(cli, "--m", 8)
@@ -138,7 +138,7 @@ def test_searches_answer_within_a_second_while_a_command_waits_for_an_idle_reade
         assert connection.execute("SELECT to_regclass(%s)", [TABLE]).fetchone() == (None,)
 
 
-def test_an_upgrade_by_a_superuser_names_beforehand_the_tables_that_it_locks(
+def test_upgrade_by_a_superuser_names_the_tables_that_it_locks_first(
     start: Start, dsn: str, connection: psycopg.Connection
 ) -> None:
     said = ends_well(start(dsn, "db", "upgrade")).splitlines()
@@ -148,7 +148,7 @@ def test_an_upgrade_by_a_superuser_names_beforehand_the_tables_that_it_locks(
     assert "cbir.search_result," in ends_well(start(dsn, "db", "upgrade")).splitlines()[0]
 
 
-def test_tables_that_a_pending_migration_names_are_named_too(connection: psycopg.Connection) -> None:
+def test_tables_to_lock_include_those_of_pending_migrations(connection: psycopg.Connection) -> None:
     assert "cbir.search_run" not in migrate._tables_to_lock(connection)
     connection.execute("UPDATE cbir.alembic_version SET version_num = '0005'")
     assert "cbir.search_run" in migrate._tables_to_lock(connection)
@@ -158,7 +158,7 @@ TRIGGERS = "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), tgen
 OBJECTS = "SELECT kind, name FROM cbir.sql_object ORDER BY 1, 2"
 
 
-def test_an_upgrade_by_the_owner_locks_no_reader_of_tables_out(role_database: str, logins: Logins) -> None:
+def test_repeated_upgrade_by_the_owner_does_not_wait_for_a_reader(role_database: str, logins: Logins) -> None:
     database = str(conninfo_to_dict(role_database)["dbname"])
     with logins.connect("admin", database) as owner, psycopg.connect(role_database) as reader:
         before = owner.execute(TRIGGERS).fetchall(), owner.execute(OBJECTS).fetchall()
@@ -189,7 +189,7 @@ def end(connection: psycopg.Connection, process: subprocess.Popen[str], pid: int
 
 @pytest.fixture
 def two_valid(cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder) -> tuple[str, str]:
-    """Names of the old and the new index, both there after a rebuild that was killed before it dropped the old one."""
+    """Kill a rebuild before it drops the old index; return the names of both indexes."""
     build(cli, "--m", 8)
     with psycopg.connect(dsn) as recording, ThreadPoolExecutor(max_workers=1) as thread:
         recording.execute("LOCK TABLE cbir.index_build IN SHARE MODE")
@@ -213,7 +213,7 @@ def two_valid(cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, 
 def one_invalid(
     cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> tuple[str, str]:
-    """The same, where the kill came when the drop had made the old index invalid and waited for a reader."""
+    """Kill a rebuild after it has invalidated the old index and waits for a reader; return the names of both."""
     build(cli, "--m", 8)
     with idle_reader(dsn):
         process = start(dsn, *COMMANDS["build"])
@@ -234,7 +234,7 @@ def nearest(connection: psycopg.Connection, mode: str) -> list[tuple[int, str]]:
 
 
 def label(connection: psycopg.Connection) -> None:
-    """All images alike, one half of them to be searched for in the other."""
+    """Give all images the same label and make half of them queries."""
     connection.execute("INSERT INTO cbir.label (name) VALUES ('one')")
     connection.execute("UPDATE cbir.image SET split = CASE WHEN image_id % 2 = 0 THEN 'test' ELSE 'train' END")
     connection.execute(
@@ -247,15 +247,13 @@ def doctor_of_indexes(cli: Cli) -> dict[str, str]:
     return row
 
 
-def test_searches_are_exact_while_two_indexes_fit_them(
-    connection: psycopg.Connection, two_valid: tuple[str, str]
-) -> None:
+def test_searches_are_exact_while_two_indexes_exist(connection: psycopg.Connection, two_valid: tuple[str, str]) -> None:
     exact = nearest(connection, "exact")
     assert nearest(connection, "auto") == nearest(connection, "approximate") == exact
     assert {used for _, used in exact} == {"exact"}
 
 
-def test_an_index_with_a_condition_or_of_another_order_disturbs_no_search(
+def test_partial_index_or_index_of_another_operator_does_not_affect_searches(
     cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli)
@@ -264,7 +262,7 @@ def test_an_index_with_a_condition_or_of_another_order_disturbs_no_search(
     assert {used for _, used in nearest(connection, "auto")} == {"approximate"}
 
 
-def test_audits_and_approximate_evaluations_refuse_two_indexes_that_fit(
+def test_audit_and_approximate_evaluation_refuse_two_indexes(
     cli: Cli, connection: psycopg.Connection, two_valid: tuple[str, str]
 ) -> None:
     label(connection)
@@ -276,7 +274,7 @@ def test_audits_and_approximate_evaluations_refuse_two_indexes_that_fit(
 
 @pytest.mark.parametrize("left", ["two_valid", "one_invalid"])
 @pytest.mark.parametrize("command", ["build", "drop"])
-def test_doctor_names_a_leftover_and_the_next_build_or_drop_removes_it(
+def test_doctor_names_a_leftover_index_and_the_next_build_or_drop_removes_it(
     request: pytest.FixtureRequest, cli: Cli, connection: psycopg.Connection, left: str, command: str
 ) -> None:
     old, new = request.getfixturevalue(left)
@@ -294,7 +292,7 @@ def test_doctor_names_a_leftover_and_the_next_build_or_drop_removes_it(
     assert (found["result"], found["detail"]) == ("ok", f"{len(names)} in use, and no other")
 
 
-def test_what_an_interrupted_reindex_left_is_named_and_removed(
+def test_doctor_names_the_index_of_an_interrupted_reindex_and_build_removes_it(
     cli: Cli, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     build(cli)
@@ -309,7 +307,7 @@ def test_what_an_interrupted_reindex_left_is_named_and_removed(
     assert len(indexes(connection)) == 1
 
 
-def test_an_index_of_somebody_else_is_named_and_left_alone(
+def test_doctor_names_a_foreign_index_and_build_and_drop_keep_it(
     cli: Cli, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     connection.execute(
@@ -326,7 +324,7 @@ def test_an_index_of_somebody_else_is_named_and_left_alone(
 # --- who can be in the way, and who is named -----------------------------------------------------------------------------
 
 
-def test_a_reader_can_hold_no_lock_that_a_build_or_upgrade_begins_with(role_database: str, logins: Logins) -> None:
+def test_reader_cannot_hold_the_locks_that_builds_and_upgrades_take_first(role_database: str, logins: Logins) -> None:
     database = str(conninfo_to_dict(role_database)["dbname"])
     with psycopg.connect(role_database, autocommit=True) as superuser:
         fill(superuser)
@@ -345,7 +343,7 @@ def test_a_reader_can_hold_no_lock_that_a_build_or_upgrade_begins_with(role_data
         assert notes == []
 
 
-def test_who_holds_up_the_first_upgrade_of_all_is_named(start: Start, empty_database: str) -> None:
+def test_first_upgrade_names_the_session_that_blocks_it(start: Start, empty_database: str) -> None:
     with psycopg.connect(empty_database, autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", [migrate.LOCK_KEY])
         process = start(empty_database, "db", "upgrade")
@@ -354,14 +352,12 @@ def test_who_holds_up_the_first_upgrade_of_all_is_named(start: Start, empty_data
     ends_well(process)
 
 
-def test_two_upgrades_at_once_both_end_well(start: Start, empty_database: str) -> None:
+def test_two_upgrades_at_once_both_succeed(start: Start, empty_database: str) -> None:
     for process in [start(empty_database, "db", "upgrade") for _ in range(2)]:
         ends_well(process)
 
 
-def test_pid_and_role_are_named_to_everybody_and_since_when_to_who_may_see_it(
-    role_database: str, logins: Logins
-) -> None:
+def test_lock_wait_names_pid_and_role_to_all_and_start_time_to_monitors(role_database: str, logins: Logins) -> None:
     database = str(conninfo_to_dict(role_database)["dbname"])
     notes: list[str] = []
 
@@ -388,7 +384,9 @@ def test_pid_and_role_are_named_to_everybody_and_since_when_to_who_may_see_it(
                 assert notes == []
 
 
-def test_a_wait_goes_on_where_nobody_can_be_asked_who_blocks(dsn: str, connection: psycopg.Connection) -> None:
+def test_lock_wait_continues_when_the_blocking_session_cannot_be_looked_up(
+    dsn: str, connection: psycopg.Connection
+) -> None:
     notes: list[str] = []
 
     def note_and_leave(said: str) -> None:
@@ -403,7 +401,7 @@ def test_a_wait_goes_on_where_nobody_can_be_asked_who_blocks(dsn: str, connectio
     assert "Its holder could not be found" in notes[0]
 
 
-def test_who_keeps_the_first_ingest_from_noting_its_key_is_named(
+def test_first_ingest_names_the_session_that_blocks_its_pseudonym_key(
     dsn: str, connection: psycopg.Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with psycopg.connect(dsn) as holder, ThreadPoolExecutor(max_workers=1) as thread:
@@ -417,7 +415,7 @@ def test_who_keeps_the_first_ingest_from_noting_its_key_is_named(
         checked.result(timeout=30)
 
 
-def test_who_keeps_an_evaluation_from_marking_its_run_is_named(
+def test_evaluation_names_the_session_that_blocks_its_run(
     start: Start, dsn: str, connection: psycopg.Connection, toy: StoredEncoder
 ) -> None:
     label(connection)

@@ -1,4 +1,4 @@
-"""Ingesting official layouts and evaluating under the two protocols, on worked examples."""
+"""Test ingest of official layouts and evaluation under both protocols, on worked examples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows(connection: psycopg.Connection, query: str, *parameters: object) -> lis
     return connection.execute(query.encode(), parameters).fetchall()
 
 
-def test_patients_studies_and_views_become_records_under_a_pseudonym(
+def test_ingest_stores_patients_studies_and_views_under_pseudonyms(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     outcome = ingest(cli, "nih14", write_nih14(tmp_path / "nih"), key)
@@ -44,7 +44,7 @@ def test_patients_studies_and_views_become_records_under_a_pseudonym(
     assert rows(connection, "SELECT count(*) FROM cbir.study") == [(6,)]
 
 
-def test_ingesting_again_changes_nothing_and_a_corrected_row_is_updated(
+def test_second_ingest_changes_nothing_and_updates_a_corrected_row(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     root = write_nih14(tmp_path / "nih")
@@ -61,7 +61,7 @@ def test_ingesting_again_changes_nothing_and_a_corrected_row_is_updated(
     ) == [("AP", 59)]
 
 
-def test_the_key_is_made_for_its_owner_alone_and_another_key_is_refused(
+def test_new_pseudonym_key_is_private_and_another_key_is_refused(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     ingest(cli, "nih14", write_nih14(tmp_path / "nih"), key)
@@ -80,13 +80,13 @@ def test_the_key_is_made_for_its_owner_alone_and_another_key_is_refused(
     assert rows(connection, "SELECT name FROM cbir.dataset") == [("nih14",)]
 
 
-def test_no_key_is_made_for_a_dataset_without_patients(cli: Cli, class_folder: Path, key: Path) -> None:
+def test_dataset_without_patients_creates_no_pseudonym_key(cli: Cli, class_folder: Path, key: Path) -> None:
     assert ingest(cli, "folder", class_folder, key).code == 0
     assert not key.exists()
 
 
 @pytest.mark.parametrize("content", ["", "not hexadecimal", "abcd"])
-def test_a_file_that_is_no_key_is_one_sentence(cli: Cli, tmp_path: Path, key: Path, content: str) -> None:
+def test_file_that_is_no_key_is_refused_with_one_sentence(cli: Cli, tmp_path: Path, key: Path, content: str) -> None:
     key.write_text(content)
     refused = ingest(cli, "nih14", write_nih14(tmp_path / "nih"), key)
     assert refused.code == 1
@@ -94,7 +94,7 @@ def test_a_file_that_is_no_key_is_one_sentence(cli: Cli, tmp_path: Path, key: Pa
     assert len(refused.err.splitlines()) == 1
 
 
-def test_a_dry_run_says_what_would_be_ingested_by_split_modality_and_label(
+def test_dry_run_counts_images_by_split_modality_and_label(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     outcome = ingest(cli, "chexpert", write_chexpert(tmp_path), key, "--dry-run")
@@ -105,7 +105,7 @@ def test_a_dry_run_says_what_would_be_ingested_by_split_modality_and_label(
     assert rows(connection, "SELECT count(*) FROM cbir.image") == [(0,)]
 
 
-def test_missing_images_are_one_line_with_the_first_few_names(cli: Cli, tmp_path: Path, key: Path) -> None:
+def test_missing_images_are_counted_and_named_once(cli: Cli, tmp_path: Path, key: Path) -> None:
     root = write_radimagenet(tmp_path / "r")
     (root / "radiology_ai" / "US" / "liver" / "usn053022.png").unlink()
     outcome = ingest(cli, "radimagenet", root, key)
@@ -117,7 +117,7 @@ def test_missing_images_are_one_line_with_the_first_few_names(cli: Cli, tmp_path
 
 
 def taking_part(connection: psycopg.Connection, protocol: str, split: str, seed: int = 0) -> dict[str, list[str]]:
-    """Images of a split with their labels that count."""
+    """Return the images of a split with the labels that count."""
     return dict(
         rows(
             connection,
@@ -133,7 +133,7 @@ def taking_part(connection: psycopg.Connection, protocol: str, split: str, seed:
     )  # fmt: skip
 
 
-def test_chexpert_under_the_papers_protocol(
+def test_chexpert_images_with_exactly_one_finding_take_part_in_the_papers_protocol(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     ingest(cli, "chexpert", write_chexpert(tmp_path), key)
@@ -153,7 +153,7 @@ def test_chexpert_under_the_papers_protocol(
     assert any_label["train/patient00002/study1/view1_frontal.jpg"] == ["XR/chest/Edema"]
 
 
-def test_mimic_counts_positive_labels_alone(
+def test_mimic_protocol_counts_only_positive_labels(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     ingest(cli, "mimic-cxr", write_mimic(tmp_path / "m"), key)
@@ -165,7 +165,7 @@ def test_mimic_counts_positive_labels_alone(
     assert len(taking_part(connection, "any-label", "val")) == 1
 
 
-def test_a_tenth_of_the_patients_is_val_and_no_patient_is_on_both_sides(
+def test_one_tenth_of_the_patients_is_val_and_the_seed_changes_which(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, key: Path
 ) -> None:
     ingest(cli, "nih14", write_nih14(tmp_path / "nih"), key)
@@ -192,8 +192,8 @@ def test_a_tenth_of_the_patients_is_val_and_no_patient_is_on_both_sides(
     assert differing[0][0] > 100
 
 
-def test_the_split_of_every_image_is_a_call_of_its_own(connection: psycopg.Connection) -> None:
-    """Which is fifteen times as slow as an expression in the statement."""
+def test_evaluation_split_is_inlined_into_protocol_image(connection: psycopg.Connection) -> None:
+    """A call per image would be fifteen times as slow as an expression in the statement."""
     plan = rows(connection, "EXPLAIN (VERBOSE) SELECT * FROM cbir_internal.protocol_image('paper', 'train')")
     assert any("md5" in line for (line,) in plan)
     assert not any("evaluation_split(" in line for (line,) in plan)
@@ -204,7 +204,7 @@ def test_the_split_of_every_image_is_a_call_of_its_own(connection: psycopg.Conne
 
 @pytest.fixture
 def four_images(connection: psycopg.Connection) -> None:
-    """A query q (labels A and B, patient p) and the indexed a (A), b (B, patient p), c (C), at growing distance."""
+    """Store a query q (A and B, patient p) and indexed images c (C), b (B, patient p), a (A), nearest first."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'paper-csv')")
     connection.execute("INSERT INTO cbir.label (name) VALUES ('A'), ('B'), ('C')")
     connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, 'p' FROM cbir.dataset")
@@ -244,7 +244,9 @@ def precision(cli: Cli, *arguments: object) -> dict[int, tuple[float, float]]:
     return {row["n"]: (row["micro_precision"], row["macro_precision"]) for row in found}
 
 
-def test_any_label_by_hand(cli: Cli, connection: psycopg.Connection, four_images: None) -> None:
+def test_any_label_protocol_gives_the_precision_worked_by_hand(
+    cli: Cli, connection: psycopg.Connection, four_images: None
+) -> None:
     """Neighbours in order c, b, a. Relevant (shares A or B): no, yes, yes; of 2 relevant, n is at most 2."""
     assert evaluate(cli, "--protocol", "any-label")["queries"] == 1
     # micro: P@1 = 0/1, P@2 = 1/2, P@3 = P@2. Class A: 1 relevant, P@n = hit at rank 1 = 0; class B likewise.
@@ -257,7 +259,7 @@ def test_any_label_by_hand(cli: Cli, connection: psycopg.Connection, four_images
     ) == [("A", 1, [0, 0, 1]), ("B", 1, [0, 1, 1])]
 
 
-def test_the_querys_own_patient_is_left_out_when_asked(
+def test_exclude_patient_leaves_out_images_of_the_query_patient(
     cli: Cli, connection: psycopg.Connection, four_images: None
 ) -> None:
     """Without b, the neighbours are c and a; one is relevant, so n is at most 1."""
@@ -271,7 +273,9 @@ def test_the_querys_own_patient_is_left_out_when_asked(
     }
 
 
-def test_the_definition_is_stored_with_the_run(cli: Cli, connection: psycopg.Connection, four_images: None) -> None:
+def test_run_stores_protocol_definition_seed_and_patient_option(
+    cli: Cli, connection: psycopg.Connection, four_images: None
+) -> None:
     evaluate(cli, "--protocol", "any-label", "--exclude-patient", "--split-seed", 7)
     ((protocol, definition, seed, same),) = rows(
         connection, "SELECT protocol, definition, split_seed, same_patient FROM cbir.search_run"
@@ -280,7 +284,7 @@ def test_the_definition_is_stored_with_the_run(cli: Cli, connection: psycopg.Con
     assert "shares one" in definition
 
 
-def test_the_papers_protocol_leaves_out_a_query_with_two_labels(cli: Cli, four_images: None) -> None:
+def test_papers_protocol_leaves_out_a_query_with_two_labels(cli: Cli, four_images: None) -> None:
     outcome = cli("evaluate", "-e", "two", "-k", 3)
     assert outcome.code == 1
     assert "exactly one label" in outcome.err

@@ -1,4 +1,4 @@
-"""Vectors are compared only with vectors that were made in the same way: hashes, number format, one fixed picture."""
+"""Test that vectors are only stored beside vectors made in the same way: hashes, number format, one fixed picture."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAME = "projection"
 
 
 class Family:
-    """A family of encoders whose one member a test may change, as another machine would have it."""
+    """Load an encoder that a test may change, as if another machine had other weights or libraries."""
 
     FILES = WeightFiles((), ())
 
@@ -50,7 +50,7 @@ class Family:
 
 @pytest.fixture
 def family(connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch) -> Family:
-    """The family, one of whose records has been added to the database."""
+    """Register the family and add one of its records to the database."""
     found = Family()
     module = types.ModuleType("cbirdb.encoders.family_of_tests")
     module.FILES, module.load = found.FILES, found.load
@@ -85,7 +85,7 @@ def vectors(connection: psycopg.Connection) -> list[tuple[int, str]]:
 # --- what is recorded ------------------------------------------------------------------------------------------------
 
 
-def test_the_first_run_records_what_made_its_vectors(
+def test_first_run_records_what_made_its_vectors(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family
 ) -> None:
     assert run(cli, "--dtype", "bfloat16").rows[0]["encoded"] == 20
@@ -102,7 +102,7 @@ def test_the_first_run_records_what_made_its_vectors(
     np.testing.assert_allclose(golden, expected[0], atol=1e-6)
 
 
-def test_later_runs_leave_the_record_as_it_is(
+def test_later_runs_keep_the_provenance_record(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family
 ) -> None:
     run(cli, "--limit", 5)
@@ -117,7 +117,7 @@ def test_later_runs_leave_the_record_as_it_is(
 # --- number format ---------------------------------------------------------------------------------------------------
 
 
-def test_another_number_format_is_refused_with_the_option_that_goes_on(
+def test_another_dtype_is_refused_and_the_stored_dtype_is_named(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family
 ) -> None:
     run(cli, "--limit", 5, "--dtype", "float16")
@@ -130,7 +130,7 @@ def test_another_number_format_is_refused_with_the_option_that_goes_on(
     assert vectors(connection) == before
 
 
-def test_without_the_option_the_number_format_is_that_of_the_stored_vectors(
+def test_default_dtype_is_that_of_the_stored_vectors(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family
 ) -> None:
     run(cli, "--limit", 5, "--dtype", "bfloat16")
@@ -141,7 +141,7 @@ def test_without_the_option_the_number_format_is_that_of_the_stored_vectors(
     assert [options.dtype for options in family.loaded] == ["bfloat16"] * 4
 
 
-def test_a_new_encoder_computes_in_float32(
+def test_new_encoder_computes_in_float32(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family
 ) -> None:
     run(cli)
@@ -159,7 +159,7 @@ def check_refusal(message: str) -> None:
     assert f"cbirdb encoders drop {NAME}" in message
 
 
-def test_an_encoder_that_computes_something_else_under_the_same_hashes_is_refused(
+def test_encoder_with_equal_hashes_but_other_output_is_refused(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family
 ) -> None:
     run(cli, "--limit", 5)
@@ -178,7 +178,7 @@ def test_an_encoder_that_computes_something_else_under_the_same_hashes_is_refuse
     assert run(cli).rows[0]["encoded"] == 15
 
 
-def test_a_change_that_nothing_recorded_explains_says_so(connection: psycopg.Connection, ingested: Path) -> None:
+def test_unexplained_change_of_output_is_reported_as_such(connection: psycopg.Connection, ingested: Path) -> None:
     encode(connection, [Projection(NAME)])
     with pytest.raises(EncoderError, match="no other recorded difference") as refused:
         encode(connection, [Projection(NAME, seed="changed")])
@@ -186,19 +186,19 @@ def test_a_change_that_nothing_recorded_explains_says_so(connection: psycopg.Con
 
 
 class Permuted(Projection):
-    """The same numbers in another order."""
+    """Return the same numbers in another order."""
 
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         return super().encode(batch)[:, ::-1]
 
 
-def test_numbers_in_another_order_are_refused(connection: psycopg.Connection, ingested: Path) -> None:
+def test_encoder_with_permuted_output_is_refused(connection: psycopg.Connection, ingested: Path) -> None:
     encode(connection, [Projection(NAME)])
     with pytest.raises(EncoderError, match="at cosine"):
         encode(connection, [Permuted(NAME)])
 
 
-def test_of_several_encoders_one_that_changed_stops_all_before_anything_is_encoded(
+def test_one_changed_encoder_stops_all_before_anything_is_encoded(
     connection: psycopg.Connection, ingested: Path
 ) -> None:
     encode(connection, [Projection(NAME)], limit=5)
@@ -209,7 +209,7 @@ def test_of_several_encoders_one_that_changed_stops_all_before_anything_is_encod
 
 
 def turned(vector: Sequence[float], angle_cosine: float) -> list[float]:
-    """A unit vector at this cosine to the given one."""
+    """Return a unit vector at this cosine to the given one."""
     unit = np.array(vector, dtype=np.float64)
     aside = np.roll(unit, 1)
     aside -= (aside @ unit) * unit
@@ -228,7 +228,7 @@ def turned(vector: Sequence[float], angle_cosine: float) -> list[float]:
         ("float16", 0.999, False),
     ],
 )
-def test_rounding_is_no_difference_but_more_is(
+def test_encoder_may_differ_by_rounding_of_its_dtype_and_no_more(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family, dtype: str, found: float, *, same: bool
 ) -> None:
     run(cli, "--limit", 5, "--dtype", dtype)
@@ -246,7 +246,7 @@ def test_rounding_is_no_difference_but_more_is(
     assert float(verified.rows[-1]["found"].split()[0]) == pytest.approx(found, abs=1e-5)
 
 
-def test_a_search_by_an_image_of_the_database_needs_no_encoder(
+def test_search_by_image_id_loads_no_encoder(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family
 ) -> None:
     run(cli)
@@ -259,7 +259,7 @@ def test_a_search_by_an_image_of_the_database_needs_no_encoder(
 # --- embeddings that were not computed here --------------------------------------------------------------------------
 
 
-def test_imported_embeddings_which_have_no_fixed_picture_do_not_block_the_encoder(
+def test_imported_embeddings_without_golden_embedding_do_not_block_the_encoder(
     cli: Cli, connection: psycopg.Connection, ingested: Path, family: Family, tmp_path: Path
 ) -> None:
     published = np.eye(6, dtype=np.float32)

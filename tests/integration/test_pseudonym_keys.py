@@ -1,4 +1,4 @@
-"""The key of the pseudonyms: one to a database, whoever comes first, and whole whenever somebody reads it."""
+"""Test the pseudonym key: one per database, complete whenever it is read, also when several processes create it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from tests.support.official_layouts import write_nih14
 Cli = Callable[..., Outcome]
 
 
-def test_of_two_first_ingests_at_once_with_different_keys_one_is_refused(
-    dsn: str, connection: psycopg.Connection
-) -> None:
+def test_second_of_two_first_ingests_with_another_key_is_refused(dsn: str, connection: psycopg.Connection) -> None:
     with psycopg.connect(dsn, autocommit=True) as first, psycopg.connect(dsn, autocommit=True) as second:
         refused: list[InputError] = []
 
@@ -42,7 +40,7 @@ def test_of_two_first_ingests_at_once_with_different_keys_one_is_refused(
     assert len(refused) == 1
 
 
-def test_processes_that_make_the_key_at_once_all_have_the_same(tmp_path: Path) -> None:
+def test_concurrent_creation_of_the_key_gives_everyone_the_same_key(tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / f"{number}.key"
         with ThreadPoolExecutor(8) as threads:
@@ -57,7 +55,7 @@ def test_processes_that_make_the_key_at_once_all_have_the_same(tmp_path: Path) -
     [picture_bytes(1, file_format="JPEG"), b"", b"ab", b"x" * 64, b"00" * 5000, "é".encode() * 32],
     ids=["picture", "nothing", "short", "letters", "long", "accents"],
 )
-def test_a_file_that_is_no_key_is_one_sentence(cli: Cli, tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_key_is_refused_with_one_sentence(cli: Cli, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "some.jpeg"
     path.write_bytes(content)
     outcome = cli("ingest", "nih14", write_nih14(tmp_path / "nih"), "--pseudonym-key", path)

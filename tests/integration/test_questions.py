@@ -1,4 +1,4 @@
-"""A command that asks checks everything first: who cannot have what they ask for is not asked whether they want it."""
+"""Test that commands check everything before they ask for confirmation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS = {
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked; every question is answered with no."""
+    """Collect the questions asked and answer each with no."""
     asked: list[str] = []
 
     def confirm(question: str, **_: object) -> bool:
@@ -40,7 +40,7 @@ def store(connection: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_no_is_exit_code_1_and_removes_nothing(
+def test_answer_no_exits_with_code_1_and_removes_nothing(
     cli: Cli, connection: psycopg.Connection, answers: list[str], name: str
 ) -> None:
     store(connection)
@@ -63,7 +63,7 @@ def test_no_is_exit_code_1_and_removes_nothing(
         (("encoders", "drop", "resnet50"), "no embeddings of 'resnet50'"),
     ],
 )
-def test_what_is_not_there_is_said_without_a_question(
+def test_command_for_something_absent_fails_without_asking(
     cli: Cli, connection: psycopg.Connection, answers: list[str], arguments: tuple[str, ...], words: str
 ) -> None:
     store(connection)
@@ -75,7 +75,7 @@ def test_what_is_not_there_is_said_without_a_question(
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("who", ["reader", "ingest"])
-def test_who_may_not_is_told_without_a_question(
+def test_role_without_rights_is_refused_without_being_asked(
     role_database: str,
     logins: Logins,
     answers: list[str],
@@ -93,7 +93,7 @@ def test_who_may_not_is_told_without_a_question(
     assert answers == []
 
 
-def test_a_patient_who_was_erased_before_may_be_named_again(
+def test_erase_asks_again_for_a_patient_who_was_erased_before(
     cli: Cli, connection: psycopg.Connection, answers: list[str]
 ) -> None:
     store(connection)

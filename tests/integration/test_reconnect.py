@@ -1,4 +1,4 @@
-"""A server that goes away while work is done: it is waited for, not for ever, and what was committed is kept."""
+"""Test servers that go away during work: the work waits for a limited time, and committed rows are kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PICTURES = 60
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that a test may stop, and has to start again."""
+    """Start a server that a test may stop and must start again."""
     home = Path(tempfile.mkdtemp(prefix="cbirdb-server-"))  # not below pytest's folder, see tests/conftest.py
     embedded = EmbeddedServer(home)
     embedded.start()
@@ -46,7 +46,7 @@ def own_server() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def own_dsn(own_server: EmbeddedServer) -> Iterator[str]:
-    """A database of that server with an up-to-date schema."""
+    """Make a database on that server with an up-to-date schema."""
     own_server.start()
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(own_server.uri("postgres"), autocommit=True) as admin:
@@ -70,13 +70,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ingested(own_dsn: str, pictures: Path) -> str:
-    """DSN of a database of the own server with all pictures in its catalogue."""
+    """Ingest all pictures on the own server; return the DSN."""
     assert run(["-q", "--dsn", own_dsn, "ingest", "folder", str(pictures)]) == 0
     return own_dsn
 
 
 class Notes:
-    """Progress that keeps what it is told."""
+    """Record the notes of a progress display."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -101,7 +101,7 @@ def encode(
     connect_as: str | None = None,
     notes: Notes | None = None,
 ) -> EncodeSummary:
-    """The verb with one encoder that takes so long for every five pictures."""
+    """Run the verb with one encoder that takes so long for every five pictures."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         (summary,) = verb.encode(
             connection,
@@ -120,13 +120,13 @@ def embeddings(dsn: str) -> int:
 
 @contextmanager
 def running(work: Callable[[], EncodeSummary]) -> Iterator[Future[EncodeSummary]]:
-    """Work on a thread of its own, awaited at the end."""
+    """Run work on a thread and wait for it at the end."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         yield thread.submit(work)
 
 
 def wait_for_first(dsn: str, work: Future[EncodeSummary]) -> None:
-    """Return when something has been committed and not everything."""
+    """Wait until some embeddings are committed, and not all."""
     deadline = time.monotonic() + 60
     while True:
         assert not work.done(), work.result()
@@ -139,7 +139,7 @@ def wait_for_first(dsn: str, work: Future[EncodeSummary]) -> None:
 
 
 def crash(server: EmbeddedServer) -> None:
-    """End the server at once, so that it has to recover: what an operator does with its processes in despair."""
+    """End the server at once, so that it has to recover."""
     pid_file = server.data / "postmaster.pid"
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
     deadline = time.monotonic() + 60
@@ -154,7 +154,7 @@ def crash(server: EmbeddedServer) -> None:
 @pytest.mark.parametrize(
     "stop", [EmbeddedServer.stop, pytest.param(crash, marks=pytest.mark.slow)], ids=["stopped", "crashed"]
 )
-def test_encode_goes_on_after_the_server_was_restarted(
+def test_encode_continues_after_a_server_restart(
     own_server: EmbeddedServer, ingested: str, stop: Callable[[EmbeddedServer], object]
 ) -> None:
     notes = Notes()
@@ -171,7 +171,7 @@ def test_encode_goes_on_after_the_server_was_restarted(
     assert len(notes.notes) <= 2, "once for the connection that reads, once for the one that writes"
 
 
-def test_encode_gives_up_a_server_that_stays_away_and_the_next_run_completes_its_work(
+def test_encode_gives_up_on_an_absent_server_and_the_next_run_completes_it(
     own_server: EmbeddedServer, ingested: str
 ) -> None:
     with running(lambda: encode(ingested, seconds=0.1, patience_s=2)) as work:
@@ -196,7 +196,7 @@ def test_encode_gives_up_a_server_that_stays_away_and_the_next_run_completes_its
 
 @contextmanager
 def password_needed(server: EmbeddedServer, role: str) -> Iterator[None]:
-    """The server asks this role for a password."""
+    """Make the server ask this role for a password."""
     rules = server.data / "pg_hba.conf"
     before = rules.read_text()
     rules.write_text(f"local all {role} scram-sha-256\n{before}")
@@ -209,7 +209,7 @@ def password_needed(server: EmbeddedServer, role: str) -> Iterator[None]:
         admin.execute("SELECT pg_reload_conf()")
 
 
-def test_a_password_that_is_changed_meanwhile_ends_the_run_at_once(own_server: EmbeddedServer, ingested: str) -> None:
+def test_changed_password_ends_encode_at_once(own_server: EmbeddedServer, ingested: str) -> None:
     with password_needed(own_server, "locked"), psycopg.connect(ingested, autocommit=True) as admin:
         own_dsn = make_conninfo(ingested, user="locked", password="right")
         notes = Notes()
@@ -229,7 +229,7 @@ def test_a_password_that_is_changed_meanwhile_ends_the_run_at_once(own_server: E
 
 
 class Counted:
-    """Opens connections to a server and counts them."""
+    """Open connections to a server and count them."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -245,7 +245,7 @@ def end_session(dsn: str, pid: int) -> None:
         assert admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid]).fetchone() == (True,)
 
 
-def test_one_connection_serves_until_it_is_lost_and_then_another(dsn: str) -> None:
+def test_connection_is_reused_until_lost_and_then_replaced(dsn: str) -> None:
     notes: list[str] = []
     opened = Counted(dsn)
     connection = ReconnectingConnection(opened, note=notes.append)
@@ -271,7 +271,7 @@ def test_one_connection_serves_until_it_is_lost_and_then_another(dsn: str) -> No
     connection.close()
 
 
-def test_work_that_loses_its_connection_in_the_middle_is_done_again_as_a_whole(dsn: str) -> None:
+def test_work_that_loses_its_connection_is_repeated_as_a_whole(dsn: str) -> None:
     connection = ReconnectingConnection(lambda: connect(Settings(dsn=dsn)))
     begun: list[int] = []
 
@@ -300,9 +300,7 @@ def test_work_that_loses_its_connection_in_the_middle_is_done_again_as_a_whole(d
     ],
     ids=["division", "table", "cancelled", "locked"],
 )
-def test_an_error_that_leaves_the_connection_alive_is_not_tried_again(
-    dsn: str, statement: str, error: type[psycopg.Error]
-) -> None:
+def test_error_on_a_living_connection_is_not_retried(dsn: str, statement: str, error: type[psycopg.Error]) -> None:
     opened = Counted(dsn)
     connection = ReconnectingConnection(opened)
     tries: list[str] = []
@@ -333,7 +331,7 @@ def test_an_error_that_leaves_the_connection_alive_is_not_tried_again(
     ],
     ids=["socket", "port", "database", "role"],
 )
-def test_only_what_may_change_by_itself_is_waited_for(
+def test_only_an_unreachable_server_is_retried(
     dsn: str, part: dict[str, str], kind: type[DatabaseError], words: str
 ) -> None:
     opened = Counted(make_conninfo(dsn, **part))
@@ -350,7 +348,7 @@ def test_only_what_may_change_by_itself_is_waited_for(
         assert notes == []
 
 
-def test_a_full_disk_is_not_waited_for_even_where_the_server_went_down_over_it(dsn: str) -> None:
+def test_full_disk_is_not_retried_although_the_connection_was_lost(dsn: str) -> None:
     """Where the server cannot write its log, it reports that, ends every session and restarts."""
     opened = Counted(dsn)
     connection = ReconnectingConnection(opened)
@@ -368,7 +366,7 @@ def test_a_full_disk_is_not_waited_for_even_where_the_server_went_down_over_it(d
     connection.close()
 
 
-def test_a_connection_that_breaks_each_time_ends_with_what_the_driver_said(dsn: str) -> None:
+def test_connection_that_breaks_each_time_raises_the_drivers_error(dsn: str) -> None:
     connection = ReconnectingConnection(lambda: connect(Settings(dsn=dsn)), patience_s=1)
 
     def work(live: psycopg.Connection) -> None:

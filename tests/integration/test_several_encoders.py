@@ -1,4 +1,4 @@
-"""Several encoders in one run: each image is read once, and each encoder gets what it would have got alone."""
+"""Test several encoders in one run: each image is read once, and each encoder stores what it would store alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cli = Callable[..., Outcome]
 
 
 def stored(connection: psycopg.Connection, encoder: str) -> dict[str, str]:
-    """Source -> vector, as PostgreSQL prints it."""
+    """Return source -> vector, as PostgreSQL prints it."""
     return dict(
         connection.execute(
             f"SELECT i.source, e.embedding::text FROM cbir.embedding_{encoder} AS e JOIN cbir.image AS i USING (image_id)"
@@ -36,16 +36,16 @@ def failures(connection: psycopg.Connection) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def ingested(cli: Cli, class_folder: Path) -> Path:
-    """The twenty pictures, in the catalogue."""
+    """Ingest the twenty pictures."""
     assert cli("ingest", "folder", class_folder).code == 0
     return class_folder
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
-def test_each_encoder_stores_what_it_stores_alone(
+def test_encoders_run_together_store_the_same_as_alone(
     connection: psycopg.Connection, ingested: Path, batch_size: int
 ) -> None:
-    """Two that share their preprocessing, and one of larger inputs."""
+    """Two of the encoders share their preprocessing; the third has larger inputs."""
     kinds = [("first", 4, 6), ("second", 4, 3), ("third", 9, 5)]
     alone = [Projection(f"alone-{name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
     together = [Projection(f"together-{name}", side=side, dim=dim, seed=name) for name, side, dim in kinds]
@@ -64,7 +64,7 @@ def test_each_encoder_stores_what_it_stores_alone(
 
 
 @pytest.mark.parametrize(("sides", "prepared"), [((4, 4), [20]), ((4, 5), [20, 20])], ids=["same", "other"])
-def test_each_image_is_read_once_and_prepared_once_for_each_preprocessing(
+def test_each_image_is_read_once_and_preprocessed_once_per_preprocessing(
     connection: psycopg.Connection, ingested: Path, tmp_path: Path, sides: tuple[int, int], prepared: list[int]
 ) -> None:
     log = tmp_path / "log"
@@ -80,10 +80,10 @@ def test_each_image_is_read_once_and_prepared_once_for_each_preprocessing(
     assert [count for entry, count in entries.items() if entry not in reads] == prepared
 
 
-def test_an_image_that_lacks_only_one_of_them_is_prepared_for_that_one_alone(
+def test_image_is_preprocessed_only_for_encoders_that_lack_it(
     connection: psycopg.Connection, ingested: Path, tmp_path: Path
 ) -> None:
-    """The first has images 0 to 4, the second has 3, 7 and 8; the third has none."""
+    """The first encoder has images 0 to 4, the second has 3, 7 and 8, the third has none."""
     log = tmp_path / "log"
     alone = [Projection(name, side=side) for name, side in zip("abc", (4, 5, 6), strict=True)]
     encode(connection, [alone[0]], limit=5)
@@ -109,7 +109,7 @@ def test_an_image_that_lacks_only_one_of_them_is_prepared_for_that_one_alone(
     assert stored(connection, "a") == stored(connection, "whole")
 
 
-def test_what_one_preprocessing_refuses_is_no_failure_of_the_other(
+def test_preprocessing_failure_of_one_encoder_does_not_fail_the_other(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     marked_picture(100, "refuse").save(class_folder / "nodule" / "05 refuse.png")
@@ -132,7 +132,7 @@ def test_what_one_preprocessing_refuses_is_no_failure_of_the_other(
         connection.execute("TRUNCATE cbir.embedding_picky, cbir.embedding_lenient, cbir.failure")
 
 
-def test_a_picture_without_direction_fails_for_the_encoder_that_finds_none(
+def test_picture_without_direction_fails_only_for_that_encoder(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     grey = picture(0).point(lambda _: 90)
@@ -147,7 +147,7 @@ def test_a_picture_without_direction_fails_for_the_encoder_that_finds_none(
     assert failures(connection) == [("tiny-image", "nodule/grey.png", "no direction")]
 
 
-def test_a_failure_is_resolved_for_the_encoder_that_has_managed_it_and_not_for_the_other(
+def test_failure_is_resolved_only_for_the_encoder_that_succeeded(
     connection: psycopg.Connection, cli: Cli, class_folder: Path
 ) -> None:
     marked_picture(100, "abort").save(class_folder / "nodule" / "x.png")
@@ -158,7 +158,7 @@ def test_a_failure_is_resolved_for_the_encoder_that_has_managed_it_and_not_for_t
     assert [row[:2] for row in failures(connection)] == [("a", "nodule/x.png")]
 
 
-def test_a_limit_counts_images_and_not_embeddings(connection: psycopg.Connection, ingested: Path) -> None:
+def test_limit_counts_images_and_not_embeddings(connection: psycopg.Connection, ingested: Path) -> None:
     encoders = [Projection("a"), Projection("b", side=5)]
     assert [summary.encoded for summary in encode(connection, encoders, limit=3, batch_size=2)] == [3, 3]
     encode(connection, [encoders[0]], limit=4)  # 3 to 6
@@ -167,7 +167,7 @@ def test_a_limit_counts_images_and_not_embeddings(connection: psycopg.Connection
     assert [summary.encoded for summary in encode(connection, encoders)] == [11, 11]
 
 
-def test_inputs_that_do_not_fit_into_memory_make_smaller_batches(
+def test_inputs_beyond_the_memory_limit_make_smaller_batches(
     connection: psycopg.Connection, ingested: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoders = [Projection("a"), Projection("b", side=8)]
@@ -180,7 +180,7 @@ def test_inputs_that_do_not_fit_into_memory_make_smaller_batches(
     assert encoders[1].batches[5:] == [1] * 8
 
 
-def test_preprocessings_of_one_hash_but_other_shapes_are_not_taken_for_the_same(
+def test_preprocessings_with_equal_hash_and_different_shape_are_kept_apart(
     connection: psycopg.Connection, ingested: Path
 ) -> None:
     made = Provenance(weights_sha256=None, preprocessing_sha256="e" * 64)
@@ -188,12 +188,12 @@ def test_preprocessings_of_one_hash_but_other_shapes_are_not_taken_for_the_same(
     assert [summary.encoded for summary in encode(connection, encoders)] == [20, 20]
 
 
-def test_an_encoder_that_is_named_twice_runs_once(cli: Cli, connection: psycopg.Connection, ingested: Path) -> None:
+def test_encoder_named_twice_runs_once(cli: Cli, connection: psycopg.Connection, ingested: Path) -> None:
     outcome = cli("encode", "-e", "tiny-image", "-e", "tiny-image", "--format", "json")
     assert (outcome.code, [row["encoded"] for row in outcome.rows]) == (0, [20])
 
 
-def test_images_that_fail_for_all_of_them_are_told_for_each(
+def test_image_that_fails_for_all_encoders_is_counted_for_each(
     cli: Cli, ingested: Path, connection: psycopg.Connection
 ) -> None:
     for number in range(3):

@@ -1,4 +1,4 @@
-"""Names that the database cannot hold: a failure each, shown in a form that it can, and the run goes on."""
+"""Test names that the database cannot hold: each becomes a failure with a printable name, and the run continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def counts(outcome: Outcome) -> dict[str, int]:
 
 
 def deep_file(root: Path, levels: int) -> None:
-    """A picture so many folders of 200 letters below the root, which no single path of the system could name."""
+    """Write a picture so many folders of 200 letters below the root that no single path can name it."""
     at = os.open(root, os.O_RDONLY)
     for level in range(levels):
         name = chr(ord("a") + level) * 200
@@ -41,7 +41,7 @@ def deep_file(root: Path, levels: int) -> None:
     os.close(at)
 
 
-def test_a_path_too_long_for_an_index_is_a_failure_and_the_others_are_ingested(
+def test_path_too_long_for_an_index_fails_and_the_others_are_ingested(
     cli: Cli, connection: psycopg.Connection, class_folder: Path
 ) -> None:
     deep_file(class_folder, 15)
@@ -65,7 +65,7 @@ def test_a_path_too_long_for_an_index_is_a_failure_and_the_others_are_ingested(
     ],
     ids=["image", "label", "long label", "patient"],
 )
-def test_a_damaged_row_of_an_official_table_is_a_failure_and_the_others_are_ingested(
+def test_damaged_row_of_an_official_table_fails_and_the_others_are_ingested(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path, before: str, after: str, source: str, detail: str
 ) -> None:
     root = write_nih14(tmp_path / "nih", images=False)
@@ -82,7 +82,7 @@ def test_a_damaged_row_of_an_official_table_is_a_failure_and_the_others_are_inge
     assert why == (detail or "a NUL character in its patient")
 
 
-def test_a_name_in_hdf5_that_is_not_utf8_is_that_of_no_image_and_the_others_are_loaded(
+def test_hdf5_name_that_is_not_utf8_is_unknown_and_the_others_are_loaded(
     cli: Cli, connection: psycopg.Connection, tmp_path: Path
 ) -> None:
     add_images(connection, "P", ["a.png", "b.png"])
@@ -97,7 +97,7 @@ def test_a_name_in_hdf5_that_is_not_utf8_is_that_of_no_image_and_the_others_are_
 
 
 @pytest.mark.parametrize("option", [(), ("--name", "other")], ids=["folder's name", "another"])
-def test_a_folder_whose_own_name_is_not_utf8_is_one_sentence(
+def test_folder_name_that_is_not_utf8_is_refused_with_one_sentence(
     cli: Cli, class_folder: Path, option: tuple[str, ...]
 ) -> None:
     folder = class_folder.rename(class_folder.with_name(os.fsdecode(b"im\xffages")))
@@ -107,7 +107,7 @@ def test_a_folder_whose_own_name_is_not_utf8_is_one_sentence(
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "bell\x07", "red\x1b[31m", "turned\u202earound"])
-def test_a_folder_whose_name_breaks_a_line_needs_another_name(
+def test_folder_name_with_control_characters_needs_name_option(
     cli: Callable[..., Outcome], tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / name

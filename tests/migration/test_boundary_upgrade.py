@@ -1,4 +1,4 @@
-"""What an upgrade does about the role that searches: refuses without it where it must, and changes nothing then."""
+"""Test upgrades and the role cbir_search: without it they are refused where row-level security needs it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from tests.support.schema_checks import dump
 
 @pytest.fixture
 def own_schema(role_server: str) -> Iterator[tuple[str, str]]:
-    """A database whose schema belongs to a login of its own, which may not act as cbir_search; its DSN, and the owner's."""
+    """Make a schema owned by a login that may not act as cbir_search; yield the superuser's and the owner's DSN."""
     owner = f"cbirdb_owner_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(role_server, autocommit=True) as admin, new_database(role_server, None) as dsn:
         name = sql.Identifier(owner)
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'of a test'").format(name))
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION vector")
-            connection.execute(sql.SQL("CREATE SCHEMA cbir AUTHORIZATION {}").format(name))
+            for schema in ("cbir", "cbir_internal"):
+                made = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(sql.Identifier(schema), name)
+                connection.execute(made)
         yield dsn, make_conninfo(dsn, user=owner, password="of a test")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP OWNED BY {0} CASCADE").format(name))
@@ -34,7 +36,7 @@ def own_schema(role_server: str) -> Iterator[tuple[str, str]]:
         admin.execute(sql.SQL("DROP ROLE {}").format(name))
 
 
-def test_an_owner_who_may_not_act_as_the_role_makes_no_boundary_and_doctor_says_so(
+def test_upgrade_by_an_owner_without_cbir_search_runs_searches_as_the_caller(
     own_schema: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, owner = own_schema
@@ -48,7 +50,7 @@ def test_an_owner_who_may_not_act_as_the_role_makes_no_boundary_and_doctor_says_
         ).fetchone() == (0,)
 
 
-def test_an_upgrade_that_would_end_row_security_is_refused_and_changes_nothing(
+def test_upgrade_that_would_end_row_security_is_refused_and_changes_nothing(
     own_schema: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     dsn, owner = own_schema
@@ -72,10 +74,10 @@ def test_an_upgrade_that_would_end_row_security_is_refused_and_changes_nothing(
         assert run(["--dsn", owner, "db", "upgrade"]) == 0
 
 
-def test_a_migration_changes_rows_of_all_datasets_under_row_security(
+def test_migration_changes_rows_of_all_datasets_under_row_security(
     role_server: str, role_template: str, logins: Logins
 ) -> None:
-    """The owner without a policy would see no row, and a migration of data would change nothing, in silence."""
+    """Without a policy the owner would see no row, and a migration of data would silently change nothing."""
     with new_database(role_server, role_template) as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('a', 'test'), ('b', 'test')")
         connection.execute("SELECT cbir.set_row_security(TRUE)")
@@ -90,7 +92,7 @@ def test_a_migration_changes_rows_of_all_datasets_under_row_security(
         assert connection.execute(policies).fetchone() == before
 
 
-def test_the_role_has_no_right_to_create_when_an_upgrade_has_ended(role_database: str) -> None:
+def test_cbir_search_may_not_create_objects_after_an_upgrade(role_database: str) -> None:
     with psycopg.connect(role_database) as connection:
         assert connection.execute(
             "SELECT has_schema_privilege('cbir_search', 'cbir', 'CREATE'), has_schema_privilege('cbir_search', 'cbir', 'USAGE')"

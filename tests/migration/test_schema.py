@@ -1,4 +1,4 @@
-"""Upgrades on a real server: repeatable, all or nothing, and to what the metadata and the files say."""
+"""Test upgrades on a real server: repeatable, all or nothing, and equal to the metadata and the SQL files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def differences(connection: psycopg.Connection) -> list[Any]:
         return compare_metadata(context, metadata)
 
 
-def test_the_migrations_make_other_tables_than_the_metadata_say(connection: psycopg.Connection, dsn: str) -> None:
+def test_migrations_make_the_tables_of_the_metadata(connection: psycopg.Connection, dsn: str) -> None:
     toy_encoder(connection, dsn)
     assert differences(connection) == []
 
@@ -43,12 +43,12 @@ def test_the_migrations_make_other_tables_than_the_metadata_say(connection: psyc
         "COMMENT ON TABLE cbir.image IS 'something else'",
     ],
 )
-def test_the_comparison_with_the_metadata_overlooks_a_change(connection: psycopg.Connection, change: str) -> None:
+def test_comparison_with_the_metadata_finds_every_change(connection: psycopg.Connection, change: str) -> None:
     connection.execute(change)
     assert differences(connection)
 
 
-def test_a_check_constraint_of_the_metadata_is_not_in_the_database(connection: psycopg.Connection) -> None:
+def test_database_has_the_check_constraints_of_the_metadata(connection: psycopg.Connection) -> None:
     """Alembic does not compare check constraints."""
     wanted = {
         (table.name, str(check.name))
@@ -64,7 +64,7 @@ def test_a_check_constraint_of_the_metadata_is_not_in_the_database(connection: p
     assert set(found) == wanted
 
 
-def test_a_second_upgrade_changes_something(connection: psycopg.Connection, dsn: str) -> None:
+def test_second_upgrade_changes_nothing(connection: psycopg.Connection, dsn: str) -> None:
     toy_encoder(connection, dsn)
     before = dump(connection)
     migrate.upgrade(connection)
@@ -72,7 +72,7 @@ def test_a_second_upgrade_changes_something(connection: psycopg.Connection, dsn:
     assert all(before.values())
 
 
-def test_what_others_made_in_the_schema_is_dropped(connection: psycopg.Connection) -> None:
+def test_upgrade_keeps_objects_that_others_made_in_the_schema(connection: psycopg.Connection) -> None:
     connection.execute("CREATE VIEW cbir.hospital_report AS SELECT count(*) FROM cbir.image")
     connection.execute("CREATE FUNCTION cbir.hospital_fn() RETURNS int LANGUAGE sql AS 'SELECT 1'")
     migrate.upgrade(connection)
@@ -80,7 +80,7 @@ def test_what_others_made_in_the_schema_is_dropped(connection: psycopg.Connectio
     assert connection.execute("SELECT count, cbir.hospital_fn() FROM cbir.hospital_report").fetchone() == (0, 1)
 
 
-def test_an_old_database_becomes_another_one_than_a_fresh_one(connection: psycopg.Connection) -> None:
+def test_upgraded_old_database_equals_a_fresh_one(connection: psycopg.Connection) -> None:
     fresh = dump(connection)
     connection.execute("DROP VIEW cbir.precision_by_class, cbir.duplicate_image")
     connection.execute("CREATE VIEW cbir.precision_by_class AS SELECT 1 AS of_old")
@@ -99,7 +99,7 @@ def test_an_old_database_becomes_another_one_than_a_fresh_one(connection: psycop
     assert row == (None,)
 
 
-def test_migrations_one_by_one_lead_elsewhere_than_all_at_once(
+def test_migrations_one_by_one_give_the_same_schema_as_all_at_once(
     empty: psycopg.Connection, connection: psycopg.Connection
 ) -> None:
     migrate.ensure_extension(empty)
@@ -115,7 +115,7 @@ def test_migrations_one_by_one_lead_elsewhere_than_all_at_once(
     assert revisions[-1] == migrate.head_revision()
 
 
-def test_two_upgrades_at_once_get_into_each_others_way(empty_database: str, connection: psycopg.Connection) -> None:
+def test_two_upgrades_at_once_give_a_whole_schema(empty_database: str, connection: psycopg.Connection) -> None:
     start = threading.Barrier(2)
     errors: list[BaseException] = []
 
@@ -137,12 +137,12 @@ def test_two_upgrades_at_once_get_into_each_others_way(empty_database: str, conn
         assert dump(own) == dump(connection)
 
 
-def test_an_object_has_no_comment(connection: psycopg.Connection, dsn: str) -> None:
+def test_every_object_has_a_comment(connection: psycopg.Connection, dsn: str) -> None:
     toy_encoder(connection, dsn)
     bare = connection.execute(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')"
         " AND obj_description(oid, 'pg_class') IS NULL"
-        " UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
+        " UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
         " AND obj_description(oid, 'pg_proc') IS NULL"
         " UNION ALL SELECT t.oid::regtype::text FROM pg_type t JOIN pg_class c ON c.oid = typrelid"
         " WHERE typnamespace = 'cbir'::regnamespace AND relkind = 'c' AND obj_description(t.oid, 'pg_type') IS NULL"
@@ -151,7 +151,7 @@ def test_an_object_has_no_comment(connection: psycopg.Connection, dsn: str) -> N
 
 
 @pytest.mark.parametrize("path", SQL_FILES, ids=lambda path: path.stem)
-def test_a_sql_file_is_not_named_after_what_it_creates_or_lacks_its_header(path: Path) -> None:
+def test_sql_file_is_named_after_its_object_and_has_a_header(path: Path) -> None:
     text = path.read_text()
     lines = text.splitlines()
     created = CREATED.findall(text)
@@ -160,11 +160,33 @@ def test_a_sql_file_is_not_named_after_what_it_creates_or_lacks_its_header(path:
     assert re.match(r"-- Title: \S", lines[0])
     assert re.match(r"-- Description: \S", lines[1])
     assert len(
-        re.findall(rf"^COMMENT ON (?:FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.{path.stem}\b", text, re.MULTILINE)
+        re.findall(
+            rf"^COMMENT ON (?:FUNCTION|AGGREGATE|VIEW|TYPE) (?:cbir|cbir_internal)\.{path.stem}\b", text, re.MULTILINE
+        )
     ) == len(created)
 
 
-def test_every_view_runs_as_its_reader_until_it_is_handed_over() -> None:
+def test_the_order_names_every_folder_that_an_upgrade_applies() -> None:
+    top = sql_objects.repository_folder("sql")
+    folders = {path.parent.name for path in top.glob("*/*.sql")} - {"dba"}
+    assert {path.parent.name for path in SQL_FILES} == folders
+    assert len(SQL_FILES) == len(set(SQL_FILES))
+
+
+def test_every_function_body_names_only_what_exists(connection: psycopg.Connection) -> None:
+    """An upgrade does not check bodies, since a function may call one that comes later."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = cbir, public, pg_temp")
+        checked = connection.execute(
+            "SELECT count(CASE l.lanname WHEN 'sql' THEN fmgr_sql_validator(p.oid) ELSE plpgsql_validator(p.oid) END)"
+            " FROM pg_proc AS p INNER JOIN pg_language AS l ON l.oid = p.prolang"
+            " WHERE p.pronamespace::regnamespace::text IN ('cbir', 'cbir_internal') AND l.lanname IN ('sql', 'plpgsql')"
+        ).fetchone()
+    assert checked is not None
+    assert checked[0] > 100
+
+
+def test_every_view_is_created_to_run_as_its_reader() -> None:
     """A server without cbir_search hands nothing over; a view of the owner's would then show all rows."""
     views = [path for path in SQL_FILES if "\nCREATE VIEW " in path.read_text()]
     assert len(views) > 20
@@ -175,12 +197,12 @@ def test_every_view_runs_as_its_reader_until_it_is_handed_over() -> None:
 def test_every_view_and_function_of_the_database_comes_from_a_file(connection: psycopg.Connection) -> None:
     found = connection.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('v', 'c')"
-        " UNION SELECT proname FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
+        " UNION SELECT proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
     ).fetchall()
     assert {name for (name,) in found} == {path.stem for path in SQL_FILES}
 
 
-def test_a_database_of_a_newer_cbirdb_is_downgraded_or_half_changed(connection: psycopg.Connection, dsn: str) -> None:
+def test_upgrade_refuses_the_database_of_a_newer_cbirdb(connection: psycopg.Connection, dsn: str) -> None:
     connection.execute("UPDATE cbir.alembic_version SET version_num = '9999'")
     before = dump(connection)
     with pytest.raises(SchemaError, match="newer"):
@@ -188,7 +210,7 @@ def test_a_database_of_a_newer_cbirdb_is_downgraded_or_half_changed(connection: 
     assert dump(connection) == before
 
 
-def test_the_program_works_on_a_database_of_another_version(connection: psycopg.Connection, dsn: str) -> None:
+def test_program_refuses_a_database_of_another_version(connection: psycopg.Connection, dsn: str) -> None:
     from cbirdb.config import Settings
 
     connection.execute(
@@ -200,7 +222,7 @@ def test_the_program_works_on_a_database_of_another_version(connection: psycopg.
 
 @pytest.fixture
 def broken_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """``sql/`` with one more file, that fails at its second statement; returns the file's name."""
+    """Add a file to ``sql/`` that fails at its second statement; return the file's name."""
     folder = tmp_path / "sql"
     shutil.copytree(sql_objects.repository_folder("sql"), folder)
     broken = folder / "metrics" / "zzz_broken.sql"
@@ -210,14 +232,14 @@ def broken_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return broken.name
 
 
-def test_a_failing_sql_file_leaves_a_database_half_upgraded(connection: psycopg.Connection, broken_sql: str) -> None:
+def test_failing_sql_file_leaves_a_database_unchanged(connection: psycopg.Connection, broken_sql: str) -> None:
     before = dump(connection)
     with pytest.raises(SchemaError, match=broken_sql):
         migrate.upgrade(connection)
     assert dump(connection) == before
 
 
-def test_a_failing_sql_file_leaves_something_in_an_empty_database(empty: psycopg.Connection, broken_sql: str) -> None:
+def test_failing_sql_file_leaves_an_empty_database_empty(empty: psycopg.Connection, broken_sql: str) -> None:
     with pytest.raises(SchemaError, match=broken_sql):
         migrate.upgrade(empty)
     assert empty.execute("SELECT to_regnamespace('cbir')").fetchone() == (None,)

@@ -206,10 +206,12 @@ def edits(root: Path) -> dict[str, list[Edit]]:
     """All edits of the SQL and of the Python below a folder, by language, in the order of files and places."""
     found: dict[str, list[Edit]] = {"sql": [], "python": []}
     for language, pattern, of_text in (
-        ("sql", "sql/[0-9]*/*.sql", sql_edits),
+        ("sql", "sql/*/*.sql", sql_edits),
         ("python", "cbirdb/**/*.py", python_edits),
     ):
         for path in sorted(root.glob(pattern)):
+            if path.parent.name == "dba":  # no upgrade applies it
+                continue
             every = of_text(str(path.relative_to(root)), path.read_text())
             found[language] += sorted({one.key: one for one in every}.values(), key=lambda one: (one.start, one.new))
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 MOST_FILES = 16
 """Test files that are run for one fault, the nearest first."""
+FOLDERS = ("unit", "sql", "integration", "security")
 _IMPORT = re.compile(r"^\s*(?:from ([\w.]+) import ([\w, ]+|\([^)]*\))|import ([\w.]+))", re.MULTILINE)
 
 
@@ -15,7 +16,7 @@ class Touching:
     """Knows the sources, the tests and what they mention."""
 
     def __init__(self, root: Path) -> None:
-        sources = [*root.glob("sql/[0-9]*/*.sql"), *root.glob("cbirdb/**/*.py")]
+        sources = [*root.glob("sql/*/*.sql"), *root.glob("cbirdb/**/*.py")]
         self._texts = {str(path.relative_to(root)): path.read_text() for path in sources}
         tests = {str(path.relative_to(root)): path.read_text() for path in root.glob("tests/**/*.py")}
         self._tests = {
@@ -29,7 +30,7 @@ class Touching:
         self._imports = {path: _imported(text) for path, text in self._texts.items() if path.endswith(".py")}
 
     def of(self, path: str) -> list[str]:
-        """Test files, nearest first: by how many steps of use lie between, those named after it first, then by mentions."""
+        """List test files, nearest first: by steps of use, then named after it, then by folder, then by mentions."""
         chosen: list[str] = []
         known, step = {path}, {path}
         while step and len(chosen) < MOST_FILES:
@@ -37,7 +38,10 @@ class Touching:
             named = [test for test, number in mentions.items() if number]
             topics = {_topic(path) for path in step}
             own = {test for test in named if any(topic in Path(test).stem for topic in topics)}
-            chosen += sorted(named, key=lambda test: (test not in own, -mentions[test], test))
+            chosen += sorted(
+                named,
+                key=lambda test: (test not in own, not _shares_word(test, path), _place(test), -mentions[test], test),
+            )
             step = {user for user in self._texts if self._uses(user, step)} - known
             known |= step
         # What is imported by a name that is put together, such as an encoder's family: tests of the folder's subject.
@@ -67,6 +71,17 @@ class Touching:
         return number
 
 
+def _shares_word(test: str, path: str) -> bool:
+    """Say whether the names of both files have a word in common."""
+    return bool(set(Path(test).stem.split("_")) & set(_topic(path).split("_")))
+
+
+def _place(test: str) -> int:
+    """Order the folders of tests: those of one unit first, which are quick, then those that run commands."""
+    folder = Path(test).parent.name
+    return FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS)
+
+
 def _topic(path: str) -> str:
     """What a file is about: its name, or that of its folder where every verb has a file of that name."""
     return Path(path).parent.name if Path(path).stem in {"__init__", "run"} else Path(path).stem
@@ -75,7 +90,7 @@ def _topic(path: str) -> str:
 def _named(path: str) -> re.Pattern[str]:
     """How an object of SQL is named; one whose name is an English word, with its schema."""
     name = Path(path).stem
-    return re.compile(rf"\b{name}\b" if "_" in name else rf"\bcbir\.{name}\b")
+    return re.compile(rf"\b{name}\b" if "_" in name else rf"\bcbir(?:_internal)?\.{name}\b")
 
 
 def _module(path: str) -> str:

@@ -1,4 +1,4 @@
-"""A database in which two sites are kept apart, and logins of both."""
+"""Provide a database in which two sites are kept apart, and logins of both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.two_sites import evaluated, fill, indexed, secure
 
 @pytest.fixture(scope="module")
 def sites(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
-    """Name of a database with both sites, indexed and evaluated, under row-level security."""
+    """Fill, index and evaluate a database with both sites under row-level security; yield its name."""
     with new_database(role_server, role_template) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")

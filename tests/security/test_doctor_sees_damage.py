@@ -1,4 +1,4 @@
-"""`cbirdb db doctor` names what is damaged of tables and of access control, and nothing where all is well."""
+"""Test that ``cbirdb db doctor`` names damage of tables and access control, and no fault in a sound database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import Logins, new_database
 
 @pytest.fixture(scope="module")
 def secured(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
-    """Name of a database under row-level security, with an encoder, that each test damages and takes back."""
+    """Make a database under row-level security with an encoder; tests damage it and roll back. Yield its name."""
     with new_database(role_server, role_template) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
             register_encoder(connection, "toy", dim=2, precision="half", spec={}, provenance={})
@@ -29,7 +29,7 @@ def secured(role_server: str, role_template: str, logins: Logins) -> Iterator[st
 
 @pytest.fixture
 def owner(role_server: str, secured: str) -> Iterator[psycopg.Connection]:
-    """A superuser's connection in a transaction that is taken back."""
+    """Connect as superuser in a transaction that is rolled back."""
     with (
         psycopg.connect(make_conninfo(role_server, dbname=secured), autocommit=True) as connection,
         connection.transaction(force_rollback=True),
@@ -37,12 +37,12 @@ def owner(role_server: str, secured: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def test_a_sound_database_has_no_fault(owner: psycopg.Connection) -> None:
+def test_doctor_finds_no_fault_in_a_sound_database(owner: psycopg.Connection) -> None:
     for check in (check_tables, check_access):
         assert check(owner).passed, check(owner).detail
 
 
-def test_a_database_without_row_security_has_no_fault(owner: psycopg.Connection) -> None:
+def test_doctor_finds_no_fault_without_row_security(owner: psycopg.Connection) -> None:
     owner.execute("SELECT cbir.set_row_security(FALSE)")
     assert check_access(owner).passed, check_access(owner).detail
 
@@ -83,14 +83,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("statement", [*DAMAGE])
-def test_damage_of_access_control_is_named(owner: psycopg.Connection, statement: str) -> None:
+def test_doctor_names_damage_of_access_control(owner: psycopg.Connection, statement: str) -> None:
     owner.execute(statement.encode())
     found = check_access(owner)
     assert not found.passed
     assert str(DAMAGE[statement]) in found.detail
 
 
-def test_an_upgrade_mends_policies_and_takes_rights_back(secured: str, role_server: str, logins: Logins) -> None:
+def test_upgrade_repairs_policies_and_revokes_foreign_rights(secured: str, role_server: str, logins: Logins) -> None:
     with psycopg.connect(make_conninfo(role_server, dbname=secured), autocommit=True) as superuser:
         superuser.execute("ALTER POLICY cbir_tenant ON cbir.study USING (TRUE)")
         superuser.execute(f"GRANT SELECT ON cbir.image TO {logins.names['stranger']}".encode())
@@ -110,16 +110,14 @@ def test_an_upgrade_mends_policies_and_takes_rights_back(secured: str, role_serv
         ("DROP INDEX cbir.image_sha256_idx", "image_sha256_idx"),
     ],
 )
-def test_damage_of_tables_is_named(owner: psycopg.Connection, statement: str, named: str) -> None:
+def test_doctor_names_damage_of_tables(owner: psycopg.Connection, statement: str, named: str) -> None:
     owner.execute(statement.encode())
     found = check_tables(owner)
     assert not found.passed
     assert named in found.detail
 
 
-def test_a_role_that_was_made_again_sees_nothing_until_it_is_confirmed(
-    role_server: str, secured: str, logins: Logins
-) -> None:
+def test_recreated_role_sees_nothing_until_it_is_confirmed(role_server: str, secured: str, logins: Logins) -> None:
     dsn = make_conninfo(role_server, dbname=secured)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE ROLE cbirdb_test_again IN ROLE cbir_reader")

@@ -1,4 +1,4 @@
-"""A site's ingest login loads through functions alone, and learns nothing of other sites by them."""
+"""Test that a site's ingest login loads only through functions, and learns nothing of other sites from them."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ OWN_ANSWERS: dict[str, Any] = {
 
 
 def asked(login: psycopg.Connection, question: str, **places: object) -> Any:
-    """The answer; what was written is taken back."""
+    """Return the answer and roll back what was written."""
     try:
         return answer(login, QUESTIONS[question].format(**places))
     finally:
         login.rollback()
 
 
-def test_an_ingest_login_has_no_right_on_any_table_column_or_sequence(sites: str, logins: Logins) -> None:
+def test_ingest_login_has_no_right_on_any_table_column_or_sequence(sites: str, logins: Logins) -> None:
     with logins.connect("ingest_a", sites) as site:
         rights = site.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND CASE relkind"
@@ -63,7 +63,7 @@ def test_an_ingest_login_has_no_right_on_any_table_column_or_sequence(sites: str
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_loading_function_answers_the_same_for_a_hidden_dataset_and_an_absent_one(
+def test_loading_functions_answer_the_same_for_a_hidden_and_an_absent_dataset(
     sites: str, logins: Logins, question: str
 ) -> None:
     with logins.connect("ingest_a", sites) as site:
@@ -75,7 +75,7 @@ def test_a_loading_function_answers_the_same_for_a_hidden_dataset_and_an_absent_
         assert hidden == asked(site, question, dataset=ABSENT, site="no such site", image=ABSENT)
 
 
-def test_loading_for_another_site_changes_nothing(sites: str, logins: Logins) -> None:
+def test_ingest_login_cannot_change_data_of_another_site(sites: str, logins: Logins) -> None:
     state = (
         "SELECT (SELECT md5(string_agg(i::text, '' ORDER BY image_id)) FROM cbir.image AS i),"
         " (SELECT md5(string_agg(f::text, '' ORDER BY failure_id)) FROM cbir.failure AS f WHERE dataset_id = 2),"
@@ -100,7 +100,7 @@ def test_loading_for_another_site_changes_nothing(sites: str, logins: Logins) ->
         assert superuser.execute(state).fetchone() == before
 
 
-def test_who_only_reads_cannot_load(sites: str, logins: Logins) -> None:
+def test_only_ingest_and_admin_may_call_loading_functions(sites: str, logins: Logins) -> None:
     with psycopg.connect(logins.server, dbname=sites) as superuser:
         routines = [row[0] for row in superuser.execute(f"{LOADERS} ORDER BY 1::text".encode())]
         assert len(routines) > len(QUESTIONS)
@@ -112,7 +112,7 @@ def test_who_only_reads_cannot_load(sites: str, logins: Logins) -> None:
     assert may["cbir_reader"] == may["cbir_auditor"] == []
 
 
-def test_the_first_key_of_pseudonyms_stays(sites: str, logins: Logins) -> None:
+def test_first_pseudonym_key_is_kept(sites: str, logins: Logins) -> None:
     with logins.connect("ingest_a", sites) as site:
         assert site.execute("SELECT cbir_internal.note_pseudonym_key()").fetchone() == (None,)
         assert site.execute("SELECT cbir_internal.note_pseudonym_key('first')").fetchone() == ("first",)

@@ -1,4 +1,4 @@
-"""What a login that may ingest writes is never used as the name of a table, a folder to be read, or code."""
+"""Test that what an ingest login writes is never used as a table name, a folder to read, or code."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ COMPLETE = {
     "name": "x", "family": "timm_models", "weights": "timm/x", "dim": 5, "embedding": "x", "preprocessing": "x",
     "licence": "x", "training_scheme": "unknown", "citation": "x",
 }  # fmt: skip
-"""A record that is taken."""
+"""A complete record, which is accepted."""
 
 
 @pytest.fixture
 def database(role_server: str, role_template: str) -> str:
-    """Name of a database of the test's own, with the schema that the administrators own."""
+    """Make a database for the test, whose schema the administrators own; yield its name."""
     with new_database(role_server, role_template) as dsn:
         yield psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
 
 
-def test_a_planted_encoder_cannot_make_an_administrator_drop_a_core_table(database: str, logins: Logins) -> None:
-    """The attack: cbir_ingest names cbir.setting as an encoder's table, and an administrator drops that encoder."""
+def test_planted_encoder_cannot_make_an_administrator_drop_a_core_table(database: str, logins: Logins) -> None:
+    """In this attack cbir_ingest names cbir.setting as an encoder's table, and an administrator drops the encoder."""
     with logins.connect("ingest", database) as attacker, pytest.raises(psycopg.errors.InsufficientPrivilege):
         attacker.execute(
             "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('old-model', 'setting', 2, 'half')"
@@ -45,7 +45,7 @@ def test_a_planted_encoder_cannot_make_an_administrator_drop_a_core_table(databa
         assert connection.execute("SELECT to_regclass('cbir.embedding_old_model')").fetchone() == (None,)
 
 
-def test_a_table_that_does_not_look_like_one_of_embeddings_is_not_dropped(
+def test_encoders_drop_keeps_a_table_without_the_shape_of_embeddings(
     database: str, logins: Logins, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with logins.connect("admin", database) as connection:
@@ -60,7 +60,7 @@ def test_a_table_that_does_not_look_like_one_of_embeddings_is_not_dropped(
         assert connection.execute("SELECT to_regclass('cbir.embedding_old_model') IS NULL").fetchone() == (False,)
 
 
-def test_a_site_cannot_change_what_all_sites_compare_with(database: str, logins: Logins) -> None:
+def test_site_cannot_change_the_golden_embedding_of_an_encoder(database: str, logins: Logins) -> None:
     """A wrong vector of the fixed picture would stop every other site's encoding."""
     with logins.connect("ingest", database) as site:
         register_encoder(
@@ -77,9 +77,7 @@ def test_a_site_cannot_change_what_all_sites_compare_with(database: str, logins:
 
 
 @pytest.mark.parametrize("golden", ["{1}", "{1,1}", "{0,0}", "{NaN,0}", "{NULL,1}"])
-def test_a_vector_of_the_fixed_picture_has_the_encoders_dimension_and_length_one(
-    database: str, logins: Logins, golden: str
-) -> None:
+def test_golden_embedding_of_wrong_dimension_or_length_is_refused(database: str, logins: Logins, golden: str) -> None:
     with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
         site.execute(
             "SELECT cbir_internal.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}', %s)", [golden]
@@ -97,14 +95,16 @@ def test_a_vector_of_the_fixed_picture_has_the_encoders_dimension_and_length_one
         {"name": "x"},
     ],
 )
-def test_a_record_names_no_code_and_no_address(database: str, logins: Logins, spec: dict[str, object]) -> None:
+def test_encoder_record_with_code_or_an_address_is_refused(
+    database: str, logins: Logins, spec: dict[str, object]
+) -> None:
     with logins.connect("ingest", database) as site, pytest.raises(psycopg.errors.InvalidParameterValue):
         site.execute("SELECT cbir_internal.add_encoder_record('x', %s)", [Jsonb({**COMPLETE, "weights": None, **spec})])
 
 
 @pytest.mark.parametrize("root", ["/images/b", "/images/b/deeper", "/images", "/"])
 @pytest.mark.parametrize("statement", ["INSERT", "UPDATE"])
-def test_a_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
+def test_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
     database: str, logins: Logins, root: str, statement: str
 ) -> None:
     with psycopg.connect(logins.server, dbname=database, autocommit=True) as connection:
@@ -132,7 +132,7 @@ def test_a_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
 
 @pytest.fixture
 def two_folders(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder with one picture and one without, beside each other."""
+    """Make two folders side by side, each with one picture."""
     for name in ("own", "other"):
         (tmp_path / name / "x").mkdir(parents=True)
     (tmp_path / "other" / "x" / "secret.png").write_bytes(picture_bytes(1))
@@ -141,7 +141,7 @@ def two_folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("source", ["../other/x/secret.png", "{other}/x/secret.png"])
-def test_a_planted_file_name_does_not_lead_out_of_its_datasets_folder(
+def test_planted_file_name_cannot_leave_the_dataset_folder(
     cli: Callable[..., Outcome],
     connection: psycopg.Connection,
     tmp_path: Path,
@@ -158,7 +158,7 @@ def test_a_planted_file_name_does_not_lead_out_of_its_datasets_folder(
     assert connection.execute("SELECT count(*) FROM cbir.embedding_tiny_image").fetchone() == (0,)
 
 
-def test_a_folder_that_nobody_named_on_this_machine_is_not_read(
+def test_encode_reads_only_folders_that_were_named_on_this_machine(
     cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, other = two_folders
@@ -174,7 +174,7 @@ def test_a_folder_that_nobody_named_on_this_machine_is_not_read(
     assert cli("--home", here, "encode", "-e", "tiny-image", "--allow-root", tmp_path).code == 0
 
 
-def test_a_record_that_lacks_what_every_command_reads_is_refused(database: str, logins: Logins) -> None:
+def test_incomplete_encoder_record_is_refused(database: str, logins: Logins) -> None:
     with logins.connect("ingest", database) as connection:
         query = "SELECT cbir_internal.add_encoder_record('x', %s)"
         for field, wrong in [("dim", 0), *((name, None) for name in [*COMPLETE][4:]), ("revision", 7)]:
@@ -189,13 +189,13 @@ def test_a_record_that_lacks_what_every_command_reads_is_refused(database: str, 
                 )
 
 
-def test_a_stored_record_does_not_stand_in_for_one_that_ships(connection: psycopg.Connection) -> None:
+def test_stored_record_does_not_replace_a_shipped_encoder(connection: psycopg.Connection) -> None:
     planted = {**SHIPPED["tiny-image"].as_json(), "citation": "planted"}
     connection.execute("INSERT INTO cbir.encoder_record (name, spec) VALUES ('tiny-image', %s)", [Jsonb(planted)])
     assert known_encoders(connection)["tiny-image"] == SHIPPED["tiny-image"]
 
 
-def test_a_folder_that_is_a_link_into_another_datasets_folder_is_not_read(
+def test_folder_that_links_into_another_datasets_folder_is_not_read(
     cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, other = two_folders
@@ -208,7 +208,7 @@ def test_a_folder_that_is_a_link_into_another_datasets_folder_is_not_read(
     assert "--allow-root" in refused.err
 
 
-def test_the_environment_names_folders_too(
+def test_environment_variable_allows_folders(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, other = two_folders
@@ -220,7 +220,7 @@ def test_the_environment_names_folders_too(
     assert (missing.code, "There is no folder" in missing.err) == (1, True)
 
 
-def test_an_empty_name_is_not_taken_for_the_folder_one_is_in(
+def test_empty_allow_root_does_not_mean_the_current_folder(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, _ = two_folders
@@ -232,7 +232,7 @@ def test_an_empty_name_is_not_taken_for_the_folder_one_is_in(
     assert cli("--home", tmp_path / "here", "encode", "-e", "tiny-image").code in (1, 2)
 
 
-def test_what_is_remembered_is_the_operators_alone(
+def test_file_of_allowed_folders_is_private_and_refused_when_damaged(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, _ = two_folders
@@ -245,7 +245,7 @@ def test_what_is_remembered_is_the_operators_alone(
     assert (broken.code, "cannot be read" in broken.err) == (1, True)
 
 
-def test_symbolic_links_that_leave_the_folder_are_followed_where_asked_alone(
+def test_symbolic_links_out_of_the_folder_are_followed_only_with_allow_root(
     cli: Callable[..., Outcome], connection: psycopg.Connection, tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, other = two_folders
@@ -260,7 +260,7 @@ def test_symbolic_links_that_leave_the_folder_are_followed_where_asked_alone(
     assert (asked.rows[-1]["added"], asked.rows[-1]["failed"]) == (2, 0)
 
 
-def test_a_contact_sheet_leaves_pictures_out_that_may_not_be_read_here(
+def test_contact_sheet_leaves_out_pictures_that_may_not_be_read_here(
     cli: Callable[..., Outcome], tmp_path: Path, two_folders: tuple[Path, Path]
 ) -> None:
     own, _ = two_folders
@@ -274,10 +274,10 @@ def test_a_contact_sheet_leaves_pictures_out_that_may_not_be_read_here(
     assert "Pictures of own are left out" in elsewhere.err
 
 
-def test_a_family_that_a_stored_record_names_is_one_that_ships(
+def test_stored_record_with_an_unknown_family_is_refused(
     connection: psycopg.Connection, cli: Callable[..., Outcome]
 ) -> None:
-    """Records are the owner's to write; what one names is still not imported unless it is a family of cbirdb."""
+    """Even a record that the owner writes is imported only if it names a family of cbirdb."""
     connection.execute(
         sql.SQL("INSERT INTO cbir.encoder_record (name, spec) VALUES ('x', {})").format(
             '{"name": "x", "family": "weights", "weights": "a/b", "dim": 2, "embedding": "", "preprocessing": "",'

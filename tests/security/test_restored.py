@@ -1,4 +1,4 @@
-"""After a restore that gave everything to one owner, nobody sees more than before, and one upgrade mends it."""
+"""Test a restore that gave everything to one owner: nobody sees more than before, and one upgrade repairs it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ READER_CALLS = [
 
 @pytest.fixture(scope="module")
 def restored(role_server: str, sites: str, logins: Logins, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Name of a database that a member of cbir_admin, no superuser, restored with --no-owner."""
+    """Restore a dump with --no-owner as a member of cbir_admin who is no superuser; yield the database's name."""
     dump = tmp_path_factory.mktemp("dump") / "sites.dump"
     name = f"cbirdb_restored_{uuid.uuid4().hex[:8]}"
     with psycopg.connect(role_server, autocommit=True) as admin:
@@ -54,6 +54,7 @@ def restored(role_server: str, sites: str, logins: Logins, tmp_path_factory: pyt
                 bin_folder / "pg_dump",
                 "-Fc",
                 "--schema=cbir",
+                "--schema=cbir_internal",
                 "-f",
                 dump,
                 "-d",
@@ -69,7 +70,7 @@ def restored(role_server: str, sites: str, logins: Logins, tmp_path_factory: pyt
         admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def test_every_function_that_readers_call_is_among_those_tried_here(restored: str, logins: Logins) -> None:
+def test_this_file_tries_every_function_that_readers_call(restored: str, logins: Logins) -> None:
     with logins.connect("admin", restored) as connection:
         names = {
             name
@@ -81,7 +82,7 @@ def test_every_function_that_readers_call_is_among_those_tried_here(restored: st
 
 
 @pytest.mark.parametrize("call", READER_CALLS)
-def test_a_restored_function_refuses_a_site_until_the_upgrade(restored: str, logins: Logins, call: str) -> None:
+def test_restored_function_refuses_a_site_until_the_upgrade(restored: str, logins: Logins, call: str) -> None:
     with logins.connect("site_a", restored) as here, pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
         here.execute(call.encode())
     assert (
@@ -89,14 +90,14 @@ def test_a_restored_function_refuses_a_site_until_the_upgrade(restored: str, log
     )
 
 
-def test_a_restored_view_shows_a_site_no_more_than_its_own(restored: str, logins: Logins) -> None:
+def test_restored_views_show_a_site_only_its_own_rows(restored: str, logins: Logins) -> None:
     with logins.connect("site_a", restored) as here:
         assert here.execute("SELECT DISTINCT dataset FROM cbir.image_overview").fetchall() == [("a",)]
         assert here.execute("SELECT count(*) FROM cbir.failure_overview").fetchone() == (1,)
         assert here.execute("SELECT DISTINCT run_id FROM cbir.neighbour").fetchall() == [(1,)]
 
 
-def test_one_upgrade_by_the_owner_hands_everything_over_again(
+def test_one_upgrade_after_a_restore_makes_searches_answer_as_before(
     restored: str, sites: str, logins: Logins, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = logins.dsn("admin", restored)

@@ -1,4 +1,4 @@
-"""What a site's reader asks on the command line works without a right on any table, and shows the site's own alone."""
+"""Test that commands of a site's reader work without table rights and show only the site's own data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READS = [
 
 
 @pytest.mark.parametrize("command", READS, ids=" ".join)
-def test_a_sites_reader_asks_and_sees_its_own(
+def test_commands_of_a_sites_reader_show_nothing_of_another_site(
     sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     words = [str(tmp_path / "sheet.png") if word == "SHEET" else word for word in command]
@@ -41,7 +41,7 @@ def test_a_sites_reader_asks_and_sees_its_own(
 
 
 @pytest.mark.parametrize(("login", "may"), [("site_a", "read"), ("ingest_a", "read, ingest")])
-def test_doctor_says_what_a_sites_login_may_do(
+def test_doctor_says_what_the_login_of_a_site_may_do(
     sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], login: str, may: str
 ) -> None:
     assert run(["--dsn", logins.dsn(login, sites), "db", "doctor", "--format", "csv"]) == 0
@@ -49,7 +49,9 @@ def test_doctor_says_what_a_sites_login_may_do(
     assert f"{logins.names[login]} may {may}" in line.replace('"', "").partition(",This role")[0].split(",ok,")[1:]
 
 
-def test_the_status_counts_what_the_site_sees(sites: str, logins: Logins, capsys: pytest.CaptureFixture[str]) -> None:
+def test_db_status_counts_only_what_the_site_sees(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["--dsn", logins.dsn("site_a", sites), "db", "status", "--format", "csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("dataset")] == ['dataset,a,"30 images, 2 labels, read by test"']
@@ -70,7 +72,7 @@ def test_the_status_counts_what_the_site_sees(sites: str, logins: Logins, capsys
     ],
     ids=" ".join,
 )
-def test_what_is_hidden_is_not_there_on_the_command_line(
+def test_commands_say_that_hidden_data_does_not_exist(
     sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     assert run(["--dsn", logins.dsn("site_a", sites), *command]) == 1
@@ -82,7 +84,7 @@ def test_what_is_hidden_is_not_there_on_the_command_line(
     [("evaluate", "-e", "toy"), ("erase", "--patient", "a1", "--yes"), ("index", "build", "-e", "toy")],
     ids=" ".join,
 )
-def test_what_is_an_administrators_is_refused_to_a_site(
+def test_commands_of_administrators_are_refused_to_a_site(
     sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     assert run(["--dsn", logins.dsn("site_a", sites), *command]) == 3

@@ -1,4 +1,4 @@
-"""What a file was called does not steer the terminal of whoever lists it."""
+"""Test that file names cannot control the terminal of whoever lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Index size, anatomy, kNN, leakage and cells: examples worked by hand, and independent implementations."""
+"""Compare the analysis functions with hand-worked examples and independent implementations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def position(number: int, case: Case, seed: int) -> float:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases=collections(), seed=st.integers(0, 5))
-def test_a_part_of_the_index_disagrees_with_an_evaluation_of_that_part(
+def test_precision_by_index_size_equals_an_evaluation_of_that_part(
     connection: psycopg.Connection, cases: list[Case], seed: int
 ) -> None:
     store(connection, cases)
@@ -59,7 +59,7 @@ def test_a_part_of_the_index_disagrees_with_an_evaluation_of_that_part(
             assert row["indexed_images"] == sum(case.split == "train" and case.only_label is not None for case in part)
 
 
-def test_the_whole_index_is_not_the_run_itself(connection: psycopg.Connection) -> None:
+def test_precision_of_the_whole_index_equals_that_of_the_run(connection: psycopg.Connection) -> None:
     store(connection, HAND)
     summary = run(connection, 4)
     (row,) = rows(connection, "SELECT * FROM cbir.precision_by_index_size(%s, '{1}', '{1}')", summary.run_id)
@@ -67,7 +67,7 @@ def test_the_whole_index_is_not_the_run_itself(connection: psycopg.Connection) -
     assert (row["indexed_images"], row["queries"], row["undetermined"]) == (4, 3, 0)
 
 
-def test_a_list_that_is_too_short_for_a_part_is_guessed_at(connection: psycopg.Connection) -> None:
+def test_list_too_short_for_a_part_of_the_index_is_undetermined(connection: psycopg.Connection) -> None:
     cases = [Case(on_circle(at), "train", {"A": 1}) for at in range(40)] + [Case(on_circle(0), "test", {"A": 1})]
     store(connection, cases)
     summary = run(connection, 4)
@@ -80,7 +80,7 @@ def test_a_list_that_is_too_short_for_a_part_is_guessed_at(connection: psycopg.C
     ]
 
 
-def test_a_query_among_its_own_index_counts_itself_as_relevant(connection: psycopg.Connection) -> None:
+def test_indexed_query_does_not_count_itself_as_relevant(connection: psycopg.Connection) -> None:
     store(connection, [Case(on_circle(at), "train", {name: 1}) for at, name in ((0, "A"), (5, "A"), (7, "B"))])
     summary = run(connection, 2, query_split="train")
     got = rows(connection, "SELECT * FROM cbir.precision_by_index_size(%s, '{1}', '{1, 2}')", summary.run_id)
@@ -107,7 +107,9 @@ def test_a_query_among_its_own_index_counts_itself_as_relevant(connection: psyco
         ("SELECT * FROM cbir.leakage(%s + 999)", "there is no finished run"),
     ],
 )
-def test_bad_arguments_are_answered(connection: psycopg.Connection, query: str, message: str) -> None:
+def test_bad_arguments_of_analysis_functions_are_refused_with_a_hint(
+    connection: psycopg.Connection, query: str, message: str
+) -> None:
     store(connection, HAND)
     summary = run(connection, 4)
     with pytest.raises(psycopg.Error, match=message) as caught:
@@ -116,9 +118,7 @@ def test_bad_arguments_are_answered(connection: psycopg.Connection, query: str, 
 
 
 @pytest.mark.parametrize("change", ["DELETE FROM cbir.embedding_toy", "UPDATE cbir.image SET split = 'val'"])
-def test_figures_are_derived_from_a_run_whose_images_are_others_now(
-    connection: psycopg.Connection, change: str
-) -> None:
+def test_analysis_refuses_a_run_that_has_lost_images(connection: psycopg.Connection, change: str) -> None:
     store(connection, HAND)
     summary = run(connection, 4)
     connection.execute(f"{change} WHERE image_id = (SELECT min(image_id) FROM cbir.image)".encode())
@@ -135,7 +135,7 @@ def test_figures_are_derived_from_a_run_whose_images_are_others_now(
         "UPDATE cbir.image SET patient_id = (SELECT max(patient_id) FROM cbir.patient)",
     ],
 )
-def test_figures_are_derived_from_a_run_whose_images_are_as_many_but_labelled_otherwise(
+def test_analysis_refuses_a_run_whose_images_have_other_labels_or_patients(
     connection: psycopg.Connection, change: str
 ) -> None:
     store(connection, HAND)
@@ -150,7 +150,7 @@ def test_figures_are_derived_from_a_run_whose_images_are_as_many_but_labelled_ot
     assert caught.value.diag.message_hint
 
 
-def test_several_labels_per_image_are_voted_on(connection: psycopg.Connection) -> None:
+def test_index_size_and_knn_refuse_a_run_under_any_label(connection: psycopg.Connection) -> None:
     store(connection, HAND)
     summary = run(connection, 4, protocol="any-label")
     for function in ("precision_by_index_size(%s)", "knn_accuracy(%s, '{1}')"):
@@ -161,7 +161,7 @@ def test_several_labels_per_image_are_voted_on(connection: psycopg.Connection) -
 # --- kNN -------------------------------------------------------------------------------------------------------------
 
 
-def test_knn_worked_by_hand_differs(connection: psycopg.Connection) -> None:
+def test_knn_accuracy_equals_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     """HAND's lists: q1 (A) a1 b1 a2 b2; q2 (A) b1 a2 a1 b2; q3 (B) b2 a2 b1 a1; q4 (C) a1 b1 a2 b2 (5 deg: b1 or a1 first).
 
     k=1: A, B, B, tie of a1 and b1 by distance -> a1's id first: A. k=3: A, A, B, A. k=4: ties 2:2, the nearest decides.
@@ -182,7 +182,7 @@ def test_knn_worked_by_hand_differs(connection: psycopg.Connection) -> None:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases=collections(), k=st.integers(1, 8))
-def test_knn_disagrees_with_an_independent_implementation(
+def test_knn_prediction_equals_an_independent_implementation(
     connection: psycopg.Connection, cases: list[Case], k: int
 ) -> None:
     ids = store(connection, cases)
@@ -207,7 +207,7 @@ def test_knn_disagrees_with_an_independent_implementation(
 # --- Anatomy ---------------------------------------------------------------------------------------------------------
 
 
-def test_pathology_against_anatomy_worked_by_hand_differs(connection: psycopg.Connection) -> None:
+def test_pathology_against_anatomy_equals_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     # One query XR/chest A; nearest first: XR/chest A, XR/chest B, XR/knee C, CT/chest D.
     cases = [
         Case(on_circle(1), "train", {"A": 1}), Case(on_circle(2), "train", {"B": 1}),
@@ -254,7 +254,7 @@ def leaky(connection: psycopg.Connection) -> list[int]:
     return ids
 
 
-def test_leakage_worked_by_hand_differs(connection: psycopg.Connection) -> None:
+def test_leakage_equals_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     ids = leaky(connection)
     summary = run(connection, 5)
     found = connection.execute(
@@ -272,7 +272,7 @@ def test_leakage_worked_by_hand_differs(connection: psycopg.Connection) -> None:
     ]
 
 
-def test_precision_without_leakage_worked_by_hand_differs(connection: psycopg.Connection) -> None:
+def test_precision_without_leakage_equals_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     """First query: B A A A B, three relevant: P@1 0, P@3 2/3. Without what leaks: A B, one relevant: P@1 1, P@3 1.
     Second (B): nearest first at 4, 3, 2, 1, 0.01 degrees: B A A A B, two relevant: P@1 1, P@3 (n = 2) 1/2.
     """
@@ -290,7 +290,7 @@ def test_precision_without_leakage_worked_by_hand_differs(connection: psycopg.Co
     assert all(row["undetermined"] == 0 for row in got)
 
 
-def test_a_list_too_short_without_its_leaks_is_guessed_at(connection: psycopg.Connection) -> None:
+def test_list_too_short_without_its_leaks_is_undetermined(connection: psycopg.Connection) -> None:
     ids = store(connection, [Case(on_circle(at), "train", {"A": 1}) for at in range(6)] + [
         Case(on_circle(0), "test", {"A": 1})
     ])  # fmt: skip
@@ -305,14 +305,14 @@ def test_a_list_too_short_without_its_leaks_is_guessed_at(connection: psycopg.Co
     ]
 
 
-def test_a_patient_that_the_run_left_out_leaks(connection: psycopg.Connection) -> None:
+def test_patient_that_the_run_left_out_does_not_leak(connection: psycopg.Connection) -> None:
     leaky(connection)
     summary = run(connection, 5, same_patient=False)
     causes = connection.execute("SELECT cause FROM cbir.leaking_image(%s, 1e-6)", [summary.run_id]).fetchall()
     assert sorted(causes) == [("identical file",), ("nearly identical",)]
 
 
-def test_leakage_under_any_label_worked_by_hand_differs(connection: psycopg.Connection) -> None:
+def test_leakage_under_any_label_equals_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     # The query carries A and B. Nearest first: A (same file), B, AB, C.
     ids = store(connection, [
         Case(on_circle(1), "train", {"A": 1}), Case(on_circle(2), "train", {"B": 1}),
@@ -332,7 +332,7 @@ def test_leakage_under_any_label_worked_by_hand_differs(connection: psycopg.Conn
     assert ("without touched queries", 1) not in figures
 
 
-def test_splits_that_share_patients_or_files_are_not_listed(connection: psycopg.Connection) -> None:
+def test_split_leakage_lists_splits_that_share_patients_or_files(connection: psycopg.Connection) -> None:
     leaky(connection)
     assert rows(connection, "SELECT * FROM cbir.split_leakage ORDER BY cause") == [
         {
@@ -349,7 +349,7 @@ def test_splits_that_share_patients_or_files_are_not_listed(connection: psycopg.
 @pytest.mark.parametrize("protocol", ["paper", "any-label"])
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases=collections())
-def test_cells_add_up_to_other_means_than_the_views(
+def test_scored_lists_add_up_to_the_means_of_the_views(
     connection: psycopg.Connection, protocol: str, cases: list[Case]
 ) -> None:
     store(connection, cases)
@@ -381,7 +381,7 @@ def check_cells(connection: psycopg.Connection, by: str) -> None:
         assert np.mean([total / number for total, number in of_label.values()]) == pytest.approx(row["macro_precision"])
 
 
-def test_a_comparison_worked_by_hand_differs(connection: psycopg.Connection) -> None:
+def test_comparison_equals_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     """The other encoder mirrors q2 to 1 degree: its P@1 is 1, 1, 1. Of HAND: 1, 0, 1.
 
     Differences (HAND - other) 0, -1, 0: micro -1/3, macro ((0 - 1)/2 + 0)/2 = -1/4. Of the 8 arrangements of signs all are
@@ -402,7 +402,7 @@ def test_a_comparison_worked_by_hand_differs(connection: psycopg.Connection) -> 
     assert micro["high"] == 0
 
 
-def test_queries_that_only_one_encoder_has_take_part_in_a_comparison(connection: psycopg.Connection) -> None:
+def test_queries_that_only_one_encoder_has_are_left_out_of_a_comparison(connection: psycopg.Connection) -> None:
     ids = store(connection, HAND)
     run(connection, 4)
     second_encoder(connection, ids[:5] + ids[6:], [on_circle(at) for at in (0, 10, 20, 90, 1, 80, 5)])
@@ -412,7 +412,7 @@ def test_queries_that_only_one_encoder_has_take_part_in_a_comparison(connection:
     assert "2 of 4 queries have a precision under both" in notes[0]
 
 
-def test_runs_that_asked_different_questions_are_compared(connection: psycopg.Connection) -> None:
+def test_compare_refuses_runs_of_different_protocols_and_one_encoder_twice(connection: psycopg.Connection) -> None:
     ids = store(connection, HAND)
     run(connection, 4, protocol="any-label")
     second_encoder(connection, ids, [case.vector for case in HAND])

@@ -1,4 +1,4 @@
-"""What an erasure takes out of the audit of searches: ids and pseudonyms of the patient, and nothing else."""
+"""Test what an erasure removes from the search audit: ids and pseudonyms of the patient, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def ids(connection: psycopg.Connection) -> list[int]:
     return six_pictures(connection)
 
 
-def test_what_a_filter_names_by_itself_is_redacted_with_its_patient_and_no_other(
+def test_erasure_redacts_ids_of_the_patient_in_filters_and_no_others(
     connection: psycopg.Connection, ids: list[int]
 ) -> None:
     connection.execute(
@@ -70,7 +70,7 @@ FORGED = [
 
 
 @pytest.mark.parametrize("change", FORGED)
-def test_the_guard_lets_through_what_an_erasure_makes_of_a_row_and_nothing_else(
+def test_audit_guard_allows_only_the_change_that_an_erasure_makes(
     connection: psycopg.Connection, ids: list[int], change: str
 ) -> None:
     assert set(GONE).isdisjoint(ids)
@@ -104,7 +104,7 @@ def searched_for(connection: psycopg.Connection, purposes: object, image: int) -
     connection.execute("SET cbir.purpose = ''")
 
 
-def test_an_erasure_takes_the_pseudonym_out_of_purposes_and_leaves_other_words(
+def test_erasure_removes_the_pseudonym_from_purposes_and_keeps_other_words(
     connection: psycopg.Connection, ids: list[int]
 ) -> None:
     connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
@@ -117,9 +117,7 @@ def test_an_erasure_takes_the_pseudonym_out_of_purposes_and_leaves_other_words(
     assert "VACUUM (ANALYZE) cbir.search_audit" in erased[1]
 
 
-def test_a_pseudonym_as_ingest_makes_them_is_found_within_a_word_too(
-    connection: psycopg.Connection, ids: list[int]
-) -> None:
+def test_generated_pseudonym_is_redacted_within_a_word_too(connection: psycopg.Connection, ids: list[int]) -> None:
     pseudonym = "0a1b2c3d4e5f60718293a4b5c6d7e8f9"
     connection.execute("UPDATE cbir.patient SET pseudonym = %s WHERE pseudonym = 'p1'", [pseudonym])
     searched_for(connection, [f"pat{pseudonym.upper()}x", f"({pseudonym})", pseudonym[:31]], ids[0])
@@ -128,7 +126,7 @@ def test_a_pseudonym_as_ingest_makes_them_is_found_within_a_word_too(
 
 
 @pytest.mark.parametrize("pseudonym", ["a.b", "a|b", "(a", "[a]", "a\\1", "a+", "^a$", "site/7 x", "é*"])
-def test_a_pseudonym_with_signs_of_patterns_means_itself(
+def test_pseudonym_with_pattern_characters_is_matched_literally(
     connection: psycopg.Connection, ids: list[int], pseudonym: str
 ) -> None:
     connection.execute("UPDATE cbir.patient SET pseudonym = %s WHERE pseudonym = 'p1'", [pseudonym])
@@ -137,7 +135,7 @@ def test_a_pseudonym_with_signs_of_patterns_means_itself(
     assert [row["purpose"] for row in audit(connection)] == ["for erased again", "axb a b aa"]
 
 
-def test_erasing_again_takes_out_what_has_been_said_since(connection: psycopg.Connection, ids: list[int]) -> None:
+def test_second_erasure_redacts_purposes_written_since(connection: psycopg.Connection, ids: list[int]) -> None:
     first = connection.execute("SELECT * FROM cbir.erase_patient('p1')").fetchall()
     assert connection.execute("SELECT * FROM cbir.erase_patient('p1')").fetchall() == first
     searched_for(connection, ["was p1 erased?"], ids[0])
@@ -147,7 +145,7 @@ def test_erasing_again_takes_out_what_has_been_said_since(connection: psycopg.Co
     assert again[0][1]["search_audit_redacted"] == 1
 
 
-def test_a_purpose_loses_nothing_but_the_pseudonym_of_somebody_erased(
+def test_purpose_can_lose_only_the_pseudonym_of_an_erased_patient(
     connection: psycopg.Connection, ids: list[int]
 ) -> None:
     """Whoever may update the table, as its owner may, and names anything else as erased, changes no row."""

@@ -1,4 +1,4 @@
-"""The search functions as applications call them: parameter types, drivers, and poolers that share sessions out."""
+"""Test the search functions as applications call them: parameter types, drivers, and connection poolers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ids(rows: Any) -> list[int]:
 
 @pytest.mark.parametrize("texts", ["text", "varchar", "unknown"])
 @pytest.mark.parametrize("numbers", ["smallint", "integer", "bigint", "unknown"])
-def test_a_parameter_type_that_drivers_send_needs_a_cast(
+def test_parameter_types_that_drivers_send_need_no_cast(
     connection: psycopg.Connection, known: list[int], texts: str, numbers: str
 ) -> None:
     """PREPARE names parameter types as the wire protocol does; JDBC's setString sends varchar, setLong bigint."""
@@ -87,7 +87,7 @@ def test_a_parameter_type_that_drivers_send_needs_a_cast(
         ("numeric", "image_id => $1"),
     ],
 )
-def test_a_parameter_that_the_documentation_says_needs_a_cast_does_not(
+def test_parameters_that_the_documentation_lists_need_a_cast(
     connection: psycopg.Connection, known: list[int], kind: str, call: str
 ) -> None:
     """As docs/sql.md lists them; each works with the cast."""
@@ -130,9 +130,7 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("statement", PLAIN)
-def test_a_plain_form_of_a_call_does_not_resolve(
-    connection: psycopg.Connection, known: list[int], statement: str
-) -> None:
+def test_plain_calls_resolve_without_casts(connection: psycopg.Connection, known: list[int], statement: str) -> None:
     statement = statement.replace("{vector}", Vector(unit(1)[0]).to_text())
     if "interval" in statement:  # date minus interval is a timestamp
         with pytest.raises(psycopg.errors.UndefinedFunction):
@@ -143,7 +141,7 @@ def test_a_plain_form_of_a_call_does_not_resolve(
     assert connection.execute(statement).fetchall()
 
 
-def test_psycopg_binds_on_the_server_prepared_or_not_and_in_binary(
+def test_psycopg_binds_parameters_prepared_or_not_as_text_or_binary(
     connection: psycopg.Connection, known: list[int]
 ) -> None:
     named = "SELECT image_id FROM cbir.similar_images(%s, image_id => %s, k => %s, modality => %s)"
@@ -210,10 +208,10 @@ QUERIES = [
 ]
 
 
-def test_an_answer_depends_on_what_a_session_did_before(
+def test_answers_do_not_depend_on_earlier_settings_of_the_session(
     connection: psycopg.Connection, dsn: str, known: list[int]
 ) -> None:
-    """What a pooler in transaction mode does: the next transaction runs on another session, new or used by others."""
+    """As behind a pooler in transaction mode, the next transaction runs on another session."""
     expected = [connection.execute(query, values).fetchall() for query, values in QUERIES]
     assert all(expected)
     with psycopg.connect(dsn, prepare_threshold=None) as one, psycopg.connect(dsn, prepare_threshold=None) as other:
@@ -238,7 +236,7 @@ def test_an_answer_depends_on_what_a_session_did_before(
 
 @pytest.fixture
 def pooled(dsn: str, tmp_path: Path) -> Iterator[str]:
-    """DSN of a real PgBouncer in transaction mode before the test's database."""
+    """Start a real PgBouncer in transaction mode before the test's database; yield its DSN."""
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         pytest.skip("PgBouncer is not installed; sessions are changed by hand in the test above")
@@ -276,7 +274,7 @@ def pooled(dsn: str, tmp_path: Path) -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def test_a_pooler_in_transaction_mode_changes_an_answer(
+def test_answers_through_pgbouncer_in_transaction_mode_are_the_same(
     connection: psycopg.Connection, pooled: str, known: list[int]
 ) -> None:
     expected = [connection.execute(query, values).fetchall() for query, values in QUERIES]

@@ -1,4 +1,4 @@
-"""cbir.similar_images through a real HNSW index: k rows whenever k exist, and how each answer was found."""
+"""Test cbir.similar_images through a real HNSW index: it returns k rows if k exist, and reports how it found them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from tests.support.stored_pictures import Picture, fill, ids, index, index_name,
 
 @pytest.fixture
 def many(connection: psycopg.Connection) -> list[int]:
-    """300 images, ten of them of the rare modality MR, with an HNSW index."""
+    """Store 300 images, ten of the rare modality MR, with an HNSW index."""
     known = fill(connection, unit(300), [Picture(modality="MR" if n % 30 == 0 else "XR") for n in range(300)])
     index(connection)
     return known
 
 
-def test_a_hundred_neighbours_stop_at_pgvectors_default_of_forty(
-    connection: psycopg.Connection, many: list[int]
-) -> None:
+def test_approximate_search_returns_a_hundred_neighbours(connection: psycopg.Connection, many: list[int]) -> None:
     found = search(connection, many[0], k=100, mode="approximate")
     assert len(found) == 100
     assert {row["mode"] for row in found} == {"approximate"}
@@ -31,9 +29,7 @@ def test_a_hundred_neighbours_stop_at_pgvectors_default_of_forty(
     assert len(set(ids(found)) & set(ids(exact))) >= 95
 
 
-def test_k_above_ef_search_and_above_what_exists_comes_back_short(
-    connection: psycopg.Connection, many: list[int]
-) -> None:
+def test_k_above_the_number_of_images_returns_all_other_images(connection: psycopg.Connection, many: list[int]) -> None:
     for mode in ("approximate", "exact", "auto"):
         found = search(connection, many[0], k=10_000, mode=mode)
         assert set(ids(found)) == set(many) - {many[0]}
@@ -51,7 +47,7 @@ def test_k_above_ef_search_and_above_what_exists_comes_back_short(
         ("auto", {"modality": "MR"}, False),
     ],
 )
-def test_the_mode_that_is_reported_is_not_how_the_server_searched(
+def test_reported_mode_is_how_the_server_searched(
     connection: psycopg.Connection, many: list[int], mode: str, filters: dict[str, str], used: bool
 ) -> None:
     name = index_name(connection)
@@ -61,7 +57,7 @@ def test_the_mode_that_is_reported_is_not_how_the_server_searched(
     assert {row["mode"] for row in found} == {"approximate" if used else "exact"}
 
 
-def test_an_exact_search_uses_the_index_when_the_planner_is_pushed_to_it(
+def test_exact_search_bypasses_the_index_whatever_the_planner_settings(
     connection: psycopg.Connection, many: list[int]
 ) -> None:
     name = index_name(connection)
@@ -73,7 +69,7 @@ def test_an_exact_search_uses_the_index_when_the_planner_is_pushed_to_it(
 
 
 @pytest.mark.parametrize("limits", [{}, {"hnsw.max_scan_tuples": "1"}])
-def test_a_selective_filter_loses_rows_of_an_approximate_search(
+def test_selective_filter_returns_all_matches_of_an_approximate_search(
     connection: psycopg.Connection, many: list[int], limits: dict[str, str]
 ) -> None:
     for name, value in limits.items():
@@ -84,7 +80,7 @@ def test_a_selective_filter_loses_rows_of_an_approximate_search(
     assert len(found) == 10
 
 
-def test_an_index_walk_that_ends_early_is_passed_off_as_complete(
+def test_search_whose_index_walk_ends_early_still_returns_k_rows(
     connection: psycopg.Connection, many: list[int]
 ) -> None:
     connection.execute("SET hnsw.max_scan_tuples = 1")
@@ -94,9 +90,7 @@ def test_an_index_walk_that_ends_early_is_passed_off_as_complete(
         assert ids(found) == ids(search(connection, unit(1, seed=5)[0], k=200, mode="exact", modality="XR"))
 
 
-def test_deleted_images_eat_up_the_candidates_of_an_approximate_search(
-    connection: psycopg.Connection, many: list[int]
-) -> None:
+def test_approximate_search_returns_k_rows_after_deletions(connection: psycopg.Connection, many: list[int]) -> None:
     query = unit(1, seed=6)[0]
     nearest = ids(search(connection, query, k=150, mode="exact"))
     connection.execute("DELETE FROM cbir.image WHERE image_id = ANY(%s)", [nearest])
@@ -106,7 +100,7 @@ def test_deleted_images_eat_up_the_candidates_of_an_approximate_search(
     assert len(search(connection, query, k=200, mode="approximate")) == 150
 
 
-def test_a_search_leaves_its_settings_behind(connection: psycopg.Connection, many: list[int]) -> None:
+def test_search_leaves_the_session_settings_unchanged(connection: psycopg.Connection, many: list[int]) -> None:
     names = ("hnsw.ef_search", "hnsw.iterative_scan", "enable_seqscan", "search_path")
 
     def now() -> list[str]:
@@ -128,20 +122,20 @@ def test_a_search_leaves_its_settings_behind(connection: psycopg.Connection, man
     assert now() == session
 
 
-def test_a_first_search_on_a_connection_fails_because_pgvector_is_not_loaded(dsn: str, many: list[int]) -> None:
+def test_first_search_on_a_new_connection_succeeds(dsn: str, many: list[int]) -> None:
     with psycopg.connect(dsn, autocommit=True) as fresh:
         assert len(search(fresh, many[0], k=7, mode="approximate")) == 7
 
 
-def test_an_index_that_someone_dropped_by_hand_breaks_search(connection: psycopg.Connection, many: list[int]) -> None:
+def test_search_is_exact_after_the_index_was_dropped_by_hand(connection: psycopg.Connection, many: list[int]) -> None:
     connection.execute(sql.SQL("DROP INDEX cbir.{}").format(sql.Identifier(index_name(connection))))
     assert {row["mode"] for row in search(connection, many[0])} == {"exact"}
     with pytest.raises(psycopg.errors.UndefinedObject, match="no vector index"):
         search(connection, many[0], mode="approximate")
 
 
-def test_a_walk_that_meets_fewer_images_than_exist_is_made_up_for_exactly(connection: psycopg.Connection) -> None:
-    """As many lists as vectors: a walk for ten looks into four lists at most, which hold four."""
+def test_short_index_walk_is_replaced_by_an_exact_search(connection: psycopg.Connection) -> None:
+    """With as many lists as vectors, a walk for ten images visits four lists at most, which hold four."""
     known = fill(connection, unit(20))
     stored = find_encoder(connection, "toy")
     assert stored is not None
@@ -158,8 +152,8 @@ def test_a_walk_that_meets_fewer_images_than_exist_is_made_up_for_exactly(connec
         assert {(row["mode"], row["complete"]) for row in found} == {("exact", True)}
 
 
-def test_a_large_study_does_not_crowd_others_out_of_its_own_search(connection: psycopg.Connection) -> None:
-    """Its images are nearer to each other than any other: were they in the lists, these would have to be longer."""
+def test_large_study_does_not_crowd_other_studies_out_of_its_search(connection: psycopg.Connection) -> None:
+    """Its images are nearer to each other than to any other, and would fill the lists of neighbours."""
     own = unit(1) + np.random.default_rng(1).normal(scale=1e-3, size=(120, 8)).astype(np.float32)
     known = fill(connection, np.concatenate([own, unit(200, seed=4)]))
     put_in_studies(connection, known, ["query"] * 120 + [f"s{n // 2}" for n in range(200)])

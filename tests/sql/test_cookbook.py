@@ -1,4 +1,4 @@
-"""Every block of docs/sql.md, as it stands there, on generated phantoms with patients, studies and a few faults."""
+"""Run every block of docs/sql.md on generated phantoms with patients, studies and a few faults."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ COLUMNS = {
 
 @pytest.fixture(scope="module")
 def phantoms(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection]:
-    """The demo's database with what a hospital's has besides: patients, studies, damaged files and copies."""
+    """Fill the demo's database, and add patients, studies, damaged files and copies."""
     name = f"cbirdb_cookbook_{uuid.uuid4().hex[:8]}"
     dsn = make_conninfo(server, dbname=name)
     with psycopg.connect(server, autocommit=True) as admin:
@@ -92,7 +92,7 @@ def fill(connection: psycopg.Connection, dsn: str, out: Path) -> None:
 
 
 def grey() -> bytes:
-    """A picture of one grey, which tiny-image cannot encode."""
+    """Return a picture of one grey, which tiny-image cannot encode."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -100,16 +100,14 @@ def grey() -> bytes:
     return buffer.getvalue()
 
 
-def test_a_question_has_no_answer_in_the_test_or_the_other_way_round() -> None:
+def test_cookbook_and_test_list_the_same_questions() -> None:
     assert [question for question, _ in BLOCKS] == list(COLUMNS)
     assert len(BLOCKS) == DOCS.read_text().count("```sql")
 
 
 @pytest.mark.xdist_group("cookbook")
 @pytest.mark.parametrize(("question", "block"), BLOCKS, ids=[question for question, _ in BLOCKS])
-def test_a_block_of_the_cookbook_does_not_run_or_finds_nothing(
-    phantoms: psycopg.Connection, question: str, block: str
-) -> None:
+def test_cookbook_block_runs_and_returns_rows(phantoms: psycopg.Connection, question: str, block: str) -> None:
     cursor = phantoms.cursor()
     if block.startswith("COPY"):
         with cursor.copy(block.encode()) as copying:

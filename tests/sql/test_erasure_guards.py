@@ -1,4 +1,4 @@
-"""What others may do must not stand in the way of an erasure, nor bring an erased patient back."""
+"""Test that other roles can neither block an erasure nor bring an erased patient back."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.conftest import Logins
 from tests.support.stored_pictures import Picture, fill
 
 PATIENTS = ["p0", "p0", "p1", "p1", "p2", "p2"]
-"""Of the images 1 to 6."""
+"""Patients of the images 1 to 6."""
 
 
 @pytest.fixture
 def owner(role_database: str) -> Iterator[psycopg.Connection]:
-    """A superuser's connection to a database with six images of three patients, the roles and their logins."""
+    """Connect as superuser to a database with six images of three patients, the roles and their logins."""
     with psycopg.connect(role_database, autocommit=True) as connection:
         angles = np.radians(np.arange(6) * 10)
         vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
@@ -51,7 +51,7 @@ def erase(owner: psycopg.Connection, pseudonym: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("given", "noted"), [("{{2,3},{4,5}}", [2, 3, 4, 5]), ("{1,NULL,3}", [1, 3]), ("{NULL}", []), ("{}", [])]
 )
-def test_a_readers_odd_list_of_images_does_not_stand_in_the_way_of_an_erasure(
+def test_erasure_succeeds_after_a_search_with_an_unusual_image_list(
     owner: psycopg.Connection, logins: Logins, given: str, noted: list[int]
 ) -> None:
     with acting(owner, logins, "reader") as reader:
@@ -71,7 +71,7 @@ def test_a_readers_odd_list_of_images_does_not_stand_in_the_way_of_an_erasure(
         ("x", "x", 0),
     ],
 )
-def test_rows_of_older_versions_are_redacted_however_deep_the_ids_lie(
+def test_audit_rows_of_older_versions_are_redacted_at_any_depth(
     owner: psycopg.Connection, listed: Any, left: Any, erased: int
 ) -> None:
     owner.execute(
@@ -91,10 +91,10 @@ TRIGGERS = {
 
 @pytest.mark.parametrize("who", ["reader", "ingest", "admin"])
 @pytest.mark.parametrize("function", TRIGGERS)
-def test_nobody_hangs_a_trigger_function_on_a_table_of_his_own(
+def test_no_role_can_attach_a_trigger_function_to_its_own_table(
     owner: psycopg.Connection, logins: Logins, function: str, who: str
 ) -> None:
-    """They run as the owner: there they forged audit rows, and told who had been erased and which images are hidden."""
+    """They run as the owner: on a table of one's own they once forged audit rows and revealed erased patients."""
     table, event, values = TRIGGERS[function]
     erase(owner, "p1")
     before = audited(owner)
@@ -102,7 +102,7 @@ def test_nobody_hangs_a_trigger_function_on_a_table_of_his_own(
     rows = "REFERENCING NEW TABLE AS added FOR EACH STATEMENT" if function == "refuse_erased" else "FOR EACH ROW"
     hung = f"""
         CREATE TEMPORARY TABLE {table};
-        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir.{function}();
+        CREATE TRIGGER t AFTER {event} ON pg_temp.{name} {rows} EXECUTE FUNCTION cbir_internal.{function}();
         INSERT INTO pg_temp.{name} VALUES {values};
         DELETE FROM pg_temp.{name};
     """
@@ -111,9 +111,7 @@ def test_nobody_hangs_a_trigger_function_on_a_table_of_his_own(
     assert audited(owner) == before
 
 
-def test_a_role_of_the_hospitals_own_that_reads_images_goes_on_searching_after_an_upgrade(
-    owner: psycopg.Connection, logins: Logins
-) -> None:
+def test_upgrade_lets_a_site_role_that_reads_images_search(owner: psycopg.Connection, logins: Logins) -> None:
     """It need not be a member of cbir_reader; noting a search is granted to whoever may read images."""
     name = sql.Identifier(logins.names["stranger"])
     owner.execute(sql.SQL("GRANT USAGE ON SCHEMA cbir TO {}").format(name))
@@ -126,7 +124,7 @@ def test_a_role_of_the_hospitals_own_that_reads_images_goes_on_searching_after_a
         assert login.execute(search).fetchall() == [(3,)]
 
 
-def test_an_encoder_whose_table_is_gone_stops_neither_erasures_nor_searches(
+def test_erasure_and_explain_match_succeed_when_an_encoder_has_no_table(
     owner: psycopg.Connection, logins: Logins
 ) -> None:
     owner.execute(
@@ -141,9 +139,7 @@ def test_an_encoder_whose_table_is_gone_stops_neither_erasures_nor_searches(
     assert owner.execute("SELECT image_id FROM cbir.embedding_toy ORDER BY 1").fetchall() == [(1,), (2,), (6,)]
 
 
-def test_ingest_changes_no_more_of_an_encoder_than_where_its_vectors_come_from(
-    owner: psycopg.Connection, logins: Logins
-) -> None:
+def test_ingest_role_can_change_only_the_provenance_of_an_encoder(owner: psycopg.Connection, logins: Logins) -> None:
     owner.execute("GRANT UPDATE ON cbir.encoder TO cbir_ingest")  # as earlier versions did
     upgrade(owner)
     with acting(owner, logins, "ingest") as login:

@@ -1,4 +1,4 @@
-"""Which rows an erasure reaches: images by each of three ways to their patient, and failures that name their files."""
+"""Test which rows an erasure reaches: images by three ways to their patient, and failures that name their files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IMAGES, STUDIES, SERIES = "image", "study", "series"
 
 @pytest.fixture
 def known(connection: psycopg.Connection) -> list[int]:
-    """Three images: of patient p by the image itself, by its study, by its series' study; a fourth is of patient q."""
+    """Store three images of patient p, known by the image, by its study or by its series; and a fourth of patient q."""
     known = fill(connection, unit(4))
     connection.execute(
         "INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, p FROM cbir.dataset, unnest('{p,q}'::text[]) AS p;"
@@ -43,10 +43,10 @@ def erase(connection: psycopg.Connection, pseudonym: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("place", range(3), ids=["by the image", "by its study", "by its series"])
-def test_an_image_is_erased_whichever_way_leads_to_its_patient(
+def test_image_is_erased_by_its_own_its_studys_or_its_series_patient(
     connection: psycopg.Connection, known: list[int], place: int
 ) -> None:
-    """One alone of the patient's images, so that no other brings it along."""
+    """The patient has only this one image, so that no other leads to it."""
     others = [image for image in known[:3] if image != known[place]]
     connection.execute("DELETE FROM cbir.image WHERE image_id = ANY(%s)", [others])
     removed = erase(connection, "p")
@@ -59,9 +59,7 @@ def test_an_image_is_erased_whichever_way_leads_to_its_patient(
     assert row == (1,), "its file is known, so that it does not come back"
 
 
-def test_a_study_that_names_no_patient_goes_with_the_last_of_its_images(
-    connection: psycopg.Connection, known: list[int]
-) -> None:
+def test_study_without_patient_is_erased_with_its_last_image(connection: psycopg.Connection, known: list[int]) -> None:
     connection.execute("UPDATE cbir.study SET patient_id = NULL WHERE study_uid = 'study of p'")
     whole = "UPDATE cbir.image SET patient_id = (SELECT patient_id FROM cbir.patient WHERE pseudonym = %s), study_id ="
     connection.execute(
@@ -74,7 +72,7 @@ def test_a_study_that_names_no_patient_goes_with_the_last_of_its_images(
     assert left(connection, "study_uid", "study") == []
 
 
-def test_failures_go_that_name_the_patients_files_in_their_dataset_or_in_none(
+def test_erasure_removes_failures_of_the_patients_files_in_their_dataset_or_none(
     connection: psycopg.Connection, known: list[int]
 ) -> None:
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('another', 'test')")

@@ -1,4 +1,4 @@
-"""cbir.explain_match: what two images share, and their distance under every encoder that has both."""
+"""Test cbir.explain_match: what two images share, and their distance under every encoder that has both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def explain(connection: psycopg.Connection, a: int | None, b: int | None) -> lis
 
 @pytest.fixture
 def known(connection: psycopg.Connection) -> list[int]:
-    """Three images; the second encoder, of 3 half precision numbers, has the first two alone."""
+    """Store three images; the second encoder, of 3 half-precision numbers, has only the first two."""
     ids = fill(
         connection,
         unit(3),
@@ -44,7 +44,7 @@ def known(connection: psycopg.Connection) -> list[int]:
     return ids
 
 
-def test_what_two_images_share_by_hand(connection: psycopg.Connection, known: list[int]) -> None:
+def test_explain_match_equals_the_example_worked_by_hand(connection: psycopg.Connection, known: list[int]) -> None:
     vectors = unit(3).astype(float)
     rows = {row["encoder"]: row for row in explain(connection, known[0], known[1])}
     assert [list(row) for row in rows.values()] == [COLUMNS] * 2
@@ -67,14 +67,14 @@ def test_what_two_images_share_by_hand(connection: psycopg.Connection, known: li
     assert (row["same_patient"], row["same_anatomic_region"]) == (None, None)
 
 
-def test_images_that_no_encoder_has_are_not_explained(connection: psycopg.Connection, known: list[int]) -> None:
+def test_images_without_embedding_get_one_row_without_encoder(connection: psycopg.Connection, known: list[int]) -> None:
     connection.execute("DELETE FROM cbir.embedding_toy WHERE image_id = %s", [known[1]])
     connection.execute("DELETE FROM cbir.embedding_b")
     (row,) = explain(connection, known[0], known[1])
     assert (row["encoder"], row["distance"], row["shared_labels"]) == (None, None, ["y"])
 
 
-def test_the_distance_is_another_one_than_the_search_said(connection: psycopg.Connection, known: list[int]) -> None:
+def test_explain_match_gives_the_distance_of_the_search(connection: psycopg.Connection, known: list[int]) -> None:
     for encoder in ("toy", "b"):
         for found in search(connection, known[0], encoder, same_patient=True):
             rows = {row["encoder"]: row for row in explain(connection, known[0], found["image_id"])}
@@ -82,7 +82,7 @@ def test_the_distance_is_another_one_than_the_search_said(connection: psycopg.Co
             assert rows[encoder]["distance"] == pytest.approx(found["distance"], abs=1e-6 if encoder == "toy" else 1e-3)
 
 
-def test_an_image_and_itself_differ(connection: psycopg.Connection, known: list[int]) -> None:
+def test_image_has_distance_zero_to_itself(connection: psycopg.Connection, known: list[int]) -> None:
     for row in explain(connection, known[0], known[0]):
         assert row["distance"] == pytest.approx(0, abs=1e-6)
         assert row["same_study"] is True
@@ -90,9 +90,7 @@ def test_an_image_and_itself_differ(connection: psycopg.Connection, known: list[
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_an_image_that_is_not_there_is_not_refused_in_a_sentence(
-    connection: psycopg.Connection, known: list[int], which: int
-) -> None:
+def test_missing_image_is_refused_with_a_hint(connection: psycopg.Connection, known: list[int], which: int) -> None:
     for wrong, kind, message in (
         (10**12, psycopg.errors.NoDataFound, "no image 1000000000000"),
         (None, psycopg.errors.InvalidParameterValue, "two images"),

@@ -1,4 +1,4 @@
-"""What an audit measures of an index, and what a search is settled by."""
+"""Test what an index audit measures, and how a search is tuned by it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Cli = Callable[..., Outcome]
 
 @pytest.mark.parametrize("precision", ["half", "single"])
 @pytest.mark.parametrize(("good", "poor"), list(zip(GOOD, POOR, strict=True)), ids=[method.name for method in GOOD])
-def test_an_audit_passes_a_poor_index_or_fails_a_good_one(
+def test_audit_passes_a_good_index_and_fails_a_poor_one(
     connection: psycopg.Connection, cli: Cli, precision: Precision, good: IndexMethod, poor: IndexMethod
 ) -> None:
     stored = make(connection, precision)
@@ -63,7 +63,7 @@ def test_an_audit_passes_a_poor_index_or_fails_a_good_one(
     assert "FAILED" in cli("index", "status", "-e", "toy").err
 
 
-def test_an_audit_measures_something_else_than_what_search_finds_of_the_others(connection: psycopg.Connection) -> None:
+def test_audit_measures_the_recall_of_real_searches(connection: psycopg.Connection) -> None:
     stored = make(connection, "single", 800)
     stored.build(IvfFlat(lists=80, probes=1))
     build, measured = audit_index(connection, stored.encoder, sample=800)
@@ -92,7 +92,9 @@ def test_an_audit_measures_something_else_than_what_search_finds_of_the_others(c
 @pytest.mark.parametrize(
     ("finds", "self_retrieval", "near", "zeros"), [("itself", 1, 0, 3), ("others", 0, 1, 0), ("all", 1, 1, 0)]
 )
-def test_finding_itself_counts_as_recall(finds: str, self_retrieval: float, near: float, zeros: int) -> None:
+def test_finding_the_query_itself_does_not_count_as_recall(
+    finds: str, self_retrieval: float, near: float, zeros: int
+) -> None:
     vectors = clustered(3)
     ids = np.arange(200)
     away = np.r_[0.0, np.linspace(0.1, 0.9, 199)]
@@ -113,14 +115,14 @@ def test_finding_itself_counts_as_recall(finds: str, self_retrieval: float, near
 
 
 @pytest.mark.parametrize("rows", [1, 2, 11])
-def test_an_audit_of_hardly_any_vectors_fails_or_divides_by_zero(connection: psycopg.Connection, rows: int) -> None:
+def test_audit_of_very_few_vectors_finds_them_all(connection: psycopg.Connection, rows: int) -> None:
     stored = make(connection, rows=rows)
     stored.build(Hnsw())
     _, measured = audit_index(connection, stored.encoder)
     assert (measured.sample, measured.self_retrieval, measured.near.mean, measured.far.mean) == (rows, 1, 1, 1)
 
 
-def test_twenty_equal_vectors_count_as_not_found(connection: psycopg.Connection) -> None:
+def test_twenty_equal_vectors_count_as_found(connection: psycopg.Connection) -> None:
     vectors = np.repeat(clustered(30), 20, axis=0)
     fill(connection, vectors, precision="half")
     encoder = find_encoder(connection, "toy")
@@ -131,7 +133,7 @@ def test_twenty_equal_vectors_count_as_not_found(connection: psycopg.Connection)
     assert (measured.self_retrieval, measured.near.mean, measured.far.mean) == (1, 1, 1)
 
 
-def test_too_narrow_a_search_is_not_widened_or_not_recorded(connection: psycopg.Connection) -> None:
+def test_tuning_widens_too_narrow_a_search_and_records_it(connection: psycopg.Connection) -> None:
     stored = make(connection)
     narrow = IvfFlat(lists=40, probes=1)
     stored.build(narrow)
@@ -146,7 +148,7 @@ def test_too_narrow_a_search_is_not_widened_or_not_recorded(connection: psycopg.
     assert (again.near, again.far, again.self_retrieval) == (measured.near, measured.far, measured.self_retrieval)
 
 
-def test_after_settling_queries_that_are_not_stored_find_no_less_than_the_floor(connection: psycopg.Connection) -> None:
+def test_after_tuning_unstored_queries_reach_the_floor(connection: psycopg.Connection) -> None:
     stored = make(connection)
     # Graphs are drawn at random, by workers in a race: one of 8 and 32 has corners now and then that no width reaches.
     narrow = Hnsw(12, 32, 10)
@@ -162,7 +164,7 @@ def test_after_settling_queries_that_are_not_stored_find_no_less_than_the_floor(
         assert np.mean(shares) >= 0.99
 
 
-def test_the_walk_of_an_audit_is_another_than_that_of_a_search(connection: psycopg.Connection) -> None:
+def test_audit_walks_the_index_as_a_search_does(connection: psycopg.Connection) -> None:
     stored = make(connection)
     for method in (*GOOD, *POOR):
         stored.build(method)
@@ -176,9 +178,7 @@ def test_the_walk_of_an_audit_is_another_than_that_of_a_search(connection: psyco
                         assert [row[0] for row in found] == list(walk(Vector(query).to_text(), k).ids)
 
 
-def test_without_an_index_or_under_row_level_security_an_audit_says_that_all_is_well(
-    connection: psycopg.Connection, cli: Cli
-) -> None:
+def test_audit_without_an_index_or_with_bad_options_is_refused(connection: psycopg.Connection, cli: Cli) -> None:
     stored = make(connection, rows=50)
     with pytest.raises(NoIndexError, match="cbirdb index build -e toy"):
         audit_index(connection, stored.encoder)

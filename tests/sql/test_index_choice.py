@@ -1,4 +1,4 @@
-"""``index build --method auto``: what is tried, taken, built, and said."""
+"""Test ``index build --method auto``: which methods it tries, takes, builds and reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.indexed_vectors import GOOD, POOR, make
 Cli = Callable[..., Outcome]
 
 
-def test_auto_takes_a_method_that_fails_or_does_not_say_what_it_tried(connection: psycopg.Connection, cli: Cli) -> None:
+def test_auto_takes_the_cheapest_passing_method_and_lists_its_trials(connection: psycopg.Connection, cli: Cli) -> None:
     make(connection)
     outcome = cli("index", "build", "-e", "toy", "--sample", 1000, "--seed", 3, "--format", "json")
     assert outcome.code == 0, outcome.err
@@ -49,7 +49,7 @@ def test_auto_takes_a_method_that_fails_or_does_not_say_what_it_tried(connection
     assert connection.execute("SELECT to_regclass('pg_temp.index_sample')").fetchone() == (None,)
 
 
-def test_auto_hides_that_nothing_passed(
+def test_auto_says_that_no_method_passed_and_takes_the_best_recall(
     connection: psycopg.Connection, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(connection)
@@ -71,7 +71,7 @@ def test_auto_hides_that_nothing_passed(
     assert [trial["settings"] for trial in trials if trial["chosen"]] == [best["settings"]]
 
 
-def test_auto_stops_at_a_method_that_fails_on_the_whole_table(connection: psycopg.Connection) -> None:
+def test_auto_builds_the_next_method_when_one_fails_on_the_whole_table(connection: psycopg.Connection) -> None:
     stored = make(connection, rows=500)
     floor = Floor(recall=0.999, zeros=0)
     # The first falls apart and never finds all; lists do when enough are probed; the last need not be built.
@@ -93,7 +93,7 @@ def test_auto_stops_at_a_method_that_fails_on_the_whole_table(connection: psycop
 
 
 def trial(build_seconds: float, memory: int, p50_ms: float, *, allowed: int = 2**40, searches: int = 1) -> Trial:
-    """A perfect one, with what the whole is expected to take."""
+    """Return a perfect trial with the expected cost of the whole table."""
     recall = Recall(1, 1, 0)
     whole = Whole(build_seconds, memory, p50_ms, memory <= allowed)
     return Trial(Hnsw(), 1, 1, Measured(300, 1, recall, recall, 1, 1, 0), True, whole, whole.cost(searches))
@@ -103,15 +103,15 @@ def trial(build_seconds: float, memory: int, p50_ms: float, *, allowed: int = 2*
     ("searches", "memory", "taken"),
     [(1_000, 2**40, "quick to build"), (10_000_000, 2**40, "quick to search"), (10_000_000, 10**9, "quick to build")],
 )
-def test_the_cheapest_does_not_follow_from_searches_and_memory(searches: int, memory: int, taken: str) -> None:
-    """A build of 100 s with searches of 4 ms in 0.1 GB, one of 1000 s with searches of 1 ms in 4 GB."""
+def test_cheapest_method_depends_on_searches_and_memory(searches: int, memory: int, taken: str) -> None:
+    """Compare a build of 100 s with searches of 4 ms in 0.1 GB, and one of 1000 s with searches of 1 ms in 4 GB."""
     wholes = {"quick to build": (100.0, 10**8, 4.0), "quick to search": (1000.0, 4 * 10**9, 1.0)}
     tried = [(Hnsw(), trial(*whole, allowed=memory, searches=searches)) for whole in wholes.values()]
     best = ranked(tried)[0][1].whole
     assert (best.build_seconds, best.memory_bytes, best.p50_ms) == wholes[taken]
 
 
-def test_growth_differs_from_what_a_method_does_with_more_rows() -> None:
+def test_growth_of_each_method_equals_the_example_worked_by_hand() -> None:
     """From 10,000 rows to 1,000,000: 100 and 1,000 lists; 5 probes read 5 x 100 and 5 x 1,000 rows.
 
     K-means looks at 10,000 and 50,000 of them, ten times.
@@ -145,7 +145,7 @@ def test_growth_differs_from_what_a_method_does_with_more_rows() -> None:
         (("--searches", 0), 2, "0 is not in the range"),
     ],
 )
-def test_options_that_do_not_fit_build_something(
+def test_unfitting_options_are_refused_and_nothing_is_built(
     connection: psycopg.Connection, cli: Cli, arguments: Sequence[object], code: int, said: str
 ) -> None:
     make(connection, rows=30)
@@ -155,7 +155,7 @@ def test_options_that_do_not_fit_build_something(
     assert connection.execute("SELECT count(*) FROM cbir.index_build").fetchone() == (0,)
 
 
-def test_lists_that_need_more_memory_than_allowed_are_a_damaged_name(connection: psycopg.Connection, cli: Cli) -> None:
+def test_lists_beyond_the_allowed_memory_are_refused_with_advice(connection: psycopg.Connection, cli: Cli) -> None:
     make(connection)
     connection.execute(
         sql.SQL("ALTER DATABASE {} SET maintenance_work_mem = '1MB'").format(sql.Identifier(connection.info.dbname))

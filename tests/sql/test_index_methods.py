@@ -1,4 +1,4 @@
-"""Every index method and precision: used when it should be, as good as its audit says, complete under filters."""
+"""Test every index method and precision: it is used, meets its recall, and is complete under filters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.stored_pictures import FILTERS, PICTURES, Picture, fill, scan
 
 
 def explain(stored: Stored, build: IndexBuild, k: int) -> str:
-    """The plan of a walk through the index in use."""
+    """Return the plan of a walk through the index in use."""
     with stored.connection.transaction():
         see_extension(stored.connection)
         walk = index_walk(stored.connection, build.method, build, rows=build.rows_indexed, dim=DIM, k=k)
@@ -41,7 +41,7 @@ def explain(stored: Stored, build: IndexBuild, k: int) -> str:
 
 @pytest.mark.parametrize("precision", ["half", "single"])
 @pytest.mark.parametrize("method", GOOD, ids=lambda method: method.name)
-def test_an_index_is_not_used_or_misses_neighbours_or_rows_under_a_filter(
+def test_index_is_used_and_reaches_the_recall_with_and_without_filters(
     connection: psycopg.Connection, precision: Precision, method: IndexMethod
 ) -> None:
     stored = make(connection, precision)
@@ -64,9 +64,7 @@ def test_an_index_is_not_used_or_misses_neighbours_or_rows_under_a_filter(
 
 
 @pytest.mark.parametrize("method", GOOD, ids=lambda method: method.name)
-def test_exact_answers_differ_from_numpy_whatever_the_filter_leaves(
-    connection: psycopg.Connection, method: IndexMethod
-) -> None:
+def test_exact_answers_under_a_list_of_images_equal_numpy(connection: psycopg.Connection, method: IndexMethod) -> None:
     stored = make(connection, "single", 600)
     stored.build(method)
     query = clustered(1, seed=3)[0]
@@ -86,7 +84,7 @@ def test_exact_answers_differ_from_numpy_whatever_the_filter_leaves(
     assert found[0][0] == wanted[0]
 
 
-def test_matches_that_all_lie_far_from_the_query_are_missed(connection: psycopg.Connection) -> None:
+def test_matches_that_all_lie_far_from_the_query_are_found(connection: psycopg.Connection) -> None:
     stored = make(connection)
     for method in GOOD:
         build = stored.build(method)
@@ -100,7 +98,7 @@ def test_matches_that_all_lie_far_from_the_query_are_missed(connection: psycopg.
                 assert [row[1] for row in found] == pytest.approx([row[1] for row in truth], abs=2e-6)
 
 
-def test_the_walk_is_taken_where_the_filter_lets_most_pass_and_not_where_few(connection: psycopg.Connection) -> None:
+def test_auto_walks_the_index_when_a_filter_passes_most_rows_and_else_is_exact(connection: psycopg.Connection) -> None:
     stored = make(connection)
     stored.build(Hnsw(16, 64, 80))
     query = clustered(1, seed=5)[0]
@@ -108,7 +106,7 @@ def test_the_walk_is_taken_where_the_filter_lets_most_pass_and_not_where_few(con
     assert modes == {"MR": {"approximate"}, "CT": {"exact"}, "US": {"exact"}, "NM": {"exact"}}
 
 
-def test_a_walk_is_taken_although_what_may_be_found_lies_elsewhere(connection: psycopg.Connection) -> None:
+def test_auto_walks_the_index_for_near_matches_and_is_exact_for_far_ones(connection: psycopg.Connection) -> None:
     stored = make(connection)
     build = stored.build(Hnsw(16, 64, 80))
     # Half of the rows, too many to be compared with at once; row n is of cluster n % CLUSTERS.
@@ -127,7 +125,7 @@ def test_a_walk_is_taken_although_what_may_be_found_lies_elsewhere(connection: p
 
 
 def blocks(connection: psycopg.Connection, index_name: str) -> int:
-    """How many pages of the index were read, by the server's own count."""
+    """Return the server's count of index pages read."""
     connection.execute("SELECT pg_stat_force_next_flush()")
     row = connection.execute(
         "SELECT idx_blks_hit + idx_blks_read FROM pg_statio_user_indexes WHERE indexrelname = %s", [index_name]
@@ -136,7 +134,7 @@ def blocks(connection: psycopg.Connection, index_name: str) -> int:
     return int(row[0])
 
 
-def test_where_all_that_is_near_passes_a_walk_goes_as_deep_as_if_matches_were_spread_evenly(
+def test_auto_reads_fewer_pages_when_all_near_rows_match(
     connection: psycopg.Connection,
 ) -> None:
     stored = make(connection, rows=6000)
@@ -154,9 +152,7 @@ def test_where_all_that_is_near_passes_a_walk_goes_as_deep_as_if_matches_were_sp
 
 
 @pytest.mark.parametrize("method", [Hnsw(16, 64, 80), IvfFlat(lists=20, probes=2)], ids=lambda method: method.name)
-def test_matches_that_are_dense_near_the_query_only_are_all_that_is_found(
-    connection: psycopg.Connection, method: IndexMethod
-) -> None:
+def test_matches_beyond_a_dense_near_group_are_found_too(connection: psycopg.Connection, method: IndexMethod) -> None:
     stored = make(connection, rows=6000)
     build = stored.build(method)
     query = stored.vectors[0]
@@ -169,7 +165,7 @@ def test_matches_that_are_dense_near_the_query_only_are_all_that_is_found(
     assert [row[0] for row in found[:25]] == near
 
 
-def test_what_a_filter_needs_beyond_the_largest_ef_search_is_not_walked_for(connection: psycopg.Connection) -> None:
+def test_filter_widens_ef_search_up_to_1000_and_asks_for_more_candidates(connection: psycopg.Connection) -> None:
     for k, share, kept in ((10, 0.1, 12), (100, 0.5, 125), (100, 0.1, 375), (100, 0.02, 555)):
         row = connection.execute(
             "SELECT w.kept, w.candidates >= 1.5 * w.kept / %(share)s, jsonb_object(w.settings) ->> 'hnsw.ef_search'"
@@ -193,7 +189,7 @@ def test_what_a_filter_needs_beyond_the_largest_ef_search_is_not_walked_for(conn
         ("bit-hnsw", {"rerank": 100}, {10: 100, 100: 563, 1000: 3163}),
     ],
 )
-def test_a_deeper_search_is_not_as_wide_as_settled(
+def test_search_width_follows_the_tuned_widths_and_k(
     connection: psycopg.Connection, method: str, settings: dict[str, int], widths: dict[int, float]
 ) -> None:
     found = {}
@@ -208,7 +204,9 @@ def test_a_deeper_search_is_not_as_wide_as_settled(
 
 
 @pytest.mark.parametrize("method", GOOD, ids=lambda method: method.name)
-def test_a_search_leaves_the_settings_of_a_method_behind(connection: psycopg.Connection, method: IndexMethod) -> None:
+def test_search_with_each_method_leaves_the_session_settings_unchanged(
+    connection: psycopg.Connection, method: IndexMethod
+) -> None:
     stored = make(connection, rows=300)
     build = stored.build(method)
     names = (
@@ -230,7 +228,7 @@ def test_a_search_leaves_the_settings_of_a_method_behind(connection: psycopg.Con
 
 
 @pytest.mark.parametrize("method", GOOD, ids=lambda method: method.name)
-def test_a_method_needs_pgvector_in_the_schema_public(empty_database: str, method: IndexMethod) -> None:
+def test_each_method_works_with_pgvector_in_another_schema(empty_database: str, method: IndexMethod) -> None:
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute('CREATE SCHEMA "Ext"')
         connection.execute('CREATE EXTENSION vector SCHEMA "Ext"')
@@ -250,7 +248,7 @@ def test_a_method_needs_pgvector_in_the_schema_public(empty_database: str, metho
         assert measured.self_retrieval == 1
 
 
-def test_few_matching_images_are_others_than_matching_images(connection: psycopg.Connection) -> None:
+def test_few_matching_images_returns_the_same_images_as_matching_image(connection: psycopg.Connection) -> None:
     known = fill(connection, unit(len(PICTURES)), PICTURES)
     names = ("dataset", "modality", "anatomic_region", "label", "split", "study_from", "study_to", "image_ids")
     row = f"ROW({', '.join(f'%({name})s' for name in names)})::cbir.image_filter"
@@ -273,7 +271,7 @@ def test_few_matching_images_are_others_than_matching_images(connection: psycopg
                 assert too_many == (None,)
 
 
-def test_the_estimate_takes_a_rare_or_common_label_for_an_average_one(connection: psycopg.Connection) -> None:
+def test_estimated_matches_tell_rare_labels_from_common_ones(connection: psycopg.Connection) -> None:
     labels = ["all/common"] * 900 + ["all/rare"] * 3 + [f"all/other/{n}" for n in range(97)]
     fill(connection, unit(1000), [Picture("big" if n % 100 else "small", (label,)) for n, label in enumerate(labels)])
     connection.execute("ANALYZE")
@@ -290,7 +288,7 @@ def test_the_estimate_takes_a_rare_or_common_label_for_an_average_one(connection
 
 
 @pytest.mark.parametrize("method", GOOD, ids=lambda method: method.name)
-def test_under_a_policy_of_the_hospitals_own_searches_are_exact(
+def test_searches_under_a_foreign_row_policy_are_exact_and_show_only_its_rows(
     connection: psycopg.Connection, method: IndexMethod
 ) -> None:
     stored = make(connection, rows=400)
@@ -302,7 +300,7 @@ def test_under_a_policy_of_the_hospitals_own_searches_are_exact(
         for statement in (
             "GRANT USAGE ON SCHEMA cbir TO {}",
             "GRANT SELECT ON ALL TABLES IN SCHEMA cbir TO {}",
-            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cbir TO {}",
+            "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cbir, cbir_internal TO {}",
             "ALTER TABLE cbir.image ENABLE ROW LEVEL SECURITY",
             "CREATE POLICY only_mr ON cbir.image TO {} USING (modality = 'MR')",
         ):
@@ -332,6 +330,6 @@ def test_under_a_policy_of_the_hospitals_own_searches_are_exact(
 
 
 def stored_mr(connection: psycopg.Connection, role: str) -> list[tuple[int]]:
-    """What the policy lets the role see."""
+    """Return what the policy lets the role see."""
     assert connection.execute("SELECT current_user").fetchone() == (role,)
     return connection.execute("SELECT image_id FROM cbir.image").fetchall()

@@ -1,4 +1,4 @@
-"""A role sees what it inherits: a membership WITH INHERIT FALSE counts when it is taken on with SET ROLE, not before."""
+"""Test that a role sees what it inherits: a membership WITH INHERIT FALSE counts only after SET ROLE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.stored_pictures import fill, unit
 
 @dataclass(frozen=True)
 class Member:
-    """A login of two sites' group roles, that inherits from one of them."""
+    """Hold a login that is a member of two sites' roles and inherits from one of them."""
 
     connection: psycopg.Connection
     inherited: str
@@ -25,7 +25,7 @@ class Member:
 
 @pytest.fixture
 def member(role_server: str, role_database: str) -> Iterator[Member]:
-    """Datasets 'inherited' and 'settable', each given to a group role, and a patient erased from each."""
+    """Give datasets 'inherited' and 'settable' to one group role each, and erase a patient from each."""
     tag = uuid.uuid4().hex[:8]
     login, *groups = names = [f"cbirdb_test_{name}_{tag}" for name in ("login", "inherited", "settable")]
     with psycopg.connect(role_database, autocommit=True) as owner:
@@ -59,7 +59,7 @@ def member(role_server: str, role_database: str) -> Iterator[Member]:
 
 
 def seen(connection: psycopg.Connection) -> dict[str, list[str]]:
-    """Names of the datasets that each way to ask tells of."""
+    """Return the datasets that each way of asking shows."""
     return {
         "erased datasets": [
             row[0] for row in connection.execute("SELECT * FROM cbir_internal.erased_dataset()").fetchall()
@@ -79,19 +79,21 @@ def seen(connection: psycopg.Connection) -> dict[str, list[str]]:
     }
 
 
-def test_a_role_sees_the_datasets_of_roles_that_it_inherits_from_and_of_no_others(member: Member) -> None:
+def test_role_sees_only_datasets_of_roles_that_it_inherits_from(member: Member) -> None:
     for name, found in seen(member.connection).items():
         assert found == ["inherited"], name
 
 
-def test_after_set_role_the_datasets_of_that_role_are_seen_and_no_others(member: Member) -> None:
+def test_set_role_shows_only_datasets_of_that_role(member: Member) -> None:
     member.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(member.settable)))
     for name, found in seen(member.connection).items():
         assert found == ["settable"], name
 
 
 @pytest.mark.parametrize("inherit", [True, False])
-def test_an_administrators_sight_is_inherited_as_well(member: Member, role_database: str, inherit: bool) -> None:
+def test_member_sees_all_datasets_only_if_it_inherits_from_the_administrator(
+    member: Member, role_database: str, inherit: bool
+) -> None:
     with psycopg.connect(role_database, autocommit=True) as owner:
         owner.execute(
             sql.SQL("GRANT cbir_admin TO {} WITH INHERIT {}").format(

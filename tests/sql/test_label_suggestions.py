@@ -1,4 +1,4 @@
-"""cbir.label_suggestions: votes by hand, and the precision beside them as a run measured it."""
+"""Compare cbir.label_suggestions with votes counted by hand and with the precision that a run measured."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def suggest(connection: psycopg.Connection, image_id: int, **arguments: object) 
 
 
 def on_a_circle(*degrees: float) -> np.ndarray:
-    """Unit vectors of 2 components, so that who is near whom can be seen."""
+    """Return unit vectors of 2 components at these angles."""
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
@@ -46,7 +46,7 @@ PICTURES = [
 ANGLES = (0, 10, 20, 30, 40, 170)
 
 
-def test_votes_by_hand(connection: psycopg.Connection) -> None:
+def test_label_votes_equal_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     known = fill(connection, on_a_circle(*ANGLES), PICTURES)
     rows = suggest(connection, known[0], k=4)
     assert [list(row) for row in rows] == [COLUMNS] * 3
@@ -71,16 +71,14 @@ def test_votes_by_hand(connection: psycopg.Connection) -> None:
     assert suggest(connection, known[0], image_ids=[known[3]]) == []
 
 
-def test_negative_and_uncertain_labels_vote(connection: psycopg.Connection) -> None:
+def test_negative_and_uncertain_labels_do_not_vote(connection: psycopg.Connection) -> None:
     known = fill(connection, on_a_circle(*ANGLES), PICTURES)
     connection.execute("UPDATE cbir.image_label SET value = -1 WHERE image_id = %s", [known[1]])
     connection.execute("UPDATE cbir.image_label SET value = 0 WHERE image_id = %s", [known[4]])
     assert [(row["label"], row["votes"]) for row in suggest(connection, known[0], k=4)] == [("a", 1), ("c", 1)]
 
 
-def test_the_precision_beside_a_label_is_not_what_the_latest_run_measured(
-    connection: psycopg.Connection, dsn: str
-) -> None:
+def test_precision_beside_a_label_is_that_of_the_latest_finished_run(connection: psycopg.Connection, dsn: str) -> None:
     angles = (*ANGLES, 5, 165)
     pictures = [*PICTURES, Picture(labels=("a",), split="test"), Picture(labels=("d",), split="test")]
     known = fill(connection, on_a_circle(*angles), pictures)
@@ -114,9 +112,7 @@ def test_the_precision_beside_a_label_is_not_what_the_latest_run_measured(
         assert (row["class_precision"], row["class_queries"]) == (measured or (None, None)), label
 
 
-def test_a_run_that_is_not_final_or_has_lost_images_is_not_said_to_be_so(
-    connection: psycopg.Connection, dsn: str
-) -> None:
+def test_suggestions_prefer_a_final_run_and_remark_on_one_that_is_not(connection: psycopg.Connection, dsn: str) -> None:
     angles = (*ANGLES, 5)
     known = fill(connection, on_a_circle(*angles), [*PICTURES, Picture(labels=("a",), split="test")])
     stored = find_encoder(connection, "toy")
@@ -140,7 +136,7 @@ def test_a_run_that_is_not_final_or_has_lost_images_is_not_said_to_be_so(
     assert beside_a() == (second, f"run {second} is not final: the index found 61 %; 2 of its images were erased since")
 
 
-def test_an_index_or_a_vector_or_a_uid_leads_to_other_suggestions(connection: psycopg.Connection) -> None:
+def test_index_vector_and_uid_lead_to_the_same_suggestions(connection: psycopg.Connection) -> None:
     vectors = on_a_circle(*ANGLES)
     known = fill(connection, vectors, PICTURES)
     exact = [row["label"] for row in suggest(connection, known[0], k=4)]

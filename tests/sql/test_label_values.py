@@ -1,4 +1,4 @@
-"""A label that an image is said not to have (0), or that is uncertain (-1), is no label of it: wherever labels count."""
+"""Test that negative (0) and uncertain (-1) labels never count as labels of an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMBER = 240
 
 @pytest.fixture
 def labelled(connection: psycopg.Connection) -> list[int]:
-    """Images with the label a, or a/b below it, of which four have it as positive, and four each as negative and uncertain."""
+    """Store images with label a or a/b: four positive, four negative and four uncertain."""
     pictures = [Picture(labels=(("a",), ("a/b",))[n % 2]) if n < 12 else Picture() for n in range(NUMBER)]
     known = fill(connection, unit(NUMBER), pictures)
     for place, value in ((4, 0), (8, -1)):
@@ -29,7 +29,7 @@ def labelled(connection: psycopg.Connection) -> list[int]:
 @pytest.mark.parametrize(("label", "positive"), [("a", [0, 1, 2, 3]), ("a/b", [1, 3])])
 @pytest.mark.parametrize("with_index", [False, True])
 @pytest.mark.parametrize("mode", ["exact", "auto", "approximate"])
-def test_a_search_by_label_finds_images_that_have_it_as_positive(
+def test_search_by_label_finds_only_images_that_have_it_as_positive(
     connection: psycopg.Connection, labelled: list[int], mode: str, with_index: bool, label: str, positive: list[int]
 ) -> None:
     if with_index:
@@ -42,7 +42,7 @@ def test_a_search_by_label_finds_images_that_have_it_as_positive(
     assert sorted(ids(search(connection, unit(1, seed=3)[0], k=50, mode=mode, label=label, modality="XR"))) == wanted
 
 
-def test_a_walk_through_the_index_passes_over_images_that_have_the_label_otherwise(
+def test_index_walk_skips_images_with_a_negative_or_uncertain_label(
     connection: psycopg.Connection,
 ) -> None:
     fill(connection, unit(NUMBER), [Picture(labels=("many",))] * NUMBER)
@@ -56,7 +56,7 @@ def test_a_walk_through_the_index_passes_over_images_that_have_the_label_otherwi
 
 
 @pytest.mark.parametrize(("label", "positive"), [("a", [0, 1, 2, 3]), ("a/b", [1, 3])])
-def test_the_few_images_of_a_filter_are_those_that_have_its_label_as_positive(
+def test_few_matching_images_contain_only_positive_labels(
     connection: psycopg.Connection, labelled: list[int], label: str, positive: list[int]
 ) -> None:
     filters = "ROW(NULL, NULL, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter"
@@ -73,7 +73,7 @@ def test_the_few_images_of_a_filter_are_those_that_have_its_label_as_positive(
     assert sorted(row[0] for row in matching) == sorted(few[0])
 
 
-def test_what_is_shown_of_an_image_is_its_positive_labels(connection: psycopg.Connection, labelled: list[int]) -> None:
+def test_results_show_only_positive_labels(connection: psycopg.Connection, labelled: list[int]) -> None:
     right = {image: [] if n > 3 else [("a", "a/b")[n % 2]] for n, image in enumerate(labelled)}
     found = {row["image_id"]: row["labels"] for row in search(connection, unit(1, seed=3)[0], k=NUMBER)}
     assert found == right
@@ -84,7 +84,7 @@ def test_what_is_shown_of_an_image_is_its_positive_labels(connection: psycopg.Co
     assert dict(studies) == {image: right[image] for image in labelled[1:12]}
 
 
-def test_positive_labels_alone_vote(connection: psycopg.Connection, labelled: list[int]) -> None:
+def test_only_positive_labels_vote(connection: psycopg.Connection, labelled: list[int]) -> None:
     found = connection.execute(
         "SELECT label, votes, neighbours FROM cbir.label_suggestions('toy', image_id => %s, k => 11, image_ids => %s)",
         [labelled[0], labelled[:12]],
@@ -101,7 +101,7 @@ def test_positive_labels_alone_vote(connection: psycopg.Connection, labelled: li
         (4, 8, [], [], []),
     ],
 )
-def test_two_images_share_positive_labels_alone(
+def test_explain_match_compares_only_positive_labels(
     connection: psycopg.Connection, labelled: list[int], a: int, b: int, shared: list[str], only_a: list[str], only_b: list[str]
 ) -> None:  # fmt: skip
     row = connection.execute("SELECT * FROM cbir.explain_match(%s, %s)", [labelled[a], labelled[b]]).fetchone()

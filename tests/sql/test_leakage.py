@@ -1,4 +1,4 @@
-"""What gives a query's answer away, image by image: who counts as the same patient, and which files as the same."""
+"""Test which images leak the answer to a query: the same patient, the same file, a nearly identical picture."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 from tests.support.precision_cases import Case, on_circle, run, store
 
 A, B, QUERY = 0, 1, 2
-"""Places in ``pair``: two indexed images, and the query."""
+"""Places in ``pair``: two indexed images and the query."""
 
 
 @pytest.fixture
 def pair(connection: psycopg.Connection) -> list[int]:
-    """Two indexed images at 1 and 2 degrees and a query at 0; nobody knows whose they are, nor their files."""
+    """Store two indexed images at 1 and 2 degrees and a query at 0, with unknown patients and files."""
     return store(
         connection, [Case(on_circle(at), split, {"A": 1}) for at, split in ((1, "train"), (2, "train"), (0, "test"))]
     )
 
 
 def mark(connection: psycopg.Connection, ids: list[int], **of_images: dict[int, str]) -> None:
-    """Give images, by their place, a file (the bytes of its hash) or a patient."""
+    """Give images, by place, a file (the bytes of its hash) or a patient."""
     for place, file in of_images.get("file", {}).items():
         connection.execute("UPDATE cbir.image SET sha256 = %s WHERE image_id = %s", [file.encode(), ids[place]])
     for place, name in of_images.get("patient", {}).items():
@@ -52,7 +52,7 @@ def leaks(connection: psycopg.Connection, run_id: int, near_distance: float = 0)
     ],
     ids=["both unknown", "the query's known", "the other's known", "two patients", "one patient"],
 )
-def test_the_same_file_leaks_unless_the_run_leaves_out_its_patient(
+def test_same_file_leaks_unless_the_run_leaves_out_its_patient(
     connection: psycopg.Connection, pair: list[int], patients: dict[int, str], leaking: bool
 ) -> None:
     mark(connection, pair, file={A: "x", B: "y", QUERY: "x"}, patient=patients)
@@ -60,7 +60,7 @@ def test_the_same_file_leaks_unless_the_run_leaves_out_its_patient(
     assert leaks(connection, summary.run_id) == ([(pair[A], "identical file")] if leaking else [])
 
 
-def test_a_run_that_may_find_the_own_patient_lists_it_with_every_cause(
+def test_run_that_may_find_the_own_patient_lists_every_cause_of_a_leak(
     connection: psycopg.Connection, pair: list[int]
 ) -> None:
     mark(connection, pair, file={A: "x", QUERY: "x"}, patient={A: "p", B: "p", QUERY: "p"})
@@ -70,18 +70,16 @@ def test_a_run_that_may_find_the_own_patient_lists_it_with_every_cause(
     )
 
 
-def test_images_whose_files_and_patients_are_unknown_do_not_leak(
-    connection: psycopg.Connection, pair: list[int]
-) -> None:
+def test_images_with_unknown_file_and_patient_do_not_leak(connection: psycopg.Connection, pair: list[int]) -> None:
     assert leaks(connection, run(connection, 2).run_id) == []
 
 
-def test_a_query_that_is_indexed_does_not_give_itself_away(connection: psycopg.Connection, pair: list[int]) -> None:
+def test_indexed_query_does_not_leak_to_itself(connection: psycopg.Connection, pair: list[int]) -> None:
     mark(connection, pair, file={A: "x"}, patient={A: "p"})
     assert leaks(connection, run(connection, 2, query_split="train").run_id) == []
 
 
-def test_a_neighbour_at_the_given_distance_is_nearly_identical(connection: psycopg.Connection, pair: list[int]) -> None:
+def test_neighbour_at_the_given_distance_is_nearly_identical(connection: psycopg.Connection, pair: list[int]) -> None:
     summary = run(connection, 2)
     row = connection.execute("SELECT distances::double precision[] FROM cbir.search_result").fetchone()
     assert row is not None
@@ -91,7 +89,7 @@ def test_a_neighbour_at_the_given_distance_is_nearly_identical(connection: psyco
     assert leaks(connection, summary.run_id, first / 2) == []
 
 
-def test_queries_with_the_same_list_count_each(connection: psycopg.Connection) -> None:
+def test_queries_with_equal_lists_are_each_counted(connection: psycopg.Connection) -> None:
     """Three queries, two of which have the same vector and label: P@1 is 1, 1 and 0, whatever leaks is left out."""
     store(connection, [
         Case(on_circle(1), "train", {"A": 1}), Case(on_circle(9), "train", {"B": 1}),

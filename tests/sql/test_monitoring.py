@@ -1,4 +1,4 @@
-"""Views for whoever keeps the database running, each against what PostgreSQL itself says."""
+"""Compare the monitoring views with what PostgreSQL itself reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def value(connection: psycopg.Connection, query: str) -> Any:
 
 @pytest.fixture
 def filled(connection: psycopg.Connection) -> psycopg.Connection:
-    """500 images with embeddings of ``toy``; an encoder ``bare`` without any."""
+    """Store 500 images with embeddings of ``toy``, and an encoder ``bare`` without any."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'test')")
     connection.execute(
         "INSERT INTO cbir.image (dataset_id, source) SELECT dataset_id, n::text FROM cbir.dataset,"
@@ -60,7 +60,7 @@ def index(connection: psycopg.Connection, dsn: str) -> None:
     build_index(connection, get_encoder(connection, "toy"), Hnsw(), connect=lambda: psycopg.connect(dsn))
 
 
-def test_encoder_size_is_what_postgresql_measures(filled: psycopg.Connection, dsn: str) -> None:
+def test_encoder_size_equals_the_sizes_that_postgresql_measures(filled: psycopg.Connection, dsn: str) -> None:
     found = {row["encoder"]: row for row in rows(filled, "encoder_size")}
     assert found["bare"]["images"] == 0
     assert found["bare"]["bytes_per_image"] is None
@@ -119,7 +119,7 @@ def test_index_state_shows_the_index_in_use_and_the_rows_that_came_after_it(
     assert toy["last_scan_at"] >= toy["built_at"]
 
 
-def test_failures_are_counted_by_reason(connection: psycopg.Connection) -> None:
+def test_failure_by_reason_counts_failures_and_first_and_last_time(connection: psycopg.Connection) -> None:
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('d', 'test')")
     connection.execute(
         "INSERT INTO cbir.failure (stage, dataset_id, source, reason, detail, occurrences, resolved, first_at, last_at)"
@@ -141,7 +141,7 @@ def test_failures_are_counted_by_reason(connection: psycopg.Connection) -> None:
 
 @pytest.fixture
 def long_search(dsn: str) -> Iterator[int]:
-    """A session that works on schema cbir for half a minute, unless it is ended."""
+    """Run a session that works on schema cbir for half a minute, unless it is ended; yield its pid."""
     with psycopg.connect(dsn, autocommit=True, application_name="cbirdb") as session:
         pid = session.info.backend_pid
 

@@ -1,4 +1,4 @@
-"""Evaluations where queries have images of their own patient in the index: examples worked by hand.
+"""Compare evaluations whose queries have images of their own patient in the index with hand-worked examples.
 
 Nearest to the query first: an A of the query's patient, a B, an A of another. Of the whole index, by N:
 
@@ -32,7 +32,7 @@ def own_patient(connection: psycopg.Connection) -> list[int]:
 
 
 @pytest.mark.parametrize(("same_patient", "precision"), [(True, [1, 1 / 2, 1 / 2]), (False, [0, 0])])
-def test_the_own_patient_counts_as_relevant_where_the_run_could_find_it(
+def test_own_patient_counts_as_relevant_only_if_the_run_could_find_it(
     connection: psycopg.Connection, own_patient: list[int], same_patient: bool, precision: list[float]
 ) -> None:
     cutoffs = list(range(1, len(precision) + 1))

@@ -1,4 +1,4 @@
-"""What a paired comparison of encoders rests on, where queries have several labels: an example worked by hand.
+"""Compare the paired figures of two encoders with a hand-worked example where queries have several labels.
 
 Indexed: A at 0 degrees, B at 10, C at 20, one image each, so only the first neighbour of a list counts for a label. Two
 queries: q carries A and B, r carries C. The first neighbour of each:
@@ -19,7 +19,7 @@ from tests.support.precision_cases import Case, on_circle, run, second_encoder, 
 
 @pytest.fixture
 def runs(connection: psycopg.Connection) -> tuple[int, int, list[int]]:
-    """The runs of both encoders, and the ids of the queries."""
+    """Return the runs of both encoders and the ids of the queries."""
     ids = store(connection, [
         *(Case(on_circle(at), "train", {name: 1}) for at, name in ((0, "A"), (10, "B"), (20, "C"))),
         Case(on_circle(1), "test", {"A": 1, "B": 1}), Case(on_circle(19), "test", {"C": 1}),
@@ -31,7 +31,7 @@ def runs(connection: psycopg.Connection) -> tuple[int, int, list[int]]:
     return first, row[0], ids[3:]
 
 
-def test_every_label_is_paired_with_itself_and_lists_without_a_label_with_each_other(
+def test_paired_cells_equal_the_example_worked_by_hand(
     connection: psycopg.Connection, runs: tuple[int, int, list[int]]
 ) -> None:
     first, second, (q, r) = runs
@@ -50,7 +50,7 @@ def test_every_label_is_paired_with_itself_and_lists_without_a_label_with_each_o
     ]
 
 
-def test_queries_of_one_patient_are_one_cluster(
+def test_queries_of_one_patient_form_one_cluster(
     connection: psycopg.Connection, runs: tuple[int, int, list[int]]
 ) -> None:
     connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, 'p' FROM cbir.dataset")
@@ -62,7 +62,7 @@ def test_queries_of_one_patient_are_one_cluster(
     assert found == [(2, 1, 2)]
 
 
-def test_both_means_of_a_comparison_under_any_label_are_those_worked_by_hand(
+def test_compare_under_any_label_equals_the_means_worked_by_hand(
     connection: psycopg.Connection, runs: tuple[int, int, list[int]]
 ) -> None:
     """Micro, over q and r: 1 and 1/2. Macro, over A, B and C: (1 + 0 + 1) / 3 and (0 + 1 + 0) / 3."""

@@ -1,4 +1,4 @@
-"""The metric views: an example worked by hand, and an independent NumPy oracle of the paper's protocol."""
+"""Compare the metric views with a hand-worked example and an independent NumPy oracle of the paper's protocol."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def view(connection: psycopg.Connection, by: str) -> dict[tuple[str, int], dict[
     return {(row["group_name"], row["n"]): row for row in rows}
 
 
-def test_the_example_worked_by_hand_has_another_result(connection: psycopg.Connection) -> None:
+def test_precision_views_equal_the_example_worked_by_hand(connection: psycopg.Connection) -> None:
     store(connection, HAND)
     summary = run(connection, 4)
     assert (summary.queries, summary.indexed, summary.without_relevant, summary.short_queries) == (4, 4, 1, 0)
@@ -48,7 +48,33 @@ def test_the_example_worked_by_hand_has_another_result(connection: psycopg.Conne
     assert [by_class["B", 1][name] for name in names] == [1.0, None, 1.0, None]
 
 
-def test_equal_distances_are_not_ordered_by_image_id(connection: psycopg.Connection) -> None:
+def test_query_precision_goes_up_to_the_k_of_each_run(connection: psycopg.Connection) -> None:
+    store(connection, HAND)
+    short, long = run(connection, 2), run(connection, 4)
+    found = connection.execute("SELECT run_id, max(n), count(DISTINCT n) FROM cbir.query_precision GROUP BY run_id")
+    assert {row[0]: row[1:] for row in found} == {short.run_id: (2, 2), long.run_id: (4, 4)}
+
+
+@pytest.mark.parametrize("protocol", ["paper", "any-label"])
+def test_query_without_a_patient_is_a_cluster_of_its_own(connection: psycopg.Connection, protocol: str) -> None:
+    ids = store(connection, HAND)
+    run(connection, 4, protocol=protocol)
+    connection.execute(
+        "WITH made AS (INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT dataset_id, 'p' FROM cbir.dataset"
+        " LIMIT 1 RETURNING patient_id) UPDATE cbir.image SET patient_id = made.patient_id FROM made"
+        " WHERE image_id = (SELECT min(query_image_id) FROM cbir.query_hits)"
+    )
+    found = connection.execute(
+        "SELECT DISTINCT h.cluster_id, coalesce(i.patient_id, -i.image_id) FROM cbir.query_hits AS h"
+        " INNER JOIN cbir.image AS i ON i.image_id = h.query_image_id"
+    ).fetchall()
+    assert len(found) >= 3
+    assert all(cluster == wanted for cluster, wanted in found)
+    assert sum(cluster > 0 for cluster, _ in found) == 1
+    assert {-cluster for cluster, _ in found if cluster < 0} < set(ids)
+
+
+def test_equal_distances_are_ordered_by_image_id(connection: psycopg.Connection) -> None:
     cases = [Case((1.0, 0.0), "train", {name: 1}) for name in "BABA"] + [Case((1.0, 0.0), "test", {"A": 1})]
     ids = store(connection, cases)
     run(connection, 4)
@@ -58,7 +84,7 @@ def test_equal_distances_are_not_ordered_by_image_id(connection: psycopg.Connect
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases=collections(), k=st.integers(1, 16))
-def test_a_metric_view_disagrees_with_an_independent_implementation(
+def test_metric_views_equal_an_independent_implementation(
     connection: psycopg.Connection, cases: list[Case], k: int
 ) -> None:
     store(connection, cases)
@@ -77,7 +103,7 @@ def test_a_metric_view_disagrees_with_an_independent_implementation(
                 assert figure is None or figure == pytest.approx(right, abs=3e-8), (by, key, figures, wanted[key])
 
 
-def test_a_spread_of_equal_values_is_not_zero_or_not_a_number(connection: psycopg.Connection) -> None:
+def test_standard_deviation_of_equal_values_is_zero(connection: psycopg.Connection) -> None:
     """P@3 = 1/3 for each of many queries: sums of squares leave a rounding error, below or above zero."""
     index = [Case((1.0, 0.0), "train", {name: 1}) for name in "ABBAA"]
     store(connection, index + [Case((1.0, 0.0), "test", {"A": 1})] * 57)
@@ -88,7 +114,7 @@ def test_a_spread_of_equal_values_is_not_zero_or_not_a_number(connection: psycop
     assert row["macro_std"] == pytest.approx(0, abs=1e-12)
 
 
-def test_metric_views_have_different_columns(connection: psycopg.Connection) -> None:
+def test_metric_views_have_the_same_columns(connection: psycopg.Connection) -> None:
     store(connection, HAND)
     run(connection, 4)
     parts = [sql.SQL("SELECT * FROM cbir.{}").format(sql.Identifier(name)) for name in VIEWS.values()]
@@ -106,7 +132,7 @@ def test_metric_views_have_different_columns(connection: psycopg.Connection) -> 
 
 
 @pytest.mark.parametrize("by", VIEWS)
-def test_an_unfinished_run_is_shown(connection: psycopg.Connection, by: str) -> None:
+def test_unfinished_run_is_not_shown(connection: psycopg.Connection, by: str) -> None:
     store(connection, HAND)
     run(connection, 4)
     assert view(connection, by)
@@ -115,7 +141,7 @@ def test_an_unfinished_run_is_shown(connection: psycopg.Connection, by: str) -> 
 
 
 @pytest.mark.parametrize("by", VIEWS)
-def test_a_label_changed_after_the_run_changes_its_result(connection: psycopg.Connection, by: str) -> None:
+def test_label_changed_after_the_run_keeps_its_result(connection: psycopg.Connection, by: str) -> None:
     store(connection, HAND)
     run(connection, 4)
     before = view(connection, by)
@@ -126,7 +152,7 @@ def test_a_label_changed_after_the_run_changes_its_result(connection: psycopg.Co
     assert view(connection, by) == before
 
 
-def test_a_later_run_changes_an_earlier_one(connection: psycopg.Connection) -> None:
+def test_later_run_leaves_an_earlier_run_unchanged(connection: psycopg.Connection) -> None:
     store(connection, HAND)
     first = run(connection, 4)
     before = connection.execute("SELECT * FROM cbir.precision_by_class ORDER BY group_name, n").fetchall()
@@ -138,7 +164,7 @@ def test_a_later_run_changes_an_earlier_one(connection: psycopg.Connection) -> N
     assert again == before
 
 
-def test_images_that_take_no_part_are_counted_wrongly(connection: psycopg.Connection) -> None:
+def test_images_that_take_no_part_are_counted(connection: psycopg.Connection) -> None:
     cases = [
         *HAND,
         Case(on_circle(3), "train", {"A": 1, "B": 1}),
@@ -168,7 +194,7 @@ def test_images_that_take_no_part_are_counted_wrongly(connection: psycopg.Connec
         ([1], 1, 0, None),
     ],
 )
-def test_modified_precision_worked_by_hand(
+def test_modified_precision_equals_the_values_worked_by_hand(
     connection: psycopg.Connection, hits: list[int], n: int, relevant: int, wanted: float | None
 ) -> None:
     row = connection.execute(
@@ -177,7 +203,7 @@ def test_modified_precision_worked_by_hand(
     assert row == (wanted if wanted is None else pytest.approx(wanted),)
 
 
-def test_a_list_that_an_erasure_made_too_short_counts_what_it_has(connection: psycopg.Connection) -> None:
+def test_list_shortened_by_an_erasure_counts_what_it_has(connection: psycopg.Connection) -> None:
     """Three A are indexed, of which the query's list of k = 2 has the nearest two. One of these is erased: of two relevant
     images that are left the list has one, so P@1 is 1 and P@2 is 1/2.
     """

@@ -1,4 +1,4 @@
-"""What each role can and cannot do, with logins of their own, on a database that no superuser made."""
+"""Test what each role can and cannot do, with logins of their own, on a database that no superuser made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READER, INGEST, ADMIN, AUDITOR, STRANGER = WHO = ("reader", "ingest", "admin", "
 
 @dataclass
 class Acting:
-    """A login at work on a database."""
+    """Act as a login on a database."""
 
     dsn: str
     folder: Path
@@ -131,7 +131,7 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
 def filled(
     role_server: str, logins: Logins, role_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """A database that the program filled, through logins of the roles that are there for it."""
+    """Fill a database with the program, through logins of the roles for that work; yield its name."""
     name = f"cbirdb_template_{uuid.uuid4().hex[:8]}"
     root = tmp_path_factory.mktemp("filled") / "images"
     for number in range(20):
@@ -158,7 +158,7 @@ def filled(
 
 @pytest.fixture
 def copy_of_filled(role_server: str, filled: str) -> Iterator[str]:
-    """Name of a copy of it, of one test's own."""
+    """Copy that database for one test; yield the copy's name."""
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(role_server, autocommit=True) as server_admin:
         server_admin.execute(
@@ -170,7 +170,7 @@ def copy_of_filled(role_server: str, filled: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("who", WHO)
 @pytest.mark.parametrize("action", ACTIONS)
-def test_each_role_can_do_what_it_is_for_and_nothing_else(
+def test_each_role_can_do_only_the_actions_that_it_is_for(
     copy_of_filled: str, logins: Logins, tmp_path: Path, action: str, who: str
 ) -> None:
     allowed, act = ACTIONS[action]
@@ -182,8 +182,8 @@ def test_each_role_can_do_what_it_is_for_and_nothing_else(
             act(acting)
 
 
-def test_readers_and_ingest_are_kept_from_what_is_about_erasures_and_searches_alone(role_database: str) -> None:
-    """Of every table and view, those to come included."""
+def test_reader_and_ingest_can_read_everything_except_six_listed_tables(role_database: str) -> None:
+    """Check every table and view, later ones included."""
     query = (
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')"
         " AND NOT has_table_privilege(%s, oid, 'SELECT') ORDER BY 1"
@@ -196,26 +196,26 @@ def test_readers_and_ingest_are_kept_from_what_is_about_erasures_and_searches_al
     assert "returned_patient" in kept["cbir_auditor"]
 
 
-def test_everything_belongs_to_the_administrators_or_to_the_role_that_searches(role_database: str) -> None:
+def test_every_object_is_owned_by_cbir_admin_or_cbir_search(role_database: str) -> None:
     with psycopg.connect(role_database) as connection:
         owners = connection.execute(
             "SELECT DISTINCT kind, o::regrole::text FROM (SELECT relkind::text, relowner FROM pg_class"
             " WHERE relnamespace = 'cbir'::regnamespace AND relkind <> 'i'"
-            " UNION ALL SELECT 'f', proowner FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace"
-            " UNION ALL SELECT 'n', nspowner FROM pg_namespace WHERE nspname = 'cbir') AS t (kind, o)"
+            " UNION ALL SELECT 'f', proowner FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
+            " UNION ALL SELECT 'n', nspowner FROM pg_namespace WHERE nspname IN ('cbir', 'cbir_internal')) AS t (kind, o)"
         ).fetchall()
     assert set(owners) == {
         (kind, "cbir_admin") for kind in ("r", "S", "c", "f", "n", "v")
     } | {("f", "cbir_search"), ("v", "cbir_search")}  # fmt: skip
 
 
-def test_every_function_that_looks_names_up_itself_has_its_search_path_pinned(role_database: str) -> None:
+def test_every_function_that_looks_names_up_has_a_pinned_search_path(role_database: str) -> None:
     """Plain SQL functions that the planner inlines cannot have one; they run as the caller, with qualified names. Nor can
     aggregates, whose functions were looked up when they were made."""
     with psycopg.connect(role_database) as connection:
         found = connection.execute(
             "SELECT proname, lanname, prosecdef, coalesce(array_to_string(proconfig, ';'), '')"
-            " FROM pg_proc JOIN pg_language AS l ON l.oid = prolang WHERE pronamespace = 'cbir'::regnamespace"
+            " FROM pg_proc JOIN pg_language AS l ON l.oid = prolang WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')"
             " AND prokind <> 'a'"
         ).fetchall()
     pinned = "search_path=cbir, public, pg_temp"
@@ -224,7 +224,7 @@ def test_every_function_that_looks_names_up_itself_has_its_search_path_pinned(ro
     assert [name for name, _, definer, path in found if definer and pinned not in path] == []
 
 
-def test_every_view_runs_as_the_role_that_searches_or_as_its_reader(role_database: str) -> None:
+def test_every_view_runs_as_cbir_search_or_as_its_reader(role_database: str) -> None:
     with psycopg.connect(role_database) as connection:
         views = connection.execute(
             "SELECT relname, relowner::regrole::text, coalesce('security_invoker=true' = ANY(reloptions), FALSE)"
@@ -235,10 +235,8 @@ def test_every_view_runs_as_the_role_that_searches_or_as_its_reader(role_databas
     assert [name for name, owner, _ in views if owner == "cbir_admin"] == ["returned_patient"]
 
 
-def test_a_function_that_runs_as_the_owner_is_not_led_astray_by_the_callers_temporary_objects(
-    copy_of_filled: str, logins: Logins
-) -> None:
-    """A type of the caller's named halfvec must not get into a table that the owner makes."""
+def test_register_encoder_ignores_temporary_types_of_the_caller(copy_of_filled: str, logins: Logins) -> None:
+    """A type named halfvec of the caller must not get into a table that the owner makes."""
     with logins.connect("ingest", copy_of_filled) as connection:
         connection.execute("CREATE DOMAIN pg_temp.halfvec AS text")
         connection.execute("SET search_path = pg_temp, public, cbir")
@@ -255,7 +253,7 @@ def test_a_function_that_runs_as_the_owner_is_not_led_astray_by_the_callers_temp
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "access.md"
 
 
-def test_the_sql_of_the_docs_runs(role_server: str, copy_of_filled: str, logins: Logins) -> None:
+def test_sql_of_the_access_guide_does_what_it_says(role_server: str, copy_of_filled: str, logins: Logins) -> None:
     blocks = re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(blocks) == 4
     with psycopg.connect(make_conninfo(role_server, dbname=copy_of_filled), autocommit=True) as connection:
@@ -286,7 +284,7 @@ def test_the_sql_of_the_docs_runs(role_server: str, copy_of_filled: str, logins:
             connection.execute("DROP ROLE IF EXISTS site_a, dr_adams")
 
 
-def test_the_commands_of_the_docs_have_the_options_that_they_are_given() -> None:
+def test_commands_of_the_access_guide_use_existing_options() -> None:
     lines = re.findall(r"^\$ cbirdb (.*)$", DOCS.read_text(), re.MULTILINE)
     assert len(lines) > 7
     for line in lines:
@@ -305,18 +303,18 @@ def test_the_commands_of_the_docs_have_the_options_that_they_are_given() -> None
 
 
 @pytest.mark.parametrize("name", ["image", "embedding_x; DROP TABLE cbir.image", "embedding_É", "alembic_version"])
-def test_the_table_of_an_encoder_is_the_one_that_its_name_gives(role_database: str, name: str) -> None:
-    """Not even the owner can say otherwise."""
+def test_encoder_table_name_must_derive_from_the_encoder_name(role_database: str, name: str) -> None:
+    """Not even the owner can set another name."""
     with psycopg.connect(role_database, autocommit=True) as connection, pytest.raises(psycopg.errors.CheckViolation):
         connection.execute(
             "INSERT INTO cbir.encoder (name, table_name, dim, precision) VALUES ('odd', %s, 2, 'half')", [name]
         )
 
 
-def test_roles_that_are_created_later_get_their_rights_from_the_next_upgrade(
+def test_db_roles_hands_an_existing_schema_over_and_grants_rights(
     role_server: str, logins: Logins, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Here: a schema that a superuser made before, which the roles' command hands over and grants from."""
+    """A superuser made the schema before; the command hands it over and grants rights."""
     name = f"cbirdb_test_{uuid.uuid4().hex[:12]}"
     dsn = make_conninfo(role_server, dbname=name)
     with psycopg.connect(role_server, autocommit=True) as server_admin:
@@ -338,9 +336,7 @@ def test_roles_that_are_created_later_get_their_rights_from_the_next_upgrade(
         server_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def test_the_administrators_script_is_printed_and_can_be_run_twice(
-    role_server: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_roles_script_is_printed_and_can_be_run_twice(role_server: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["db", "roles", "--script"]) == 0
     script = capsys.readouterr().out
     with psycopg.connect(role_server, autocommit=True) as server_admin:
@@ -353,7 +349,7 @@ def test_the_administrators_script_is_printed_and_can_be_run_twice(
     assert [row[1:] for row in before] == [(name, False, False) for name in sorted(ROLES)]
 
 
-def test_a_role_that_may_not_create_roles_is_told_who_can(
+def test_role_that_may_not_create_roles_is_told_how_others_can(
     server: str, dsn: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the server that has none of the roles."""

@@ -1,4 +1,4 @@
-"""Row-level security: for each of two sites the database must look as if the other one's data were not in it.
+"""Test that row-level security hides the other site: the database looks as if its data were not there.
 
 The vectors of the two lie between each other, and an HNSW index covers both. What one site sees is compared, for
 every table, view and search function, errors and hints included, with a database that holds its data alone.
@@ -23,7 +23,7 @@ from tests.support.two_sites import ABSENT, HIDDEN, IMAGES, answer, evaluated, f
 
 @pytest.fixture(scope="module")
 def both(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
-    """Name of a database with both sites, indexed and evaluated apart and together, under row-level security."""
+    """Fill a database with both sites, index it, evaluate it apart and together, and secure it; yield its name."""
     for dsn in _database(role_server, role_template):
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")
@@ -37,7 +37,7 @@ def both(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def alone(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
-    """Name of a database with site a alone, in which it may see everything."""
+    """Fill a database with site a alone; yield its name."""
     for dsn in _database(role_server, role_template):
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")
@@ -58,7 +58,7 @@ def relations(connection: psycopg.Connection, *kinds: str) -> list[str]:
 TIMES = "'{created_at,started_at,finished_at,first_at,last_at,changed_at,granted_at,versions,fingerprint,failure_id}'::text[]"
 
 
-def test_every_table_and_view_looks_as_if_the_other_site_were_not_there(both: str, alone: str, logins: Logins) -> None:
+def test_tables_and_views_look_the_same_as_without_the_other_site(both: str, alone: str, logins: Logins) -> None:
     with logins.connect("site_a", both) as here, logins.connect("site_a", alone) as there:
         names = relations(here, "r", "v")
         assert {"image", "embedding_toy", "search_result", "image_overview", "neighbour", "precision_by_run"} <= set(
@@ -112,7 +112,7 @@ CALLS = [
 ]  # fmt: skip
 
 
-def test_an_approximate_search_is_refused_where_rows_are_hidden(both: str, logins: Logins) -> None:
+def test_approximate_search_is_answered_exactly_where_rows_are_hidden(both: str, logins: Logins) -> None:
     # Whether there is an index is hidden as well; the answer is exact, whatever was asked for.
     with logins.connect("site_a", both) as here:
         found = here.execute(
@@ -122,14 +122,12 @@ def test_an_approximate_search_is_refused_where_rows_are_hidden(both: str, login
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_every_search_answers_as_if_the_other_site_were_not_there(
-    both: str, alone: str, logins: Logins, call: str
-) -> None:
+def test_searches_answer_the_same_as_without_the_other_site(both: str, alone: str, logins: Logins, call: str) -> None:
     with logins.connect("site_a", both) as here, logins.connect("site_a", alone) as there:
         assert answer(here, call) == answer(there, call)
 
 
-def test_a_hidden_image_and_one_that_is_not_there_give_the_same_error(both: str, logins: Logins) -> None:
+def test_hidden_image_and_absent_image_give_the_same_error(both: str, logins: Logins) -> None:
     with logins.connect("site_a", both) as here:
         for call in (
             "SELECT * FROM cbir.similar_images('toy', image_id => {})",
@@ -143,8 +141,8 @@ def test_a_hidden_image_and_one_that_is_not_there_give_the_same_error(both: str,
             ]
 
 
-def test_a_search_is_complete_and_exact_although_an_index_covers_everybody(both: str, logins: Logins) -> None:
-    """Through the index, every second neighbour of either site would be the other's."""
+def test_search_of_a_site_is_complete_and_exact_beside_a_common_index(both: str, logins: Logins) -> None:
+    """Through the index, every second neighbour would belong to the other site."""
     for site, first in (("site_a", 1), ("site_b", IMAGES + 1)):
         with logins.connect(site, both) as here:
             rows = here.execute(
@@ -156,7 +154,7 @@ def test_a_search_is_complete_and_exact_although_an_index_covers_everybody(both:
         assert {row[1:] for row in rows} == {("exact", True)}
 
 
-def test_a_role_that_is_given_nothing_sees_nothing(both: str, logins: Logins) -> None:
+def test_role_without_datasets_sees_no_rows(both: str, logins: Logins) -> None:
     with logins.connect("reader", both) as here:
         for name in relations(here, "r", "v"):
             if name == "encoder_overview" or isinstance(found := answer(here, f"SELECT * FROM cbir.{name}"), tuple):
@@ -165,7 +163,7 @@ def test_a_role_that_is_given_nothing_sees_nothing(both: str, logins: Logins) ->
         assert answer(here, f"SELECT * FROM cbir.similar_images('toy', query => '{VECTOR}')") == []
 
 
-def test_the_administrator_sees_everybody_and_the_search_audit_too(both: str, logins: Logins) -> None:
+def test_administrator_sees_the_data_of_all_sites(both: str, logins: Logins) -> None:
     with logins.connect("admin", both) as here:
         assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (2 * IMAGES,)
         assert here.execute("SELECT count(*) FROM cbir.search_run").fetchone() == (3,)
@@ -175,7 +173,7 @@ def test_the_administrator_sees_everybody_and_the_search_audit_too(both: str, lo
         )
 
 
-def test_row_security_is_forced_on_every_table_with_rows_of_a_dataset(both: str, logins: Logins) -> None:
+def test_row_security_is_forced_on_every_table_that_belongs_to_datasets(both: str, logins: Logins) -> None:
     with logins.connect("admin", both) as here:
         found = dict(
             here.execute(
@@ -195,7 +193,9 @@ def test_row_security_is_forced_on_every_table_with_rows_of_a_dataset(both: str,
     assert {name for name, on in found.items() if on} == {name.removeprefix("cbir.") for name in reached}
 
 
-def test_a_new_encoders_table_is_protected_from_the_start(role_server: str, role_template: str, logins: Logins) -> None:
+def test_table_of_a_new_encoder_is_protected_from_the_start(
+    role_server: str, role_template: str, logins: Logins
+) -> None:
     for dsn in _database(role_server, role_template):
         name = str(conninfo_to_dict(dsn)["dbname"])
         with psycopg.connect(dsn, autocommit=True) as connection:
@@ -219,7 +219,7 @@ def test_a_new_encoders_table_is_protected_from_the_start(role_server: str, role
                 here.execute("SELECT count(*) FROM cbir.embedding_later")
 
 
-def test_a_sites_ingest_writes_into_its_datasets_and_no_other(
+def test_ingest_of_a_site_writes_only_into_its_own_datasets(
     role_server: str, role_template: str, logins: Logins, class_folder: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for dsn in _database(role_server, role_template):
@@ -245,7 +245,7 @@ def test_a_sites_ingest_writes_into_its_datasets_and_no_other(
                 here.execute("INSERT INTO cbir.dataset_access VALUES (%s, 'a')", [logins.names["site_b"]])
 
 
-def test_switched_off_everybody_sees_everything_again_and_no_policy_is_left(
+def test_row_security_off_shows_everything_and_leaves_no_policy(
     role_server: str, role_template: str, logins: Logins
 ) -> None:
     for dsn in _database(role_server, role_template):
@@ -265,7 +265,7 @@ def test_switched_off_everybody_sees_everything_again_and_no_policy_is_left(
             assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (IMAGES,)
 
 
-def test_an_administrator_erases_a_patient_of_a_site_under_row_security(
+def test_only_an_administrator_erases_a_sites_patient_under_row_security(
     role_server: str, role_template: str, logins: Logins
 ) -> None:
     for dsn in _database(role_server, role_template):
@@ -287,7 +287,7 @@ def test_an_administrator_erases_a_patient_of_a_site_under_row_security(
 
 @pytest.fixture
 def apart(role_server: str, role_template: str, logins: Logins) -> Iterator[psycopg.Connection]:
-    """A superuser's connection to a database of one test's own, with both sites under row-level security."""
+    """Connect as superuser to a database for one test, with both sites under row-level security."""
     for dsn in _database(role_server, role_template):
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")
@@ -309,7 +309,7 @@ PLANTED = [
 
 
 @pytest.mark.parametrize("kind", ["patient", "study", "series"])
-def test_a_site_cannot_plant_a_row_on_another_sites_patient_nor_learn_whether_there_is_one(
+def test_row_for_a_hidden_patient_study_or_series_is_refused_like_an_absent_one(
     apart: psycopg.Connection, logins: Logins, kind: str
 ) -> None:
     own, hidden = 2, IMAGES // 2 + 1
@@ -333,7 +333,7 @@ def test_a_site_cannot_plant_a_row_on_another_sites_patient_nor_learn_whether_th
     assert apart.execute(f"SELECT count(*) FROM cbir.image WHERE {kind}_id = %s", [hidden]).fetchone() == (2,)
 
 
-def test_a_site_is_told_of_its_own_erased_files_and_of_no_others(apart: psycopg.Connection, logins: Logins) -> None:
+def test_site_is_told_only_of_its_own_erased_files(apart: psycopg.Connection, logins: Logins) -> None:
     for pseudonym in ("a2", "b2"):
         apart.execute("SELECT cbir.erase_patient(%s)", [pseudonym])
     query = "SELECT * FROM cbir_internal.erased_source(%s, ARRAY[%s, %s, 'x'], ARRAY[NULL, NULL, %s])"

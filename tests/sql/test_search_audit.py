@@ -1,4 +1,4 @@
-"""The search audit: complete, append only, not to be read or switched off by who is audited."""
+"""Test the search audit: it is complete and append-only, and audited roles can neither read it nor switch it off."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ CALLS = {
 
 
 @pytest.mark.parametrize("function", CALLS)
-def test_every_search_function_writes_one_row(connection: psycopg.Connection, ids: list[int], function: str) -> None:
+def test_every_search_function_writes_one_audit_row(
+    connection: psycopg.Connection, ids: list[int], function: str
+) -> None:
     put_in_studies(connection, ids, ["s0", "s0", "s1", "s1", "s2", "s2"])
     study = connection.execute("SELECT study_id FROM cbir.image WHERE image_id = %s", [ids[0]]).fetchone()
     with connection.transaction():
@@ -43,7 +45,7 @@ def test_every_search_function_writes_one_row(connection: psycopg.Connection, id
     assert set(row["returned"]) <= set(ids)
 
 
-def test_a_row_says_what_was_asked_and_what_came_back(connection: psycopg.Connection, ids: list[int]) -> None:
+def test_audit_row_holds_the_question_and_the_answer(connection: psycopg.Connection, ids: list[int]) -> None:
     before = time.time()
     found = connection.execute(
         "SELECT image_id FROM cbir.similar_images('toy', image_id => %s, k => 3, label => 'a', image_ids => %s)",
@@ -57,7 +59,7 @@ def test_a_row_says_what_was_asked_and_what_came_back(connection: psycopg.Connec
     assert row["purpose"] is None
 
 
-def test_the_command_line_says_why_for_its_own_search_alone(
+def test_purpose_of_the_command_line_applies_to_one_search(
     cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli("search", "--image-id", ids[0], "-e", "toy", "--purpose", "a'; DROP TABLE cbir.image; --").code == 0
@@ -68,7 +70,7 @@ def test_the_command_line_says_why_for_its_own_search_alone(
     assert [row["purpose"] for row in audit(connection)] == ["a'; DROP TABLE cbir.image; --", "ward round", None]
 
 
-def test_a_failed_search_returns_nothing_and_is_not_in_it(connection: psycopg.Connection, ids: list[int]) -> None:
+def test_failed_search_is_not_audited(connection: psycopg.Connection, ids: list[int]) -> None:
     with pytest.raises(psycopg.errors.NoDataFound):
         connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => 10000)")
     assert audit(connection) == []
@@ -90,7 +92,7 @@ def test_a_failed_search_returns_nothing_and_is_not_in_it(connection: psycopg.Co
         ),
     ],
 )
-def test_not_even_a_superuser_changes_a_row_without_taking_the_trigger_off(
+def test_superuser_cannot_change_audit_rows_while_the_trigger_is_on(
     connection: psycopg.Connection, ids: list[int], change: str
 ) -> None:
     connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s, k => 3)", [ids[0]])
@@ -101,7 +103,7 @@ def test_not_even_a_superuser_changes_a_row_without_taking_the_trigger_off(
 
 
 @pytest.mark.parametrize(("name", "table"), [("study_id", "study"), ("without_patient", "patient")])
-def test_what_a_search_left_out_is_redacted_once_it_is_gone_and_not_before(
+def test_filter_id_can_be_redacted_only_after_its_row_is_deleted(
     connection: psycopg.Connection, ids: list[int], name: str, table: str
 ) -> None:
     row = connection.execute(
@@ -123,14 +125,14 @@ def test_what_a_search_left_out_is_redacted_once_it_is_gone_and_not_before(
     assert [found["filter"] for found in audit(connection)] == [{name: "erased"}]
 
 
-def test_it_can_be_switched_off_and_that_is_in_it(connection: psycopg.Connection, ids: list[int]) -> None:
+def test_switching_the_audit_off_is_itself_audited(connection: psycopg.Connection, ids: list[int]) -> None:
     connection.execute("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")
     assert len(connection.execute("SELECT * FROM cbir.similar_images('toy', image_id => %s)", [ids[0]]).fetchall()) == 4
     (row,) = audit(connection)
     assert (row["function"], row["filter"], row["login"]) == ("setting", {"audit": False}, connection.info.user)
 
 
-def test_a_changed_setting_names_who_made_it_and_not_who_changed_it(connection: psycopg.Connection) -> None:
+def test_changed_setting_records_the_user_and_time_of_the_change(connection: psycopg.Connection) -> None:
     question = "SELECT changed_at, changed_by FROM cbir.setting WHERE name = 'audit'"
     before = connection.execute(question).fetchone()
     connection.execute("UPDATE cbir.setting SET enabled = FALSE, changed_by = 'nobody' WHERE name = 'audit'")
@@ -141,7 +143,7 @@ def test_a_changed_setting_names_who_made_it_and_not_who_changed_it(connection: 
     assert after[1] == connection.info.user
 
 
-def test_a_search_without_a_purpose_fails_where_one_is_required(
+def test_search_without_purpose_fails_where_one_is_required(
     cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
 ) -> None:
     connection.execute("UPDATE cbir.setting SET enabled = TRUE WHERE name = 'purpose_required'")
@@ -161,7 +163,7 @@ BLANK = "".join(
         *range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200C), 0x2028, 0x2029, 0x202F, 0x205F, 0x2060, 0x3000, 0xFEFF
     )
 )  # fmt: skip
-"""Unicode's white space, and what shows nothing although it is none."""
+"""Unicode's white space, and other characters that show nothing."""
 BAD_PURPOSES = {
     **{f"U+{ord(one):04X}": (one, "is white space alone") for one in BLANK},
     "all of it": (BLANK, "is white space alone"),
@@ -175,7 +177,7 @@ BAD_PURPOSES = {
 
 
 @pytest.mark.parametrize("name", BAD_PURPOSES)
-def test_a_purpose_that_says_nothing_or_spoils_a_log_is_refused_by_server_and_command_line(
+def test_blank_overlong_or_control_character_purpose_is_refused(
     name: str, cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
 ) -> None:
     purpose, words = BAD_PURPOSES[name]
@@ -193,7 +195,7 @@ def test_a_purpose_that_says_nothing_or_spoils_a_log_is_refused_by_server_and_co
     assert words.replace("1001", "1,001") in refused.err
 
 
-def test_a_purpose_is_kept_as_it_is_but_for_white_space_around_it(
+def test_purpose_is_stored_unchanged_except_for_surrounding_white_space(
     cli: Callable[..., Outcome], connection: psycopg.Connection, ids: list[int]
 ) -> None:
     kept = ("x" * 1000, "Prüfung  der \u00a0 Befunde", "相談", "\u06a9\u0647\u200c\u0647\u0627")
@@ -208,9 +210,7 @@ def test_a_purpose_is_kept_as_it_is_but_for_white_space_around_it(
     ]  # fmt: skip
 
 
-def test_a_search_that_is_rolled_back_leaves_a_message_without_ids_for_the_log(
-    connection: psycopg.Connection, ids: list[int]
-) -> None:
+def test_rolled_back_search_leaves_a_log_message_without_ids(connection: psycopg.Connection, ids: list[int]) -> None:
     connection.execute("SET client_min_messages = debug1")
     said: list[tuple[str, str]] = []
     connection.add_notice_handler(lambda one: said.append((str(one.message_primary), str(one.context))))
@@ -229,14 +229,16 @@ def test_a_search_that_is_rolled_back_leaves_a_message_without_ids_for_the_log(
     assert not any("of p1" in context or re.search(r"image_id\W+[0-9]", context) for _, context in lines)
 
 
-def test_a_reader_cannot_keep_the_message_out_of_the_log(role_database: str, logins: Logins) -> None:
+def test_reader_cannot_switch_off_the_log_message(role_database: str, logins: Logins) -> None:
     with logins.connect("reader", str(conninfo_to_dict(role_database)["dbname"])) as reader:
         for level in ("log_min_messages = warning", "log_min_messages = DEFAULT", "log_destination = stderr"):
             with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.CantChangeRuntimeParam)):
                 reader.execute(f"SET {level}".encode())
 
 
-def test_a_read_only_transaction_is_told_why_it_cannot_search(connection: psycopg.Connection, ids: list[int]) -> None:
+def test_audited_search_in_a_read_only_transaction_explains_the_refusal(
+    connection: psycopg.Connection, ids: list[int]
+) -> None:
     query = "SELECT * FROM cbir.similar_images('toy', image_id => %s)"
     connection.execute("SET default_transaction_read_only = on")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match="audit") as caught:
@@ -248,8 +250,8 @@ def test_a_read_only_transaction_is_told_why_it_cannot_search(connection: psycop
     assert connection.execute(query.encode(), [ids[0]]).fetchall()
 
 
-def test_a_reader_is_audited_under_his_login_and_cannot_help_it(role_database: str, logins: Logins) -> None:
-    """Neither by a setting of his session, nor by SET ROLE, nor by a table of the same name."""
+def test_reader_cannot_evade_the_audit_of_its_login(role_database: str, logins: Logins) -> None:
+    """Session settings, SET ROLE and a table of the same name do not help."""
     with psycopg.connect(role_database, autocommit=True) as owner:
         angles = np.radians(np.arange(6) * 10)
         ids = fill(owner, np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), PICTURES)
@@ -285,7 +287,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_a_row_says_what_was_left_out_and_which_study_was_asked_about(
+def test_audit_row_holds_the_exclusions_and_the_study_asked_about(
     connection: psycopg.Connection, ids: list[int], asked: str
 ) -> None:
     assert ids == [1, 2, 3, 4, 5, 6]

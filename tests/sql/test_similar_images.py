@@ -1,4 +1,4 @@
-"""cbir.similar_images against a NumPy oracle, exactly and under filters, and against bad input."""
+"""Compare cbir.similar_images with a NumPy oracle, also under filters, and test bad input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COLUMNS = [
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(vectors=exact_vectors(), k=st.integers(1, 20), precision=st.sampled_from(["single", "half"]), data=st.data())
-def test_exact_search_disagrees_with_numpy_or_breaks_ties_by_something_else_than_image_id(
+def test_exact_search_equals_numpy_and_breaks_ties_by_image_id(
     connection: psycopg.Connection, vectors: NDArray[np.float32], k: int, precision: str, data: st.DataObject
 ) -> None:
     with connection.transaction(force_rollback=True):
@@ -52,7 +52,7 @@ def test_exact_search_disagrees_with_numpy_or_breaks_ties_by_something_else_than
         assert ids(search(connection, vectors[query], k=k, mode="exact")) == [known[n] for n in by_distance[:k]]
 
 
-def test_distances_of_arbitrary_vectors_differ_from_numpy(connection: psycopg.Connection) -> None:
+def test_distances_of_arbitrary_vectors_equal_numpy(connection: psycopg.Connection) -> None:
     vectors = unit(60)
     known = fill(connection, vectors)
     found = search(connection, known[7], k=59, mode="exact")
@@ -66,7 +66,7 @@ def test_distances_of_arbitrary_vectors_differ_from_numpy(connection: psycopg.Co
 
 @pytest.mark.parametrize("precision", ["single", "half"])
 @pytest.mark.parametrize("scale", [1e-30, 1e-9, 3.0, 1e6, 1e30])
-def test_the_length_of_the_query_vector_changes_the_answer(
+def test_length_of_the_query_vector_does_not_change_the_answer(
     connection: psycopg.Connection, precision: str, scale: float
 ) -> None:
     vectors = unit(20)
@@ -79,7 +79,7 @@ def test_the_length_of_the_query_vector_changes_the_answer(
     )
 
 
-def test_described_rows_are_not_what_is_stored(connection: psycopg.Connection) -> None:
+def test_result_rows_describe_what_is_stored(connection: psycopg.Connection) -> None:
     pictures = [Picture(), Picture("two", ("b", "a"), "test", "CT", "abd", None, "2020-02-03"), Picture(modality=None)]
     known = fill(connection, unit(3), pictures)
     found = {row["image_id"]: row for row in search(connection, known[0])}
@@ -93,7 +93,9 @@ def test_described_rows_are_not_what_is_stored(connection: psycopg.Connection) -
 
 
 @pytest.mark.parametrize("with_index", [False, True])
-def test_the_query_or_its_patient_is_among_the_answers(connection: psycopg.Connection, with_index: bool) -> None:
+def test_query_image_and_its_patient_are_left_out_of_the_answers(
+    connection: psycopg.Connection, with_index: bool
+) -> None:
     pictures = [Picture(patient="p")] * 4 + [Picture(patient="q")] * 3 + [Picture()] * 3 + [Picture("two", patient="p")]
     known = fill(connection, unit(11), pictures)
     if with_index:
@@ -106,7 +108,7 @@ def test_the_query_or_its_patient_is_among_the_answers(connection: psycopg.Conne
 
 
 @pytest.mark.parametrize("mode", ["exact", "approximate", "auto"])
-def test_a_filter_lets_the_wrong_images_pass(connection: psycopg.Connection, mode: str) -> None:
+def test_filters_return_exactly_the_matching_images(connection: psycopg.Connection, mode: str) -> None:
     known = fill(connection, unit(len(PICTURES)), PICTURES)
     if mode != "exact":
         index(connection)
@@ -118,10 +120,10 @@ def test_a_filter_lets_the_wrong_images_pass(connection: psycopg.Connection, mod
 
 @pytest.mark.parametrize("function", ["similar_images", "label_suggestions", "similar_studies"])
 @pytest.mark.parametrize(("same_patient", "own"), [(None, False), (False, False), (True, True)])
-def test_the_patient_is_left_out_unless_same_patient_is_true(
+def test_patient_is_left_out_unless_same_patient_is_true(
     connection: psycopg.Connection, function: str, same_patient: bool | None, own: bool
 ) -> None:
-    """NULL, which a client sends that leaves a parameter empty, is not a yes."""
+    """NULL, which clients send for an empty parameter, does not mean TRUE."""
     pictures = [Picture(patient="p"), Picture(patient="p", labels=("own",)), Picture(patient="q", labels=("other",))]
     known = fill(connection, unit(3), pictures)
     put_in_studies(connection, known, ["query", "own", "other"])
@@ -162,7 +164,7 @@ Call = Callable[[psycopg.Connection, list[int]], object]
         (lambda c, i: search(c, i[0], mode="approximate"), psycopg.errors.UndefinedObject, "no vector index", "index build"),
     ],
 )  # fmt: skip
-def test_bad_input_is_not_refused_in_a_sentence(
+def test_bad_input_is_refused_with_a_hint(
     connection: psycopg.Connection, call: Call, kind: type[psycopg.Error], message: str, hint: str | None
 ) -> None:
     known = fill(connection, unit(4))
@@ -183,7 +185,7 @@ def test_bad_input_is_not_refused_in_a_sentence(
         ("'toy', '[1,2,3,4,5,6,7,8]', 10, mode => 'fast'", 'no search mode "fast"', "auto, exact, approximate"),
     ],
 )  # fmt: skip
-def test_what_all_searches_stand_on_refuses_without_saying_what_to_do(
+def test_nearest_image_refuses_bad_input_with_a_hint(
     connection: psycopg.Connection, call: str, message: str, hint: str
 ) -> None:
     fill(connection, unit(4))
@@ -192,13 +194,13 @@ def test_what_all_searches_stand_on_refuses_without_saying_what_to_do(
     assert hint in (caught.value.diag.message_hint or "")
 
 
-def test_a_null_vector_is_searched_for(connection: psycopg.Connection) -> None:
+def test_null_vector_is_refused(connection: psycopg.Connection) -> None:
     fill(connection, unit(4))
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"give one of .* not none"):
         connection.execute("SELECT * FROM cbir.similar_images('toy', query => NULL::vector)")
 
 
-def test_an_encoder_without_embeddings_fails_instead_of_finding_nothing(connection: psycopg.Connection) -> None:
+def test_encoder_without_embeddings_finds_nothing(connection: psycopg.Connection) -> None:
     fill(connection, unit(1))
     connection.execute("DELETE FROM cbir.embedding_toy")
     assert search(connection, unit(1)[0]) == []
@@ -207,7 +209,7 @@ def test_an_encoder_without_embeddings_fails_instead_of_finding_nothing(connecti
 @pytest.mark.parametrize(
     "name", ['o\'brien "x"; --', "Tiny", "a_b", "", "-.-", "x" * 41, "a@b", "a@1234567", "a@12345678@12345678", None]
 )
-def test_a_name_that_could_not_name_a_table_is_refused(connection: psycopg.Connection, name: str | None) -> None:
+def test_encoder_name_that_cannot_name_a_table_is_refused(connection: psycopg.Connection, name: str | None) -> None:
     with pytest.raises(psycopg.errors.InvalidName, match="cannot name an encoder") as caught:
         connection.execute("SELECT cbir_internal.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
     assert "1 to 40 of the characters" in str(caught.value.diag.message_hint)
@@ -222,7 +224,7 @@ def test_a_name_that_could_not_name_a_table_is_refused(connection: psycopg.Conne
         ("x" * 40 + "@01234567", "embedding_" + "x" * 40 + "_01234567"),
     ],
 )
-def test_the_table_of_an_encoder_is_named_after_it(connection: psycopg.Connection, name: str, table: str) -> None:
+def test_encoder_table_is_named_after_the_encoder(connection: psycopg.Connection, name: str, table: str) -> None:
     connection.execute("SELECT cbir_internal.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
     assert connection.execute("SELECT table_name FROM cbir.encoder").fetchone() == (table,)
     assert table_name(name) == table
@@ -236,7 +238,7 @@ def matching(connection: psycopg.Connection, filter_: str, *values: object) -> l
     return [row[0] for row in rows]
 
 
-def test_a_list_of_images_does_not_restrict_a_search(connection: psycopg.Connection) -> None:
+def test_list_of_images_restricts_a_search(connection: psycopg.Connection) -> None:
     known = fill(connection, unit(len(PICTURES)), PICTURES)
     listed = "ROW(NULL, %s, NULL, NULL, NULL, NULL, NULL, %s)::cbir.image_filter"
     assert matching(connection, "NULL") == known
@@ -251,7 +253,7 @@ def test_a_list_of_images_does_not_restrict_a_search(connection: psycopg.Connect
     assert sorted(row[0] for row in rows) == [known[2], known[4]]
 
 
-def test_the_plan_of_a_filter_tests_fields_that_were_not_given(connection: psycopg.Connection) -> None:
+def test_plan_of_a_filter_tests_only_the_given_fields(connection: psycopg.Connection) -> None:
     def plan(filter_: str) -> str:
         rows = connection.execute(
             f"EXPLAIN SELECT image_id FROM cbir_internal.matching_image({filter_}) AS m"
@@ -268,7 +270,7 @@ def test_the_plan_of_a_filter_tests_fields_that_were_not_given(connection: psyco
 
 
 @pytest.mark.parametrize("with_index", [False, True])
-def test_the_querys_study_is_among_the_answers(connection: psycopg.Connection, with_index: bool) -> None:
+def test_without_study_leaves_out_the_images_of_that_study(connection: psycopg.Connection, with_index: bool) -> None:
     known = fill(connection, unit(12), [Picture(study_date="2020-01-01") if n < 9 else Picture() for n in range(12)])
     connection.execute(
         "UPDATE cbir.image SET study_id = (SELECT min(study_id) FROM cbir.study) WHERE image_id = ANY(%s)", [known[:4]]

@@ -1,4 +1,4 @@
-"""cbir.similar_studies against a NumPy oracle, exactly and from the lists of a real HNSW index."""
+"""Compare cbir.similar_studies with a NumPy oracle, exactly and through a real HNSW index."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def oracle(
     query: str,
     m: int,
 ) -> list[tuple[str, float, int, int]]:
-    """Study, mean distance of the m best pairs, and the best pair; the query's patients left out."""
+    """Return study, mean distance of the m best pairs, and the best pair, without the query's patients."""
     distances = 1 - vectors.astype(float) @ vectors.T.astype(float)
     own = [n for n, study in enumerate(studies) if study == query]
     left_out = {patients[n] for n in own} - {None}
@@ -59,7 +59,7 @@ def oracle(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(vectors=exact_vectors(), k=st.integers(1, 8), m=st.integers(1, 4), data=st.data())
-def test_exact_search_disagrees_with_numpy(
+def test_exact_study_search_equals_numpy(
     connection: psycopg.Connection, vectors: NDArray[np.float32], k: int, m: int, data: st.DataObject
 ) -> None:
     several = st.lists(st.sampled_from(["a", "b", "c", "d", None]), min_size=len(vectors), max_size=len(vectors))
@@ -80,7 +80,7 @@ def test_exact_search_disagrees_with_numpy(
         assert all(row["complete"] and row["mode"] == "exact" for row in found)
 
 
-def test_described_rows_are_not_what_is_stored(connection: psycopg.Connection) -> None:
+def test_result_rows_describe_what_is_stored(connection: psycopg.Connection) -> None:
     vectors = unit(5)
     pictures = [Picture(), Picture("two", ("b",)), Picture("two", ("a", "b")), Picture("two"), Picture("two", ("c",))]
     known = fill(connection, vectors, pictures)
@@ -94,8 +94,21 @@ def test_described_rows_are_not_what_is_stored(connection: psycopg.Connection) -
     assert (str(row["study_date"]), row["mode"], row["complete"]) == ("2020-01-01", "exact", True)
 
 
+def test_every_field_of_a_full_filter_counts(connection: psycopg.Connection) -> None:
+    fits = Picture("one", ("a",), "train", "XR", "chest")
+    known = fill(connection, unit(4), [fits, fits, Picture("one", ("a",), "train", "CT", "chest"), fits])
+    put_in_studies(connection, known, ["query", "near", "other modality", "not listed"])
+    full = {
+        "dataset": "one", "modality": "XR", "anatomic_region": "chest", "label": "a", "split": "train",
+        "study_from": "2019-01-01", "study_to": "2021-01-01", "image_ids": known[:3],
+    }  # fmt: skip
+    assert uids(similar(connection, "query", **full)) == ["near"]
+
+
 @pytest.mark.parametrize("with_index", [False, True])
-def test_the_patient_of_the_query_is_among_the_answers(connection: psycopg.Connection, with_index: bool) -> None:
+def test_studies_of_the_query_patient_are_left_out_of_the_answers(
+    connection: psycopg.Connection, with_index: bool
+) -> None:
     known = fill(connection, unit(8), [Picture(patient=p) for p in "ppppqqrr"])
     put_in_studies(connection, known, [f"s{n // 2}" for n in range(8)])
     # A study whose images do not say whose they are, but which itself does.
@@ -106,7 +119,7 @@ def test_the_patient_of_the_query_is_among_the_answers(connection: psycopg.Conne
     assert sorted(uids(similar(connection, "s0", same_patient=True))) == ["s1", "s2", "s3"]
 
 
-def test_filters_let_the_wrong_images_take_part(connection: psycopg.Connection) -> None:
+def test_filters_let_only_matching_images_take_part(connection: psycopg.Connection) -> None:
     pictures = [Picture()] * 2 + [Picture(modality="CT"), Picture(), Picture(), Picture(split="val")]
     known = fill(connection, unit(6), pictures)
     put_in_studies(connection, known, ["query", "query", "a", "a", "b", "b"])
@@ -124,9 +137,7 @@ def test_filters_let_the_wrong_images_take_part(connection: psycopg.Connection) 
 
 @pytest.mark.parametrize("m", [1, 2, 5])
 @pytest.mark.parametrize("k", [1, 3, 20])
-def test_studies_found_from_lists_are_others_than_the_exact_ones(
-    connection: psycopg.Connection, k: int, m: int
-) -> None:
+def test_approximate_study_search_equals_the_exact_one(connection: psycopg.Connection, k: int, m: int) -> None:
     known = fill(connection, unit(600), precision="half")
     put_in_studies(connection, known, [f"{n % 150:03}" if n % 7 else None for n in range(600)])
     name = index(connection)
@@ -138,7 +149,7 @@ def test_studies_found_from_lists_are_others_than_the_exact_ones(
     assert scans(connection, name) > before
 
 
-def test_one_study_with_all_the_nearest_images_hides_the_others(connection: psycopg.Connection) -> None:
+def test_other_studies_are_found_beside_one_with_all_the_nearest_images(connection: psycopg.Connection) -> None:
     """The first lists, of 100 images, hold a single study."""
     crowd = unit(1) + unit(250, seed=1) * 1e-3
     vectors = np.concatenate([unit(1), crowd, unit(300, seed=2)])
@@ -155,7 +166,7 @@ def test_one_study_with_all_the_nearest_images_hides_the_others(connection: psyc
     assert all(row["complete"] for row in everything)
 
 
-def test_the_reported_mode_is_not_how_the_server_searched(connection: psycopg.Connection) -> None:
+def test_reported_mode_is_how_the_server_searched(connection: psycopg.Connection) -> None:
     known = fill(connection, unit(300), [Picture(modality="MR" if n % 30 == 0 else "XR") for n in range(300)])
     put_in_studies(connection, known, [f"{n % 50:02}" for n in range(300)])
     index(connection)
@@ -168,7 +179,7 @@ def test_the_reported_mode_is_not_how_the_server_searched(connection: psycopg.Co
         assert (scans(connection, name) > before) is used, arguments
 
 
-def test_bad_input_is_not_refused_in_a_sentence(connection: psycopg.Connection) -> None:
+def test_bad_input_is_refused_with_a_hint(connection: psycopg.Connection) -> None:
     known = fill(connection, unit(6), [Picture(), Picture("two"), *[Picture()] * 4])
     put_in_studies(connection, known, ["query", None, "a", "bare", None, None])
     connection.execute(

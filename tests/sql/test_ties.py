@@ -1,4 +1,4 @@
-"""Equal distances go by id, wherever the k-th place is among them and however rows lie on disk."""
+"""Test that equal distances are ordered by id, wherever the tie lies and in whatever order rows are stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAME = 30
 
 @pytest.fixture
 def tied(connection: psycopg.Connection) -> list[int]:
-    """Images with one and the same vector; their rows lie in the table in the order of falling ids."""
+    """Store images with the same vector, whose rows lie in the table by descending id."""
     known = sorted(fill(connection, np.repeat(unit(1), SAME, axis=0), [Picture(labels=("a",))] * SAME))
     put_in_studies(connection, known, [f"s{n:02}" for n in range(SAME)])
     connection.execute("CREATE TEMPORARY TABLE held AS SELECT * FROM cbir.embedding_toy")
@@ -24,22 +24,22 @@ def tied(connection: psycopg.Connection) -> list[int]:
 
 @pytest.mark.parametrize("filters", [{}, {"label": "a"}, {"modality": "XR"}])
 @pytest.mark.parametrize("mode", ["exact", "auto"])
-def test_a_tie_at_rank_k_goes_to_the_lowest_ids(
+def test_tie_at_rank_k_goes_to_the_lowest_image_ids(
     connection: psycopg.Connection, tied: list[int], mode: str, filters: dict[str, str]
 ) -> None:
     assert ids(search(connection, unit(1)[0], k=7, mode=mode, **filters)) == tied[:7]
     assert ids(search(connection, tied[3], k=4, mode=mode, **filters)) == [tied[n] for n in (0, 1, 2, 4)]
 
 
-def test_studies_that_are_as_near_as_each_other_go_by_id(connection: psycopg.Connection, tied: list[int]) -> None:
+def test_equally_near_studies_are_ordered_by_id(connection: psycopg.Connection, tied: list[int]) -> None:
     found = connection.execute(
         "SELECT study_uid, image_id FROM cbir.similar_studies('toy', study_uid => 's05', k => 6) ORDER BY rank"
     ).fetchall()
     assert found == [(f"s{n:02}", tied[n]) for n in (0, 1, 2, 3, 4, 6)]
 
 
-def test_within_a_study_a_tie_goes_to_the_lowest_id(connection: psycopg.Connection, tied: list[int]) -> None:
-    """Both of the query's images and of the other study's."""
+def test_tie_within_a_study_goes_to_the_lowest_image_id(connection: psycopg.Connection, tied: list[int]) -> None:
+    """This holds for the query's images and for those of the other study."""
     studies = connection.execute("SELECT study_id FROM cbir.study ORDER BY study_id").fetchall()
     for study, images in ((studies[0][0], tied[:5]), (studies[5][0], tied[5:])):
         connection.execute("UPDATE cbir.image SET study_id = %s WHERE image_id = ANY(%s)", [study, images])
@@ -49,7 +49,9 @@ def test_within_a_study_a_tie_goes_to_the_lowest_id(connection: psycopg.Connecti
     assert found == [("s00", tied[5], tied[0], 5)]
 
 
-def test_labels_with_as_many_votes_and_as_near_go_by_name(connection: psycopg.Connection, tied: list[int]) -> None:
+def test_labels_with_equal_votes_and_distance_are_ordered_by_name(
+    connection: psycopg.Connection, tied: list[int]
+) -> None:
     for name, image in (("c", 0), ("b", 1)):
         connection.execute("INSERT INTO cbir.label (name) VALUES (%s)", [name])
         connection.execute(

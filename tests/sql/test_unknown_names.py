@@ -1,4 +1,4 @@
-"""What is not there is an error in every function, with what there is; never an empty answer."""
+"""Test that an unknown run, grouping or encoder is an error with a hint, and never an empty answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_A_RUN = [
 
 @pytest.mark.parametrize("call", OF_A_RUN)
 @pytest.mark.parametrize("run", ["999", "NULL::bigint"])
-def test_an_unknown_run_is_an_error(connection: psycopg.Connection, call: str, run: str) -> None:
+def test_unknown_run_is_an_error(connection: psycopg.Connection, call: str, run: str) -> None:
     if run.startswith("NULL") and ("precision_by('run'" in call or "anatomy_up_to" in call):
         assert connection.execute(call.format(run).encode()).fetchall() == [], "of these NULL means all runs"
         return
@@ -33,7 +33,7 @@ def test_an_unknown_run_is_an_error(connection: psycopg.Connection, call: str, r
 
 @pytest.mark.parametrize("call", ["SELECT * FROM cbir.precision_by({})", "SELECT * FROM cbir.scored_list({}, 1)"])
 @pytest.mark.parametrize("group", ["'x'", "'Class'", "NULL"])
-def test_an_unknown_grouping_is_an_error(connection: psycopg.Connection, call: str, group: str) -> None:
+def test_unknown_grouping_is_an_error(connection: psycopg.Connection, call: str, group: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="cannot be grouped by") as caught:
         connection.execute(call.format(group).encode())
     assert "run, class, dataset, modality, anatomic_region" in str(caught.value.diag.message_hint)
@@ -48,12 +48,12 @@ def test_an_unknown_grouping_is_an_error(connection: psycopg.Connection, call: s
         "SELECT * FROM cbir_internal.nearest_image('none', '[1]')",
     ],
 )
-def test_an_unknown_encoder_is_an_error(connection: psycopg.Connection, call: str) -> None:
+def test_unknown_encoder_is_an_error(connection: psycopg.Connection, call: str) -> None:
     with pytest.raises(psycopg.errors.UndefinedObject, match="there is no encoder"):
         connection.execute(call.encode())
 
 
-def test_an_unknown_run_is_told_the_newest_runs_first(connection: psycopg.Connection) -> None:
+def test_hint_for_an_unknown_run_lists_the_newest_runs_first(connection: psycopg.Connection) -> None:
     connection.execute("SELECT cbir_internal.register_encoder('toy', 2, 'half', NULL, NULL, NULL, '{}', '{}')")
     made = connection.execute(
         "INSERT INTO cbir.search_run (encoder_id, protocol, datasets, query_split, index_split, k, mode, seed,"

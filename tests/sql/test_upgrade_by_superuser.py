@@ -1,4 +1,4 @@
-"""An upgrade by a superuser must not run what the owner of the schema, who is none, has left for it."""
+"""Test that an upgrade by a superuser does not run code that the schema's owner left for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BECOME = "ALTER ROLE {} SUPERUSER"
 
 @pytest.fixture
 def owner(role_database: str, logins: Logins) -> Iterator[psycopg.Connection]:
-    """A member of the owner's, on the database that ``role_database`` is a superuser's connection string of."""
+    """Connect as a member of the owner's role to ``role_database``."""
     with logins.connect("admin", str(conninfo_to_dict(role_database)["dbname"])) as connection:
         yield connection
 
@@ -27,7 +27,9 @@ def is_superuser(connection: psycopg.Connection, name: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["VIEW IF EXISTS cbir.nothing; {}; --", "view"])
-def test_the_text_of_a_table_is_run(role_database: str, logins: Logins, owner: psycopg.Connection, kind: str) -> None:
+def test_upgrade_does_not_execute_text_of_the_sql_object_table(
+    role_database: str, logins: Logins, owner: psycopg.Connection, kind: str
+) -> None:
     become = BECOME.format(logins.names["admin"])
     owner.execute("INSERT INTO cbir.sql_object VALUES (%s, %s)", [kind.format(become), f"cbir.image; {become}"])
     with psycopg.connect(role_database, autocommit=True) as superuser:
@@ -45,7 +47,7 @@ def test_the_text_of_a_table_is_run(role_database: str, logins: Logins, owner: p
         "CREATE RULE trap AS ON DELETE TO cbir.sql_object DO ALSO SELECT cbir.run_trap()",
     ],
 )
-def test_a_trigger_or_rule_of_the_owners_runs(
+def test_upgrade_by_a_superuser_refuses_triggers_and_rules_of_the_owner(
     role_database: str, logins: Logins, owner: psycopg.Connection, trap: str
 ) -> None:
     body = f"BEGIN RESET ROLE; {BECOME.format(logins.names['admin'])}; RETURN NULL; END"

@@ -1,4 +1,4 @@
-"""Pictures that encoders are tried on, and what counts as the same embedding."""
+"""Provide pictures for tests of encoders, and compare embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cbirdb.errors import EncoderError
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Coarse noise over a gradient: it has structure at every scale that resizing can get wrong."""
+    """Draw coarse and fine noise, so that faults of resizing show at every scale."""
     random = np.random.default_rng(seed)
     noise = Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((width, height))
     fine = random.integers(-20, 21, (height, width, 3))
@@ -33,7 +33,7 @@ PICTURES = {
     "tiny": picture(5, 3, 4),
     "tall": picture(61, 1000, 5),
 }
-"""Of several modes and odd sizes."""
+"""Pictures of several modes and odd sizes."""
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -42,12 +42,12 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def largest_cosine(embeddings: NDArray[np.float32]) -> float:
-    """Of any two pictures."""
+    """Return the largest cosine of any two of these embeddings."""
     return max(cosine(a, b) for a, b in combinations(embeddings, 2))
 
 
 def assert_same(found: NDArray[np.float32], expected: NDArray[np.float32], atol: float = 1e-5) -> None:
-    """Equal but for the last places: kernels sum in an order that depends on batch size and memory alignment."""
+    """Compare but for the last digits: the order of sums depends on batch size and memory alignment."""
     assert found.shape == expected.shape
     assert found.dtype == np.float32
     assert min(cosine(a, b) for a, b in zip(found, expected, strict=True)) > 0.99999
@@ -55,7 +55,7 @@ def assert_same(found: NDArray[np.float32], expected: NDArray[np.float32], atol:
 
 
 def embed(encoder: Encoder, *images: Image.Image) -> NDArray[np.float32]:
-    """Raw embeddings, shape (n, dim)."""
+    """Return raw embeddings, shape (n, dim)."""
     return encoder.encode(np.stack([encoder.preprocess(image) for image in images]))
 
 
@@ -64,7 +64,7 @@ def on_cpu(folder: Path | None, **settings: object) -> LoadOptions:
 
 
 def refused(spec: EncoderSpec, options: LoadOptions) -> EncoderError:
-    """The error of loading, which has to be one for a person to read."""
+    """Return the error of loading, which must be one for a person to read."""
     with pytest.raises(EncoderError) as caught:
         load_encoder(spec, options)
     error = caught.value
@@ -75,7 +75,7 @@ def refused(spec: EncoderSpec, options: LoadOptions) -> EncoderError:
 
 
 def assert_names_the_command(error: EncoderError, name: str) -> None:
-    """The hint says what brings the weights, here and where there is no internet."""
+    """Check that the hint says how to get the weights, with and without internet."""
     assert f"cbirdb encoders fetch {name}" in (error.hint or "")
     assert f"cbirdb encoders fetch {name} --to DIR" in (error.hint or "")
     assert "--weights DIR" in (error.hint or "")

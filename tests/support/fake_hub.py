@@ -1,4 +1,4 @@
-"""As much of a model hub as a download asks for, on this machine, and a record of everything that asks for a network."""
+"""Run as much of a model hub as a download needs, and record every use of the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @dataclass
 class FakeHub:
-    """Repositories by name, and plain files by path. Tests change it while it runs."""
+    """Repositories by name, and plain files by path. Tests change them while the hub runs."""
 
     endpoint: str
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -28,14 +28,14 @@ class FakeHub:
     files: dict[str, bytes] = field(default_factory=dict)
     """Path -> content, as of any other web server."""
     refusals: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
-    """Part of a path -> status and headers in place of an answer."""
+    """Part of a path -> status and headers instead of an answer."""
     cuts: dict[str, list[int]] = field(default_factory=dict)
-    """End of a path -> after how many bytes each of the next answers with a body breaks off."""
+    """End of a path -> number of bytes after which each of the next answers breaks off."""
     requests: list[str] = field(default_factory=list)
-    """``GET /path`` of everything that was asked."""
+    """``GET /path`` of every request."""
 
     def downloads(self) -> list[str]:
-        """Names of the files whose content was asked for."""
+        """Return the names of the files whose content was requested."""
         return [
             request.rsplit("/", 1)[1]
             for request in self.requests
@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub that huggingface_hub takes for its own."""
+    """Run a hub that huggingface_hub asks instead of its own."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {}))
     hub = server.RequestHandlerClass.hub = FakeHub(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
@@ -129,12 +129,12 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 
 class NetworkUsedError(AssertionError):
-    """Raised where somebody asks for the network in a test that forbids it."""
+    """A test that forbids the network met a request for it."""
 
 
 @contextmanager
 def no_network() -> Iterator[list[str]]:
-    """Whatever asks for a name or an address meets an error. Gives the list of what was asked for, also when the error was swallowed."""
+    """Refuse every name and address; yield the list of requests, which also holds those whose error was caught."""
     asked: list[str] = []
 
     def connect(_socket: socket.socket, address: object) -> None:

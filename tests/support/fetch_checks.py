@@ -1,4 +1,4 @@
-"""What fetching a model's files left in a folder, or said."""
+"""Read what fetching a model's files left in a folder or reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT_COMMIT = str(BIOMEDCLIP.options["text_revision"])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Files but for those that the hub's library keeps beside them for itself."""
+    """Return the files, without those that the hub's library keeps for itself."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -33,7 +33,7 @@ def sha256(content: bytes) -> str:
 
 
 def refused(spec: EncoderSpec, to: Path) -> EncoderError:
-    """The error of fetching, which has to be one for a person to read."""
+    """Return the error of fetching, which must be one for a person to read."""
     with pytest.raises(EncoderError) as caught:
         fetch(spec, to)
     error = caught.value

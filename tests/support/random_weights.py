@@ -1,6 +1,6 @@
-"""Seeded random weights of full architectures, in the hubs' on-disk formats.
+"""Write seeded random weights of full architectures, in the hubs' on-disk formats.
 
-No model hub can be reached from where the tests run, so this is what encoders are tried on: files of the real names,
+No model hub can be reached from where the tests run, so tests of encoders use these: files of the real names,
 layouts and sizes, as the published ones have them, with other numbers. ``python -m tests.support.random_weights DIR [NAME...]``
 writes a folder per encoder, to be passed to ``cbirdb encode --weights DIR``.
 """
@@ -57,7 +57,7 @@ SIGLIP = {
 
 
 def randomise(model: torch.nn.Module) -> torch.nn.Module:
-    """Numbers of such a size that two pictures come out clearly different; a fresh model's hardly do."""
+    """Draw numbers so large that two pictures get clearly different embeddings, unlike with a new model."""
     generator = torch.Generator().manual_seed(SEED)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -111,7 +111,7 @@ def dinov2_vit_b14(folder: Path) -> None:
 
 
 def medsam_vit_b(folder: Path) -> None:
-    """As the original SAM code names its tensors: written out here, not derived from the code under test."""
+    """Name the tensors as the original SAM code does: written out here, not derived from the code under test."""
     shapes: dict[str, tuple[int, ...]] = {"pos_embed": (1, 64, 64, 768), "patch_embed.proj.weight": (768, 3, 16, 16)}
     shapes["patch_embed.proj.bias"] = (768,)
     for layer in range(12):
@@ -207,7 +207,7 @@ def dinov3_vit_b16(folder: Path) -> None:
 
 
 def siglip2_base(folder: Path) -> None:
-    """The small sister of the records siglip2-so400m and medsiglip, whose files are of 4.5 and 3.5 GB."""
+    """Write the smaller model of the same family as siglip2-so400m and medsiglip, whose files have 4.5 and 3.5 GB."""
     config = transformers.SiglipConfig(text_config={"num_hidden_layers": 1}, vision_config={"image_size": 224})
     preprocessor = {**SIGLIP, "size": {"height": 224, "width": 224}}
     save_transformers("siglip2-base", folder, transformers.SiglipModel(config), preprocessor)

@@ -15,12 +15,14 @@ from cbirdb.index import build_index
 from cbirdb.index.methods import Hnsw
 
 SQL_FILES = list(sql_objects.sql_files())
-CREATED = re.compile(r"^CREATE (?:OR REPLACE )?(FUNCTION|AGGREGATE|VIEW|TYPE) cbir\.(\w+)", re.MULTILINE)
+CREATED = re.compile(
+    r"^CREATE (?:OR REPLACE )?(FUNCTION|AGGREGATE|VIEW|TYPE) (?:cbir|cbir_internal)\.(\w+)", re.MULTILINE
+)
 CATALOGUE = {
     "functions": "SELECT oid::regprocedure::text, pg_get_functiondef(oid) FROM pg_proc"
-    " WHERE pronamespace = 'cbir'::regnamespace AND prokind <> 'a'",
+    " WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal') AND prokind <> 'a'",
     "aggregates": "SELECT aggfnoid::regprocedure::text, to_jsonb(a)::text FROM pg_aggregate AS a"
-    " JOIN pg_proc ON pg_proc.oid = aggfnoid WHERE pronamespace = 'cbir'::regnamespace",
+    " JOIN pg_proc ON pg_proc.oid = aggfnoid WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')",
     "views": "SELECT oid::regclass::text, pg_get_viewdef(oid) FROM pg_class"
     " WHERE relnamespace = 'cbir'::regnamespace AND relkind = 'v'",
     "columns": "SELECT attrelid::regclass::text, attnum, attname, format_type(atttypid, atttypmod), attnotnull,"
@@ -33,11 +35,11 @@ CATALOGUE = {
     " JOIN pg_class c ON c.oid = indexrelid WHERE relnamespace = 'cbir'::regnamespace",
     "triggers": "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal",
     "comments": "SELECT (pg_identify_object(classoid, objoid, objsubid)).identity, description FROM pg_description"
-    " WHERE (pg_identify_object(classoid, objoid, objsubid)).schema = 'cbir'"
-    " OR classoid = 'pg_namespace'::regclass AND objoid = 'cbir'::regnamespace"
-    " OR (pg_identify_object(classoid, objoid, objsubid)).identity LIKE 'cbir.%'",
+    " WHERE (pg_identify_object(classoid, objoid, objsubid)).schema IN ('cbir', 'cbir_internal')"
+    " OR classoid = 'pg_namespace'::regclass AND objoid::regnamespace::text IN ('cbir', 'cbir_internal')"
+    " OR (pg_identify_object(classoid, objoid, objsubid)).identity LIKE 'cbir%'",
     "grants": "SELECT oid::regclass::text, relacl::text FROM pg_class WHERE relnamespace = 'cbir'::regnamespace"
-    " UNION ALL SELECT oid::regprocedure::text, proacl::text FROM pg_proc WHERE pronamespace = 'cbir'::regnamespace",
+    " UNION ALL SELECT oid::regprocedure::text, proacl::text FROM pg_proc WHERE pronamespace::regnamespace::text IN ('cbir', 'cbir_internal')",
     "revision": "SELECT version_num FROM cbir.alembic_version",
 }
 

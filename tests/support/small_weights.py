@@ -1,4 +1,4 @@
-"""Small models under the names of large ones, as files: what it is about is where files lie, and what is in them."""
+"""Write small models under the names of large ones, for tests of where files lie and what they hold."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SMALL_CLIP = {
 
 
 def write_small_open_clip(folder: Path) -> Path:
-    """With a text side out of a second repository, which lies in ``text``."""
+    """Write a model whose text encoder comes from a second repository, in ``text``."""
     settings = {
         "vocab_size": 16,
         "hidden_size": 32,
@@ -65,7 +65,7 @@ def write_small_timm(folder: Path) -> Path:
 
 
 def record(name: str, loader: str, weights: object, **settings: object) -> EncoderSpec:
-    """As ``cbirdb encoders add`` makes one."""
+    """Make a record as ``cbirdb encoders add`` does."""
     nothing = {"revision": None, "dim": None, "pooling": None, "quick_gelu": False}
     about = {"licence": "unknown", "training_scheme": "unknown", "citation": ""}
     return make_record(name, loader=loader, weights=str(weights), **{**nothing, **about, **settings})

@@ -1,4 +1,4 @@
-"""What tests have worker processes do. Those import it by its name, so it imports nothing that is slow."""
+"""Give worker processes something to do. They import this module by its name, so it imports nothing slow."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Order = tuple[str, Any]
 
 
 class UnreadableError(Exception):
-    """Can be sent to another process, but not received there: it does not keep what it was made of."""
+    """An error that can be pickled but not unpickled, as it does not keep its arguments."""
 
     def __init__(self, _what: str, _why: str) -> None:
         super().__init__("cannot be made again")
 
 
 def obey(order: Order) -> Any:
-    """Do what the order says."""
+    """Carry out the order."""
     action, argument = order
     return ACTIONS[action](argument)
 
 
 def obey_imported(module: str) -> Callable[[Order], Any]:
-    """A function of a module that only this process has."""
+    """Return a function of a module that only this process has."""
 
     def missing(order: Order) -> Any:
         return order
@@ -44,30 +44,30 @@ def obey_imported(module: str) -> Callable[[Order], Any]:
 
 
 def without_core() -> None:
-    """A process that crashes on purpose leaves no file of its memory."""
+    """Let a process that crashes on purpose leave no core file."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def segfault(_: object = None) -> object:
-    """End as a decoder in C does that reads where nothing is."""
+    """End as a C decoder that reads an invalid address."""
     without_core()
     return ctypes.string_at(0)
 
 
 def abort(_: object = None) -> NoReturn:
-    """End as a library in C does that finds itself in a state that cannot be."""
+    """End as a C library that finds itself in an impossible state."""
     without_core()
     os.abort()
 
 
 def spin(_: object = None) -> NoReturn:
-    """Never come back, and be busy."""
+    """Stay busy and never return."""
     while True:
         pass
 
 
 def tell_and_sleep(path: str, seconds: float = 600) -> None:
-    """Write down which process this is, complete or not at all, and hang."""
+    """Write this process's id, completely or not at all, and hang."""
     half = Path(f"{path}.{os.getpid()}")
     half.write_text(str(os.getpid()))
     half.rename(path)
@@ -82,26 +82,26 @@ def append(entry: tuple[str, str]) -> None:
 
 
 def raise_(error: Exception) -> NoReturn:
-    """Raise what was sent."""
+    """Raise the error that was sent."""
     raise error
 
 
 def raise_unreadable(_: object = None) -> NoReturn:
-    """Raise what cannot be received."""
+    """Raise an error that cannot be unpickled."""
     raise UnreadableError("a", "b")
 
 
 def raise_unsendable(_: object = None) -> NoReturn:
-    """Raise what cannot be sent."""
+    """Raise an error that cannot be pickled."""
 
     class LocalError(Exception):
-        """Has no name that another process could find."""
+        """An error without a name that another process could find."""
 
     raise LocalError
 
 
 class Squares:
-    """Writes the square of a number into memory that another process reads."""
+    """Write the square of a number into memory that another process reads."""
 
     def __init__(self, memory: SharedMemory, size: int) -> None:
         self._memory = memory

@@ -1,4 +1,4 @@
-"""A model hub on this machine, for tests of what is fetched from one and of what must not be."""
+"""Provide a model hub on this machine for tests of fetching."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The hub's cache, empty."""
+    """Provide an empty cache of the hub."""
     from huggingface_hub import constants
 
     path = tmp_path / "hub-cache"
@@ -36,7 +36,7 @@ def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def resnet(hub: FakeHub) -> dict[str, bytes]:
-    """The repository of ResNet-50: what is fetched of it, what else it has, and a newer commit on ``main``."""
+    """Put ResNet-50's repository on the hub: needed files, other files and a newer commit on ``main``."""
     from tests.support.fetch_checks import RESNET50
 
     files = {
@@ -54,7 +54,7 @@ def resnet(hub: FakeHub) -> dict[str, bytes]:
 
 @pytest.fixture
 def biomedclip(hub: FakeHub) -> dict[str, bytes]:
-    """The repository of BiomedCLIP, and the one that its text side comes from."""
+    """Put BiomedCLIP's repository and that of its text encoder on the hub."""
     from tests.support.fetch_checks import BIOMEDCLIP, TEXT, TEXT_COMMIT
 
     config = {"model_cfg": {"embed_dim": 512, "text_cfg": {"hf_model_name": TEXT}}, "preprocess_cfg": {}}
@@ -74,7 +74,7 @@ def biomedclip(hub: FakeHub) -> dict[str, bytes]:
 
 @pytest.fixture
 def unasked_hub(hub_cache: Path) -> Iterator[FakeHub]:
-    """A hub that has everything that is looked for: whoever asks it gets it, and is found out."""
+    """Provide a hub with every file, and fail the test that asks it for one."""
     from tests.support.fake_hub import fake_hub
     from tests.support.small_weights import COMMIT, FILES
 

@@ -1,4 +1,4 @@
-"""Any model of a known library, by a record as ``cbirdb encoders add`` makes it; here small ones of many kinds."""
+"""Load small models of many kinds by records such as ``cbirdb encoders add`` makes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def record(loader: str, weights: object, **settings: Any) -> EncoderSpec:
     nothing = {"revision": None, "dim": None, "pooling": None, "quick_gelu": False}
     about = {"licence": "unknown", "training_scheme": "unknown", "citation": ""}
     made = make_record("mine", loader=loader, weights=str(weights), **{**nothing, **about, **settings})
-    # As it comes back out of the database.
+    # The database returns a record in this form.
     return EncoderSpec.from_json(json.loads(json.dumps(made.as_json())))
 
 
 def added(spec: EncoderSpec) -> Any:
-    """Embeddings of the pictures, computed without any network."""
+    """Compute the pictures' embeddings without a network."""
     with no_network() as asked:
         encoder = load_encoder(spec, on_cpu(None))
         found = embed(encoder, *IMAGES)
@@ -115,25 +115,29 @@ def small_siglip(folder: Path, kind: str = "Siglip") -> Path:
         ("pooler", lambda out: out.pooler_output),
     ],
 )
-def test_pooling_takes_what_it_says(pooling: str | None, take: Callable[[Any], Any], tmp_path: Path) -> None:
+def test_each_pooling_takes_the_output_that_it_names(
+    pooling: str | None, take: Callable[[Any], Any], tmp_path: Path
+) -> None:
     found = added(record("hf", vit(tmp_path), pooling=pooling))
     model = transformers.ViTModel.from_pretrained(tmp_path).eval()
     assert_same(found, upstream(processor_of(tmp_path), lambda pixels: take(model(pixel_values=pixels))))
 
 
 @pytest.mark.parametrize("write", [small_clip, small_siglip], ids=["clip", "siglip"])
-def test_image_side_of_a_model_of_images_and_texts(write: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_image_features_equal_the_image_embeddings_of_the_whole_model(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
     found = added(record("hf", write(tmp_path), pooling="image-features"))
     model = transformers.AutoModel.from_pretrained(tmp_path).eval()
     whole = upstream(
         processor_of(tmp_path),
         lambda pixels: model(pixel_values=pixels, input_ids=torch.tensor([[1, 2]])).image_embeds,
     )
-    # What the whole model gives is of length 1.
+    # The whole model returns vectors of length 1.
     assert_same(found / np.linalg.norm(found, axis=1, keepdims=True), whole)
 
 
-def test_convolutional_network_is_pooled_to_one_vector(tmp_path: Path) -> None:
+def test_convolutional_network_gives_its_pooled_output(tmp_path: Path) -> None:
     config = transformers.ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
     preprocessor = {**DO, **IMAGENET, "image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 64}}
     save(tmp_path, transformers.ConvNextModel(config), preprocessor)
@@ -142,7 +146,7 @@ def test_convolutional_network_is_pooled_to_one_vector(tmp_path: Path) -> None:
     assert_same(found, upstream(processor_of(tmp_path), lambda pixels: model(pixels).pooler_output))
 
 
-def test_unmasked_autoencoder_repeats_itself(tmp_path: Path) -> None:
+def test_unmasked_autoencoder_gives_the_same_embedding_twice(tmp_path: Path) -> None:
     config = transformers.ViTMAEConfig(**LAYERS, image_size=64, decoder_hidden_size=32, decoder_num_attention_heads=2)
     save(tmp_path, transformers.ViTMAEForPreTraining(config), PREPROCESSOR)
     spec = record("hf", tmp_path, pooling="cls-unmasked")
@@ -190,7 +194,7 @@ def test_language_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
-def test_timm_model_gives_what_its_classifier_would_get(name: str, tmp_path: Path) -> None:
+def test_timm_model_gives_the_input_of_its_classifier(name: str, tmp_path: Path) -> None:
     model = randomise(timm.create_model(name))
     timm.models.save_for_hf(model, tmp_path, safe_serialization="both")
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -200,14 +204,14 @@ def test_timm_model_gives_what_its_classifier_would_get(name: str, tmp_path: Pat
     assert_same(added(record("timm", tmp_path)), expected)
 
 
-def test_timm_model_without_a_classifier(tmp_path: Path) -> None:
+def test_timm_model_without_a_classifier_gives_its_output(tmp_path: Path) -> None:
     model = randomise(timm.create_model("test_vit", num_classes=0))
     timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 0})
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     assert_same(added(record("timm", tmp_path)), upstream(transform, model))
 
 
-def test_timm_model_that_was_trained_further_on_other_classes(tmp_path: Path) -> None:
+def test_timm_model_with_another_number_of_classes_gives_the_input_of_its_classifier(tmp_path: Path) -> None:
     model = randomise(timm.create_model("test_vit", num_classes=14))
     timm.models.save_for_hf(model, tmp_path, model_config={"num_classes": 14})
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -216,7 +220,7 @@ def test_timm_model_that_was_trained_further_on_other_classes(tmp_path: Path) ->
 
 
 def test_timm_model_whose_file_names_another_source_is_read_from_its_folder(tmp_path: Path) -> None:
-    """Repositories of timm's say where they came from: an address, or another repository."""
+    """Configurations of timm name their source: an address or another repository."""
     model = randomise(timm.create_model("test_vit"))
     timm.models.save_for_hf(model, tmp_path)
     expected = added(record("timm", tmp_path))
@@ -259,7 +263,7 @@ def write_open_clip(folder: Path, name: str = "open_clip_model.safetensors", **c
 @pytest.mark.parametrize(
     "file", ["open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"]
 )
-def test_open_clip_model_gives_the_image_side(file: str, tmp_path: Path) -> None:
+def test_open_clip_input_and_embedding_equal_those_of_the_library(file: str, tmp_path: Path) -> None:
     model = write_open_clip(tmp_path, file)
     _, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
     encoder = load_encoder(record("open_clip", tmp_path), on_cpu(None))
@@ -268,7 +272,7 @@ def test_open_clip_model_gives_the_image_side(file: str, tmp_path: Path) -> None
     assert_same(added(record("open_clip", tmp_path)), upstream(transform, model.encode_image))
 
 
-def test_quick_gelu_is_what_the_record_says(tmp_path: Path) -> None:
+def test_quick_gelu_is_used_if_the_record_or_the_models_configuration_says_so(tmp_path: Path) -> None:
     write_open_clip(tmp_path)
     plain = added(record("open_clip", tmp_path))
     quick = added(record("open_clip", tmp_path, quick_gelu=True))
@@ -278,8 +282,8 @@ def test_quick_gelu_is_what_the_record_says(tmp_path: Path) -> None:
     assert_same(added(record("open_clip", tmp_path / "other")), quick)
 
 
-def test_weights_that_are_hashed_are_those_that_are_read(tmp_path: Path) -> None:
-    """Where a folder has several files, the library chooses by an order of its own."""
+def test_other_weight_files_in_the_folder_change_neither_provenance_nor_embedding(tmp_path: Path) -> None:
+    """The library would choose among several files by an order of its own."""
     write_open_clip(tmp_path)
     before = load_encoder(record("open_clip", tmp_path), on_cpu(None))
     for other in ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.safetensors", "model.safetensors", "a.pth"):
@@ -296,11 +300,11 @@ def test_open_clip_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     assert str(tmp_path / "open_clip_model.safetensors") in refused(record("open_clip", tmp_path), on_cpu(None)).message
 
 
-# Of any of them
+# All three libraries
 
 
 @pytest.mark.parametrize("loader", ["hf", "timm", "open_clip"])
-def test_preprocessing_hash_follows_the_settings_and_not_the_folder(loader: str, tmp_path: Path) -> None:
+def test_preprocessing_hash_depends_on_the_settings_and_not_on_the_folder(loader: str, tmp_path: Path) -> None:
     writers = {
         "hf": (vit, "preprocessor_config.json", lambda c: c | {"image_mean": [0.4] * 3}),
         "timm": (
@@ -350,7 +354,7 @@ def test_weights_that_are_neither_folder_nor_repository_are_refused(
 
 
 @pytest.mark.slow
-def test_small_sister_of_the_siglip_records(tmp_path: Path) -> None:
+def test_siglip2_base_embedding_equals_that_of_transformers(tmp_path: Path) -> None:
     write_weights("siglip2-base", tmp_path)
     found = added(record("hf", tmp_path, pooling="image-features", dim=768))
     model = transformers.SiglipVisionModel.from_pretrained(tmp_path).eval()

@@ -1,4 +1,4 @@
-"""``make audit`` against a server on the loopback that answers as the advisory database does."""
+"""Run ``make audit`` against a local server that answers as the advisory database does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.database_container import free_port
 
 @contextmanager
 def database(affected: set[str], asked: list[dict[str, object]], *, answer: str | None = None) -> Iterator[str]:
-    """The address of a database with an advisory for each of these packages; ``asked`` gets the queries."""
+    """Run a database with two advisories for each of these packages; yield its address. ``asked`` gets the queries."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -52,7 +52,7 @@ def audit(address: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_every_pinned_package_is_asked_for_with_its_version() -> None:
+def test_audit_asks_for_every_pinned_package_with_its_version() -> None:
     asked: list[dict[str, object]] = []
     with database(set(), asked) as address:
         done = audit(address)
@@ -63,7 +63,7 @@ def test_every_pinned_package_is_asked_for_with_its_version() -> None:
     assert done.stderr == f"{len(wanted)} pinned packages checked, 0 with advisories.\n"
 
 
-def test_a_package_with_advisories_is_named_and_is_a_failure() -> None:
+def test_audit_names_a_package_with_advisories_and_exits_with_1() -> None:
     with database({"pydicom"}, []) as address:
         done = audit(address)
     version = dict(pins([ROOT / FILES[0]]))["pydicom"]
@@ -71,7 +71,7 @@ def test_a_package_with_advisories_is_named_and_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("answer", ["<html>", "[]", '{"results": []}', '{"error": 1}'])
-def test_an_answer_of_something_else_is_one_line(answer: str) -> None:
+def test_malformed_answer_is_reported_in_one_line(answer: str) -> None:
     with database(set(), [], answer=answer) as address:
         done = audit(address)
     assert (done.returncode, done.stdout) == (0, "")
@@ -79,14 +79,14 @@ def test_an_answer_of_something_else_is_one_line(answer: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_database_that_cannot_be_reached_is_one_line() -> None:
+def test_unreachable_database_is_reported_in_one_line() -> None:
     done = audit(f"http://127.0.0.1:{free_port()}")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith("No package was checked: ")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_line_without_a_version_is_refused(tmp_path: Path) -> None:
+def test_lock_file_line_without_a_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     path.write_text("numpy>=2\n")
     with pytest.raises(ValueError, match="pins no version: numpy>=2"):

@@ -1,4 +1,4 @@
-"""Confidence intervals and paired tests, against SciPy and examples worked by hand."""
+"""Compare confidence intervals and paired tests with SciPy and with examples worked by hand."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cbirdb.metrics.confidence import _interval
 
 
 def one_each(values: np.ndarray, groups: np.ndarray | None = None) -> Cells:
-    """Every query a cluster of its own."""
+    """Make every query a cluster of its own."""
     group = np.zeros(len(values), dtype=np.int64) if groups is None else groups
     return Cells(np.arange(len(values)), group, values.astype(float), np.ones(len(values)))
 
 
-def test_means_of_a_table_worked_by_hand_differ() -> None:
+def test_micro_and_macro_means_equal_an_example_worked_by_hand() -> None:
     # Patient 0: class 0 values 1 and 0, class 1 value 1. Patient 1: class 0 value 1.
     cells = Cells(np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([1.0, 1.0, 1.0]), np.array([2.0, 1.0, 1.0]))
     assert cells.micro() == pytest.approx(3 / 4)
@@ -29,7 +29,7 @@ def test_means_of_a_table_worked_by_hand_differ() -> None:
 
 
 @pytest.mark.parametrize("macro", [False, True])
-def test_resamples_are_not_the_means_of_their_draws(macro: bool) -> None:
+def test_resamples_are_the_means_of_their_draws(macro: bool) -> None:
     # Some 4 of 5 clusters hold several classes, and some cells come in two parts.
     rng = np.random.default_rng(13)
     cluster, group = rng.integers(0, 50, 400), rng.integers(0, 7, 400)
@@ -48,7 +48,7 @@ def test_resamples_are_not_the_means_of_their_draws(macro: bool) -> None:
         assert (got[:, figure] == bootstrap(cells, macro=macro, resamples=20, seed=14)).all()
 
 
-def test_interval_without_clusters_is_not_scipys() -> None:
+def test_interval_without_clusters_agrees_with_scipy() -> None:
     values = np.random.default_rng(1).beta(2, 1, 300)
     low, high = interval(bootstrap(one_each(values), macro=False, resamples=20_000, seed=2))
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=3).confidence_interval
@@ -57,7 +57,7 @@ def test_interval_without_clusters_is_not_scipys() -> None:
     assert high == pytest.approx(theirs.high, abs=0.03 * spread)
 
 
-def test_interval_of_macro_is_not_scipys_where_each_class_is_resampled_alike() -> None:
+def test_macro_interval_agrees_with_scipy_if_each_patient_has_one_query_per_class() -> None:
     # Clusters that each hold one query of either class: macro is the mean of cluster means, which SciPy can do.
     rng = np.random.default_rng(4)
     first, second = rng.random(200), rng.random(200) ** 2
@@ -72,7 +72,7 @@ def test_interval_of_macro_is_not_scipys_where_each_class_is_resampled_alike() -
     assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * spread)
 
 
-def test_interval_ignores_that_a_patients_queries_are_alike() -> None:
+def test_equal_queries_of_one_patient_widen_the_interval() -> None:
     # Fifty patients with twenty equal queries each are worth fifty values, not a thousand.
     values = np.random.default_rng(7).random(50)
     clustered = Cells(np.arange(50), np.zeros(50, dtype=np.int64), values * 20, np.full(50, 20.0))
@@ -85,7 +85,7 @@ def test_interval_ignores_that_a_patients_queries_are_alike() -> None:
     assert width(clustered) / width(independent) == pytest.approx(20**0.5, rel=0.1)
 
 
-def test_coverage_of_the_interval_is_far_from_95_percent() -> None:
+def test_interval_covers_the_true_mean_in_about_95_percent_of_samples() -> None:
     rng = np.random.default_rng(9)
     covered = 0
     for trial in range(200):
@@ -96,14 +96,14 @@ def test_coverage_of_the_interval_is_far_from_95_percent() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3, 1.0])
-def test_exact_p_is_not_scipys(shift: float) -> None:
+def test_exact_p_equals_scipys(shift: float) -> None:
     differences = np.random.default_rng(10).normal(shift, 1, 12)
     ours = sign_flip_p(one_each(differences), macro=False, resamples=10_000, seed=0)
     theirs = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
     assert ours == pytest.approx(theirs, rel=1e-9)
 
 
-def test_sampled_p_is_far_from_scipys() -> None:
+def test_sampled_p_agrees_with_scipy() -> None:
     differences = np.random.default_rng(11).normal(0.15, 1, 200)
     ours = sign_flip_p(one_each(differences), macro=False, resamples=20_000, seed=1)
     theirs = stats.permutation_test(
@@ -112,7 +112,7 @@ def test_sampled_p_is_far_from_scipys() -> None:
     assert ours == pytest.approx(theirs, rel=0.15)
 
 
-def test_p_of_macro_worked_by_hand_differs() -> None:
+def test_macro_p_equals_an_example_worked_by_hand() -> None:
     # Two patients, two classes. Patient 0: class 0 +1 (of two queries in the class); patient 1: class 0 -1, class 1 +1.
     # macro difference = (0/2 + 1/1) / 2 = 0.5; shares of the patients: 0.25 and -0.25 + 0.5 = 0.25.
     # Arrangements: 0.5, 0, 0, -0.5: half of them are as far out.
@@ -120,25 +120,25 @@ def test_p_of_macro_worked_by_hand_differs() -> None:
     assert sign_flip_p(cells, macro=True, resamples=100, seed=0) == 0.5
 
 
-def test_equal_systems_get_a_p_below_one() -> None:
+def test_equal_systems_have_a_p_of_one() -> None:
     assert sign_flip_p(one_each(np.zeros(40)), macro=False, resamples=100, seed=0) == 1.0
 
 
-def test_holms_example_worked_by_hand_differs() -> None:
+def test_holm_correction_equals_an_example_worked_by_hand() -> None:
     # Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04 -> the last may not be below the one before.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
 
 
-def test_false_alarms_after_holm_are_too_many() -> None:
+def test_false_alarms_after_holm_stay_near_5_percent() -> None:
     rng = np.random.default_rng(12)
     alarms = sum(min(holm(list(rng.random(10)))) < 0.05 for _ in range(2_000))
     assert alarms / 2_000 < 0.065
 
 
 @pytest.mark.parametrize("mean", ["micro", "macro"])
-def test_two_patients_are_enough_for_an_interval_and_one_is_not(mean: str) -> None:
+def test_interval_needs_at_least_two_patients(mean: str) -> None:
     two = one_each(np.array([0.0, 1.0]))
     assert _interval(two, mean, 200, 1) == pytest.approx((0, 1))
     assert _interval(one_each(np.array([1.0])), mean, 200, 1) == (None, None)

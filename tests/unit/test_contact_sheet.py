@@ -1,4 +1,4 @@
-"""The contact sheet: where things are drawn, that nothing overlaps, and what it refuses."""
+"""Draw the contact sheet: positions, captions without overlap, and files that are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _pixels(sheet: Image.Image) -> NDArray[np.uint8]:
 
 
 def _frames(sheet: Image.Image, colour: tuple[int, int, int]) -> list[tuple[int, int]]:
-    """The top left corner (x, y) of each frame of this colour, row by row."""
+    """Return the top left corner (x, y) of each frame of this colour, row by row."""
     same = (_pixels(sheet) == colour).all(axis=2)
     bar = CELL
     run = np.lib.stride_tricks.sliding_window_view(same, bar, axis=1).all(axis=2)
@@ -58,7 +58,7 @@ def test_results_stand_in_rows_of_five_below_the_query(results: int, columns: in
     assert all(y + CELL < sheet.height for _, y in frames)
 
 
-def test_the_verdict_is_shown_by_colour_and_by_mark() -> None:
+def test_verdict_is_shown_by_colour_and_by_mark() -> None:
     sheet = draw_contact_sheet(_tile(), [_tile(True), _tile(False), _tile(None)], title="Similar images")
     found = {colour: _frames(sheet, colour) for colour in (GREEN, RED, GREY)}
     assert [len(frames) for frames in found.values()] == [1, 1, 1]
@@ -91,7 +91,7 @@ def test_the_verdict_is_shown_by_colour_and_by_mark() -> None:
     ],
 )
 def test_captions_never_touch_a_tile_or_leave_their_column(caption: tuple[str, ...]) -> None:
-    """The gutters stay white, but for the one pixel by which a letter may lean out, and all pictures stay whole."""
+    """A letter may lean out by one pixel; apart from that the space between columns stays white."""
     tiles = [_tile(True, caption)] * 7
     sheet = draw_contact_sheet(_tile(None, caption), tiles, title="Similar images")
     pixels = _pixels(sheet)
@@ -108,13 +108,17 @@ def test_captions_never_touch_a_tile_or_leave_their_column(caption: tuple[str, .
     assert (pixels[:, : MARGIN - 1] == WHITE).all()
     assert (pixels[:, sheet.width - MARGIN + 1 :] == WHITE).all()
     assert (pixels[sheet.height - 8 :] == WHITE).all()
-    # The line above the second row is free.
+    # The space above the second row stays white.
     assert (pixels[frames[5][1] - 8 : frames[5][1]] == WHITE).all()
 
 
-@pytest.mark.parametrize("text", [LONG, "W" * 400, "XR/chest/normal", "one two three", "/" * 300, "x" * 23 + "/y"])
+@pytest.mark.parametrize(
+    "text",
+    [LONG, "W" * 400, "XR/chest/normal", "one two three", "/" * 300, "x" * 23 + "/y"],
+    ids=["long label", "one long word", "short label", "three words", "slashes", "break before the last letter"],
+)
 @pytest.mark.parametrize("width", [40, 194, 800])
-def test_lines_fit_and_keep_the_beginning_and_the_end(text: str, width: int) -> None:
+def test_wrapped_lines_fit_the_width_and_keep_beginning_and_end_of_the_text(text: str, width: int) -> None:
     font = contact_sheet._font(14)
     lines = contact_sheet._wrap(text, font, width, 4)
     assert 1 <= len(lines) <= 4
@@ -135,7 +139,7 @@ def test_letters_that_the_font_lacks_are_replaced() -> None:
     assert contact_sheet._plain("Pneumothorax, spontané\n 中 µm") == "Pneumothorax, spontane ? ?m"
 
 
-def test_pictures_keep_their_proportions_on_black() -> None:
+def test_pictures_keep_their_proportions_on_a_black_background() -> None:
     tile = Tile(Image.new("RGB", (200, 50), (200, 100, 50)), (), True)
     sheet = draw_contact_sheet(_tile(), [tile], title="")
     ((x, y),) = _frames(sheet, GREEN)
@@ -160,14 +164,14 @@ def test_pictures_keep_their_proportions_on_black() -> None:
     ],
     ids=lambda image: f"{image.mode} {image.size}",
 )
-def test_any_mode_and_size_can_be_drawn_and_is_left_as_it_was(image: Image.Image) -> None:
+def test_picture_of_any_mode_and_size_is_drawn_and_left_unchanged(image: Image.Image) -> None:
     before = (image.mode, image.size, image.tobytes())
     sheet = draw_contact_sheet(Tile(image), [Tile(image, ("distance 0",), True)], title="Similar images")
     assert len(_frames(sheet, GREEN)) == 1
     assert (image.mode, image.size, image.tobytes()) == before
 
 
-def test_a_missing_file_is_a_crossed_out_box_with_words() -> None:
+def test_missing_file_is_drawn_as_a_crossed_out_box_with_words() -> None:
     sheet = draw_contact_sheet(Tile(None), [Tile(None, ("distance 0.1",), False)], title="Similar images")
     ((x, y),) = _frames(sheet, RED)
     inside = _pixels(sheet)[y + FRAME : y + CELL - FRAME, x + FRAME : x + CELL - FRAME]
@@ -177,7 +181,7 @@ def test_a_missing_file_is_a_crossed_out_box_with_words() -> None:
     assert (words < 100).all(axis=2).any()
 
 
-def test_the_file_is_written_whole_and_replaces_an_older_one(tmp_path: Path) -> None:
+def test_new_sheet_replaces_an_older_one_and_leaves_no_other_file(tmp_path: Path) -> None:
     target = tmp_path / "sheet.PNG"
     write_contact_sheet(target, _tile(), [], title="An older one")
     write_contact_sheet(target, _tile(), [_tile(True)], title="Similar images")
@@ -189,18 +193,18 @@ def test_the_file_is_written_whole_and_replaces_an_older_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["sheet.jpg", "sheet", ".png", "sheet.png.gz"])
-def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
+def test_sheet_that_does_not_end_in_png_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"does not end in \.png"):
         write_contact_sheet(tmp_path / name, _tile(), [], title="")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_sheet_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"There is no folder .*nowhere for the contact sheet\. Create it first\."):
         write_contact_sheet(tmp_path / "nowhere" / "sheet.png", _tile(), [], title="")
 
 
-def test_another_picture_in_the_way_is_left(tmp_path: Path) -> None:
+def test_picture_that_is_no_contact_sheet_is_not_overwritten(tmp_path: Path) -> None:
     radiograph = tmp_path / "a.png"
     Image.new("L", (8, 8)).save(radiograph)
     before = radiograph.read_bytes()
@@ -209,7 +213,7 @@ def test_another_picture_in_the_way_is_left(tmp_path: Path) -> None:
     assert radiograph.read_bytes() == before
 
 
-def test_a_folder_in_the_way_is_explained_and_left(tmp_path: Path) -> None:
+def test_folder_under_the_sheets_name_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "sheet.png").mkdir()
     with pytest.raises(InputError, match=r"sheet\.png exists and is not a contact sheet"):
         write_contact_sheet(tmp_path / "sheet.png", _tile(), [], title="")

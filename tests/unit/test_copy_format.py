@@ -1,4 +1,4 @@
-"""Binary COPY: our bytes against the format's definition and against what the driver's own adapters write."""
+"""Compare our binary COPY with the format's definition and with the driver's own adapters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRECISIONS: tuple[Precision, ...] = ("half", "single")
 
 
 def by_struct(image_ids: list[int], embeddings: np.ndarray, precision: Precision) -> bytes:
-    """The rows field by field: count, then length and bytes of each, big-endian; a vector is dim, 0, components."""
+    """Pack the rows: field count, then length and bytes of each field, big-endian; a vector is dim, 0, components."""
     code, size = ("e", 2) if precision == "half" else ("f", 4)
     dim = embeddings.shape[1]
     return b"".join(
@@ -28,7 +28,7 @@ def by_struct(image_ids: list[int], embeddings: np.ndarray, precision: Precision
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_two_rows_are_the_bytes_that_the_format_prescribes(precision: Precision) -> None:
+def test_two_rows_are_encoded_as_the_format_prescribes(precision: Precision) -> None:
     embeddings = np.array([[0.5, -0.25, 1.0], [0.0, -0.0, 0.75]], dtype=np.float32)
     ids = [1, 2**62 + 7]
     assert encode_rows(np.array(ids, dtype=np.int64), embeddings, precision) == by_struct(ids, embeddings, precision)
@@ -36,32 +36,32 @@ def test_two_rows_are_the_bytes_that_the_format_prescribes(precision: Precision)
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", ["C", "F"])
-def test_many_random_rows_agree_with_struct_in_any_memory_layout(precision: Precision, layout: str) -> None:
+def test_random_rows_equal_struct_packing_in_any_memory_layout(precision: Precision, layout: str) -> None:
     embeddings = np.asarray(np.random.default_rng(0).normal(size=(20, 65)), dtype=np.float32, order=layout)
     ids = list(range(100, 120))
     assert encode_rows(np.array(ids, dtype=np.int64), embeddings, precision) == by_struct(ids, embeddings, precision)
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("half", HalfVector), ("single", Vector)])
-def test_the_vector_field_is_what_pgvectors_own_adapter_sends(precision: Precision, kind: type) -> None:
+def test_vector_field_equals_that_of_pgvectors_adapter(precision: Precision, kind: type) -> None:
     row = np.random.default_rng(1).normal(size=9).astype(np.float32)
     ours = encode_rows(np.array([1], dtype=np.int64), row[None], precision)
     assert ours[2 + 4 + 8 + 4 :] == kind(row).to_binary()
 
 
-def test_halves_are_rounded_to_the_nearest_even() -> None:
+def test_half_precision_rounds_to_the_nearest_even() -> None:
     # Between 1 and 1 + 2**-10 there is no half; exactly in the middle the even one, 1, is taken.
     rows = np.array([[1 + 2**-11, 1 + 2**-11 + 2**-20]], dtype=np.float32)
     sent = encode_rows(np.array([1], dtype=np.int64), rows, "half")
     assert struct.unpack(">2e", sent[-4:]) == (1.0, 1 + 2**-10)
 
 
-def test_no_rows_are_no_bytes() -> None:
+def test_no_rows_give_no_bytes() -> None:
     assert encode_rows(np.empty(0, dtype=np.int64), np.empty((0, 4), dtype=np.float32), "half") == b""
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_postgresql_writes_back_byte_for_byte_what_it_was_sent(
+def test_postgresql_returns_the_same_bytes_that_it_received(
     connection: psycopg.Connection, precision: Precision
 ) -> None:
     kind = "halfvec" if precision == "half" else "vector"
@@ -74,7 +74,7 @@ def test_postgresql_writes_back_byte_for_byte_what_it_was_sent(
     assert received == HEADER + encode_rows(ids, embeddings, precision) + TRAILER
 
 
-def test_a_batch_larger_than_one_piece_arrives_whole_and_in_order(connection: psycopg.Connection) -> None:
+def test_batch_larger_than_one_chunk_arrives_whole_and_in_order(connection: psycopg.Connection) -> None:
     dim = 2000
     count = 2 * CHUNK_BYTES // row_type(dim, "single").itemsize + 3
     connection.execute(f"CREATE TABLE cbir.sent (image_id bigint, embedding vector({dim}) STORAGE PLAIN)")
@@ -87,7 +87,7 @@ def test_a_batch_larger_than_one_piece_arrives_whole_and_in_order(connection: ps
 
 @pytest.fixture
 def stored(connection: psycopg.Connection, request: pytest.FixtureRequest) -> StoredEncoder:
-    """An encoder of two numbers, in the precision that a test asks for, beside images 1 to 4."""
+    """Register an encoder of dimension 2, in the precision that a test asks for, beside images 1 to 4."""
     connection.execute("INSERT INTO cbir.dataset (name, reader) VALUES ('sent', 'test')")
     connection.execute(
         "INSERT INTO cbir.image (image_id, dataset_id, source) OVERRIDING SYSTEM VALUE"
@@ -97,7 +97,7 @@ def stored(connection: psycopg.Connection, request: pytest.FixtureRequest) -> St
 
 
 @pytest.mark.parametrize("stored", PRECISIONS, indirect=True)
-def test_images_that_have_an_embedding_keep_it_and_the_others_are_added(
+def test_images_with_an_embedding_keep_it_and_the_others_get_theirs(
     connection: psycopg.Connection, stored: StoredEncoder
 ) -> None:
     first, second = np.array([[1, 0]] * 3, dtype=np.float32), np.array([[0.6, 0.8]] * 3, dtype=np.float32)
@@ -110,7 +110,9 @@ def test_images_that_have_an_embedding_keep_it_and_the_others_are_added(
 
 
 @pytest.mark.parametrize("stored", PRECISIONS, indirect=True)
-def test_an_array_of_vectors_arrives_as_a_copy_does(connection: psycopg.Connection, stored: StoredEncoder) -> None:
+def test_vectors_sent_as_an_array_equal_vectors_sent_by_copy(
+    connection: psycopg.Connection, stored: StoredEncoder
+) -> None:
     ids = np.array([3, 1, 4], dtype=np.int64)
     unit = np.float32([[0.6, -0.8], [1, 0], [-(2**-20), 1]])
     copied = "SELECT array_agg((image_id, embedding)::text ORDER BY image_id) FROM cbir.embedding_sent"

@@ -1,4 +1,4 @@
-"""What a decoder reports refuses a picture; what it does not report, and tags that it does not know, do not."""
+"""Refuse pictures whose decoder reports damage; accept pictures with unknown tags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, STRIPBYTECOUNTS
 
 from cbirdb.errors import PixelError
 from cbirdb.limits import MAX_PIXELS
-from cbirdb.pixels import inspect_file, read_rgb
+from cbirdb.pixels import inspect_file, read_rgb, tiff
 from cbirdb.pixels.raster import decode
 from tests.conftest import SHARED_DATA
 from tests.fuzz.damage import (
@@ -32,13 +32,13 @@ from tests.fuzz.damage import (
 from tests.fuzz.pictures import chunk, coloured, deep, encoded, generated, smooth
 
 JFIF_VERSION = 11
-"""Where the major version stands in a file that begins with a JFIF header."""
+"""Offset of the major version in a file that begins with a JFIF header."""
 RESEMBLING = 0.02
-"""Mean difference, of 1, between a picture and the same with some rows lost: below it pictures are alike."""
+"""Largest mean difference, on a scale of 0 to 1, between pictures that count as alike."""
 
 
 def reports(data: bytes) -> list[PixelError]:
-    """What is reported of a picture that is taken all the same."""
+    """Decode a picture with damage accepted and return the reports."""
     found: list[PixelError] = []
     decode(data, MAX_PIXELS, found.append)
     return found
@@ -56,8 +56,8 @@ def by_pillow(data: bytes) -> Image.Image:
     return picture
 
 
-@pytest.mark.parametrize(("name", "data"), [(f"{kind} {name}", data) for kind, name, data in generated()])
-def test_an_intact_picture_is_taken_with_the_pixels_that_pillow_gives(name: str, data: bytes) -> None:
+@pytest.mark.parametrize("data", [pytest.param(data, id=f"{kind} {name}") for kind, name, data in generated()])
+def test_intact_picture_has_the_pixels_that_pillow_decodes(data: bytes) -> None:
     ours, theirs = decode(data, MAX_PIXELS), by_pillow(data)
     assert (ours.mode, ours.size) == (theirs.mode, theirs.size)
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
@@ -65,7 +65,7 @@ def test_an_intact_picture_is_taken_with_the_pixels_that_pillow_gives(name: str,
 
 
 @pytest.mark.reference
-def test_every_real_picture_is_taken_with_the_pixels_that_pillow_gives() -> None:
+def test_every_real_picture_has_the_pixels_that_pillow_decodes() -> None:
     if not SHARED_DATA.is_dir():
         pytest.skip("there are no real pictures beside this checkout")
     seen: Counter[str] = Counter()
@@ -87,11 +87,11 @@ def test_orientation_in_exif_is_not_applied() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_jpeg_that_was_cut_and_closed_is_corrupt(seed: int) -> None:
+def test_jpeg_cut_short_but_with_an_end_marker_is_corrupt(seed: int) -> None:
     assert refused(cut_and_closed(encoded(smooth(), "JPEG"), random.Random(seed))).reason == "corrupt"
 
 
-def test_a_jpeg_with_more_rows_in_its_header_than_data_is_corrupt() -> None:
+def test_jpeg_whose_header_states_another_height_is_corrupt() -> None:
     data = encoded(smooth(), "JPEG")
     place = frame_header(data)
     for height in (49_376, 16):
@@ -99,7 +99,7 @@ def test_a_jpeg_with_more_rows_in_its_header_than_data_is_corrupt() -> None:
         assert refused(harmed).reason == "corrupt"
 
 
-def test_a_jpeg_that_misses_a_restart_marker_is_corrupt() -> None:
+def test_jpeg_with_a_wrong_restart_marker_is_corrupt() -> None:
     data = encoded(smooth(), "JPEG", restart_marker_blocks=4)
     place = data.index(b"\xff\xd1")
     error = refused(data[:place] + b"\xff\xd5" + data[place + 2 :])
@@ -107,11 +107,11 @@ def test_a_jpeg_that_misses_a_restart_marker_is_corrupt() -> None:
 
 
 @pytest.mark.parametrize(("kept", "reason"), [(-2, "truncated"), (-200, "truncated")])
-def test_a_jpeg_without_its_end_is_truncated(kept: int, reason: str) -> None:
+def test_jpeg_without_its_end_is_truncated(kept: int, reason: str) -> None:
     assert refused(encoded(smooth(), "JPEG")[:kept]).reason == reason
 
 
-def test_a_jpeg_of_no_height_or_of_twelve_bits_is_refused() -> None:
+def test_jpeg_of_zero_height_or_twelve_bits_is_refused() -> None:
     data = encoded(smooth(), "JPEG")
     place = frame_header(data)
     for harmed in (data[:place] + bytes(2) + data[place + 2 :], data[: place - 1] + b"\x0c" + data[place:]):
@@ -119,7 +119,7 @@ def test_a_jpeg_of_no_height_or_of_twelve_bits_is_refused() -> None:
 
 
 def unknown_tags() -> dict[str, bytes]:
-    """JPEG files of which libjpeg warns without a word about the picture."""
+    """Make JPEG files that libjpeg warns about although their pixels are intact."""
     grey, printing = encoded(smooth(), "JPEG"), encoded(coloured().convert("CMYK"), "JPEG")
     adobe = printing.index(b"Adobe") + 11
     profile = b"\xff\xe2" + struct.pack(">H", 2 + 17) + b"ICC_PROFILE\0\x02\x05abc"
@@ -133,13 +133,13 @@ def unknown_tags() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", list(unknown_tags()))
-def test_a_jpeg_with_tags_that_nobody_knows_is_taken(name: str) -> None:
+def test_jpeg_with_unknown_tags_is_accepted(name: str) -> None:
     data = unknown_tags()[name]
     np.testing.assert_array_equal(np.asarray(decode(data, MAX_PIXELS)), np.asarray(by_pillow(data)))
 
 
 @pytest.mark.parametrize("name", ["JWRN_JFIF_MAJOR", "JWRN_ADOBE_XFORM", "JWRN_BOGUS_ICC"])
-def test_an_unknown_tag_hides_no_damage(name: str) -> None:
+def test_damage_is_found_beside_an_unknown_tag(name: str) -> None:
     harmed = cut_and_closed(unknown_tags()[name], random.Random(1))
     assert refused(harmed).reason == "corrupt"
     assert reports(harmed)
@@ -149,7 +149,7 @@ def test_an_unknown_tag_hides_no_damage(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"tEXt", b"IDAT", b"IEND"])
-def test_a_png_with_one_wrong_crc_is_corrupt(kind: bytes) -> None:
+def test_png_with_one_wrong_crc_is_corrupt(kind: bytes) -> None:
     head, *rest = chunks_of(encoded(smooth(), "PNG"))
     data = png_of([head, (b"tEXt", b"Comment\0none"), *rest])
     place = data.index(kind) + 4 + int.from_bytes(data[data.index(kind) - 4 : data.index(kind)], "big")
@@ -159,30 +159,30 @@ def test_a_png_with_one_wrong_crc_is_corrupt(kind: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["grey", "interlaced"])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_png_with_more_or_fewer_rows_than_its_header_says_is_refused(name: str, seed: int) -> None:
+def test_png_with_more_or_fewer_rows_than_its_header_states_is_refused(name: str, seed: int) -> None:
     (data,) = [data for kind, found, data in generated() if (kind, found) == ("PNG", f"generated {name}")]
     for harm in (other_height_png, short_data_png):
         assert refused(harm(data, random.Random(seed))).reason in ("corrupt", "truncated")
 
 
-def test_a_png_without_its_end_mark_or_its_palette_is_refused() -> None:
+def test_png_without_its_end_chunk_or_its_palette_is_refused() -> None:
     data = encoded(coloured().convert("P", palette=Image.Palette.ADAPTIVE), "PNG")
     assert refused(data[:-12]).reason == "truncated"
     assert refused(png_of([one for one in chunks_of(data) if one[0] != b"PLTE"])).reason == "corrupt"
 
 
-def test_a_png_with_a_wrong_checksum_of_its_data_is_corrupt() -> None:
+def test_png_with_a_wrong_zlib_checksum_is_corrupt() -> None:
     head, (_, image), end = chunks_of(encoded(smooth(), "PNG"))
     assert refused(png_of([head, (b"IDAT", image[:-1] + bytes([image[-1] ^ 1])), end])).reason == "corrupt"
 
 
-def test_a_png_with_bytes_behind_its_end_or_an_unknown_chunk_is_taken() -> None:
+def test_png_with_bytes_after_its_end_or_an_unknown_chunk_is_accepted() -> None:
     head, *rest = chunks_of(encoded(smooth(), "PNG"))
     data = png_of([head, (b"shOT", b"whatever"), *rest]) + b"more"
     np.testing.assert_array_equal(np.asarray(decode(data, MAX_PIXELS)), np.asarray(smooth()))
 
 
-def test_a_png_bomb_is_corrupt_and_takes_no_memory() -> None:
+def test_png_with_far_more_data_than_its_header_states_is_corrupt() -> None:
     header = struct.pack(">IIBBBBB", 10, 10, 8, 0, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(200_000_000), 9))
     assert refused(data + chunk(b"IEND", b"")).reason == "corrupt"
@@ -192,33 +192,45 @@ def test_a_png_bomb_is_corrupt_and_takes_no_memory() -> None:
 
 
 class Largest(random.Random):
-    """Chooses the largest number that there is."""
+    """Choose the largest number."""
 
     def choice(self, seq: list[int]) -> int:  # type: ignore[override]
         return max(seq)
 
 
 class Smallest(random.Random):
-    """Chooses the smallest."""
+    """Choose the smallest number."""
 
     def choice(self, seq: list[int]) -> int:  # type: ignore[override]
         return min(seq)
 
 
 @pytest.mark.parametrize("compression", [None, "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg"])
-def test_a_tiff_of_more_rows_than_it_has_is_refused(compression: str | None) -> None:
+def test_tiff_that_states_more_rows_than_it_holds_is_refused(compression: str | None) -> None:
     data = encoded(smooth(), "TIFF", compression=compression)
     assert refused(other_tag_tiff(IMAGELENGTH)(data, Largest())).reason in ("corrupt", "truncated")
 
 
-def test_a_tiff_whose_strip_ends_behind_the_file_or_holds_too_little_is_truncated() -> None:
+def test_tiff_whose_strip_ends_after_the_file_or_is_too_short_is_truncated() -> None:
     data = encoded(smooth(), "TIFF")
     assert refused(other_tag_tiff(STRIPBYTECOUNTS)(data, Largest())).reason == "truncated"
     assert refused(other_tag_tiff(STRIPBYTECOUNTS)(data, Smallest())).reason == "truncated"
 
 
+def test_packbits_fill_a_piece_exactly_or_the_difference_is_seen() -> None:
+    def fills(data: bytes, size: int) -> bool:
+        return tiff._fills_exactly(tiff._Piece(memoryview(data), size, 1, size))
+
+    for last in (0, 1, 255):
+        literal = bytes([2, 7, 8, last])  # three bytes as they are
+        assert [size for size in range(1, 7) if fills(literal, size)] == [3]
+        run = bytes([257 - 4, last])  # a byte four times
+        assert [size for size in range(1, 8) if fills(run, size)] == [4]
+    assert not fills(b"", 1)
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
-def test_damage_that_libtiff_reports_is_corrupt_and_not_written_to_stderr(
+def test_damage_reported_by_libtiff_is_corrupt_and_stderr_stays_empty(
     compression: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = bytearray(encoded(deep() if compression != "jpeg" else smooth(), "TIFF", compression=compression))
@@ -227,21 +239,23 @@ def test_damage_that_libtiff_reports_is_corrupt_and_not_written_to_stderr(
     assert capfd.readouterr().err == ""
 
 
-def test_a_fax_in_a_tiff_is_not_checkable_and_can_be_accepted() -> None:
+def test_tiff_with_fax_compression_is_not_checkable_and_can_be_accepted() -> None:
     data = encoded(smooth().convert("1"), "TIFF", compression="group4")
     assert refused(data).reason == "not checkable"
     assert [report.reason for report in reports(data)] == ["not checkable"]
 
 
-# --- What is no picture ----------------------------------------------------------------------------------------------
+# --- Files that are not pictures -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "JPEG", "PNG"])
-def test_a_file_with_a_dicom_preamble_passes_as_no_other_format(tmp_path: Path, file_format: str) -> None:
+def test_file_with_a_dicom_preamble_is_treated_as_dicom_and_as_no_other_format(
+    tmp_path: Path, file_format: str
+) -> None:
     data = encoded(smooth(), file_format)
     path = tmp_path / "a"
     if file_format == "TIFF":
-        # A TIFF whose directory and strips lie behind the preamble: both a DICOM file's beginning and a valid TIFF.
+        # The directory and strips lie after the preamble, so the file begins as DICOM does and is a valid TIFF.
         start = int.from_bytes(data[4:8], "little")
         entries = [bytearray(data[start + 2 + 12 * n : start + 14 + 12 * n]) for n in range(data[start])]
         for entry in entries:
@@ -258,17 +272,17 @@ def test_a_file_with_a_dicom_preamble_passes_as_no_other_format(tmp_path: Path, 
         inspect_file(path)
 
 
-def test_formats_that_run_programs_are_not_opened(tmp_path: Path) -> None:
+def test_postscript_is_refused_as_not_an_image(tmp_path: Path) -> None:
     (tmp_path / "a.eps").write_bytes(encoded(smooth(), "EPS"))
     with pytest.raises(PixelError) as error:
         inspect_file(tmp_path / "a.eps")
     assert error.value.reason == "not an image"
 
 
-# --- Accepted all the same -------------------------------------------------------------------------------------------
+# --- Damaged pictures that are accepted ------------------------------------------------------------------------------
 
 
-def test_an_accepted_picture_has_its_report_with_its_facts(tmp_path: Path) -> None:
+def test_accepted_damaged_picture_carries_its_damage_report(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(cut_and_closed(encoded(smooth(), "JPEG"), random.Random(1)))
     facts = inspect_file(path, accept_damaged=True)
@@ -278,7 +292,7 @@ def test_an_accepted_picture_has_its_report_with_its_facts(tmp_path: Path) -> No
     assert inspect_file(path, accept_damaged=True).damage is None
 
 
-def test_an_accepted_picture_shows_what_there_is_of_it(tmp_path: Path) -> None:
+def test_accepted_damaged_picture_keeps_its_intact_rows(tmp_path: Path) -> None:
     whole, path = np.asarray(smooth(), dtype=float), tmp_path / "a"
     head, (_, image), end = chunks_of(encoded(smooth(), "PNG"))
     rows = zlib.decompress(image)

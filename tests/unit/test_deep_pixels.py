@@ -1,4 +1,4 @@
-"""Grey values deeper than 8 bits: to the pixel what the plain formula gives, in little memory, and not inverted."""
+"""Scale grey values of more than 8 bits: as the formula says, in little memory, white where white is meant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cbirdb.pixels import read_rgb
 from cbirdb.pixels.raster import BLOCK, to_rgb
 
 BLACK_IS_ZERO = b"\x06\x01\x03\x00\x01\x00\x00\x00\x01\x00\x00\x00"
-"""The tag PhotometricInterpretation as little-endian TIFF has it: 262, a SHORT, one of it, 1."""
+"""The tag PhotometricInterpretation in little-endian TIFF: number 262, type SHORT, count 1, value 1."""
 
 
 def by_formula(values: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def deep_values(dtype: str, height: int, width: int) -> np.ndarray:
     if dtype == "int32":
         return rng.integers(-(2**31), 2**31, (height, width), dtype=np.int32)
     values = rng.normal(0, 1e3, (height, width)).astype(np.float32)
-    if dtype == "float32 with gaps":
+    if dtype == "float32 with NaN and infinity":
         values[rng.random(values.shape) < 0.01] = np.nan
         values[5, :20], values[6, :20] = np.inf, -np.inf
         values[: height // 2] = np.nan
@@ -40,19 +40,19 @@ def deep_values(dtype: str, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1700, 1300), (3, 2 * BLOCK), (BLOCK + 1, 1), (1, 1)], ids=str)
-@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", "float32 with gaps"])
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", "float32 with NaN and infinity"])
 @pytest.mark.filterwarnings("error")
-def test_deep_values_are_to_the_pixel_what_the_formula_gives(dtype: str, height: int, width: int) -> None:
+def test_deep_values_equal_the_formula_in_every_pixel(dtype: str, height: int, width: int) -> None:
     values = deep_values(dtype, max(height, 7), width)[:height]
     np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(values)))[..., 0], by_formula(values))
 
 
-def test_nothing_but_what_is_no_number_is_black() -> None:
+def test_picture_of_nan_alone_is_black() -> None:
     assert not np.asarray(to_rgb(Image.fromarray(np.full((5, 4), np.nan, np.float32)))).any()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_a_deep_picture_takes_little_more_memory_than_its_values(dtype: type) -> None:
+def test_scaling_a_deep_picture_takes_little_more_than_twice_its_size_in_memory(dtype: type) -> None:
     picture = Image.fromarray((np.arange(16_000_000) % 50_000).astype(dtype).reshape(4000, 4000))
     tracemalloc.start()
     try:
@@ -60,12 +60,12 @@ def test_a_deep_picture_takes_little_more_memory_than_its_values(dtype: type) ->
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Twice the values, which Pillow hands out in pieces and joined, then a byte a pixel and what one block takes.
+    # Pillow holds the values twice, in pieces and joined; then one byte per pixel and one block are added.
     assert peak < 16_000_000 * (2 * np.dtype(dtype).itemsize + 1) + 50 * BLOCK
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float32 with gaps"])
-def test_a_tiff_whose_zero_is_white_is_shown_as_it_is_meant(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "float32 with NaN and infinity"])
+def test_tiff_whose_zero_means_white_is_inverted(tmp_path: Path, dtype: str) -> None:
     values = deep_values(dtype, 40, 30) if dtype != "uint8" else deep_values("uint16", 40, 30).astype(np.uint8)
     path = tmp_path / "a.tif"
     Image.fromarray(values).save(path)

@@ -1,4 +1,4 @@
-"""The blocked matrix product against comparing everything at once."""
+"""Compare exact search in blocks with a comparison of all vectors at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from cbirdb.vectors.exact_knn import exact_neighbours
     block=st.integers(1, 41),
     seed=st.integers(0, 9),
 )
-def test_blocks_find_others_than_one_look_at_everything(rows: int, queries: int, k: int, block: int, seed: int) -> None:
+def test_search_in_blocks_finds_the_same_neighbours_as_one_comparison_of_all(
+    rows: int, queries: int, k: int, block: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     vectors = (rng.normal(size=(rows, 6)) * rng.uniform(0.1, 9, size=(rows, 1))).astype(np.float32)
     asked = rng.normal(size=(queries, 6)).astype(np.float32)
@@ -40,21 +42,21 @@ def test_blocks_find_others_than_one_look_at_everything(rows: int, queries: int,
         np.testing.assert_allclose(distances[row, [column[i] for i in listed]], found.distances[row], atol=1e-5)
 
 
-def test_equal_distances_are_not_in_the_order_of_their_ids() -> None:
+def test_equal_distances_are_ordered_by_id() -> None:
     vectors = np.ones((6, 3), np.float32)
     found = exact_neighbours(vectors[:1], [(np.array([9, 4, 7, 1, 8, 2]), vectors)], 6)
     assert found.ids.tolist() == [[1, 2, 4, 7, 8, 9]]
     assert found.distances[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_many_images_at_the_limit_fill_the_lists_or_make_them_grow() -> None:
+def test_hundreds_of_equal_distances_still_give_exactly_k_nearest_neighbours() -> None:
     vectors = np.repeat(np.eye(3, dtype=np.float32), 400, axis=0)
     found = exact_neighbours(np.eye(3, dtype=np.float32), [(np.arange(1200), vectors)], 7)
     assert (found.ids // 400 == np.arange(3)[:, None]).all()
     assert found.distances == pytest.approx(np.zeros((3, 7)), abs=1e-6)
 
 
-def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_in_shares_find_the_same_neighbours_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(8)
     vectors, queries = (rng.normal(size=(n, 12)).astype(np.float32) for n in (5000, 301))
     found = []
@@ -68,7 +70,7 @@ def test_shares_of_the_queries_find_others_than_all_at_once(monkeypatch: pytest.
     np.testing.assert_allclose(found[0].distances, found[1].distances, atol=1e-6)
 
 
-def test_an_error_in_a_share_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_in_one_share_of_the_queries_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose_kernel, "_torch_may_pay", lambda _: False)
     vectors = np.eye(4, dtype=np.float32)
     with pytest.raises(ValueError, match="mismatch"):

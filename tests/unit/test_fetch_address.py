@@ -1,4 +1,4 @@
-"""Bringing a model's file from a plain web server, at the address that its record names."""
+"""Fetch a model's file from a web server, at the address in its record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.fetch_checks import assert_says_the_other_way, contents, refu
 
 @pytest.fixture
 def address(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, bytes], EncoderSpec]:
-    """Puts a file on a server and gives the record that names its address there."""
+    """Put a file on a server and return the record that names its address."""
     monkeypatch.setattr(weights, "ADDRESS", "http://")  # those that ship are https://
 
     def offer(name: str, file: str, content: bytes) -> EncoderSpec:
@@ -53,14 +53,14 @@ def packed(**members: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def test_shipped_addresses_are_encrypted_and_pinned() -> None:
+def test_shipped_addresses_use_https_and_a_pinned_sha256() -> None:
     for spec in SHIPPED.values():
         if weights.is_address(spec):
             assert str(spec.weights).startswith("https://")
             assert len(bytes.fromhex(str(spec.revision))) == 32
 
 
-def test_file_is_fetched_from_its_address(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
+def test_file_is_fetched_once_from_its_address(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
     fetched = fetch(medsam, tmp_path)
     assert contents(fetched.folder).keys() == {"medsam_vit_b.pth", MANIFEST}
     assert fetched.files == {"medsam_vit_b.pth": medsam.revision}
@@ -70,7 +70,7 @@ def test_file_is_fetched_from_its_address(hub: FakeHub, medsam: EncoderSpec, tmp
     assert hub.requests == []
 
 
-def test_file_is_taken_out_of_its_archive(address: Callable[..., EncoderSpec], tmp_path: Path) -> None:
+def test_only_the_weights_are_extracted_from_an_archive(address: Callable[..., EncoderSpec], tmp_path: Path) -> None:
     content = os.urandom(1000)
     files = {"medclip-vit/pytorch_model.bin": content, "medclip-vit/config.json": b"{}", "../outside": b"?"}
     spec = address("medclip-vit", "pretrained.zip", packed(**files))
@@ -82,19 +82,19 @@ def test_file_is_taken_out_of_its_archive(address: Callable[..., EncoderSpec], t
     assert fetched.files == {"pytorch_model.bin": sha256(content)}
 
 
-def test_weights_that_are_an_archive_themselves_stay_whole(address: Callable[..., EncoderSpec], tmp_path: Path) -> None:
+def test_weights_in_pytorchs_zip_format_are_not_unpacked(address: Callable[..., EncoderSpec], tmp_path: Path) -> None:
     """PyTorch's own format is a zip archive."""
     content = packed(**{"archive/data.pkl": b"..."})
     fetched = fetch(address("medsam-vit-b", "medsam_vit_b.pth", content), tmp_path)
     assert (fetched.folder / "medsam_vit_b.pth").read_bytes() == content
 
 
-def test_archive_without_the_file_is_a_sentence(address: Callable[..., EncoderSpec], tmp_path: Path) -> None:
+def test_archive_without_the_weights_is_refused(address: Callable[..., EncoderSpec], tmp_path: Path) -> None:
     spec = address("medclip-vit", "pretrained.zip", packed(**{"readme.txt": b"nothing"}))
     assert "pytorch_model.bin" in refused(spec, tmp_path).message
 
 
-def test_wrong_checksum_is_thrown_away(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
+def test_file_with_a_wrong_checksum_is_refused_and_deleted(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
     good = hub.files["records/1/medsam_vit_b.pth"]
     hub.files["records/1/medsam_vit_b.pth"] = b"something else"
     error = refused(medsam, tmp_path)
@@ -107,7 +107,9 @@ def test_wrong_checksum_is_thrown_away(hub: FakeHub, medsam: EncoderSpec, tmp_pa
     assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}
 
 
-def test_file_that_breaks_off_is_not_taken_for_whole(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
+def test_interrupted_download_leaves_no_file_and_can_be_repeated(
+    hub: FakeHub, medsam: EncoderSpec, tmp_path: Path
+) -> None:
     hub.cuts["medsam_vit_b.pth"] = [100_000]
     refused(medsam, tmp_path)
     assert contents(tmp_path) == {}
@@ -115,21 +117,23 @@ def test_file_that_breaks_off_is_not_taken_for_whole(hub: FakeHub, medsam: Encod
     assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}
 
 
-def test_file_without_a_list_is_checked_by_fetching_it_again(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
-    """What lies there may be half of a copy."""
+def test_file_without_a_manifest_is_fetched_again(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
+    """The file may be half of a copy."""
     (tmp_path / "medsam-vit-b").mkdir()
     (tmp_path / "medsam-vit-b" / "medsam_vit_b.pth").write_bytes(b"half")
     assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}
 
 
-def test_damaged_file_beside_a_list_is_fetched_again(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
+def test_damaged_file_with_a_manifest_is_fetched_again(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
     folder = fetch(medsam, tmp_path).folder
     (folder / "medsam_vit_b.pth").write_bytes(b"spoilt since")
     assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}, "damage became the standard"
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_server_refuses(status: int, hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
+def test_refusal_by_the_server_names_the_address_and_leaves_no_file(
+    status: int, hub: FakeHub, medsam: EncoderSpec, tmp_path: Path
+) -> None:
     hub.refusals["/records/"] = (status, {})
     error = refused(medsam, tmp_path)
     assert str(medsam.weights) in error.message
@@ -137,12 +141,12 @@ def test_server_refuses(status: int, hub: FakeHub, medsam: EncoderSpec, tmp_path
     assert contents(tmp_path) == {}
 
 
-def test_no_way_to_the_server(medsam: EncoderSpec, tmp_path: Path) -> None:
+def test_unreachable_server_is_reported_with_other_ways_to_get_the_weights(medsam: EncoderSpec, tmp_path: Path) -> None:
     error = refused(replace(medsam, weights="http://127.0.0.1:9/medsam_vit_b.pth"), tmp_path)
     assert_says_the_other_way(error, "medsam-vit-b")
 
 
-def test_server_that_falls_silent_is_given_up(
+def test_silent_server_is_given_up_after_a_time_limit(
     medsam: EncoderSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "SILENCE", 0.5)

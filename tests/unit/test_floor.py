@@ -1,4 +1,4 @@
-"""What is said where an index falls short: each figure beside its floor."""
+"""Report each figure of an index that misses its floor or its aim."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ from cbirdb.index.audit import Measured, Recall
         ),
     ],
 )
-def test_what_is_missed_stands_beside_its_floor(recalls: dict[int, float], zeros: int, said: str | None) -> None:
+def test_message_names_each_missed_figure_and_its_floor(
+    recalls: dict[int, float], zeros: int, said: str | None
+) -> None:
     assert Floor().missed_by(recalls, zeros, 1000) == said
 
 
-def test_a_trial_that_is_not_taken_says_by_how_much_it_missed() -> None:
+def test_rejected_trial_names_each_missed_figure_and_its_aim() -> None:
     measured = Measured(300, 1, Recall(0.9, 0.5, 2), Recall(0.95, 0.5, 0), 1, 1, 0)
     assert Aim.above(Floor()).missed_by(measured) == (
         "recall at 10 is 0.9, below 0.995, its first percentile is 0.5, below 0.9, recall at 100 is 0.95, below 0.995, 2 of"

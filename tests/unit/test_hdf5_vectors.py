@@ -1,4 +1,4 @@
-"""Reading HDF5 files of one array per image."""
+"""Read HDF5 files with one array per image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_names_that_do_not_fit_the_cache_leave_it_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_grows_with_the_names_and_every_vector_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5, "SMALLEST_CACHE", 1 << 20)
     with open_file(path) as file:
         assert file.id.get_mdc_config().max_size == 1 << 20
@@ -33,7 +33,7 @@ def test_names_that_do_not_fit_the_cache_leave_it_small(path: Path, monkeypatch:
     assert count_leaves(path) == 300
 
 
-def test_more_names_than_hdf5_has_room_for_end_the_reading(path: Path) -> None:
+def test_cache_grows_to_its_largest_size_and_no_further(path: Path) -> None:
     with open_file(path) as file:
         assert file.id.get_mdc_config().max_size == SMALLEST_CACHE
         hdf5._fit_cache(file["group"].id, [b"n" * 64] * 2_000_000)

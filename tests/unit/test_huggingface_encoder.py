@@ -1,4 +1,4 @@
-"""The family 'huggingface': full ResNet-50 with seeded random weights, saved as the hub saves it."""
+"""Load encoders of the family 'huggingface': full ResNet-50 with seeded random weights, saved as on the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The extra 'encoders' is optional: where it is not installed, cbirdb says so (tested elsewhere) and nothing here can run.
+# The extra 'encoders' is optional. Other tests cover what cbirdb says without it.
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -45,7 +45,7 @@ FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 def save_model(folder: Path, **settings: object) -> Path:
-    """A sister of ResNet-50."""
+    """Save a ResNet with other settings than ResNet-50."""
     model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**{"num_labels": 1000, **settings}))
     randomise(model).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def tidy(tmp_path: Path) -> Iterator[None]:
-    """Pytest keeps the folders of three runs, and each run writes weights of 100 MB ten times."""
+    """Delete the test's folder: pytest would keep three runs, each with ten copies of 100 MB of weights."""
     yield
     shutil.rmtree(tmp_path)
 
@@ -73,14 +73,14 @@ def encoder(folder: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> tuple[object, object]:
-    """The model and the processor as transformers' own users make them."""
+    """Load the model and the processor as users of transformers do."""
     model = transformers.ResNetForImageClassification.from_pretrained(folder).eval()
     return model, transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A folder like the fixture's, to be spoilt; the weights are a link."""
+    """Copy the folder so that a test may damage it; the weights are a link."""
     other = tmp_path / "copy"
     other.mkdir()
     for name in FILES[:2]:
@@ -95,7 +95,7 @@ def replace_weights(folder: Path, state: dict) -> None:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_input_is_that_of_transformers(name: str, encoder: Encoder, reference: tuple) -> None:
+def test_input_equals_that_of_transformers(name: str, encoder: Encoder, reference: tuple) -> None:
     _, processor = reference
     expected = processor(images=PICTURES[name].convert("RGB"), return_tensors="pt")["pixel_values"]
     pixels = encoder.preprocess(PICTURES[name])
@@ -104,7 +104,7 @@ def test_input_is_that_of_transformers(name: str, encoder: Encoder, reference: t
     assert np.array_equal(pixels[None], expected.numpy())
 
 
-def test_embedding_is_that_of_transformers(encoder: Encoder, reference: tuple) -> None:
+def test_embedding_equals_that_of_transformers(encoder: Encoder, reference: tuple) -> None:
     model, processor = reference
     images = [PICTURES[name] for name in ("rgb", "grey", "palette", "odd")]
     with torch.no_grad():
@@ -118,7 +118,7 @@ def test_embedding_is_that_of_transformers(encoder: Encoder, reference: tuple) -
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_preprocessing_is_what_the_record_says(name: str, encoder: Encoder) -> None:
+def test_preprocessing_follows_the_description_in_the_record(name: str, encoder: Encoder) -> None:
     assert "shortest side 256, centre crop 224" in RESNET50.preprocessing
     image = PICTURES[name].convert("RGB")
     width, height = (256 if side == min(image.size) else int(256 * side / min(image.size)) for side in image.size)
@@ -128,7 +128,7 @@ def test_preprocessing_is_what_the_record_says(name: str, encoder: Encoder) -> N
     np.testing.assert_allclose(encoder.preprocess(PICTURES[name]), expected.transpose(2, 0, 1), atol=1e-5)
 
 
-def test_preprocessing_is_the_same_after_its_journey_to_a_worker_process(encoder: Encoder) -> None:
+def test_preprocessing_gives_the_same_input_after_pickling(encoder: Encoder) -> None:
     packed = pickle.dumps(encoder.preprocess)
     assert len(packed) < 100_000, "it takes the model along"
     there = pickle.loads(packed)
@@ -136,7 +136,7 @@ def test_preprocessing_is_the_same_after_its_journey_to_a_worker_process(encoder
         assert np.array_equal(there(image), encoder.preprocess(image))
 
 
-def test_provenance_says_what_it_was_made_from(encoder: Encoder) -> None:
+def test_provenance_records_weights_preprocessing_libraries_dtype_and_device(encoder: Encoder) -> None:
     provenance = encoder.provenance
     assert len(provenance.weights_sha256 or "") == len(provenance.preprocessing_sha256) == 64
     assert set(provenance.libraries) == {"torch", "transformers", "pillow", "numpy"}
@@ -148,7 +148,7 @@ def test_provenance_does_not_depend_on_the_folder(copy: Path, encoder: Encoder) 
     assert load_encoder(RESNET50, on_cpu(copy)).provenance == encoder.provenance
 
 
-def test_provenance_follows_weights_and_preprocessing(copy: Path, encoder: Encoder) -> None:
+def test_provenance_changes_with_weights_and_with_preprocessing(copy: Path, encoder: Encoder) -> None:
     state = load_file(copy / "model.safetensors")
     state["classifier.1.bias"] = state["classifier.1.bias"] + 1
     replace_weights(copy, state)
@@ -170,8 +170,8 @@ def test_half_precision_weights_run_in_float32(copy: Path, encoder: Encoder) -> 
     assert cosine(values[0], embed(encoder, PICTURES["rgb"])[0]) > 0.999
 
 
-def test_pooled_features_are_those_below_the_logits(folder: Path, encoder: Encoder) -> None:
-    """The second record of the same weights."""
+def test_pooled_features_times_the_classifier_give_the_logits(folder: Path, encoder: Encoder) -> None:
+    """The two records share their weights."""
     pooled = embed(load_encoder(SHIPPED["resnet50-pooled"], on_cpu(folder)), PICTURES["rgb"], PICTURES["odd"])
     assert pooled.shape == (2, 2048)
     state = load_file(folder / "model.safetensors")
@@ -179,7 +179,7 @@ def test_pooled_features_are_those_below_the_logits(folder: Path, encoder: Encod
     assert_same(logits, embed(encoder, PICTURES["rgb"], PICTURES["odd"]))
 
 
-def test_old_layout_of_weights_gives_the_same(copy: Path, encoder: Encoder) -> None:
+def test_pytorch_bin_gives_the_same_embedding_as_safetensors(copy: Path, encoder: Encoder) -> None:
     torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
     (copy / "model.safetensors").unlink()
     assert_same(embed(load_encoder(RESNET50, on_cpu(copy)), PICTURES["rgb"]), embed(encoder, PICTURES["rgb"]))
@@ -188,20 +188,20 @@ def test_old_layout_of_weights_gives_the_same(copy: Path, encoder: Encoder) -> N
 @pytest.mark.parametrize(
     "spec", [spec for spec in SHIPPED.values() if spec.family == "huggingface"], ids=lambda s: s.name
 )
-def test_record_names_what_there_is(spec: object) -> None:
+def test_record_names_a_known_pooling_an_existing_model_and_a_commit(spec: object) -> None:
     assert spec.options["pooling"] in huggingface.POOLINGS
     assert hasattr(transformers, spec.options.get("model", "AutoModel"))
     assert len(bytes.fromhex(spec.revision)) == 20, "the revision is no commit: what it names can change"
 
 
-def test_pooling_that_does_not_exist_is_refused_by_name(folder: Path) -> None:
+def test_unknown_pooling_is_refused_with_the_known_ones(folder: Path) -> None:
     spec = replace(RESNET50, options={**RESNET50.options, "pooling": "median"})
     error = refused(spec, on_cpu(folder))
     assert "'median'" in error.message
     assert "image-features" in (error.hint or "")
 
 
-def test_file_missing(copy: Path) -> None:
+def test_missing_file_is_named(copy: Path) -> None:
     for name in reversed(FILES):
         (copy / name).unlink()
         error = refused(RESNET50, on_cpu(copy))
@@ -214,7 +214,7 @@ def test_file_missing(copy: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"version https://git-lfs.github.com/spec/v1\n"], ids=["empty", "lfs pointer"]
 )
-def test_file_damaged(name: str, content: bytes, copy: Path) -> None:
+def test_damaged_file_is_named(name: str, content: bytes, copy: Path) -> None:
     (copy / name).unlink()
     (copy / name).write_bytes(content)
     error = refused(RESNET50, on_cpu(copy))
@@ -222,7 +222,7 @@ def test_file_damaged(name: str, content: bytes, copy: Path) -> None:
     assert_names_the_command(error, "resnet50")
 
 
-def test_weights_cut_short(folder: Path, copy: Path) -> None:
+def test_truncated_weights_are_refused(folder: Path, copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with (folder / "model.safetensors").open("rb") as whole:
         (copy / "model.safetensors").write_bytes(whole.read(1_000_000))
@@ -242,7 +242,7 @@ def test_code_beside_the_weights_is_not_run(name: str, copy: Path, tmp_path: Pat
     assert not (tmp_path / "executed").exists()
 
 
-def test_model_that_only_its_own_code_can_run_is_refused(copy: Path, tmp_path: Path) -> None:
+def test_model_that_needs_its_own_code_is_refused_and_the_code_is_not_run(copy: Path, tmp_path: Path) -> None:
     (copy / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'executed')!r})\n")
     (copy / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}))
     error = refused(RESNET50, on_cpu(copy))
@@ -250,22 +250,22 @@ def test_model_that_only_its_own_code_can_run_is_refused(copy: Path, tmp_path: P
     assert not (tmp_path / "executed").exists()
 
 
-def test_other_architecture(copy: Path) -> None:
+def test_other_architecture_is_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
     error = refused(RESNET50, on_cpu(copy))
     assert "model_type is vit, not resnet" in error.message
     assert_names_the_command(error, "resnet50")
 
 
-def test_sister_model(tmp_path: Path) -> None:
-    """ResNet-18 has 1000 logits too and would load without a word."""
+def test_smaller_model_of_the_same_architecture_is_refused(tmp_path: Path) -> None:
+    """ResNet-18 has 1000 logits too and would load without a warning."""
     small = save_model(tmp_path, layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
     error = refused(RESNET50, on_cpu(small))
     assert "depths is [2, 2, 2, 2], not [3, 4, 6, 3]" in error.message
     assert_names_the_command(error, "resnet50")
 
 
-def test_wrong_number_of_logits(tmp_path: Path) -> None:
+def test_wrong_number_of_logits_is_refused(tmp_path: Path) -> None:
     error = refused(RESNET50, on_cpu(save_model(tmp_path, num_labels=14)))
     assert "14 values" in error.message
     assert "1000" in error.message
@@ -273,7 +273,7 @@ def test_wrong_number_of_logits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["classifier.1.weight", "resnet.embedder.embedder.normalization.running_mean"])
-def test_weights_incomplete(lost: str, copy: Path) -> None:
+def test_weights_without_a_parameter_are_refused_with_its_name(lost: str, copy: Path) -> None:
     state = load_file(copy / "model.safetensors")
     del state[lost]
     replace_weights(copy, state)
@@ -283,7 +283,7 @@ def test_weights_incomplete(lost: str, copy: Path) -> None:
     assert_names_the_command(error, "resnet50")
 
 
-def test_weights_of_another_shape(copy: Path, tmp_path: Path) -> None:
+def test_weights_of_another_shape_are_refused(copy: Path, tmp_path: Path) -> None:
     wide = save_model(tmp_path / "wide", num_labels=14)
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors").symlink_to(wide / "model.safetensors")
@@ -292,8 +292,8 @@ def test_weights_of_another_shape(copy: Path, tmp_path: Path) -> None:
     assert_names_the_command(error, "resnet50")
 
 
-def test_loading_says_nothing(folder: Path) -> None:
-    """In a process of its own: the libraries warn only once per process."""
+def test_loading_prints_nothing(folder: Path) -> None:
+    """The libraries warn only once per process, so this test starts another one."""
     code = (
         "from pathlib import Path; import sys; from cbirdb.encoders.registry import load_encoder;"
         "from cbirdb.encoders.base import LoadOptions; from cbirdb.encoders.shipped import SHIPPED;"
@@ -303,7 +303,7 @@ def test_loading_says_nothing(folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_loading_leaves_the_libraries_settings(folder: Path) -> None:
+def test_loading_leaves_the_libraries_log_settings_unchanged(folder: Path) -> None:
     transformers.logging.set_verbosity_info()
     transformers.logging.enable_progress_bar()
     try:
@@ -315,7 +315,7 @@ def test_loading_leaves_the_libraries_settings(folder: Path) -> None:
         transformers.logging.set_verbosity_warning()
 
 
-def test_missing_library_is_a_sentence_that_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_refused_with_the_extra_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.delitem(sys.modules, "cbirdb.encoders.timm_models", raising=False)
     with pytest.raises(EncoderError, match="needs the Python package 'timm'") as caught:

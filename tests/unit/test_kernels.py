@@ -1,4 +1,4 @@
-"""The ways to find near pairs against each other; rough products against precise ones."""
+"""Compare the similarity kernels with each other: NumPy, PyTorch and bfloat16."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbirdb.vectors.exact_knn import exact_neighbours
 from cbirdb.vectors.kernels import Floats
 
 
-def test_numpy_and_torch_find_different_pairs() -> None:
+def test_numpy_and_torch_kernels_find_the_same_pairs() -> None:
     import torch
 
     rng = np.random.default_rng(5)
@@ -48,26 +48,28 @@ def pairs_of(found: kernels.Pairs) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("spread", [0.05, 0.5, 4.0])
 @pytest.mark.parametrize("portion", [0.001, 0.02, 0.9])
-def test_rough_products_lose_pairs_or_add_some(spread: float, portion: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_kernel_finds_the_same_pairs_as_single_precision(
+    spread: float, portion: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bfloat16_kernel, "PAIR_COST", 0)
     rng = np.random.default_rng(4)
     centre = rng.normal(size=96)
     queries, vectors = (unit(centre + spread * rng.normal(size=(n, 96))) for n in (40, 3000))
     limit = np.quantile(1 - queries @ vectors.T, portion, axis=1).astype(np.float32)
-    # As far as the farthest, and beyond: products that may be negative.
+    # Limits around the largest distance and above it, where products may be negative.
     limit[:3] = 0.9, 1.0, 1.3
     precise = kernels.NumpyKernel(queries).pairs_below(vectors, limit, 10)
     found = rough(queries).pairs_below(vectors, limit, 10)
     differing = pairs_of(found) ^ pairs_of(precise)
     products = queries.astype(float) @ vectors.astype(float).T
-    # Sums in single precision differ in their last digits, and so at the limit itself.
+    # Sums in single precision differ in their last digits, so pairs at the limit itself may differ.
     assert all(abs(1 - products[pair] - limit[pair[0]]) < 1e-6 for pair in differing)
     np.testing.assert_allclose(found[2], 1 - products[found[:2]], atol=1e-6)
 
 
 @pytest.mark.parametrize("shared", [0.0, 3.0])
 @pytest.mark.parametrize("badly_rounded", ["nothing", "queries", "vectors", "both"])
-def test_a_bound_is_below_what_it_bounds(shared: float, badly_rounded: str) -> None:
+def test_bfloat16_bound_is_at_least_the_true_product_and_close_to_it(shared: float, badly_rounded: str) -> None:
     dim = 64
     rng = np.random.default_rng(3)
     queries, vectors = unit(rng.normal(size=(20, dim))), unit(rng.normal(size=(500, dim)))
@@ -81,13 +83,13 @@ def test_a_bound_is_below_what_it_bounds(shared: float, badly_rounded: str) -> N
     queries, vectors = (((part + shared * along) / (1 + shared)).astype(np.float32) for part in (queries, vectors))
     kernel = rough(queries)
     rounded = (kernel._bounds(vectors).astype(np.int32) << 16).view(np.float32)
-    # Before they were rounded themselves.
+    # The bounds before their own rounding.
     bounds = kernel._rough_queries.double().numpy() @ kernel._rough[: len(vectors)].double().numpy().T
     np.testing.assert_allclose(rounded, bounds, rtol=bfloat16_kernel.BFLOAT16_ROUNDING, atol=bfloat16_kernel.SUMMING)
     wide, centre = queries.astype(float), queries.mean(axis=0).astype(float)
     true = wide @ vectors.astype(float).T - (wide @ centre)[:, None]
     assert not (bounds < true - bfloat16_kernel.SUMMING).any()
-    # Not far above either, or nothing would be left out.
+    # A bound far above would exclude no pair.
     lengths = np.linalg.norm(wide - centre, axis=1)[:, None] * np.linalg.norm(vectors - centre, axis=1)
     assert (bounds < true + 5 * bfloat16_kernel.BFLOAT16_ROUNDING * lengths + bfloat16_kernel.SUMMING).all()
 
@@ -99,25 +101,27 @@ def numbers() -> Floats:
     return np.concatenate([drawn, [0.0, -0.0, 1.0, -1.0, 1e-42, -1e-42]]).astype(np.float32)
 
 
-def test_a_product_is_rounded_below_the_lowest_bits_of_what_it_reaches(numbers: Floats) -> None:
+def test_lowest_bits_are_a_tight_lower_bound_of_rounded_numbers(numbers: Floats) -> None:
     import torch
 
     bits = torch.from_numpy(numbers).bfloat16().view(torch.int16).numpy()
     assert (bits >= bfloat16_kernel._lowest_bits(numbers)).all()
-    # And some that do not reach it are left out.
+    # Numbers that are 2 % smaller are excluded.
     positive = numbers[numbers > 1e-30]
     bits = torch.from_numpy(positive * np.float32(0.98)).bfloat16().view(torch.int16).numpy()
     assert (bits < bfloat16_kernel._lowest_bits(positive)).all()
 
 
-def test_what_is_added_for_rounding_is_rounded_down(numbers: Floats) -> None:
+def test_lengths_are_rounded_up_to_bfloat16(numbers: Floats) -> None:
     import torch
 
     lengths = np.abs(numbers[np.abs(numbers) > 1e-30])
     assert (torch.from_numpy(bfloat16_kernel._above(lengths)).bfloat16().float().numpy() >= lengths).all()
 
 
-def test_what_rough_products_leave_open_is_more_than_multiplying_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_kernel_waits_longer_after_each_try_that_excludes_too_few_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(2)
     vectors = unit(rng.normal(size=32) + 1e-3 * rng.normal(size=(4000, 32)))
     kernel = rough(vectors[:50])
@@ -143,7 +147,7 @@ def test_what_rough_products_leave_open_is_more_than_multiplying_all(monkeypatch
     assert pairs_of(found) == pairs_of(kernels.NumpyKernel(vectors[:50]).pairs_below(vectors, limit, 5))
 
 
-def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_search_on_few_cpus_uses_bfloat16_and_finds_the_same_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     rng = np.random.default_rng(9)
@@ -191,7 +195,7 @@ def test_a_long_search_on_few_processors_finds_others_by_rough_products(monkeypa
         ("cuda:1", 2, 2, 10, "TorchKernel cuda:1"),
     ],
 )
-def test_what_multiplies_is_not_what_suits_the_machine(
+def test_kernel_is_chosen_by_device_cpus_and_numbers_of_queries_and_vectors(
     monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, processors: int, vectors: int, expected: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus)))
@@ -208,7 +212,7 @@ def test_what_multiplies_is_not_what_suits_the_machine(
         assert set(choose_kernel.choose_kernels(many, device, vectors)) == {"NumpyKernel"}
 
 
-def test_an_evaluation_needs_a_pytorch_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numpy_kernel_is_used_without_pytorch_and_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # its import is an error
     many = np.zeros((choose_kernel.ROUGH_QUERIES, 8), np.float32)
     assert {type(one).__name__ for one in choose_kernel.choose_kernels(many, "cpu", 10**9)} == {"NumpyKernel"}
@@ -217,13 +221,13 @@ def test_an_evaluation_needs_a_pytorch_that_cannot_be_loaded(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("rough_seconds", "is_fast"), [(0.4, True), (0.6, False)])
-def test_rough_products_are_taken_where_they_are_not_twice_as_fast(
+def test_bfloat16_counts_as_fast_only_if_it_is_twice_as_fast(
     monkeypatch: pytest.MonkeyPatch, rough_seconds: float, is_fast: bool
 ) -> None:
     import torch
 
     def times() -> Iterator[float]:
-        # Of a product in single precision and one in bfloat16, in turns; other work comes between the first ones.
+        # Products in single precision and in bfloat16 take turns; other work delays the first ones.
         for turn in range(1 + bfloat16_kernel.TIMED):
             delay = 5.0 if turn < 2 else 0.0
             yield from (0.0, 1.0 + delay, 0.0, rough_seconds + delay)

@@ -1,4 +1,4 @@
-"""Processors and memory of this process: the machine's, or those that the files of a control group leave it."""
+"""Find the CPUs and memory of this process: the machine's, or less where its control group has limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ V1_UNLIMITED = 9223372036854771712
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with 16 processors and 64 GB whose control groups are files that the test writes."""
+    """Simulate a machine with 16 CPUs and 64 GB, whose control groups are files that the test writes."""
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 64 * GB // 4096}
@@ -32,11 +32,11 @@ def write(root: Path, files: dict[str, object]) -> None:
         path.write_text(f"{content}\n")
 
 
-def test_without_control_groups_the_whole_machine_counts(root: Path) -> None:
+def test_whole_machine_counts_without_control_groups(root: Path) -> None:
     assert (machine_cpus(), machine_memory()) == (16, 64 * GB)
 
 
-def test_a_container_of_version_2_has_its_quota_and_memory(root: Path) -> None:
+def test_cpu_quota_and_memory_limit_of_cgroup_v2_count(root: Path) -> None:
     write(root, {
         "proc/self/cgroup": "0::/",
         "sys/fs/cgroup/cpu.max": "400000 100000",
@@ -49,18 +49,18 @@ def test_a_container_of_version_2_has_its_quota_and_memory(root: Path) -> None:
     ("quota", "cpus"),
     [("max 100000", 16), ("50000 100000", 1), ("150000 100000", 2), ("10000 20000", 1), ("9900000 100000", 16)],
 )
-def test_a_quota_is_rounded_up_to_whole_processors(root: Path, quota: str, cpus: int) -> None:
+def test_quota_is_rounded_up_to_whole_cpus_that_the_machine_has(root: Path, quota: str, cpus: int) -> None:
     write(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": quota})
     assert machine_cpus() == cpus
 
 
 @pytest.mark.parametrize(("limit", "memory"), [("max", 64 * GB), (str(512 * MB), 512 * MB), (str(999 * GB), 64 * GB)])
-def test_memory_is_the_limit_where_that_is_less_than_the_machine_has(root: Path, limit: str, memory: int) -> None:
+def test_memory_is_the_smaller_of_limit_and_machine(root: Path, limit: str, memory: int) -> None:
     write(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": limit})
     assert machine_memory() == memory
 
 
-def test_the_smallest_limit_of_a_group_and_those_above_it_counts(root: Path) -> None:
+def test_smallest_limit_of_a_group_and_its_parents_counts(root: Path) -> None:
     tree = "sys/fs/cgroup"
     write(root, {
         "proc/self/cgroup": "0::/user.slice/user-7.slice/job.scope",
@@ -74,13 +74,13 @@ def test_the_smallest_limit_of_a_group_and_those_above_it_counts(root: Path) -> 
     assert (machine_cpus(), machine_memory()) == (3, 8 * GB)
 
 
-def test_a_limit_counts_where_the_process_is_not_told_its_group(root: Path) -> None:
+def test_limit_at_the_root_counts_if_the_process_does_not_know_its_group(root: Path) -> None:
     write(root, {"sys/fs/cgroup/memory.max": GB})
     assert machine_memory() == GB
 
 
 @pytest.mark.parametrize("folder", ["cpu,cpuacct", "cpu"])
-def test_a_container_of_version_1_has_its_quota_and_memory(root: Path, folder: str) -> None:
+def test_cpu_quota_and_memory_limit_of_cgroup_v1_count(root: Path, folder: str) -> None:
     write(root, {
         "proc/self/cgroup": "12:cpuset:/docker/ab\n4:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n0::/docker/ab",
         f"sys/fs/cgroup/{folder}/docker/ab/cpu.cfs_quota_us": 250000,
@@ -91,7 +91,7 @@ def test_a_container_of_version_1_has_its_quota_and_memory(root: Path, folder: s
     assert (machine_cpus(), machine_memory()) == (3, 3 * GB)
 
 
-def test_version_1_without_limits_leaves_the_whole_machine(root: Path) -> None:
+def test_whole_machine_counts_with_cgroup_v1_without_limits(root: Path) -> None:
     write(root, {
         "proc/self/cgroup": "4:memory:/\n3:cpu,cpuacct:/",
         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": -1,
@@ -104,12 +104,12 @@ def test_version_1_without_limits_leaves_the_whole_machine(root: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "file"), [("4:memory:/docker/ab", "memory/memory.limit_in_bytes"), ("0::/docker/ab", "memory.max")]
 )
-def test_a_container_that_sees_its_hosts_path_finds_its_limit_at_the_root(root: Path, line: str, file: str) -> None:
+def test_container_that_sees_its_hosts_path_finds_its_limit_at_the_root(root: Path, line: str, file: str) -> None:
     write(root, {"proc/self/cgroup": line, f"sys/fs/cgroup/{file}": GB})
     assert machine_memory() == GB
 
 
-def test_memory_limit_of_version_1_counts_beside_quota_of_version_2(root: Path) -> None:
+def test_memory_limit_of_cgroup_v1_counts_beside_quota_of_cgroup_v2(root: Path) -> None:
     write(root, {
         "proc/self/cgroup": "4:memory:/\n0::/",
         "sys/fs/cgroup/memory/memory.limit_in_bytes": 5 * GB,
@@ -118,12 +118,12 @@ def test_memory_limit_of_version_1_counts_beside_quota_of_version_2(root: Path) 
     assert (machine_cpus(), machine_memory()) == (2, 5 * GB)
 
 
-def test_inputs_of_encoders_take_an_eighth_of_a_containers_memory(root: Path) -> None:
+def test_memory_budget_of_encoder_inputs_is_an_eighth_of_the_memory_up_to_2_gb(root: Path) -> None:
     assert decode.memory_budget() == 2 * GB
     write(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": 2 * GB})
     assert decode.memory_budget() == 256 * MB
 
 
-def test_this_machine_has_memory_and_processors() -> None:
+def test_this_machine_has_memory_and_cpus() -> None:
     assert machine_memory() > 64 * MB
     assert machine_cpus() >= 1

@@ -1,4 +1,4 @@
-"""Single faults for ``make mutants``: each changes one place, none what people read, and the tests that touch it are found."""
+"""Make single faults for ``make mutants`` in code, not in text for people, and find the tests that touch them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def touching() -> Touching:
 
 
 def results(text: str, language: str) -> set[str]:
-    """The lines that edits make of those of the text."""
+    """Return the changed lines that the edits make."""
     made = python_edits("a.py", text) if language == "python" else sql_edits("a.sql", text)
     return {
         " ".join(line.split())
@@ -49,7 +49,7 @@ def results(text: str, language: str) -> set[str]:
     }
 
 
-def test_edits_of_sql_are_the_faults_that_people_make() -> None:
+def test_sql_edits_change_comparisons_constants_joins_conditions_and_order() -> None:
     assert results(SQL, "sql") == {
         "SELECT a.n, a.name", "SELECT coalesce(a.n, 1), a.name",
         "FROM a INNER JOIN b ON b.id = a.id AND b.gone IS NOT TRUE",
@@ -62,7 +62,7 @@ def test_edits_of_sql_are_the_faults_that_people_make() -> None:
     }  # fmt: skip
 
 
-def test_edits_of_python_are_the_faults_that_people_make() -> None:
+def test_python_edits_change_comparisons_constants_conditions_and_results() -> None:
     test = "not a < 2 and a is not None"
     assert results(PYTHON, "python") == {
         "def f(a: int = 2) -> bool:",
@@ -74,7 +74,7 @@ def test_edits_of_python_are_the_faults_that_people_make() -> None:
     }  # fmt: skip
 
 
-def test_every_edit_of_our_own_python_can_be_read() -> None:
+def test_edits_of_this_projects_python_can_be_parsed() -> None:
     found = edits(ROOT)
     assert len(found["sql"]) > 1000
     assert len(found["python"]) > 3000
@@ -85,7 +85,7 @@ def test_every_edit_of_our_own_python_can_be_read() -> None:
         ast.parse(changed)
 
 
-def test_a_seed_draws_the_same_sample_and_a_larger_one_begins_with_it() -> None:
+def test_same_seed_draws_same_sample_and_a_larger_sample_begins_with_it() -> None:
     small, large = (drawn(3, sample, "") for sample in (6, 10))
     assert large[:6] == small == drawn(3, 6, "")
     assert [Path(one.path).suffix for one in small] == [".sql", ".py"] * 3
@@ -104,5 +104,5 @@ def test_a_seed_draws_the_same_sample_and_a_larger_one_begins_with_it() -> None:
         ("cbirdb/encoders/openclip.py", "tests/unit/test_paper_encoders.py"),
     ],
 )
-def test_the_tests_of_a_file_are_among_those_that_touch_it(touching: Touching, path: str, test: str) -> None:
+def test_tests_that_touch_a_file_include_its_own_tests(touching: Touching, path: str, test: str) -> None:
     assert test in touching.of(path)

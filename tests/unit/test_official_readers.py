@@ -1,4 +1,4 @@
-"""The readers of official layouts: what they make of small folders that look like the downloads."""
+"""Read small folders in the layouts of the official downloads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_nih14_reads_both_releases_alike(tmp_path: Path, old: bool) -> None:
     assert (record.study.key, record.study.age_years) == ("1", 58)
 
 
-def test_nih14_labels_have_the_papers_names_and_known_slips_of_ages_are_unknown(tmp_path: Path) -> None:
+def test_nih14_labels_have_the_papers_names_and_impossible_ages_become_unknown(tmp_path: Path) -> None:
     found = {source.rsplit("/", 1)[1]: r for source, r in records("nih14", write_nih14(tmp_path / "nih")).items()}
     assert found["00000003_000.png"].labels == {"XR/chest/Pleural Effusion": 1}
     assert found["00000003_001.png"].labels == {"XR/chest/Pleural Thickening": 1}
@@ -62,7 +62,7 @@ def test_nih14_labels_have_the_papers_names_and_known_slips_of_ages_are_unknown(
 
 @pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_chexpert_reads_both_sizes_by_column_name(tmp_path: Path, small: bool, zipped: bool) -> None:
+def test_chexpert_reads_both_sizes_zipped_or_not(tmp_path: Path, small: bool, zipped: bool) -> None:
     found = records("chexpert", write_chexpert(tmp_path, small=small, zipped=zipped))
     assert len(found) == 7
     uncertain = found["train/patient00002/study1/view1_frontal.jpg"]
@@ -92,7 +92,7 @@ def test_mimic_joins_its_three_tables(tmp_path: Path, zipped: bool) -> None:
     assert found["files/p11/p11000935/s51178378/8d79ea20.jpg"].labels == {}
 
 
-def test_radimagenet_labels_are_the_folders_and_ultrasound_gets_its_finding(tmp_path: Path) -> None:
+def test_radimagenet_takes_labels_modality_and_region_from_folders(tmp_path: Path) -> None:
     found = records("radimagenet", write_radimagenet(tmp_path / "r"))
     assert {(r.split, *r.labels, r.modality, r.anatomic_region) for r in found.values()} == {
         ("train", "CT/lung/normal", "CT", "lung"),
@@ -103,13 +103,13 @@ def test_radimagenet_labels_are_the_folders_and_ultrasound_gets_its_finding(tmp_
     }
 
 
-def test_radimagenet_may_be_given_by_its_folder_of_images_with_the_lists_elsewhere(tmp_path: Path) -> None:
+def test_radimagenet_reads_images_from_a_folder_apart_from_its_lists(tmp_path: Path) -> None:
     root = write_radimagenet(tmp_path / "r")
     assert len(records("radimagenet", root, images=root / "radiology_ai")) == 5
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_images_that_are_not_on_disk_are_missing_and_not_failures(tmp_path: Path, name: str) -> None:
+def test_images_that_are_not_on_disk_are_reported_as_missing(tmp_path: Path, name: str) -> None:
     path = WRITERS[name](tmp_path / "d", images=False)
     items = read(name, path)
     assert items
@@ -117,7 +117,7 @@ def test_images_that_are_not_on_disk_are_missing_and_not_failures(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_labels_only_leaves_the_images_alone(tmp_path: Path, name: str) -> None:
+def test_labels_only_gives_records_without_paths(tmp_path: Path, name: str) -> None:
     path = WRITERS[name](tmp_path / "d", images=False)
     source = open_dataset(name, path, ReadOptions(labels_only=True))
     items = list(source.items)
@@ -130,7 +130,7 @@ GIVEN = ReadOptions("a", Path("b"), "XR", "chest", labels_only=True, label_patte
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_an_option_that_a_reader_does_not_look_at_is_ignored_in_silence(tmp_path: Path, name: str) -> None:
+def test_option_that_a_reader_does_not_use_is_refused(tmp_path: Path, name: str) -> None:
     ignored = {field.name for field in fields(ReadOptions) if "for_every_reader" not in field.metadata} - READERS[
         name
     ].takes
@@ -148,7 +148,7 @@ def test_an_option_that_a_reader_does_not_look_at_is_ignored_in_silence(tmp_path
 
 @pytest.mark.parametrize("actual", WRITERS)
 @pytest.mark.parametrize("asked", READERS)
-def test_another_dataset_is_recognised_in_one_sentence(tmp_path: Path, actual: str, asked: str) -> None:
+def test_folder_of_another_dataset_is_refused_with_the_right_command(tmp_path: Path, actual: str, asked: str) -> None:
     path = WRITERS[actual](tmp_path / "d")
     if asked == actual:
         assert open_dataset(asked, path, ReadOptions()).total
@@ -159,12 +159,12 @@ def test_another_dataset_is_recognised_in_one_sentence(tmp_path: Path, actual: s
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_an_empty_folder_names_the_file_that_is_missing(tmp_path: Path, name: str) -> None:
+def test_empty_folder_is_refused_with_the_name_of_a_missing_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"there is no .*\.(csv|txt)"):
         open_dataset(name, tmp_path, ReadOptions())
 
 
-def test_a_missing_column_is_named(tmp_path: Path) -> None:
+def test_missing_column_is_named(tmp_path: Path) -> None:
     root = write_nih14(tmp_path / "nih")
     table = root / "Data_Entry_2017_v2020.csv"
     table.write_text(table.read_text().replace("Finding Labels", "Findings").replace("Patient Sex", "Sex"))
@@ -182,7 +182,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         (",Cardiomegaly,0,", ",Cardiomegaly,-1,", "Follow-up # is '-1'"),
     ],
 )
-def test_an_impossible_value_is_a_failure_with_its_line(tmp_path: Path, old: str, new: str, detail: str) -> None:
+def test_impossible_value_is_a_failure_with_its_line(tmp_path: Path, old: str, new: str, detail: str) -> None:
     root = write_nih14(tmp_path / "nih")
     table = root / "Data_Entry_2017_v2020.csv"
     table.write_text(table.read_text().replace(old, new, 1))
@@ -191,7 +191,7 @@ def test_an_impossible_value_is_a_failure_with_its_line(tmp_path: Path, old: str
     assert detail in failures[0].detail
 
 
-def test_an_impossible_label_is_a_failure_with_its_line(tmp_path: Path) -> None:
+def test_impossible_label_is_a_failure_with_its_line(tmp_path: Path) -> None:
     folder = write_chexpert(tmp_path)
     table = folder / "train.csv"
     table.write_text(table.read_text().replace("-1.0", "-3.0", 1))
@@ -199,7 +199,7 @@ def test_an_impossible_label_is_a_failure_with_its_line(tmp_path: Path) -> None:
     assert [(f.reason, f.line, f.detail) for f in failures] == [("impossible value", 3, "Pneumonia is '-3.0'")]
 
 
-def test_a_table_that_was_cut_short_is_one_sentence(tmp_path: Path) -> None:
+def test_truncated_table_is_refused(tmp_path: Path) -> None:
     root = write_mimic(tmp_path / "m")
     table = root / "mimic-cxr-2.0.0-metadata.csv.gz"
     table.write_bytes(table.read_bytes()[:60])
@@ -207,7 +207,7 @@ def test_a_table_that_was_cut_short_is_one_sentence(tmp_path: Path) -> None:
         read("mimic-cxr", root)
 
 
-def test_a_row_that_cannot_be_used_is_named_by_at_most_500_characters_of_its_path(tmp_path: Path) -> None:
+def test_failure_names_at_most_500_characters_of_its_path(tmp_path: Path) -> None:
     folder = write_chexpert(tmp_path)
     table = folder / "train.csv"
     table.write_text(table.read_text() + "x" * 600 + table.read_text().splitlines()[1].partition(".jpg")[2] + "\n")

@@ -1,4 +1,4 @@
-"""Pixels stay as they are stored: a note in a JPEG or PNG that says how to hold the camera turns no radiograph."""
+"""Ignore EXIF orientation: pixels stay as they are stored."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 from cbirdb.pixels import inspect_file, read_rgb
 
 ORIENTATION = 0x0112
-"""The tag of EXIF 2.32."""
+"""The tag Orientation of EXIF 2.32."""
 
 
 def noted(path: Path, orientation: int | None) -> Path:
-    """A picture wider than high, bright at its left, with or without the note."""
+    """Save a picture that is wider than high and bright at its left, with or without the tag."""
     picture = Image.fromarray(np.tile(np.linspace(255, 0, 48).astype(np.uint8), (20, 1)))
     exif = Image.Exif()
     if orientation is not None:
@@ -26,7 +26,7 @@ def noted(path: Path, orientation: int | None) -> Path:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
-def test_a_note_of_orientation_changes_no_pixel_and_no_size(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_exif_orientation_changes_neither_pixels_nor_size(tmp_path: Path, suffix: str, orientation: int) -> None:
     plain, turned = noted(tmp_path / f"plain.{suffix}", None), noted(tmp_path / f"turned.{suffix}", orientation)
     with Image.open(turned) as opened:
         assert opened.getexif()[ORIENTATION] == orientation, "the note is there"

@@ -1,6 +1,6 @@
-"""Each model on its full architecture, against direct use of transformers, open_clip and timm on the same files.
+"""Compare each model, at full size, with direct use of transformers, open_clip and timm on the same files.
 
-ResNet-50 is tried in ``test_huggingface_encoder``. SAM takes some ten seconds a picture on a CPU, so pictures are few.
+``test_huggingface_encoder`` tests ResNet-50. SAM takes about ten seconds per picture on a CPU, so pictures are few.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def cls(model: Any, pixels: Any) -> Any:
 
 
 def mae(folder: Path) -> Upstream:
-    """A ViT without any code for masking, on the encoder's tensors."""
+    """Load the encoder's tensors into a ViT, which has no code for masking."""
     state = {
         name.removeprefix("vit."): tensor
         for name, tensor in load_file(folder / "model.safetensors").items()
@@ -93,7 +93,7 @@ def mae(folder: Path) -> Upstream:
 
 
 def medsam(folder: Path) -> Upstream:
-    """What timm makes of the original SAM code's checkpoints."""
+    """Load a checkpoint of the original SAM code into timm's model."""
     # SAM's own code normalises with 1e-6; timm takes PyTorch's 1e-5.
     norm = partial(torch.nn.LayerNorm, eps=1e-6)
     model = timm.create_model("samvit_base_patch16", num_classes=0, norm_layer=norm).eval()
@@ -109,7 +109,7 @@ def medsam(folder: Path) -> Upstream:
 
 
 def medclip(folder: Path) -> Upstream:
-    """timm's Swin-T, which names its tensors as the authors of Swin do."""
+    """Load timm's Swin-T, which names its tensors as the authors of Swin do."""
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
     model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0).eval()
     model.load_state_dict(swin_of_timm(state), strict=True)
@@ -142,7 +142,7 @@ def swin_of_timm(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def medclip_input(image: Image.Image) -> Any:
-    """By hand, from what its authors' code does."""
+    """Preprocess by hand as the authors' code does."""
     width, height = image.size
     short = min(width, height)
     image = image.resize((int(224 * width / short), int(224 * height / short)), BICUBIC)
@@ -152,14 +152,14 @@ def medclip_input(image: Image.Image) -> Any:
 
 
 def clip(folder: Path) -> Upstream:
-    """The architecture by its name, which says QuickGELU."""
+    """Create the architecture by its name, which includes QuickGELU."""
     model, _, transform = open_clip.create_model_and_transforms("ViT-L-14-quickgelu")
     model.load_state_dict(load_file(folder / "open_clip_model.safetensors"), strict=True)
     return Upstream(transform, model.eval().encode_image)
 
 
 def biomedclip(folder: Path) -> Upstream:
-    """The folder, with the text side's repository where open_clip finds it without a network."""
+    """Load the folder, with the text encoder's files where open_clip finds them without a network."""
     other = folder.parent / "biomedclip-reference"
     other.mkdir()
     (other / "open_clip_pytorch_model.bin").symlink_to(folder / "open_clip_pytorch_model.bin")
@@ -175,7 +175,7 @@ def biomedclip(folder: Path) -> Upstream:
 
 
 def eva02(folder: Path) -> Upstream:
-    """The whole classifier, and what its last layer would get."""
+    """Load the whole classifier and return the input of its last layer."""
     model = timm.create_model("eva02_base_patch14_448.mim_in22k_ft_in22k_in1k").eval()
     model.load_state_dict(torch.load(folder / "pytorch_model.bin", weights_only=True), strict=True)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -201,7 +201,7 @@ SLOWEST = ("sam-vit-b", "medsam-vit-b")
 
 @dataclass
 class Trial:
-    """One encoder, its upstream model, and what both make of some pictures."""
+    """One encoder, its upstream model, and the embeddings of both for some pictures."""
 
     name: str
     folder: Path
@@ -223,19 +223,19 @@ class Trial:
 
     @cached_property
     def found(self) -> Pixels:
-        # The first picture's embedding is there since loading.
+        # Loading has computed the first picture's embedding.
         return np.concatenate([self.encoder.golden[None], embed(self.encoder, *self.pictures[1:])])
 
     @cached_property
     def expected(self) -> Pixels:
         inputs = torch.stack([self.upstream.prepare(image.convert("RGB")) for image in self.pictures])
         with torch.inference_mode():
-            # Not at once: the attention of SAM's pictures takes gigabytes.
+            # One by one: the attention of SAM takes gigabytes.
             return np.concatenate([self.upstream.embed(pixels[None]).numpy() for pixels in inputs])
 
 
 def one_of(name: str) -> Any:
-    """With each encoder's tests on the same worker: they share files of up to 1.7 GB."""
+    """Run each encoder's tests on one worker: they share files of up to 1.7 GB."""
     marks = [pytest.mark.xdist_group(name), *([] if name in FAST else [pytest.mark.slow])]
     return pytest.param(name, marks=marks)
 
@@ -251,20 +251,20 @@ def each(*names: str) -> Any:
     return pytest.mark.parametrize("trial", [one_of(name) for name in names], indirect=True)
 
 
-def test_all_nine_are_tried() -> None:
+def test_all_nine_encoders_of_the_paper_are_tested() -> None:
     assert {spec.name for spec in SHIPPED.values() if spec.in_paper} == set(NINE) == {"resnet50", *UPSTREAM} & set(NINE)
     assert set(UPSTREAM) < set(WRITERS)
 
 
 @each(*UPSTREAM)
-def test_embedding_is_that_of_the_upstream_model(trial: Trial) -> None:
+def test_embedding_equals_that_of_the_upstream_model(trial: Trial) -> None:
     assert trial.found.shape == (len(trial.pictures), SHIPPED[trial.name].dim)
     assert_same(trial.found, trial.expected, atol=1e-4)
     assert largest_cosine(trial.found) < 0.999, "the comparison would hold for any two pictures"
 
 
 @each(*UPSTREAM)
-def test_input_is_that_of_the_upstream_processor(trial: Trial) -> None:
+def test_input_equals_that_of_the_upstream_processor(trial: Trial) -> None:
     for name, image in PICTURES.items():
         found = trial.encoder.preprocess(image)
         assert found.shape == trial.encoder.input_shape, name
@@ -279,7 +279,7 @@ def test_input_is_that_of_the_upstream_processor(trial: Trial) -> None:
 
 
 @each(*UPSTREAM)
-def test_preprocessing_is_the_same_after_its_journey_to_a_worker_process(trial: Trial) -> None:
+def test_preprocessing_gives_the_same_input_after_pickling(trial: Trial) -> None:
     packed = pickle.dumps(trial.encoder.preprocess)
     assert len(packed) < 100_000, "it takes the model along"
     assert np.array_equal(pickle.loads(packed)(PICTURES["odd"]), trial.encoder.preprocess(PICTURES["odd"]))
@@ -306,7 +306,7 @@ def cropped(
 
 
 def padded(image: Image.Image) -> Any:
-    """SAM's: longest side 1024, zeros below or on the right."""
+    """Prepare as SAM does: longest side 1024, zeros below or on the right."""
     scale = 1024 / max(image.size)
     size = (int(image.width * scale + 0.5), int(image.height * scale + 0.5))
     whole = np.zeros((3, 1024, 1024))
@@ -332,15 +332,14 @@ BY_HAND: dict[str, Callable[[Image.Image], Any]] = {
 
 
 @each(*BY_HAND)
-def test_preprocessing_is_what_the_record_says(trial: Trial) -> None:
-    """With Pillow and NumPy alone."""
+def test_preprocessing_equals_a_calculation_with_pillow_and_numpy(trial: Trial) -> None:
     for name, image in PICTURES.items():
         expected = BY_HAND[trial.name](image.convert("RGB"))
         np.testing.assert_allclose(trial.encoder.preprocess(image), expected, rtol=0, atol=1e-5, err_msg=name)
 
 
 @each(*UPSTREAM)
-def test_provenance_is_complete(trial: Trial) -> None:
+def test_provenance_records_weights_preprocessing_libraries_dtype_and_device(trial: Trial) -> None:
     provenance = trial.encoder.provenance
     assert len(provenance.weights_sha256 or "") == len(provenance.preprocessing_sha256) == 64
     assert {"torch", "pillow", "numpy"} < set(provenance.libraries)
@@ -354,8 +353,8 @@ def test_provenance_is_complete(trial: Trial) -> None:
 
 
 @each("mae-vit-b")
-def test_mae_repeats_itself_bit_for_bit(trial: Trial) -> None:
-    """The library masks 75 % of the patches, chosen anew in each call."""
+def test_mae_embedding_is_identical_in_every_call_and_every_load(trial: Trial) -> None:
+    """The library masks 75 % of the patches and draws them anew in each call."""
     image = PICTURES["odd"]
     first = embed(trial.encoder, image)
     torch.manual_seed(1)
@@ -372,8 +371,8 @@ def test_mae_repeats_itself_bit_for_bit(trial: Trial) -> None:
 
 
 @each("clip-vit-l14")
-def test_quick_gelu_makes_the_difference_for_clip(trial: Trial) -> None:
-    """A file of weights cannot say which of the two they were trained with, and both run."""
+def test_clip_is_loaded_with_quick_gelu(trial: Trial) -> None:
+    """A file of weights does not say whether the model was trained with GELU or QuickGELU, and both run."""
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{trial.folder}")
     with torch.inference_mode():
         plain = model.encode_image(transform(trial.pictures[1])[None]).numpy()
@@ -382,7 +381,7 @@ def test_quick_gelu_makes_the_difference_for_clip(trial: Trial) -> None:
 
 
 @each("biomedclip")
-def test_text_side_is_not_kept_in_memory(trial: Trial) -> None:
+def test_biomedclip_keeps_no_text_encoder_in_memory(trial: Trial) -> None:
     tensors = sum(parameter.numel() for parameter in trial.encoder._forward.parameters())
     assert tensors < 90e6, "the text side has another 110 million"
 
@@ -390,7 +389,7 @@ def test_text_side_is_not_kept_in_memory(trial: Trial) -> None:
 @pytest.mark.slow
 @each("medclip-vit", "vit-b16", "biomedclip")
 @pytest.mark.parametrize(("dtype", "smallest"), [("bfloat16", 0.99), ("float16", 0.9995)])
-def test_half_precision_is_close_and_recorded(trial: Trial, dtype: str, smallest: float) -> None:
+def test_half_precision_gives_close_embeddings_and_is_recorded(trial: Trial, dtype: str, smallest: float) -> None:
     encoder = load_encoder(SHIPPED[trial.name], on_cpu(trial.folder, dtype=dtype))
     assert encoder.provenance.dtype == dtype
     found = embed(encoder, *trial.pictures)
@@ -415,11 +414,11 @@ for name in sys.argv[2:]:
 
 
 @pytest.mark.slow
-def test_one_folder_of_weights_is_enough_where_there_is_no_internet(tmp_path: Path) -> None:
+def test_encoders_load_offline_from_one_folder_of_weights(tmp_path: Path) -> None:
     names = ("resnet50", "medclip-vit", "biomedclip")
     for name in names:
         write_weights(name, tmp_path / "weights" / name)
-    # Nothing listens on port 9: whoever asks after all is refused, or waits.
+    # Nothing listens on port 9, so a request fails.
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",

@@ -1,4 +1,4 @@
-"""The phantoms: the same for the same seed, a long tail, every class where the evaluation needs it."""
+"""Write phantoms: the same for the same seed, with a long tail, and every class in train and test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest classes only, for what does not depend on how many there are."""
+    """Keep only the smallest classes, for tests that do not depend on their number."""
     monkeypatch.setattr(writer_module, "CLASSES", {"US/thyroid/Nodule": 6, "MR/knee/Oedema": 8})
 
 
@@ -49,7 +49,7 @@ def _records(root: Path) -> list[ImageRecord]:
     return [item for item in items if isinstance(item, ImageRecord)]
 
 
-def test_the_folder_reader_finds_every_image_with_its_label_split_modality_and_region(phantoms: Path) -> None:
+def test_folder_reader_finds_every_phantom_with_label_split_modality_and_region(phantoms: Path) -> None:
     records = _records(phantoms)
     assert Counter(label for record in records for label in record.labels) == CLASSES
     assert len({record.modality for record in records}) == 4
@@ -57,7 +57,7 @@ def test_the_folder_reader_finds_every_image_with_its_label_split_modality_and_r
     assert not any(record.split_by_content for record in records)
 
 
-def test_every_class_is_in_train_and_test_in_about_the_right_share(phantoms: Path) -> None:
+def test_every_class_is_split_about_70_10_20_into_train_val_and_test(phantoms: Path) -> None:
     splits = Counter((next(iter(record.labels)), record.split) for record in _records(phantoms))
     for label, total in CLASSES.items():
         train, val, test = (splits[label, split] for split in ("train", "val", "test"))
@@ -67,7 +67,7 @@ def test_every_class_is_in_train_and_test_in_about_the_right_share(phantoms: Pat
         assert abs(val - 0.1 * total) <= 1, label
 
 
-def test_the_classes_have_a_long_tail() -> None:
+def test_classes_have_a_long_tail() -> None:
     counts = sorted(CLASSES.values(), reverse=True)
     assert 16 <= len(counts) <= 20
     assert 400 <= sum(counts) <= 550
@@ -76,7 +76,7 @@ def test_the_classes_have_a_long_tail() -> None:
     assert sum(counts[: len(counts) // 3]) > 0.5 * sum(counts)
 
 
-def test_the_pictures_are_grey_of_one_size_and_all_different(phantoms: Path) -> None:
+def test_phantoms_are_grey_of_one_size_and_all_different(phantoms: Path) -> None:
     digests = _digests(phantoms)
     assert len(set(digests.values())) == len(digests)
     for name in digests:
@@ -87,7 +87,7 @@ def test_the_pictures_are_grey_of_one_size_and_all_different(phantoms: Path) -> 
 
 
 @pytest.mark.usefixtures("few")
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others(tmp_path: Path) -> None:
+def test_same_seed_gives_same_bytes_and_another_seed_gives_other_bytes(tmp_path: Path) -> None:
     for name, seed in [("one", 7), ("two", 7), ("three", 8)]:
         write_phantoms(tmp_path / name, seed=seed)
     one, two, three = (_digests(tmp_path / name) for name in ("one", "two", "three"))
@@ -96,14 +96,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_gives_others(tmp_pa
     assert not set(one.values()) & set(three.values())
 
 
-def test_a_picture_does_not_depend_on_the_other_classes(phantoms: Path, tmp_path: Path, few: None) -> None:
+def test_phantom_does_not_depend_on_the_other_classes(phantoms: Path, tmp_path: Path, few: None) -> None:
     write_phantoms(tmp_path)
     alone, all_of_them = _digests(tmp_path), _digests(phantoms)
     assert alone.items() <= all_of_them.items()
 
 
 @pytest.mark.usefixtures("few")
-def test_a_second_run_draws_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_draws_only_missing_phantoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert write_phantoms(tmp_path) == 14
     before = _digests(tmp_path)
     lost = tmp_path / "train/MR/knee/Oedema/Oedema-0002.png"
@@ -119,7 +119,7 @@ def test_a_second_run_draws_only_what_is_missing(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("few")
-def test_a_write_that_is_cut_off_leaves_no_half_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_no_partial_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, data: bytes) -> int:
         with self.open("wb") as file:
             file.write(data[:10])
@@ -132,7 +132,7 @@ def test_a_write_that_is_cut_off_leaves_no_half_picture(tmp_path: Path, monkeypa
 
 
 @pytest.mark.usefixtures("few")
-def test_a_file_in_the_way_and_a_negative_seed_are_explained(tmp_path: Path) -> None:
+def test_file_in_place_of_a_folder_and_negative_seed_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train").write_text("not a folder")
     with pytest.raises(InputError, match=r"The phantoms cannot be written to .*\. Choose another folder\."):
         write_phantoms(tmp_path)
@@ -141,8 +141,8 @@ def test_a_file_in_the_way_and_a_negative_seed_are_explained(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("label", [label for label in CLASSES if not label.endswith("/normal")])
-def test_every_finding_is_drawn(label: str) -> None:
-    """A finding misspelt in the table would silently be drawn as normal."""
+def test_every_finding_changes_the_picture(label: str) -> None:
+    """A misspelt finding would silently be drawn as normal."""
     region, _, finding = label.rpartition("/")
     sick, healthy = Sketch(np.random.default_rng(3)), Sketch(np.random.default_rng(3))
     REGIONS[region](sick, finding)
@@ -150,8 +150,8 @@ def test_every_finding_is_drawn(label: str) -> None:
     assert np.abs(sick.pixels - healthy.pixels).max() > 0.1
 
 
-def test_tiny_image_tells_regions_apart_but_findings_only_in_part(phantoms: Path) -> None:
-    """What the demo is to show: good micro-averaged, worse macro-averaged precision of the nearest neighbour."""
+def test_tiny_image_separates_regions_and_has_lower_macro_than_micro_precision(phantoms: Path) -> None:
+    """The demo shows this: good micro-averaged and lower macro-averaged precision of the nearest neighbour."""
     encoder = TinyImage(TINY_IMAGE)
     records = _records(phantoms)
     vectors = encoder.encode(np.stack([encoder.preprocess(Image.open(record.path)) for record in records]))

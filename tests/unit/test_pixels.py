@@ -1,4 +1,4 @@
-"""Files to pictures: every mode becomes RGB, every kind of damage its own reason."""
+"""Read files as pictures: every mode becomes RGB, every kind of damage has its own reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def saved(path: Path, image: Image.Image, **how: object) -> Path:
 
 
 def reason(path: Path) -> str:
-    """Why a file is refused, the same by both ways in."""
+    """Return why a file is refused; both functions must agree."""
     reasons = set()
     for read in (inspect_file, read_rgb):
         with pytest.raises(PixelError) as refused:
@@ -37,13 +37,13 @@ def reason(path: Path) -> str:
 
 
 def grey(path: Path) -> np.ndarray:
-    """The grey values of a picture whose three channels must be equal."""
+    """Return the grey values of a picture, whose three channels must be equal."""
     pixels = np.asarray(read_rgb(path))
     assert (pixels == pixels[..., :1]).all()
     return pixels[..., 0]
 
 
-def test_the_facts_are_those_of_the_file(tmp_path: Path) -> None:
+def test_inspection_returns_hash_size_bytes_and_modification_time(tmp_path: Path) -> None:
     data = picture_bytes(1)
     path = tmp_path / "a.png"
     path.write_bytes(data)
@@ -65,7 +65,7 @@ def test_the_facts_are_those_of_the_file(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_a_picture_of_this_mode_becomes_rgb(
+def test_picture_of_each_mode_becomes_rgb(
     tmp_path: Path, mode: str, value: object, rgb: tuple[int, ...], suffix: str
 ) -> None:
     read = read_rgb(saved(tmp_path / f"a.{suffix}", Image.new(mode, (5, 4), value)))
@@ -74,25 +74,25 @@ def test_a_picture_of_this_mode_becomes_rgb(
     assert read.getpixel((2, 2)) == rgb
 
 
-def test_a_palette_is_resolved_to_its_colours(tmp_path: Path) -> None:
+def test_palette_is_resolved_to_its_colours(tmp_path: Path) -> None:
     image = Image.new("P", (4, 4), 3)
     image.putpalette([0] * 9 + [200, 100, 50])
     assert read_rgb(saved(tmp_path / "a.png", image)).getpixel((0, 0)) == (200, 100, 50)
 
 
 @pytest.mark.parametrize("suffix", ["tif", "jpg"])
-def test_printing_colours_are_not_inverted(tmp_path: Path, suffix: str) -> None:
-    # No ink is white.
+def test_cmyk_without_ink_becomes_white(tmp_path: Path, suffix: str) -> None:
+    # Paper without ink is white.
     pixel = read_rgb(saved(tmp_path / f"a.{suffix}", Image.new("CMYK", (8, 8), (0, 0, 0, 0)))).getpixel((4, 4))
     assert min(pixel) > 250
 
 
-def test_a_lab_tiff_can_be_read(tmp_path: Path) -> None:
+def test_lab_tiff_can_be_read(tmp_path: Path) -> None:
     assert read_rgb(saved(tmp_path / "a.tif", Image.new("LAB", (4, 4)))).mode == "RGB"
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_values_are_scaled_to_their_range_and_not_turned_white(tmp_path: Path, suffix: str) -> None:
+def test_sixteen_bit_values_are_scaled_to_their_range(tmp_path: Path, suffix: str) -> None:
     deep = np.array([[1000, 2000], [3000, 5000]], dtype=np.uint16)
     np.testing.assert_array_equal(
         grey(saved(tmp_path / f"a.{suffix}", Image.fromarray(deep))),
@@ -106,31 +106,31 @@ def test_deep_and_negative_values_are_scaled_to_their_range(tmp_path: Path, dtyp
     np.testing.assert_array_equal(grey(saved(tmp_path / "a.tif", Image.fromarray(deep))), [[0, 128], [128, 255]])
 
 
-def test_a_deep_picture_of_one_value_is_black_and_no_division_by_zero(tmp_path: Path) -> None:
+def test_deep_picture_of_one_value_is_black(tmp_path: Path) -> None:
     assert not grey(saved(tmp_path / "a.png", Image.fromarray(np.full((3, 3), 4095, dtype=np.uint16)))).any()
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("odd", [np.inf, np.nan])
-def test_one_pixel_that_is_not_finite_does_not_blacken_a_float_picture(tmp_path: Path, odd: float) -> None:
+def test_float_picture_with_one_non_finite_pixel_keeps_grey_values(tmp_path: Path, odd: float) -> None:
     deep = np.array([[0, 1], [2, odd]], dtype=np.float32)
     assert grey(saved(tmp_path / "a.tif", Image.fromarray(deep))).any()
 
 
-def test_a_compressed_tiff_is_read_without_loss(tmp_path: Path) -> None:
+def test_compressed_tiff_is_read_without_loss(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", picture(1), compression="tiff_lzw")
     np.testing.assert_array_equal(grey(path), np.asarray(picture(1)))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP"])
-def test_the_format_is_told_by_the_content_and_not_by_the_name(tmp_path: Path, file_format: str) -> None:
+def test_format_is_recognised_by_content_and_not_by_name(tmp_path: Path, file_format: str) -> None:
     path = tmp_path / "picture.txt"
     path.write_bytes(picture_bytes(1, file_format=file_format))
     assert read_rgb(path).size == (48, 40)
     assert inspect_file(path).width == 48
 
 
-def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+def test_empty_file_is_called_empty(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     assert reason(tmp_path / "a.png") == "empty file"
 
@@ -138,14 +138,14 @@ def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data", [b"filepath,split\n", b"%PDF-1.7\n", b"\x89PNG\r\n\x1a\n", b"\x00" * 5000], ids=["csv", "pdf", "png", "0"]
 )
-def test_what_is_no_picture_is_called_so(tmp_path: Path, data: bytes) -> None:
+def test_file_that_is_no_picture_is_called_not_an_image(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.png").write_bytes(data)
     assert reason(tmp_path / "a.png") == "not an image"
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "BMP"])
 @pytest.mark.parametrize("kept", [0.8, 0.95])
-def test_a_file_that_ends_too_early_is_called_truncated(tmp_path: Path, file_format: str, kept: float) -> None:
+def test_file_that_ends_too_early_is_called_truncated(tmp_path: Path, file_format: str, kept: float) -> None:
     data = picture_bytes(1, file_format=file_format)
     path = tmp_path / "a"
     path.write_bytes(data[: int(len(data) * kept)])
@@ -153,12 +153,12 @@ def test_a_file_that_ends_too_early_is_called_truncated(tmp_path: Path, file_for
 
 
 @pytest.mark.parametrize(("file_format", "length"), [("PNG", 20), ("JPEG", 100), ("BMP", 30)])
-def test_a_file_that_ends_in_its_header_is_called_truncated(tmp_path: Path, file_format: str, length: int) -> None:
+def test_file_that_ends_in_its_header_is_called_truncated(tmp_path: Path, file_format: str, length: int) -> None:
     (tmp_path / "a").write_bytes(picture_bytes(1, file_format=file_format)[:length])
     assert reason(tmp_path / "a") == "truncated"
 
 
-def test_a_file_with_wrong_bytes_inside_is_called_corrupt(tmp_path: Path) -> None:
+def test_file_with_wrong_bytes_inside_is_called_corrupt(tmp_path: Path) -> None:
     data = bytearray(picture_bytes(1))
     middle = len(data) // 2
     data[middle : middle + 40] = bytes(40)
@@ -167,7 +167,7 @@ def test_a_file_with_wrong_bytes_inside_is_called_corrupt(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "TIFF", "PNG"])
-def test_a_file_of_several_frames_is_refused_with_their_number(tmp_path: Path, file_format: str) -> None:
+def test_file_of_several_frames_is_refused_with_their_number(tmp_path: Path, file_format: str) -> None:
     path = tmp_path / "a"
     picture(1).save(path, format=file_format, save_all=True, append_images=[picture(2), picture(3)])
     assert reason(path) == "multi-frame"
@@ -175,26 +175,26 @@ def test_a_file_of_several_frames_is_refused_with_their_number(tmp_path: Path, f
         inspect_file(path)
 
 
-def test_a_file_that_is_not_there_is_called_not_found(tmp_path: Path) -> None:
+def test_missing_file_and_broken_link_are_called_not_found(tmp_path: Path) -> None:
     assert reason(tmp_path / "a.png") == "file not found"
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     assert reason(tmp_path / "link.png") == "file not found"
 
 
-def test_a_folder_and_a_link_to_itself_are_unreadable(tmp_path: Path) -> None:
+def test_folder_and_link_to_itself_are_called_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     (tmp_path / "b.png").symlink_to("b.png")
     assert reason(tmp_path / "a.png") == "unreadable"
     assert reason(tmp_path / "b.png") == "unreadable"
 
 
-def test_a_file_without_read_permission_is_unreadable(bound_by_permissions: Path) -> None:
+def test_file_without_read_permission_is_called_unreadable(bound_by_permissions: Path) -> None:
     path = saved(bound_by_permissions / "a.png", picture(1))
     path.chmod(0)
     assert reason(path) == "unreadable"
 
 
-def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     pipe = tmp_path / "a.png"
     os.mkfifo(pipe)
     reasons: list[str] = []
@@ -216,7 +216,7 @@ def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     assert reasons == ["unreadable"]
 
 
-def test_a_small_file_that_declares_a_huge_picture_is_not_decoded(tmp_path: Path) -> None:
+def test_small_file_that_declares_a_huge_picture_is_called_too_large(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

@@ -1,4 +1,4 @@
-"""What is said while something runs: a bar on a terminal, a line now and then in a log, nothing when quiet."""
+"""Show progress: a bar on a terminal, a line every ten seconds in a log, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cbirdb.progress import SILENT
 
 
 class Clock:
-    """Stands still until it is told otherwise."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> TerminalProgress:
-    """A progress whose stderr is a file."""
+    """Return progress whose stderr is a file."""
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock))
     shown = TerminalProgress()
     shown._console = Console(file=io.StringIO(), force_terminal=False)
@@ -42,7 +42,7 @@ def lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> TerminalProgress:
 
 
 def terminal(clock: Clock, width: int = 100) -> tuple[TerminalProgress, io.StringIO]:
-    """A progress on a terminal, and what that terminal was sent."""
+    """Return progress on a terminal, and the text that the terminal receives."""
     screen = io.StringIO()
     shown = TerminalProgress()
     shown._console = Console(
@@ -52,13 +52,13 @@ def terminal(clock: Clock, width: int = 100) -> tuple[TerminalProgress, io.Strin
 
 
 def last_line(screen: io.StringIO) -> str:
-    """The line that a person sees: the last one that was drawn."""
+    """Return the line that a person sees: the last one drawn."""
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     return [line for line in re.split(r"[\r\n]+", plain) if line.strip()][-1].rstrip()
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
-def test_a_terminal_shows_what_how_far_how_fast_and_how_much_longer(clock: Clock, width: int) -> None:
+def test_terminal_shows_task_progress_rate_and_time_left(clock: Clock, width: int) -> None:
     shown, screen = terminal(clock, width)
     with shown.task("encoding tiny-image", total=5000, unit="images") as task:
         for seconds, images in ((1, 100), (1, 350), (1, 350)):
@@ -71,7 +71,7 @@ def test_a_terminal_shows_what_how_far_how_fast_and_how_much_longer(clock: Clock
     assert len(line) <= width
 
 
-def test_a_terminal_shows_no_rate_before_there_is_one(clock: Clock) -> None:
+def test_terminal_shows_no_rate_before_the_first_step(clock: Clock) -> None:
     shown, screen = terminal(clock)
     with shown.task("encoding", total=5000, unit="images") as task:
         task._progress.refresh()
@@ -80,7 +80,7 @@ def test_a_terminal_shows_no_rate_before_there_is_one(clock: Clock) -> None:
     assert "images/s" not in line
 
 
-def test_a_terminal_shows_the_time_so_far_while_the_total_is_not_known(clock: Clock) -> None:
+def test_terminal_shows_the_time_so_far_while_the_total_is_unknown(clock: Clock) -> None:
     shown, screen = terminal(clock)
     with shown.task("indexing toy", total=None, unit="steps") as task:
         clock.now += 75
@@ -90,7 +90,7 @@ def test_a_terminal_shows_the_time_so_far_while_the_total_is_not_known(clock: Cl
     assert line.endswith("0:01:15 so far")
 
 
-def test_a_terminal_shows_the_total_as_soon_as_it_is_known(clock: Clock) -> None:
+def test_terminal_shows_the_total_as_soon_as_it_is_known(clock: Clock) -> None:
     shown, screen = terminal(clock)
     with shown.task("indexing toy", total=None, unit="steps") as task:
         for done in (0, 100, 300):
@@ -104,7 +104,7 @@ def test_a_terminal_shows_the_total_as_soon_as_it_is_known(clock: Clock) -> None
     assert line.endswith(" left")
 
 
-def test_a_terminal_is_left_clean(clock: Clock) -> None:
+def test_terminal_bar_is_erased_and_the_cursor_shown_again_at_the_end(clock: Clock) -> None:
     shown, screen = terminal(clock)
     with shown.task("encoding", total=2, unit="images") as task:
         task.advance(2)
@@ -113,7 +113,7 @@ def test_a_terminal_is_left_clean(clock: Clock) -> None:
     assert "\x1b[?25h" in screen.getvalue()
 
 
-def test_a_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(
+def test_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(
     lines: TerminalProgress, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with lines.task("encoding tiny-image", total=5000, unit="images") as task:
@@ -131,7 +131,7 @@ def test_a_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(
     assert left == 40
 
 
-def test_a_log_gets_no_line_of_what_is_over_soon(
+def test_log_gets_no_line_for_a_task_shorter_than_ten_seconds(
     lines: TerminalProgress, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with lines.task("encoding", total=100, unit="images") as task:
@@ -140,7 +140,7 @@ def test_a_log_gets_no_line_of_what_is_over_soon(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_log_without_a_total_gets_what_is_done(
+def test_log_line_without_a_total_shows_the_number_done(
     lines: TerminalProgress, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with lines.task("reading", total=None, unit="files") as task:
@@ -152,7 +152,7 @@ def test_a_log_without_a_total_gets_what_is_done(
     assert "left" not in err
 
 
-def test_a_log_that_has_nothing_done_yet_has_no_rate_to_divide_by(
+def test_log_line_before_the_first_step_shows_zero_of_the_total(
     lines: TerminalProgress, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with lines.task("indexing", total=None, unit="steps") as task:
@@ -166,7 +166,7 @@ def test_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "Something to know.\n")
 
 
-def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_silent_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with SILENT.task("encoding", total=10, unit="images") as task:
         task.advance()
         task.update(done=10, total=10)

@@ -1,4 +1,4 @@
-"""What `cbirdb db psql` takes out of psql's own arguments."""
+"""Separate the connection from psql's other arguments, as `cbirdb db psql` does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cbirdb.errors import OptionError
         ("-d colour=red", None, None),
     ],
 )
-def test_what_names_the_connection_is_told_from_the_rest(
+def test_connection_arguments_are_separated_from_the_rest(
     arguments: str, own: dict[str, str] | None, rest: str | None
 ) -> None:
     if own is None:
@@ -42,5 +42,5 @@ def test_what_names_the_connection_is_told_from_the_rest(
         assert split_arguments(arguments.split()) == (own, (rest or "").split())
 
 
-def test_an_empty_value_stays_a_value() -> None:
+def test_empty_value_is_kept() -> None:
     assert split_arguments(["-c", "", "--field-separator="]) == ({}, ["-c", "", "--field-separator="])

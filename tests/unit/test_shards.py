@@ -1,4 +1,4 @@
-"""Which share of the images is a process's: what the user says, else what its launcher says."""
+"""Find the process's share of the images and its GPU: as the user says, else as the launcher says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cbirdb.records import WHOLE, Shard
     ("text", "shard"),
     [("0/1", WHOLE), ("0/4", Shard(0, 4)), ("3/4", Shard(3, 4)), (" 1/2 ", Shard(1, 2)), ("007/12", Shard(7, 12))],
 )
-def test_a_shard_is_its_number_and_how_many_there_are(text: str, shard: Shard) -> None:
+def test_shard_text_is_parsed_into_number_and_count(text: str, shard: Shard) -> None:
     assert parse_shard(text) == shard
 
 
@@ -27,7 +27,7 @@ def test_a_shard_is_its_number_and_how_many_there_are(text: str, shard: Shard) -
      "1\n/2", "0/" + "9" * 5000],
     ids=lambda text: text[:8] or "nothing",
 )  # fmt: skip
-def test_what_is_no_shard_is_one_sentence(text: str) -> None:
+def test_malformed_shard_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InputError, match="is not a shard") as refused:
         parse_shard(text)
     assert "0/2 and 1/2" in str(refused.value)
@@ -43,12 +43,12 @@ def test_what_is_no_shard_is_one_sentence(text: str) -> None:
         ({"WORLD_SIZE": "4"}, (WHOLE, None)),
         ({"RANK": "", "WORLD_SIZE": ""}, (WHOLE, None)),
         ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "3"}, (Shard(2, 3), "Slurm")),
-        # The script of a job, without srun: it runs once, whatever number of tasks the job has.
+        # A job's script without srun runs once, however many tasks the job has.
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}, (WHOLE, None)),
-        # A step of fewer tasks than its job.
+        # A step with fewer tasks than its job.
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "8"}, (Shard(1, 2), "Slurm")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, (WHOLE, None)),
-        # torchrun within a Slurm job, which knows better.
+        # torchrun within a Slurm job takes precedence.
         (
             {"RANK": "5", "WORLD_SIZE": "8", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"},
             (Shard(5, 8), "torchrun"),
@@ -56,7 +56,9 @@ def test_what_is_no_shard_is_one_sentence(text: str) -> None:
     ],
     ids=str,
 )
-def test_a_launcher_says_the_shard(environment: dict[str, str], expected: tuple[Shard, str | None]) -> None:
+def test_shard_is_read_from_the_variables_of_torchrun_or_slurm(
+    environment: dict[str, str], expected: tuple[Shard, str | None]
+) -> None:
     assert shard_of_process(environment) == expected
 
 
@@ -72,7 +74,9 @@ def test_a_launcher_says_the_shard(environment: dict[str, str], expected: tuple[
     ],
     ids=str,
 )
-def test_a_jobs_script_is_told_from_a_task_of_a_step(environment: dict[str, str], tasks: int | None) -> None:
+def test_slurm_script_outside_a_step_reports_its_number_of_tasks(
+    environment: dict[str, str], tasks: int | None
+) -> None:
     assert tasks_without_step(environment) == tasks
 
 
@@ -87,7 +91,7 @@ def test_a_jobs_script_is_told_from_a_task_of_a_step(environment: dict[str, str]
     ],
     ids=str,
 )
-def test_nonsense_of_a_launcher_is_one_sentence_that_says_how_to_overrule_it(
+def test_invalid_launcher_variables_are_refused_with_the_option_that_overrides_them(
     environment: dict[str, str], words: str
 ) -> None:
     with pytest.raises(InputError) as refused:
@@ -97,24 +101,24 @@ def test_nonsense_of_a_launcher_is_one_sentence_that_says_how_to_overrule_it(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0", "cuda:3"])
-def test_a_device_that_was_chosen_is_left_alone(device: str) -> None:
+def test_chosen_device_is_kept(device: str) -> None:
     assert own_gpu(device, 1) == device
 
 
-def test_without_a_launcher_the_device_is_left_to_be_found() -> None:
+def test_device_stays_auto_without_a_launcher() -> None:
     assert local_rank({}) is None
     assert local_rank({"LOCAL_RANK": "x"}) is None
     assert own_gpu("auto", None) == "auto"
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_processes_on_one_machine_take_turns_at_its_gpus(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_on_one_machine_are_spread_over_its_gpus(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 2))
     monkeypatch.setitem(sys.modules, "torch", torch)
     given = [own_gpu(device, local_rank({"SLURM_LOCALID": str(number)})) for number in range(3)]
     assert given == ["cuda:0", "cuda:1", "cuda:0"]
 
 
-def test_the_only_gpu_of_a_machine_needs_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_stays_auto_on_a_machine_with_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1)))
     assert own_gpu("auto", 1) == "auto"

@@ -1,4 +1,4 @@
-"""Weights in several files are told as what they are, with the way to make them one."""
+"""Refuse weights that are split into several files, and say how to join them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = WeightFiles(needed=("config.json",), weights=("model.safetensors", "pyto
 
 
 @pytest.mark.parametrize("suffix", ["model.safetensors", "pytorch_model.bin"])
-def test_weights_in_several_files_are_told_as_such(tmp_path: Path, suffix: str) -> None:
+def test_weights_split_into_several_files_are_refused_with_a_way_to_join_them(tmp_path: Path, suffix: str) -> None:
     stem, _, ending = suffix.partition(".")
     for name in ("config.json", f"{suffix}.index.json", f"{stem}-00001-of-00002.{ending}"):
         (tmp_path / name).write_bytes(b"{}")

@@ -1,4 +1,4 @@
-"""Weights that run code, lack a tensor, are of another model or may not be read: refused in a sentence."""
+"""Refuse weights that run code, lack a tensor, belong to another model or cannot be read."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def test_unreadable_weights_are_an_error_to_read(contents: dict[str, bytes], bound_by_permissions: Path) -> None:
+def test_weights_without_read_permission_are_refused_by_their_path(
+    contents: dict[str, bytes], bound_by_permissions: Path
+) -> None:
     for name, content in contents.items():
         (bound_by_permissions / name).write_bytes(content)
     (bound_by_permissions / "model.safetensors").chmod(0)
@@ -67,7 +69,7 @@ class Payload:
 
 
 class TestPickles:
-    """Weights in the old formats, of every family that reads them."""
+    """Weights in the pickle formats, for every family that reads them."""
 
     FILE: ClassVar = {
         "resnet50": "pytorch_model.bin",
@@ -79,7 +81,7 @@ class TestPickles:
 
     @staticmethod
     def write_around(name: str, folder: Path, folders: dict[str, Path]) -> None:
-        """What else must be there so that loading comes as far as the weights."""
+        """Link the other files, so that loading gets as far as the weights."""
         if name in folders:
             for path in folders[name].glob("*.json"):
                 (folder / path.name).symlink_to(path)
@@ -88,7 +90,7 @@ class TestPickles:
 
     @pytest.mark.parametrize("name", FILE)
     @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-    def test_code_in_them_is_not_run(
+    def test_code_in_pickled_weights_is_not_run(
         self, name: str, legacy: bool, folder: Path, clip_folder: Path, tmp_path: Path
     ) -> None:
         written = {"resnet50": folder, "biomedclip": clip_folder, "eva02-vit-b14": write_small_timm(tmp_path / "timm")}
@@ -111,7 +113,7 @@ class TestPickles:
 
 @pytest.mark.parametrize("loader", WRITERS)
 def test_weights_that_lack_a_tensor_are_refused(loader: str, tmp_path: Path) -> None:
-    """The libraries would make it up at random, and every run would give other vectors."""
+    """The libraries would fill it at random, so that every run gave other vectors."""
     folder = WRITERS[loader](tmp_path)
     (path,) = (path for path in folder.iterdir() if path.suffix in {".bin", ".safetensors"})
     state = read_state(path)
@@ -135,7 +137,7 @@ def test_weights_that_lack_a_tensor_are_refused(loader: str, tmp_path: Path) -> 
         ("biomedclip", "open_clip_config.json", {"model_cfg": {"embed_dim": 768}}, "embed_dim is 768, not 512"),
     ],
 )  # fmt: skip
-def test_a_sister_model_of_the_same_dimension_is_refused(
+def test_configuration_of_another_model_is_refused(
     name: str, file: str, written: dict, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / file).write_text(json.dumps(written))

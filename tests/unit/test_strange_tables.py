@@ -1,4 +1,4 @@
-"""Tables that are not what their names promise: of other people's making, damaged, or with a column that stands twice."""
+"""Read folders whose tables are foreign, damaged, or have a column twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.official_layouts import write_chexpert, write_mimic, write_ni
     ],
     ids=["other", "empty", "no rows", "other paths", "latin-1", "long", "no gzip", "cut", "damaged", "paper"],
 )
-def test_any_table_may_lie_in_a_folder_of_classes(tmp_path: Path, name: str, content: bytes) -> None:
+def test_folder_reader_accepts_any_table_beside_the_class_folders(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / "nodule").mkdir()
     (tmp_path / "nodule" / "a.png").write_bytes(picture_bytes(1))
     (tmp_path / name).write_bytes(content)
@@ -51,7 +51,7 @@ def _damaged(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("spoil", [_cut, _damaged, lambda _: b"no gzip at all"], ids=["cut", "damaged", "no gzip"])
 @pytest.mark.parametrize("table", ["mimic-cxr-2.0.0-split.csv.gz", "mimic-cxr-2.0.0-chexpert.csv.gz"])
-def test_a_spoilt_table_is_one_sentence_that_says_to_fetch_it_again(
+def test_damaged_table_is_refused_with_the_advice_to_fetch_it_again(
     tmp_path: Path, spoil: Callable[[bytes], bytes], table: str
 ) -> None:
     root = write_mimic(tmp_path / "mimic")
@@ -62,7 +62,7 @@ def test_a_spoilt_table_is_one_sentence_that_says_to_fetch_it_again(
     assert "Download it again" in str(refused.value)
 
 
-def test_a_column_that_is_needed_and_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_needed_column_that_appears_twice_is_refused(tmp_path: Path) -> None:
     folder = write_chexpert(tmp_path)
     table = folder / "train.csv"
     lines = table.read_text().splitlines()
@@ -71,7 +71,7 @@ def test_a_column_that_is_needed_and_stands_twice_is_refused(tmp_path: Path) -> 
         list(open_dataset("chexpert", folder, ReadOptions()).items)
 
 
-def test_a_column_that_nobody_needs_may_stand_twice(tmp_path: Path) -> None:
+def test_unneeded_column_may_appear_twice(tmp_path: Path) -> None:
     root = write_nih14(tmp_path / "nih", old=True)  # every line ends with a comma
     table = root / "Data_Entry_2017.csv"
     table.write_text("".join(f"{line},\n" for line in table.read_text().splitlines()))
@@ -79,7 +79,7 @@ def test_a_column_that_nobody_needs_may_stand_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train_val_list.txt", "test_list.txt"])
-def test_a_list_of_names_in_another_encoding_is_no_sentence(tmp_path: Path, name: str) -> None:
+def test_list_of_names_in_another_encoding_is_refused_by_its_file_name(tmp_path: Path, name: str) -> None:
     root = write_nih14(tmp_path / "nih")
     (root / name).write_bytes(b"a.png\n\xff\xfe\n")
     with pytest.raises(InputError, match=rf"{name} cannot be read to its end: .*utf-8"):

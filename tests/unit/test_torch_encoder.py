@@ -1,4 +1,4 @@
-"""What all encoders on PyTorch share: devices, number formats, batches, and what happens when memory runs out."""
+"""Run encoders on PyTorch: devices, number formats, batches and lack of memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def inputs(encoder: TorchEncoder) -> Any:
     return np.stack([encoder.preprocess(image) for image in IMAGES])
 
 
-def test_dimension_is_found_out_where_the_record_does_not_say(folder: Path) -> None:
+def test_dimension_is_taken_from_the_model_if_the_record_has_none(folder: Path) -> None:
     encoder = load_encoder(replace(SPEC, dim=None), on_cpu(folder))
     assert encoder.dim == encoder.spec.dim == 64
 
@@ -68,15 +68,15 @@ def test_golden_embedding_is_that_of_the_golden_picture(encoder: TorchEncoder) -
     assert_same(encoder.golden[None], embed(encoder, golden_picture()))
 
 
-def test_batches_of_any_size_give_the_same_in_order(encoder: TorchEncoder, inputs: Any) -> None:
+def test_batch_size_changes_neither_embeddings_nor_their_order(encoder: TorchEncoder, inputs: Any) -> None:
     expected = np.concatenate([encoder.encode(pixels[None]) for pixels in inputs])
     for size in (1, 2, 7, 64):
         encoder.batch_size = size
         assert_same(encoder.encode(inputs), expected)
 
 
-def test_memory_of_a_batch_may_be_used_again_at_once(encoder: TorchEncoder, inputs: Any) -> None:
-    """The decoder writes the next batch there while this one still computes."""
+def test_input_array_may_be_overwritten_right_after_submit(encoder: TorchEncoder, inputs: Any) -> None:
+    """The decoder writes the next batch there while this one is still computed."""
     expected = encoder.encode(inputs[:4])
     slot = inputs[:4].copy()
     waiting = encoder.submit(slot)
@@ -85,7 +85,7 @@ def test_memory_of_a_batch_may_be_used_again_at_once(encoder: TorchEncoder, inpu
 
 
 @pytest.mark.parametrize(("dtype", "smallest"), [("bfloat16", 0.99), ("float16", 0.9995)])
-def test_half_precision_is_close_and_recorded(
+def test_half_precision_gives_close_embeddings_and_is_recorded(
     dtype: str, smallest: float, folder: Path, encoder: TorchEncoder, inputs: Any
 ) -> None:
     half = load_encoder(SPEC, on_cpu(folder, dtype=dtype))
@@ -120,7 +120,7 @@ OUT_OF_MEMORY = {
 
 
 class Memory:
-    """Lets no more than so many pictures through a model at once, and keeps the sizes that were tried."""
+    """Let at most ``largest`` pictures through a model at once, and keep the sizes that were tried."""
 
     def __init__(self, encoder: TorchEncoder, largest: int, fail: Callable[[object], None]) -> None:
         self.tried: list[int] = []
@@ -136,7 +136,7 @@ class Memory:
 
 
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
-def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(kind: str, encoder: TorchEncoder, inputs: Any) -> None:
+def test_lack_of_memory_halves_the_batch_and_loses_no_embedding(kind: str, encoder: TorchEncoder, inputs: Any) -> None:
     expected = encoder.encode(inputs)
     encoder.batch_size = 16
     memory = Memory(encoder, 5, OUT_OF_MEMORY[kind])
@@ -149,7 +149,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(kind: str, enco
     assert memory.tried == [4, 4, 4, 4, 4, 1], "it forgot what memory is enough for"
 
 
-def test_memory_that_runs_out_late_keeps_what_was_done(encoder: TorchEncoder, inputs: Any) -> None:
+def test_batches_done_before_memory_runs_out_are_kept(encoder: TorchEncoder, inputs: Any) -> None:
     expected = encoder.encode(inputs)
     encoder.batch_size = 8
     memory = Memory(encoder, 8, allocate_too_much)
@@ -163,7 +163,7 @@ def test_memory_that_runs_out_late_keeps_what_was_done(encoder: TorchEncoder, in
     assert sum(memory.tried) < 2 * len(inputs)
 
 
-def test_no_memory_for_a_single_picture_is_one_sentence(encoder: TorchEncoder, inputs: Any) -> None:
+def test_no_memory_for_a_single_picture_is_reported_with_a_hint(encoder: TorchEncoder, inputs: Any) -> None:
     memory = Memory(encoder, 0, allocate_too_much)
     with pytest.raises(EncoderError) as caught:
         encoder.encode(inputs)
@@ -173,7 +173,7 @@ def test_no_memory_for_a_single_picture_is_one_sentence(encoder: TorchEncoder, i
     assert "--device cpu" in (caught.value.hint or "")
 
 
-def test_other_errors_are_not_taken_for_memory(encoder: TorchEncoder, inputs: Any) -> None:
+def test_other_runtime_errors_are_raised_unchanged(encoder: TorchEncoder, inputs: Any) -> None:
     memory = Memory(encoder, 0, say(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         encoder.encode(inputs)
@@ -187,7 +187,7 @@ class TooLarge(torch.nn.Module):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
-def test_no_memory_for_the_model_itself_is_one_sentence(folder: Path, encoder: TorchEncoder) -> None:
+def test_no_memory_for_the_model_is_reported_in_one_sentence(folder: Path, encoder: TorchEncoder) -> None:
     parts = Parts(TooLarge(), encoder._forward, encoder.preprocess, {}, folder / "config.json", ())
     with pytest.raises(EncoderError) as caught:
         load_parts(SPEC, LoadOptions(device="cpu"), lambda: parts)
@@ -199,7 +199,7 @@ def test_no_memory_for_the_model_itself_is_one_sentence(folder: Path, encoder: T
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:0", "cuda:-1", "", ":0", "CUDA"])
-def test_unknown_device(device: str, folder: Path) -> None:
+def test_unknown_device_is_refused(device: str, folder: Path) -> None:
     error = refused(SPEC, LoadOptions(weights=folder, device=device))
     assert f"'{device}'" in error.message
 
@@ -211,19 +211,19 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_cuda_without_gpu(device: str, folder: Path) -> None:
+def test_cuda_without_a_gpu_is_refused_with_a_hint_at_the_cpu(device: str, folder: Path) -> None:
     error = refused(SPEC, LoadOptions(weights=folder, device=device))
     assert "GPU" in error.message
     assert "cpu" in (error.hint or "")
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_auto_device_without_gpu(folder: Path) -> None:
+def test_auto_device_without_a_gpu_is_the_cpu(folder: Path) -> None:
     encoder = load_encoder(SPEC, LoadOptions(weights=folder))
     assert encoder.provenance.device == "cpu"
 
 
-def test_gpu_that_is_not_there_is_said_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_number_is_refused_before_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
@@ -234,7 +234,7 @@ def test_gpu_that_is_not_there_is_said_before_anything_is_read(monkeypatch: pyte
         load_parts(SPEC, LoadOptions(device="cuda:2"), build)
 
 
-# What is said, and what is not
+# Logging
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def root_level() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR])
 @pytest.mark.parametrize("fails", [False, True])
-def test_log_level_is_afterwards_what_it_was(
+def test_loading_leaves_the_root_log_level_unchanged(
     level: int, fails: bool, folder: Path, root_level: Callable[[int], None]
 ) -> None:
     root_level(level)

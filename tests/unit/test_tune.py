@@ -1,4 +1,4 @@
-"""How the width of a search is settled, on made-up indexes that find enough from some width on."""
+"""Tune the width of a search, on simulated indexes that find enough from some width on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cbirdb.index.tune import FIRST_QUERIES, QUERIES, _Dial, _settled
 STEPS = IvfFlat(lists=100, probes=1).steps()[0]
 NEVER = 10**6
 GOOD, POOR = Recall(1.0, 1.0, 0), Recall(0.9, 0.5, 9)
-"""Above and below what any floor here asks for."""
+"""Recalls above and below every floor here."""
 
 
 def turned(dial: _Dial, passes: Callable[[int], bool], enough: Callable[[int], bool] | None = None) -> list[int]:
-    """The widths that a dial looks at until it is settled."""
+    """Return the widths that are measured until the tuning ends."""
     seen = []
     while not dial.settled:
         assert len(seen) < 50, "it never settles"
@@ -30,47 +30,47 @@ def turned(dial: _Dial, passes: Callable[[int], bool], enough: Callable[[int], b
     return seen
 
 
-def test_the_scale_is_the_one_that_these_tests_count_on() -> None:
+def test_search_of_100_lists_has_these_twelve_widths() -> None:
     assert STEPS == [1, 2, 3, 4, 6, 9, 13, 19, 28, 42, 63, 64]
 
 
-def test_a_dial_that_passes_is_narrowed_step_by_step_and_goes_back_to_the_last_that_passed() -> None:
+def test_passing_width_is_narrowed_to_the_last_that_passes() -> None:
     dial = _Dial(STEPS, 13)
     assert turned(dial, lambda width: width >= 4) == [13, 9, 6, 4, 3]
     assert (dial.width, dial.passed) == (4, True)
 
 
-def test_a_dial_that_falls_short_is_widened_step_by_step_to_the_first_that_passes() -> None:
+def test_failing_width_is_widened_to_the_first_that_passes() -> None:
     dial = _Dial(STEPS, 3)
     assert turned(dial, lambda width: width >= 13) == [3, 4, 6, 9, 13]
     assert (dial.width, dial.passed) == (13, True)
 
 
-def test_a_dial_at_its_narrowest_that_passes_has_nothing_left_to_try() -> None:
+def test_narrowest_width_that_passes_is_kept_at_once() -> None:
     dial = _Dial(STEPS, 1)
     assert turned(dial, lambda _: True) == [1]
     assert (dial.width, dial.passed) == (1, True)
 
 
-def test_a_narrower_width_is_not_kept_with_worse_recall_though_its_mean_be_enough() -> None:
+def test_narrower_width_with_sufficient_mean_alone_is_rejected() -> None:
     dial = _Dial(STEPS, 9)
     assert turned(dial, lambda width: width >= 9, enough=lambda width: width >= 4) == [9, 6]
     assert (dial.width, dial.passed) == (9, True)
 
 
-def test_a_dial_that_nothing_satisfies_stays_at_the_widest() -> None:
+def test_widest_width_is_taken_as_failed_if_none_passes() -> None:
     dial = _Dial(STEPS, 28)
     assert turned(dial, lambda _: False) == [28, 42, 63, 64]
     assert (dial.width, dial.passed) == (64, False)
 
 
-def test_a_dial_whose_mean_alone_was_enough_goes_back_to_the_narrowest_of_those() -> None:
+def test_if_no_width_passes_the_narrowest_with_sufficient_mean_is_taken() -> None:
     dial = _Dial(STEPS, 13)
     assert turned(dial, lambda _: False, enough=lambda width: width >= 28) == [13, 19, 28, 42, 63, 64]
     assert (dial.width, dial.passed) == (28, False)
 
 
-def test_a_settled_dial_turns_no_more() -> None:
+def test_tuned_width_changes_no_more() -> None:
     dial = _Dial(STEPS, 1)
     dial.turn(passed=True, enough=True)
     dial.turn(passed=False, enough=False)
@@ -79,16 +79,16 @@ def test_a_settled_dial_turns_no_more() -> None:
 
 @dataclass
 class MadeUp:
-    """An index whose searches for ten and for a hundred find enough from these widths on."""
+    """Simulate an index whose searches for 10 and for 100 neighbours find enough from these widths on."""
 
     near: int
     far: int
     near_of_all: int = 0
-    """The same of searches for ten with all queries, where that is more."""
+    """The width for 10 neighbours that suffices for all queries, if that is larger."""
     near_short: Recall = POOR
-    """What a narrower search for ten finds."""
+    """Recall of a narrower search for 10 neighbours."""
     looks: list[tuple[int, int, int]] = field(default_factory=list)
-    """Widths and number of queries of every look."""
+    """Widths and number of queries of every measurement."""
 
     def look(self, method: IndexMethod, queries: int) -> Measured:
         assert len(self.looks) < 200, "it never settles"
@@ -110,7 +110,7 @@ class MadeUp:
 
 
 def first(enough: int, steps: Iterable[int] = STEPS) -> int:
-    """The narrowest width that reaches so far, or the widest."""
+    """Return the narrowest step that is at least ``enough``, else the widest."""
     return next((step for step in steps if step >= enough), STEPS[-1])
 
 
@@ -121,7 +121,7 @@ def first(enough: int, steps: Iterable[int] = STEPS) -> int:
 )
 @example(begin=(1, 64), near=70, far=1)
 @example(begin=(64, 64), near=1, far=70)
-def test_wherever_it_begins_both_widths_are_the_narrowest_that_pass(
+def test_tuning_finds_the_narrowest_widths_that_pass_from_any_start(
     begin: tuple[int, int], near: int, far: int
 ) -> None:
     method = IvfFlat(lists=100, probes=min(begin), at_100=max(begin))
@@ -129,12 +129,12 @@ def test_wherever_it_begins_both_widths_are_the_narrowest_that_pass(
     assert MadeUp(near, far).settle(method) == (ten, max(ten, first(far)))
 
 
-def test_ten_and_a_hundred_are_settled_apart() -> None:
+def test_widths_for_10_and_100_neighbours_are_tuned_separately() -> None:
     assert MadeUp(4, 42).settle(IvfFlat(lists=100, probes=13, at_100=13)) == (4, 42)
 
 
-def test_ten_that_were_held_to_a_wider_search_are_no_proof() -> None:
-    """HNSW searches for ten no more than 180 narrower than for a hundred: at (40, 1000) it really searches with 820."""
+def test_width_for_10_passes_only_by_a_search_of_that_width() -> None:
+    """HNSW searches for 10 at most 180 narrower than for 100: at (40, 1000) it really searches with 820."""
     index = MadeUp(near=150, far=100)
     ten, hundred = index.settle(Hnsw(ef_search=40, at_100=1000))
     assert 150 <= ten < 400
@@ -144,20 +144,20 @@ def test_ten_that_were_held_to_a_wider_search_are_no_proof() -> None:
     )
 
 
-def test_a_hundred_that_were_held_to_a_wider_search_are_no_proof() -> None:
-    """Searches for ten go to the end of the scale and back, meanwhile as wide as those for a hundred or wider."""
+def test_width_for_100_passes_only_by_a_search_of_that_width() -> None:
+    """The width for 10 goes to the end of the scale and back, and meanwhile widens the searches for 100."""
     index = MadeUp(near=NEVER, far=19, near_short=Recall(0.996, 0.5, 0))
     assert index.settle(IvfFlat(lists=100, probes=9, at_100=64)) == (9, 28)
 
 
-def test_all_queries_confirm_what_some_of_them_found() -> None:
+def test_widths_found_with_the_first_queries_are_confirmed_with_all() -> None:
     index = MadeUp(near=4, far=9)
     assert index.settle(IvfFlat(lists=100, probes=4, at_100=9)) == (4, 9)
     assert index.looks[-1] == (4, 9, QUERIES)
     assert {queries for _, _, queries in index.looks[:-1]} == {FIRST_QUERIES}
 
 
-def test_what_fails_with_all_queries_is_widened_and_looked_at_again() -> None:
+def test_widths_that_fail_with_all_queries_are_widened_and_measured_again() -> None:
     index = MadeUp(near=4, far=28, near_of_all=9)
     assert index.settle(IvfFlat(lists=100, probes=4, at_100=28)) == (9, 28)
     assert [look for look in index.looks if look[2] == QUERIES] == [
@@ -167,30 +167,28 @@ def test_what_fails_with_all_queries_is_widened_and_looked_at_again() -> None:
     ]
 
 
-def test_what_fails_with_all_queries_at_every_width_ends_at_the_widest() -> None:
+def test_widest_widths_are_taken_if_none_passes_with_all_queries() -> None:
     assert MadeUp(near=4, far=4, near_of_all=NEVER).settle(IvfFlat(lists=100, probes=4, at_100=4)) == (64, 64)
 
 
 @pytest.mark.parametrize(("begin", "expected"), [(1, 1), (9, 9)])
-def test_where_the_worst_queries_fail_at_every_width_the_mean_decides_and_nothing_is_confirmed(
-    begin: int, expected: int
-) -> None:
+def test_mean_recall_decides_unconfirmed_if_the_worst_queries_fail_at_every_width(begin: int, expected: int) -> None:
     index = MadeUp(near=NEVER, far=19, near_short=Recall(0.996, 0.5, 0))
     assert index.settle(IvfFlat(lists=100, probes=begin, at_100=19)) == (expected, 19)
     assert {queries for _, _, queries in index.looks} == {FIRST_QUERIES}
 
 
-def test_queries_that_find_nothing_are_not_made_up_for_by_the_mean() -> None:
+def test_width_with_queries_without_a_hit_fails_despite_a_sufficient_mean() -> None:
     index = MadeUp(near=NEVER, far=1, near_short=Recall(0.999, 1.0, 1))
     assert index.settle(IvfFlat(lists=100, probes=1, at_100=1)) == (64, 64)
 
 
-def test_the_memory_of_a_graph_of_bits_is_that_of_a_graph_with_one_bit_per_component() -> None:
+def test_memory_of_bit_hnsw_counts_one_bit_per_component() -> None:
     neighbours = 16 * (2 * 16 + 16 / 15) + 16
     for dim, size in ((8, 1), (9, 2), (512, 64)):
         assert BitHnsw(m=16).memory_estimate(1000, dim, "half") == int(1000 * (180 + 8 + size + neighbours))
 
 
-def test_the_memory_of_kmeans_is_that_of_its_sample_and_its_bounds() -> None:
-    # 2 lists take 10,000 sampled vectors of 3 numbers: a vector has 8 bytes besides; bounds are of 4 bytes.
+def test_memory_of_kmeans_is_that_of_its_sample_and_its_bounds() -> None:
+    # 2 lists take 10,000 sampled vectors of 3 numbers; a vector takes 8 bytes more, a bound takes 4 bytes.
     assert IvfFlat(lists=2).memory_estimate(50_000, 3, "half") == 10_000 * (8 + 4 * 3) + 4 * 2 * (2 + 10_000 + 2 * 3)

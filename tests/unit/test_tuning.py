@@ -1,4 +1,4 @@
-"""Settings of the embedded server: what they are on machines of several sizes."""
+"""Choose the embedded server's settings on machines of several sizes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_buffers_and_maintenance_memory_are_a_quarter_of_the_machine_within_boun
     assert megabytes(settings["maintenance_work_mem"]) == maintenance
 
 
-def test_a_nearly_full_disk_still_gives_a_limit_of_wal_that_postgresql_accepts(
+def test_max_wal_size_on_a_nearly_full_disk_is_one_that_postgresql_accepts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tuning.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 10 * MB})())
@@ -42,7 +42,7 @@ def test_a_nearly_full_disk_still_gives_a_limit_of_wal_that_postgresql_accepts(
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 64])
-def test_there_are_enough_worker_processes_for_the_parallel_workers(
+def test_worker_processes_outnumber_parallel_workers(
     cpus: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = {
@@ -56,7 +56,7 @@ def test_there_are_enough_worker_processes_for_the_parallel_workers(
 
 
 @pytest.mark.parametrize(("room", "kind"), [(64 * MB, "mmap"), (32 * GB, None)])
-def test_parallel_index_builds_leave_a_small_shared_memory_folder_alone(
+def test_mmap_is_used_if_the_shared_memory_folder_is_small(
     room: int, kind: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tuning, "_shared_memory_room", lambda: room)

@@ -1,4 +1,4 @@
-"""Where a model's files are looked for, and that nothing asks the network."""
+"""Find a model's files in the given folder, among fetched weights and in the hub's cache, without a network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill_cache(cache: Path, repository: str, commit: str, files: dict[str, Path], *, main: str | None = None) -> Path:
-    """As the hub's own library leaves files there: content among the blobs, links in the commit's folder."""
+    """Fill the cache as the hub's library does: content among the blobs, links in the commit's folder."""
     model = cache / f"models--{repository.replace('/', '--')}"
     snapshot = model / "snapshots" / commit
     for path in (snapshot, model / "blobs", model / "refs"):
@@ -65,7 +65,7 @@ def fill_cache(cache: Path, repository: str, commit: str, files: dict[str, Path]
 
 
 def sha256_of(spec: EncoderSpec, options: LoadOptions) -> str | None:
-    """Which weights are read."""
+    """Return the hash of the weights that are read."""
     with no_network() as asked:
         found = load_encoder(spec, options).provenance.weights_sha256
     assert asked == []
@@ -76,30 +76,30 @@ def expected_sha256(folder: Path) -> str:
     return hash_files([folder / "model.safetensors"])
 
 
-def test_folder_of_weights_is_read_as_it_is(folder: Path) -> None:
+def test_weights_are_read_from_the_given_folder(folder: Path) -> None:
     assert sha256_of(SPEC, on_cpu(folder)) == expected_sha256(folder)
 
 
-def test_folder_per_encoder_is_preferred_to_what_lies_beside_it(tmp_path: Path) -> None:
+def test_subfolder_named_after_the_encoder_comes_before_the_given_folder(tmp_path: Path) -> None:
     outer = write_small_resnet(tmp_path / "outer")
     inner = write_small_resnet(outer / "resnet50", number=1)
     assert expected_sha256(inner) != expected_sha256(outer)
     assert sha256_of(SPEC, on_cpu(outer)) == expected_sha256(inner)
 
 
-def test_named_folder_comes_before_the_fetched_one(folder: Path, tmp_path: Path) -> None:
+def test_given_folder_comes_before_fetched_weights(folder: Path, tmp_path: Path) -> None:
     write_small_resnet(tmp_path / "store" / "resnet50", number=1)
     assert sha256_of(SPEC, on_cpu(folder, store=tmp_path / "store")) == expected_sha256(folder)
 
 
-def test_fetched_folder_comes_before_the_cache(folder: Path, tmp_path: Path, hub_cache: Path) -> None:
+def test_fetched_weights_come_before_the_hubs_cache(folder: Path, tmp_path: Path, hub_cache: Path) -> None:
     fetched = write_small_resnet(tmp_path / "store" / "resnet50", number=1)
     fill_cache(hub_cache, "microsoft/resnet-50", COMMIT, {name: folder / name for name in FILES})
     assert sha256_of(SPEC, on_cpu(None, store=tmp_path / "store")) == expected_sha256(fetched)
 
 
 @pytest.mark.parametrize("layout", ["model.safetensors", "pytorch_model.bin"])
-def test_cache_is_used_at_the_commit_of_the_record(layout: str, folder: Path, tmp_path: Path, hub_cache: Path) -> None:
+def test_hubs_cache_is_read_at_the_records_commit(layout: str, folder: Path, tmp_path: Path, hub_cache: Path) -> None:
     files = {name: folder / name for name in FILES[:2]}
     files[layout] = folder / "model.safetensors"
     if layout == "pytorch_model.bin":
@@ -110,26 +110,26 @@ def test_cache_is_used_at_the_commit_of_the_record(layout: str, folder: Path, tm
     assert sha256_of(SPEC, on_cpu(None)) == hash_files([files[layout]])
 
 
-def test_another_commit_in_the_cache_is_not_taken_for_it(folder: Path, hub_cache: Path) -> None:
+def test_another_commit_in_the_hubs_cache_is_refused(folder: Path, hub_cache: Path) -> None:
     fill_cache(hub_cache, "microsoft/resnet-50", "b" * 40, {name: folder / name for name in FILES})
     error = refused(SPEC, on_cpu(None))
     assert str(hub_cache) in error.message
     assert_names_the_command(error, "resnet50")
 
 
-def test_without_a_commit_the_cache_is_used_as_fetched(folder: Path, hub_cache: Path) -> None:
+def test_record_without_a_commit_reads_the_commit_in_the_hubs_cache(folder: Path, hub_cache: Path) -> None:
     fill_cache(hub_cache, "microsoft/resnet-50", "b" * 40, {name: folder / name for name in FILES})
     assert sha256_of(replace(SPEC, revision=None), on_cpu(None)) == expected_sha256(folder)
 
 
 @pytest.mark.parametrize("lost", FILES)
-def test_incomplete_cache_is_not_enough(lost: str, folder: Path, hub_cache: Path) -> None:
+def test_incomplete_cache_is_refused_with_the_command_to_run(lost: str, folder: Path, hub_cache: Path) -> None:
     fill_cache(hub_cache, "microsoft/resnet-50", COMMIT, {name: folder / name for name in FILES if name != lost})
     assert_names_the_command(refused(SPEC, on_cpu(None)), "resnet50")
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
-def test_nothing_here_is_said_at_once_and_nobody_is_asked(
+def test_missing_weights_are_refused_by_name_without_asking_the_network(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spec = SHIPPED[name]
@@ -143,20 +143,20 @@ def test_nothing_here_is_said_at_once_and_nobody_is_asked(
     assert capfd.readouterr() == ("", "")
 
 
-def test_folder_missing(tmp_path: Path) -> None:
+def test_missing_folder_of_weights_is_named(tmp_path: Path) -> None:
     error = refused(SPEC, on_cpu(tmp_path / "nowhere"))
     assert f"{tmp_path / 'nowhere'} does not exist" in error.message
     assert_names_the_command(error, "resnet50")
 
 
-def test_file_instead_of_folder(folder: Path) -> None:
+def test_file_instead_of_a_folder_is_refused(folder: Path) -> None:
     error = refused(SPEC, on_cpu(folder / "model.safetensors"))
     assert "is a file, not a folder" in error.message
     assert_names_the_command(error, "resnet50")
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
-def test_empty_folder_is_said_to_lack_a_file_by_name(name: str, tmp_path: Path) -> None:
+def test_empty_folder_is_refused_with_the_name_of_a_missing_file(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     error = refused(SHIPPED[name], on_cpu(tmp_path))
     assert str(tmp_path / name) in error.message
@@ -164,8 +164,8 @@ def test_empty_folder_is_said_to_lack_a_file_by_name(name: str, tmp_path: Path) 
     assert_names_the_command(error, name)
 
 
-def test_fetching_that_broke_off_is_not_taken_for_done(folder: Path, tmp_path: Path) -> None:
-    """Else whoever fetches what is missing would leave it as it is."""
+def test_partly_fetched_weights_do_not_count_as_present(folder: Path, tmp_path: Path) -> None:
+    """Otherwise a command that fetches missing weights would skip these."""
     broken = tmp_path / "store" / "resnet50"
     broken.mkdir(parents=True)
     (broken / "config.json").write_bytes((folder / "config.json").read_bytes())
@@ -174,18 +174,20 @@ def test_fetching_that_broke_off_is_not_taken_for_done(folder: Path, tmp_path: P
     assert not has_files(SPEC, options)
 
 
-def test_what_is_here_is_known_without_loading(folder: Path, tmp_path: Path, hub_cache: Path) -> None:
+def test_weights_in_the_given_folder_or_the_cache_count_as_present(
+    folder: Path, tmp_path: Path, hub_cache: Path
+) -> None:
     assert has_files(SPEC, on_cpu(folder))
     assert not has_files(SPEC, on_cpu(None, store=tmp_path / "store"))
     fill_cache(hub_cache, "microsoft/resnet-50", COMMIT, {name: folder / name for name in FILES})
     assert has_files(SPEC, on_cpu(None, store=tmp_path / "store"))
 
 
-def test_added_folder_is_where_it_was(folder: Path) -> None:
+def test_added_encoder_reads_the_folder_in_its_record(folder: Path) -> None:
     assert sha256_of(record("mine", "hf", folder, pooling="pooler"), on_cpu(None)) == expected_sha256(folder)
 
 
-def test_added_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_missing_folder_of_an_added_encoder_is_named(tmp_path: Path) -> None:
     gone = write_small_resnet(tmp_path / "gone")
     spec = record("mine", "hf", gone)
     for file in gone.iterdir():
@@ -197,7 +199,7 @@ def test_added_folder_that_is_gone_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["a b/c", "own--er/name", "owner/name.git", "owner/-name"])
-def test_repository_that_cannot_exist_is_a_sentence(weights: str) -> None:
+def test_impossible_repository_name_is_refused_and_named(weights: str) -> None:
     error = refused(replace(SPEC, name="mine", weights=weights, revision=None), on_cpu(None))
     assert weights in error.message
 
@@ -206,8 +208,8 @@ NAMES = ["with space#1", "100%20?x=1@v2", "umläut", "brackets[1]:x"]
 
 
 @pytest.mark.parametrize("loader", WRITERS)
-def test_folder_may_have_any_name(loader: str, tmp_path: Path) -> None:
-    """Libraries that make addresses of folders would misread some."""
+def test_folder_of_weights_may_have_any_name(loader: str, tmp_path: Path) -> None:
+    """Libraries that turn folders into addresses would misread some names."""
     first = WRITERS[loader](tmp_path / "plain")
     vectors = embed(
         load_encoder(record("mine", loader, first, pooling="pooler" if loader == "hf" else None), on_cpu(None)),
@@ -223,7 +225,7 @@ def test_folder_may_have_any_name(loader: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loader", WRITERS)
-def test_folder_may_be_relative(loader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_weights_may_be_a_relative_path(loader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = record("mine", loader, WRITERS[loader](tmp_path / "weights"), pooling="pooler" if loader == "hf" else None)
     expected = sha256_of(spec, on_cpu(None))
     monkeypatch.chdir(tmp_path)
@@ -240,8 +242,10 @@ def without_text(clip_folder: Path, folder: Path) -> Path:
     return folder
 
 
-def test_text_side_comes_from_the_cache(clip_folder: Path, tmp_path: Path, hub_cache: Path) -> None:
-    """Where the model was brought by other means, the text side's configuration may still be there."""
+def test_text_encoders_configuration_is_read_from_the_hubs_cache(
+    clip_folder: Path, tmp_path: Path, hub_cache: Path
+) -> None:
+    """The cache may hold the text encoder's configuration although the model came from elsewhere."""
     spec = record("mine", "open_clip", without_text(clip_folder, tmp_path / "clip"))
     spec = replace(spec, options={"text_revision": "c" * 40})
     fill_cache(hub_cache, TEXT, "c" * 40, {"config.json": clip_folder / "text" / "config.json"}, main="d" * 40)
@@ -252,7 +256,7 @@ def test_text_side_comes_from_the_cache(clip_folder: Path, tmp_path: Path, hub_c
     assert np.array_equal(found, embed(complete, PICTURES["odd"]))
 
 
-def test_missing_text_side_is_named(clip_folder: Path, tmp_path: Path) -> None:
+def test_missing_text_encoders_configuration_is_named(clip_folder: Path, tmp_path: Path) -> None:
     spec = replace(SHIPPED["biomedclip"], dim=None, options={})
     error = refused(spec, on_cpu(without_text(clip_folder, tmp_path / "clip")))
     assert "text/config.json" in error.message
@@ -276,8 +280,8 @@ except EncoderError as error:
 """
 
 
-def test_without_internet_missing_weights_are_said_at_once(tmp_path: Path) -> None:
-    # Nothing listens on port 9: whoever asks the hub after all is refused.
+def test_offline_missing_weights_are_refused_within_two_seconds(tmp_path: Path) -> None:
+    # Nothing listens on port 9, so a request to the hub fails.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         environment.pop(name, None)

@@ -1,4 +1,4 @@
-"""Processes that may crash, hang and be killed: what they had in hand fails, nothing else does, and none is left over."""
+"""Run work in processes that may crash, hang or be killed: only their item fails, and no process is left."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from tests.support.worker_functions import Order, Squares, obey
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60.0
-"""What would take longer hangs."""
+"""A test that takes longer hangs."""
 PRELOAD = ["tests.support.worker_functions", "tests.support.worker_encoders", "cbirdb.ingest.run"]
-"""What is imported for the first pool of a process is imported for all, so the tests that follow are thought of, too."""
+"""The first pool of a process decides what is imported for all later ones, so this list serves every test."""
 
 
 def pool(workers: int = 2, *, timeout_s: float = LIMIT_S, function: Callable[[Any], Any] = obey) -> WorkerPool:
@@ -42,7 +42,7 @@ def submit(workers: WorkerPool, *orders: Order) -> list[Future[Any]]:
 
 
 def outcome(future: Future[Any]) -> Any:
-    """The result, or the exception as a value."""
+    """Return the result, or the exception as a value."""
     try:
         return future.result(LIMIT_S)
     except Exception as error:  # noqa: BLE001
@@ -57,7 +57,7 @@ def wait_until(what: Callable[[], bool], complaint: str, *, seconds: float = 30)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is there and not merely waiting for its parent to notice its end."""
+    """Return whether a process runs; one that has ended and waits for its parent does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -89,7 +89,7 @@ def test_items_are_begun_in_the_order_of_their_submission(tmp_path: Path) -> Non
     assert log.read_text().split() == [str(number) for number in range(50)]
 
 
-def test_as_many_processes_work_as_were_asked_for() -> None:
+def test_pool_has_as_many_processes_as_requested() -> None:
     with pool(3) as started:
         futures = submit(started, *[("which", None)] * 200)
         pids = {future.result(LIMIT_S)[0] for future in futures}
@@ -98,14 +98,14 @@ def test_as_many_processes_work_as_were_asked_for() -> None:
     assert os.getpid() not in pids
 
 
-def test_items_that_come_later_are_done_too() -> None:
+def test_idle_pool_accepts_further_items() -> None:
     with pool() as started:
         for number in range(5):
             assert started.submit(("echo", number)).result(LIMIT_S) == number
             time.sleep(0.01)  # idle meanwhile
 
 
-def test_what_workers_write_into_shared_memory_is_seen_here() -> None:
+def test_owner_sees_what_workers_write_into_shared_memory() -> None:
     memory = SharedMemory(8 * 100)
     with pool(function=Squares(memory, 100)) as started:
         for future in [started.submit(number) for number in range(100)]:
@@ -115,7 +115,7 @@ def test_what_workers_write_into_shared_memory_is_seen_here() -> None:
     memory.close()
 
 
-def test_shared_memory_may_be_larger_than_what_a_container_has_for_it() -> None:
+def test_shared_memory_of_one_gigabyte_is_writable_to_its_end() -> None:
     memory = SharedMemory(1 << 30)  # of which only what is written is taken
     with pool(1, function=Squares(memory, 1 << 27)) as started:
         started.submit((1 << 27) - 1).result(LIMIT_S)
@@ -123,8 +123,8 @@ def test_shared_memory_may_be_larger_than_what_a_container_has_for_it() -> None:
     memory.close()
 
 
-def test_a_pool_that_is_never_used_starts_nothing() -> None:
-    # In a process of its own: this one has run other pools, and their fork server is left to be used again.
+def test_unused_pool_starts_no_process() -> None:
+    # In another process: this one has run other pools, whose fork server stays for later pools.
     done = python("""
         import subprocess
         from cbirdb.parallel.worker_pool import WorkerPool
@@ -135,7 +135,7 @@ def test_a_pool_that_is_never_used_starts_nothing() -> None:
     assert done.stdout.split() == ["ps"]
 
 
-def test_an_item_after_the_end_is_refused() -> None:
+def test_closed_pool_refuses_items_and_can_be_closed_again() -> None:
     started = pool()
     started.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -156,7 +156,7 @@ DEATHS = [
 
 
 @pytest.mark.parametrize(("order", "words"), DEATHS, ids=[f"{order[0]}-{order[1]}" for order, _ in DEATHS])
-def test_only_the_item_fails_that_ended_its_process(order: Order, words: str) -> None:
+def test_item_that_ends_its_process_fails_alone(order: Order, words: str) -> None:
     with pool() as started:
         futures = submit(started, *[("echo", 1)] * 10, order, *[("echo", 2)] * 20)
         found = [outcome(future) for future in futures]
@@ -169,7 +169,7 @@ def test_only_the_item_fails_that_ended_its_process(order: Order, words: str) ->
 
 
 @pytest.mark.parametrize("order", [("sleep", 600), ("spin", None), ("stopped", None)], ids=lambda order: order[0])
-def test_only_the_item_fails_that_takes_too_long(order: Order) -> None:
+def test_item_that_takes_too_long_fails_alone(order: Order) -> None:
     began = time.monotonic()
     with pool(timeout_s=1) as started:
         futures = submit(started, *[("echo", 1)] * 10, order, *[("echo", 2)] * 20)
@@ -183,12 +183,12 @@ def test_only_the_item_fails_that_takes_too_long(order: Order) -> None:
     check_nothing_is_left()
 
 
-def test_items_that_together_take_longer_than_one_may_are_no_failure() -> None:
+def test_time_limit_applies_to_each_item_and_not_to_all_together() -> None:
     with pool(1, timeout_s=1) as started:
         assert [outcome(future) for future in submit(started, *[("sleep", 0.2)] * 8)] == [None] * 8
 
 
-def test_many_items_that_end_their_process_fail_each_for_itself() -> None:
+def test_several_items_that_end_their_process_fail_and_all_others_succeed() -> None:
     orders: list[Order] = [("echo", number) for number in range(60)]
     for number in (0, 1, 2, 3, 30, 31, 59):
         orders[number] = ("abort", None)
@@ -202,7 +202,7 @@ def test_many_items_that_end_their_process_fail_each_for_itself() -> None:
     check_nothing_is_left()
 
 
-def test_an_item_whose_processes_are_killed_from_outside_fails_alone(tmp_path: Path) -> None:
+def test_item_whose_process_is_killed_from_outside_fails_alone(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     with pool() as started:
         before = submit(started, *[("echo", 1)] * 30)
@@ -211,7 +211,7 @@ def test_an_item_whose_processes_are_killed_from_outside_fails_alone(tmp_path: P
         killed: list[int] = []
 
         def kill() -> bool:
-            """Once, when it had others beside it, and once more, when it is tried alone."""
+            """Kill it once beside other items, and once more when it is tried alone."""
             if told.exists() and (pid := int(told.read_text())) not in killed:
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
@@ -225,19 +225,19 @@ def test_an_item_whose_processes_are_killed_from_outside_fails_alone(tmp_path: P
     check_nothing_is_left()
 
 
-def test_items_that_were_only_beside_it_when_their_process_was_killed_are_done_again(tmp_path: Path) -> None:
+def test_other_items_of_a_killed_process_are_done_again(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     with pool(1) as started:
         submit(started, ("echo", 0))[0].result(LIMIT_S)
         futures = submit(started, *[("tell and linger", str(told))] * 20)
         wait_until(told.exists, "nothing was begun")
         os.kill(int(told.read_text()), signal.SIGKILL)
-        # Killed for want of memory, say: no item is at fault, and one at the most was alone in its process.
+        # The kernel kills so for lack of memory: no item is at fault, and at most one was alone in its process.
         assert [outcome(future) for future in futures].count(None) >= 19
     check_nothing_is_left()
 
 
-def test_processes_that_are_killed_while_they_have_nothing_to_do_are_replaced() -> None:
+def test_idle_processes_that_are_killed_are_replaced() -> None:
     with pool() as started:
         started.submit(("echo", 0)).result(LIMIT_S)
         wait_until(lambda: all(worker.ready for worker in started._workers), "the processes never got ready")
@@ -253,7 +253,7 @@ def test_processes_that_are_killed_while_they_have_nothing_to_do_are_replaced() 
     [PixelError("corrupt", "a chunk is missing"), ValueError("no"), MemoryError()],
     ids=lambda e: type(e).__name__,
 )
-def test_an_exception_is_the_callers(error: Exception) -> None:
+def test_exception_in_an_item_is_raised_to_the_caller_and_its_process_goes_on(error: Exception) -> None:
     with pool(1) as started:
         raised, after = (outcome(future) for future in submit(started, ("raise", error), ("which", None)))
         assert type(raised) is type(error)
@@ -263,7 +263,7 @@ def test_an_exception_is_the_callers(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("action", ["raise unreadable", "raise unsendable", "unsendable"])
-def test_an_outcome_that_cannot_travel_is_a_failure_of_its_item_alone(action: str) -> None:
+def test_item_whose_outcome_cannot_be_pickled_fails_alone(action: str) -> None:
     with pool(1) as started:
         found = [outcome(future) for future in submit(started, ("echo", 1), (action, None), ("echo", 2))]
         assert (found[0], found[2]) == (1, 2)
@@ -272,7 +272,7 @@ def test_an_outcome_that_cannot_travel_is_a_failure_of_its_item_alone(action: st
     check_nothing_is_left()
 
 
-def test_a_future_that_its_owner_gave_up_does_not_disturb_the_others() -> None:
+def test_items_beside_a_cancelled_future_are_done() -> None:
     with pool(1) as started:
         first, given_up, last = submit(started, ("sleep", 0.3), ("echo", 1), ("echo", 2))
         assert given_up.cancel()
@@ -282,7 +282,7 @@ def test_a_future_that_its_owner_gave_up_does_not_disturb_the_others() -> None:
 
 
 def only_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
-    """A function that the workers cannot import."""
+    """Return a function that the workers cannot import."""
     module = types.ModuleType("tests_only_here")
     function = worker_functions.obey_imported(module.__name__)
     module.missing = function
@@ -291,7 +291,7 @@ def only_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_function_that_the_workers_cannot_import_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_function_that_workers_cannot_import_is_reported_as_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(function=only_here(monkeypatch)) as started:
         error = outcome(started.submit(("echo", 1)))
         assert isinstance(error, RuntimeError)
@@ -300,7 +300,7 @@ def test_a_function_that_the_workers_cannot_import_is_an_error_and_not_a_hang(mo
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_pool_that_cannot_work_refuses_further_items_or_fails_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pool_that_cannot_start_refuses_or_fails_further_items(monkeypatch: pytest.MonkeyPatch) -> None:
     with pool(function=only_here(monkeypatch)) as started:
         assert isinstance(outcome(started.submit(1)), RuntimeError)
         wait_until(lambda: not started._thread.is_alive(), "it did not give up")
@@ -316,7 +316,7 @@ def test_a_pool_that_cannot_work_refuses_further_items_or_fails_them(monkeypatch
 
 
 @pytest.mark.parametrize("action", ["tell and sleep", "tell and spin"])
-def test_closing_cancels_what_is_not_done_and_leaves_no_process(tmp_path: Path, action: str) -> None:
+def test_closing_cancels_unfinished_items_and_leaves_no_process(tmp_path: Path, action: str) -> None:
     told = tmp_path / "pid"
     started = pool(1, timeout_s=600)
     futures = submit(started, (action, str(told)), *[("echo", 1)] * 50)
@@ -330,7 +330,7 @@ def test_closing_cancels_what_is_not_done_and_leaves_no_process(tmp_path: Path, 
             future.result(LIMIT_S)
 
 
-def test_closing_ends_processes_that_were_stopped() -> None:
+def test_closing_ends_stopped_processes() -> None:
     started = pool(timeout_s=600)
     started.submit(("echo", 1)).result(LIMIT_S)
     for process in multiprocessing.active_children():
@@ -339,7 +339,7 @@ def test_closing_ends_processes_that_were_stopped() -> None:
     check_nothing_is_left()
 
 
-def test_an_error_in_the_block_ends_the_processes_too() -> None:
+def test_error_in_the_with_block_ends_the_processes() -> None:
     def work() -> None:
         with pool() as started:
             submit(started, *[("sleep", 0.05)] * 20)
@@ -363,7 +363,7 @@ def _whole(program: str) -> str:
 
 @contextmanager
 def owner_of_workers(action: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A process with two workers, one of which has begun something; and the ids of all that it has started."""
+    """Start a process with two workers, one of them busy; yield it and the ids of all processes that it started."""
     program = f"""
         from cbirdb.parallel.worker_pool import WorkerPool
         from tests.support.worker_functions import obey
@@ -398,7 +398,7 @@ def owner_of_workers(action: str) -> Iterator[tuple[subprocess.Popen[str], list[
 
 
 @pytest.mark.parametrize("action", ["echo", "sleep", "spin", "stopped"])
-def test_a_process_that_is_killed_takes_its_workers_with_it_even_those_that_hang(action: str) -> None:
+def test_workers_of_a_killed_process_end_even_if_they_hang(action: str) -> None:
     with owner_of_workers(action) as (process, pids):
         process.kill()
         wait_until(
@@ -406,14 +406,14 @@ def test_a_process_that_is_killed_takes_its_workers_with_it_even_those_that_hang
         )
 
 
-def test_a_pool_that_is_closed_takes_no_more_work() -> None:
+def test_pool_closed_after_work_refuses_items() -> None:
     with pool(1) as closed:
         assert closed.submit(("echo", 1)).result(timeout=LIMIT_S) == 1
     with pytest.raises(RuntimeError, match="the pool is closed"):
         closed.submit(("echo", 2))
 
 
-def test_ctrl_c_ends_a_process_and_its_workers_without_a_word_from_them() -> None:
+def test_ctrl_c_ends_a_process_and_its_workers_with_one_traceback() -> None:
     with owner_of_workers("sleep") as (process, pids):
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=30)

@@ -18,7 +18,13 @@ from cbirdb.db.errors import translated_errors
 from cbirdb.db.extension import extension_version, version_tuple
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.rows import first_value, one_value
-from cbirdb.db.schema.roles import acting_as_owner, check_search_role, create_roles, protected_tables
+from cbirdb.db.schema.roles import (
+    acting_as_owner,
+    check_internal_schema,
+    check_search_role,
+    create_roles,
+    protected_tables,
+)
 from cbirdb.db.schema.sql_objects import (
     ROLES_SCRIPT,
     create_sql_objects,
@@ -26,7 +32,7 @@ from cbirdb.db.schema.sql_objects import (
     repository_folder,
     sql_files,
 )
-from cbirdb.db.schema_name import SCHEMA
+from cbirdb.db.schema_name import INTERNAL_SCHEMA, SCHEMA
 from cbirdb.errors import SchemaError
 
 LOCK_KEY = 0x63626972  # "cbir" in ASCII
@@ -92,6 +98,7 @@ def upgrade(connection: psycopg.Connection, waits: LockWaits | None = None) -> N
         _check_server(connection)
         _check_extension(connection)
         check_search_role(connection)
+        check_internal_schema(connection)
         if tables := _tables_to_lock(connection):
             waits.note(f"Searches must wait during this upgrade, which locks {', '.join(tables)}.")
         waits.retry(lambda: _upgrade(connection, waits))
@@ -120,6 +127,11 @@ def _upgrade(connection: psycopg.Connection, waits: LockWaits) -> None:
             sql.SQL("COMMENT ON SCHEMA {} IS {}").format(
                 sql.Identifier(SCHEMA),
                 sql.Literal(f"Content-based image retrieval (cbirdb); state {installed_state()}"),
+            )
+        )
+        connection.execute(
+            sql.SQL("COMMENT ON SCHEMA {} IS 'Functions that only cbirdb itself calls.'").format(
+                sql.Identifier(INTERNAL_SCHEMA)
             )
         )
 

@@ -17,7 +17,7 @@ from psycopg import sql
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.db.rows import first_value, one_value
-from cbirdb.db.schema_name import SCHEMA
+from cbirdb.db.schema_name import INTERNAL_SCHEMA, SCHEMA
 from cbirdb.errors import DatabaseError
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,40 @@ def check_search_role(connection: psycopg.Connection) -> None:
         )
 
 
+def check_internal_schema(connection: psycopg.Connection) -> None:
+    """Refuse to upgrade where ``cbir_internal`` cannot be made, or where its owner could put code of his own into it.
+
+    :raises DatabaseError: says which statement a database administrator runs.
+    """
+    row = connection.execute(
+        """
+        SELECT
+            quote_ident(o.rolname),
+            i.nspowner IS NULL AND NOT has_database_privilege(current_database(), 'CREATE'),
+            i.nspowner <> n.nspowner
+            AND NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = i.nspowner)
+        FROM pg_namespace AS n
+        INNER JOIN pg_roles AS o ON o.oid = n.nspowner
+        LEFT JOIN pg_namespace AS i ON i.nspname = %(internal)s
+        WHERE n.nspname = %(schema)s
+        """,
+        {"schema": SCHEMA, "internal": INTERNAL_SCHEMA},
+    ).fetchone()
+    if row is None:
+        return
+    owner, may_not_create, strange = row
+    if may_not_create:
+        raise DatabaseError(
+            f"This version needs the schema '{INTERNAL_SCHEMA}', and this role may not create it.",
+            hint=f"A database administrator runs: CREATE SCHEMA {INTERNAL_SCHEMA} AUTHORIZATION {owner};",
+        )
+    if strange:
+        raise DatabaseError(
+            f"The schema '{INTERNAL_SCHEMA}' belongs to another role than the schema '{SCHEMA}'.",
+            hint=f"A database administrator looks at what is in it and runs: ALTER SCHEMA {INTERNAL_SCHEMA} OWNER TO {owner};",
+        )
+
+
 def set_row_security(connection: psycopg.Connection, *, enabled: bool, waits: LockWaits | None = None) -> bool:
     """Switch row-level security for every table; return True if any role has access to a dataset.
 
@@ -138,17 +172,18 @@ def confirm_access(connection: psycopg.Connection) -> int:
 
 @contextmanager
 def acting_as_owner(connection: psycopg.Connection) -> Iterator[None]:
-    """Act as the schema's owner while the block runs, in an open transaction; create a missing schema.
+    """Act as the owner of the schemas while the block runs, in an open transaction; create a missing schema.
 
     If ``cbir_admin`` exists, it becomes the owner of a new schema and of a superuser's schema: functions that run as
     their owner must not run as a superuser. Another role keeps its schema.
     """
     before = one_value(connection.execute("SELECT current_setting('role')"))
     owner = _future_owner(connection)
-    # Check first: IF NOT EXISTS needs the right to create the schema even if it exists.
-    if one_value(connection.execute("SELECT to_regnamespace(%s) IS NULL", [SCHEMA])):
-        authorization = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(owner)) if owner else sql.SQL("")
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)) + authorization)
+    authorization = sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(owner)) if owner else sql.SQL("")
+    for schema in (SCHEMA, INTERNAL_SCHEMA):
+        # Check first: IF NOT EXISTS needs the right to create the schema even if it exists.
+        if one_value(connection.execute("SELECT to_regnamespace(%s) IS NULL", [schema])):
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)) + authorization)
     if owner is not None:
         _hand_over(connection, owner)
         connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
@@ -176,20 +211,20 @@ def _future_owner(connection: psycopg.Connection) -> str | None:
 
 
 def _hand_over(connection: psycopg.Connection, owner: str) -> None:
-    """Give the schema and its tables to this role if a superuser owns them."""
+    """Give the schemas and their tables to this role if a superuser owns them."""
     to = sql.Identifier(owner)
     given = connection.execute(
         """
         SELECT 'SCHEMA', ARRAY[n.nspname::text]
         FROM pg_namespace AS n INNER JOIN pg_roles AS o ON o.oid = n.nspowner
-        WHERE n.nspname = %(schema)s AND o.rolsuper
+        WHERE n.nspname IN (%(schema)s, %(internal)s) AND o.rolsuper
         UNION ALL
         SELECT 'TABLE', ARRAY[%(schema)s, c.relname]
         FROM pg_class AS c INNER JOIN pg_roles AS o ON o.oid = c.relowner
         WHERE c.relnamespace = %(schema)s::regnamespace AND c.relkind = 'r' AND o.rolsuper
           AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.deptype = 'e')
         """,
-        {"schema": SCHEMA},
+        {"schema": SCHEMA, "internal": INTERNAL_SCHEMA},
     ).fetchall()
     for kind, name in given:
         log.info("%s goes to %s", ".".join(name), owner)

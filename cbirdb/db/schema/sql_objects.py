@@ -10,7 +10,7 @@ import psycopg
 
 from cbirdb.db.rows import first_value, one_value
 from cbirdb.db.schema.roles import ROLES
-from cbirdb.db.schema_name import SCHEMA
+from cbirdb.db.schema_name import INTERNAL_SCHEMA, SCHEMA
 from cbirdb.errors import DatabaseError, SchemaError
 
 log = logging.getLogger(__name__)
@@ -26,14 +26,18 @@ def repository_folder(name: str) -> Path:
 
 
 def sql_files() -> Iterator[Path]:
-    """Yield the files of ``sql/`` in the order of their application."""
-    yield from sorted(repository_folder("sql").glob("[0-9]*/*.sql"), key=lambda path: (path.parent.name, path.stem))
+    """Yield the files of ``sql/`` in the order of their application: folders as in ``order.txt``, files by name."""
+    top = repository_folder("sql")
+    for line in (top / "order.txt").read_text().splitlines():
+        if folder := line.partition("#")[0].strip():
+            yield from sorted((top / folder).glob("*.sql"))
 
 
 ROLES_SCRIPT = "dba/create_roles.sql"
 """Path below ``sql/``. No upgrade applies it, since roles belong to a whole server."""
 Grant = tuple[str, str, str]
 """Kind of object (view, routine), its name, and a GRANT statement in force on it."""
+SCHEMAS = [SCHEMA, INTERNAL_SCHEMA]
 
 
 def drop_sql_objects(connection: psycopg.Connection, *, keep_triggers: bool = False) -> list[Grant]:
@@ -49,13 +53,13 @@ def drop_sql_objects(connection: psycopg.Connection, *, keep_triggers: bool = Fa
     connection.execute("SELECT set_config('search_path', '', true)")
     if one_value(connection.execute("SELECT to_regclass('cbir.sql_object') IS NULL")):
         return []
-    grants: list[Grant] = connection.execute(_GRANTS, {"schema": SCHEMA, "own": [*ROLES]}).fetchall()
+    grants: list[Grant] = connection.execute(_GRANTS, {"schemas": SCHEMAS, "own": [*ROLES]}).fetchall()
     try:
         if not keep_triggers:
             for (statement,) in connection.execute(_TRIGGERS).fetchall():
                 connection.execute(statement)
             _check_foreign_code(connection)
-        for (statement,) in connection.execute(_DROPS, {"schema": SCHEMA}).fetchall():
+        for (statement,) in connection.execute(_DROPS, {"schemas": SCHEMAS}).fetchall():
             connection.execute(statement)
     except psycopg.errors.DependentObjectsStillExist as error:
         raise SchemaError(
@@ -88,8 +92,10 @@ def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> N
 
     :raises SchemaError: when a file does not apply.
     """
-    foreign = connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()
+    foreign = connection.execute(_OBJECTS, {"schemas": SCHEMAS}).fetchall()
     connection.execute("SELECT set_config('search_path', %s, true)", [_search_path(connection)])
+    # A function may call one that a later file makes.
+    connection.execute("SELECT set_config('check_function_bodies', 'off', true)")
     for path in sql_files():
         log.debug("applying %s", path.name)
         try:
@@ -100,13 +106,16 @@ def create_sql_objects(connection: psycopg.Connection, grants: list[Grant]) -> N
         except psycopg.Error as error:
             raise SchemaError(f"{path.name} could not be applied: {error}") from error
     connection.execute("SELECT set_config('search_path', '', true)")
-    ours = set(connection.execute(_OBJECTS, {"schema": SCHEMA}).fetchall()) - set(foreign)
+    ours = set(connection.execute(_OBJECTS, {"schemas": SCHEMAS}).fetchall()) - set(foreign)
     connection.cursor().executemany("INSERT INTO cbir.sql_object (kind, name) VALUES (%s, %s)", sorted(ours))
     for (statement,) in connection.execute(_REVOKES).fetchall():
         connection.execute(statement)
     for kind, name, statement in grants:
+        moved = name.replace(f"{SCHEMA}.", f"{INTERNAL_SCHEMA}.", 1)
         if _may_be_granted(connection, kind, name):
             connection.execute(statement)
+        elif kind == "routine" and _may_be_granted(connection, kind, moved):
+            connection.execute(statement.replace(name, moved, 1))
         else:
             log.warning("not granted again because the object has changed: %s", statement)
 
@@ -139,11 +148,11 @@ def _search_path(connection: psycopg.Connection) -> str:
 # Exclude the objects of an extension, which may have been created in this schema.
 _OBJECTS = """
 SELECT CASE relkind WHEN 'v' THEN 'view' ELSE 'type' END AS kind, oid::regclass::text AS name
-FROM pg_class AS o WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('v', 'c')
+FROM pg_class AS o WHERE relnamespace::regnamespace::text = ANY (%(schemas)s) AND relkind IN ('v', 'c')
 AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid AND d.deptype = 'e')
 UNION ALL
 SELECT 'routine', oid::regprocedure::text
-FROM pg_proc AS o WHERE pronamespace = %(schema)s::regnamespace
+FROM pg_proc AS o WHERE pronamespace::regnamespace::text = ANY (%(schemas)s)
 AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = o.oid AND d.deptype = 'e')
 """
 
@@ -162,16 +171,16 @@ SELECT format('DROP %%s %%s', there.kind, string_agg(there.name, ', '))
 FROM (
     SELECT 'VIEW' AS kind, c.oid::regclass::text AS name, 1 AS place
     FROM cbir.sql_object AS o INNER JOIN pg_class AS c ON c.oid = to_regclass(o.name)
-    WHERE o.kind = 'view' AND c.relkind = 'v' AND c.relnamespace = %(schema)s::regnamespace
+    WHERE o.kind = 'view' AND c.relkind = 'v' AND c.relnamespace::regnamespace::text = ANY (%(schemas)s)
     UNION
     SELECT 'ROUTINE', p.oid::regprocedure::text, 2
     FROM cbir.sql_object AS o INNER JOIN pg_proc AS p ON p.oid = to_regprocedure(o.name)
-    WHERE o.kind = 'routine' AND p.pronamespace = %(schema)s::regnamespace
+    WHERE o.kind = 'routine' AND p.pronamespace::regnamespace::text = ANY (%(schemas)s)
       AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgfoid = p.oid)
     UNION
     SELECT 'TYPE', c.oid::regclass::text, 3
     FROM cbir.sql_object AS o INNER JOIN pg_class AS c ON c.oid = to_regclass(o.name)
-    WHERE o.kind = 'type' AND c.relkind = 'c' AND c.relnamespace = %(schema)s::regnamespace
+    WHERE o.kind = 'type' AND c.relkind = 'c' AND c.relnamespace::regnamespace::text = ANY (%(schemas)s)
 ) AS there
 GROUP BY there.kind, there.place
 ORDER BY there.place
@@ -198,11 +207,11 @@ ORDER BY found.kind, found.name
 _GRANTS = """
 WITH object (kind, name, owner, acl) AS (
     SELECT 'view', oid::regclass::text, relowner, relacl
-    FROM pg_class WHERE relnamespace = %(schema)s::regnamespace AND relkind = 'v'
+    FROM pg_class WHERE relnamespace::regnamespace::text = ANY (%(schemas)s) AND relkind = 'v'
     AND ('view', oid::regclass::text) IN (SELECT kind, name FROM cbir.sql_object)
     UNION ALL
     SELECT 'routine', oid::regprocedure::text, proowner, proacl
-    FROM pg_proc WHERE pronamespace = %(schema)s::regnamespace
+    FROM pg_proc WHERE pronamespace::regnamespace::text = ANY (%(schemas)s)
     AND ('routine', oid::regprocedure::text) IN (SELECT kind, name FROM cbir.sql_object)
 )
 SELECT kind, name, format(
@@ -212,7 +221,9 @@ SELECT kind, name, format(
 FROM object CROSS JOIN LATERAL aclexplode(acl)
 WHERE grantee <> owner AND grantee NOT IN (SELECT oid FROM pg_roles WHERE rolname = ANY(%(own)s))
   -- Before there were audiences, everybody could call a function unless that was revoked: nobody's decision.
-  AND (grantee <> 0 OR kind = 'view' OR to_regproc('cbir_internal.function_audience') IS NOT NULL)
+  AND (grantee <> 0 OR kind = 'view' OR num_nonnulls(
+    to_regproc('cbir.function_audience'), to_regproc('cbir_internal.function_audience')
+  ) > 0)
 UNION ALL
 SELECT 'view', name, format('GRANT %%s (%%I) ON %%s TO %%s%%s', privilege_type, attname, name,
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,

@@ -1,0 +1,42 @@
+-- Title: Refuse a dataset's folder that reaches into another site's
+-- Description: Trigger function, of cbir.dataset alone. Files are read by whoever encodes, so a site that named the
+--   folder of another one would have that one's images in its own dataset. Where rows are restricted, a folder may not
+--   be, hold or lie in that of a dataset which the acting role does not see; elsewhere datasets may share files.
+CREATE OR REPLACE FUNCTION cbir_internal.check_root()
+RETURNS trigger
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF tg_relid <> 'cbir.dataset'::regclass THEN
+        RAISE EXCEPTION 'cbir_internal.check_root belongs to cbir.dataset' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    IF new.root IS NULL OR NOT cbir_internal.rows_are_restricted() THEN
+        PERFORM cbir_internal.refuse_maintenance();
+        RETURN new;
+    END IF;
+    IF new.root <> '/' AND (new.root !~ '^(/[^/]+)+$' OR new.root ~ '/[.]{1,2}(/|$)') THEN
+        RAISE EXCEPTION 'the folder of a dataset must be an absolute path' USING
+            ERRCODE = 'invalid_parameter_value', HINT = 'Without ".", ".." and doubled or closing slashes.';
+    END IF;
+    IF EXISTS (
+        SELECT FROM cbir.dataset AS d
+        WHERE
+            d.dataset_id <> new.dataset_id AND d.root IS NOT NULL
+            AND NOT cbir_internal.sees_dataset(cbir_internal.acting_role(), d.name)
+            AND (
+                d.root = new.root
+                OR starts_with(d.root, rtrim(new.root, '/') || '/')
+                OR starts_with(new.root, rtrim(d.root, '/') || '/')
+            )
+    ) THEN
+        RAISE EXCEPTION 'this folder belongs to a dataset that this role may not see' USING
+            ERRCODE = 'insufficient_privilege', HINT = 'Keep the images of each site in folders of its own.';
+    END IF;
+    RETURN new;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.check_root() IS
+'Trigger function: refuses a dataset''s folder that is, holds or lies in one of a dataset that is hidden.';

@@ -1,0 +1,31 @@
+-- Title: Refuse to answer a restricted role from outside of the security boundary
+-- Description: Every function that readers call begins with this. Under row-level security such functions run as
+--   cbir_search, which is under the policies. After a restore that gave everything to one owner they would run as that
+--   owner, who sees all rows; then a role that may not see all rows gets an error, and `cbirdb db upgrade` hands
+--   the functions over again. What runs as its caller is under the caller's policies, and needs no boundary. Where the
+--   session's role sees all rows, see refuse_maintenance.
+CREATE FUNCTION cbir_internal.inside_boundary()
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    restricted constant boolean := cbir_internal.rows_are_restricted();
+BEGIN
+    IF current_user NOT IN ('cbir_search', cbir_internal.acting_role()) AND restricted THEN
+        RAISE EXCEPTION 'this function does not run as cbir_search, so row-level security would not hold' USING
+            ERRCODE = 'insufficient_privilege',
+            HINT = 'The owner of schema cbir runs this once, after a restore: cbirdb db upgrade';
+    END IF;
+    IF
+        current_user = 'cbir_search' AND NOT restricted
+        AND (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = 'cbir.image'::regclass)
+    THEN
+        PERFORM cbir_internal.refuse_maintenance();
+    END IF;
+    RETURN TRUE;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.inside_boundary() IS
+'TRUE, or an error where the caller is restricted and the function that asks does not run as cbir_search.';

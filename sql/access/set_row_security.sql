@@ -1,0 +1,40 @@
+-- Title: Switch row-level security on or off
+-- Description: For every table with rows of a dataset, in one transaction; embedding tables that are made later follow.
+--     INSERT INTO cbir.dataset_access (role_name, dataset) VALUES ('site_a', 'chest_a');
+--     SELECT cbir.set_row_security(TRUE);
+--   On, readers have rights on views and functions alone, which run as cbir_search; without that role it cannot be
+--   switched on. Must be called by the schema's owner, such as a member of cbir_admin.
+-- Inputs: whether it is on.
+CREATE FUNCTION cbir.set_row_security(enabled boolean)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF set_row_security.enabled AND NOT EXISTS (
+        SELECT FROM pg_proc AS p
+        INNER JOIN pg_roles AS r ON r.oid = p.proowner
+        WHERE p.oid = 'cbir.similar_images'::regproc AND r.rolname = 'cbir_search' AND p.prosecdef
+    ) THEN
+        RAISE EXCEPTION 'row-level security needs the role cbir_search, as whom searches run' USING
+            ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'A database administrator runs the script of "cbirdb db roles --script" once; then: cbirdb db upgrade';
+    END IF;
+    UPDATE cbir.setting AS s
+    SET enabled = set_row_security.enabled, changed_at = now(), changed_by = session_user
+    WHERE s.name = 'row_security' AND s.enabled IS DISTINCT FROM set_row_security.enabled;
+    PERFORM cbir_internal.protect_table(c.oid, set_row_security.enabled)
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'cbir'::regnamespace AND c.relkind = 'r'
+    ORDER BY c.relname;
+    PERFORM cbir_internal.grant_table(c.oid)
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'cbir'::regnamespace AND c.relkind = 'r' AND pg_has_role(c.relowner, 'USAGE');
+    IF set_row_security.enabled THEN
+        PERFORM cbir_internal.revoke_direct_access();
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION cbir.set_row_security(boolean) IS
+'Switches row-level security per dataset on or off; what each role sees is in cbir.dataset_access.';

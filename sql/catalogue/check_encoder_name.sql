@@ -1,0 +1,22 @@
+-- Title: Refuse a name that no encoder can have
+-- Description: The name of an encoder's table is derived from it, and so are names of folders. The tables' constraints
+--   say the same, without a hint.
+-- Inputs: a name.
+CREATE FUNCTION cbir_internal.check_encoder_name(name text)
+RETURNS text
+LANGUAGE plpgsql
+IMMUTABLE
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF name IS NULL OR name !~ '^[a-z0-9.-]{1,40}(@[0-9a-f]{8})?$' OR name !~ '^[^@]*[a-z0-9]' THEN
+        RAISE EXCEPTION '"%" cannot name an encoder', coalesce(left(name, 60), 'NULL') USING
+            ERRCODE = 'invalid_name',
+            HINT = 'Use 1 to 40 of the characters a-z, 0-9, "-" and "."; then, if at all, one "@" and 8 of 0-9, a-f.';
+    END IF;
+    RETURN name;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.check_encoder_name(text) IS
+'The name, or an error when no encoder can have it.';

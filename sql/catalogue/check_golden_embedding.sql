@@ -1,0 +1,28 @@
+-- Title: Refuse a vector of the fixed picture that no encoder gives
+-- Description: Every later encoding is compared with it, so a wrong one would stop them all.
+-- Inputs: the vector (NULL: none), the encoder's dimension.
+CREATE FUNCTION cbir_internal.check_golden_embedding(golden_embedding real[], dim integer)
+RETURNS void
+LANGUAGE plpgsql
+IMMUTABLE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    norm constant double precision := (SELECT sqrt(sum(g.x::double precision ^ 2)) FROM unnest(golden_embedding) AS g (x));
+BEGIN
+    IF golden_embedding IS NULL THEN
+        RETURN;
+    END IF;
+    IF
+        cardinality(golden_embedding) IS DISTINCT FROM dim
+        OR array_position(golden_embedding, NULL) IS NOT NULL
+        OR (abs(norm - 1) < 0.01) IS NOT TRUE
+    THEN
+        RAISE EXCEPTION 'the vector of the fixed picture must have % components and length 1', dim
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is what the encoder gives, normalised.';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.check_golden_embedding(real[], integer) IS
+'Refuses a vector of the fixed picture that is not of length 1 or not of the encoder''s dimension.';

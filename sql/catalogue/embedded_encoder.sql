@@ -1,0 +1,18 @@
+-- Title: Encoders whose embedding table is there
+-- Description: What goes through the tables of all encoders starts here. An encoder whose table somebody has dropped
+--   must not stop an erasure or a search for everybody.
+CREATE FUNCTION cbir_internal.embedded_encoder()
+RETURNS SETOF cbir.encoder
+LANGUAGE sql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+SELECT e.*
+FROM cbir.encoder AS e
+INNER JOIN pg_class AS c ON c.relname = e.table_name AND c.relnamespace = 'cbir'::regnamespace AND c.relkind = 'r'
+WHERE e.table_name ~ '^embedding_[a-z0-9_]{1,49}$'
+ORDER BY e.name
+$$;
+
+COMMENT ON FUNCTION cbir_internal.embedded_encoder() IS
+'Rows of cbir.encoder whose embedding table is there, in the order of their names.';

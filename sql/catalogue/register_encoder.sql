@@ -1,0 +1,57 @@
+-- Title: Register an encoder
+-- Description: Its row and its embedding table, where they are not there yet; what is there stays as it is, since one
+--   site's encoder is every site's. It runs as the owner: who ingests has no right on cbir.encoder but to read it. The
+--   table's name is derived from the encoder's, never given.
+-- Inputs: the encoder's name; dimension and precision (half, single) of its vectors; licence; SHA-256 of its weights
+--   and of its preprocessing; its record; what its vectors are computed with; its unit vector of the fixed picture
+--   (NULL: its vectors are imported).
+-- Returns: whether there is an encoder of this name now; else another one has the table that would be its.
+CREATE FUNCTION cbir_internal.register_encoder(
+    name text,
+    dim integer,
+    stored_precision text,
+    licence text,
+    weights_sha256 text,
+    preprocessing_sha256 text,
+    spec jsonb,
+    provenance jsonb,
+    golden_embedding real[] DEFAULT NULL
+)
+RETURNS boolean
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM cbir.encoder AS e WHERE e.name = register_encoder.name) THEN
+        PERFORM cbir_internal.check_golden_embedding(golden_embedding, dim);
+    -- Each command of each site reads them.
+    IF
+        (jsonb_typeof(spec) = 'object' AND jsonb_typeof(provenance) = 'object') IS NOT TRUE
+        OR octet_length(concat(spec, provenance, licence, weights_sha256, preprocessing_sha256)) > 50000
+    THEN
+        RAISE EXCEPTION 'this does not describe an encoder' USING
+            ERRCODE = 'invalid_parameter_value', HINT = 'Give objects for spec and provenance, 50,000 bytes in all at most.';
+    END IF;
+    END IF;
+    INSERT INTO cbir.encoder (
+        name, table_name, dim, precision, licence, weights_sha256, preprocessing_sha256, spec, provenance, golden_embedding
+    )
+    VALUES (
+        cbir_internal.check_encoder_name(register_encoder.name),
+        'embedding_' || btrim(regexp_replace(register_encoder.name, '[^a-z0-9]+', '_', 'g'), '_'),
+        register_encoder.dim, stored_precision, register_encoder.licence, register_encoder.weights_sha256,
+        register_encoder.preprocessing_sha256, register_encoder.spec, register_encoder.provenance,
+        register_encoder.golden_embedding
+    )
+    ON CONFLICT DO NOTHING;
+    IF NOT EXISTS (SELECT FROM cbir.encoder AS e WHERE e.name = register_encoder.name) THEN
+        RETURN FALSE;
+    END IF;
+    PERFORM cbir_internal.create_embedding_table(register_encoder.name);
+    RETURN TRUE;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.register_encoder(text, integer, text, text, text, text, jsonb, jsonb, real[]) IS
+'Adds an encoder and its embedding table where they are not there; FALSE when another encoder has that table.';

@@ -1,0 +1,44 @@
+-- Title: The images that a run retrieved from
+-- Description: The index side of an evaluation, with patients and the labels that count, as the run's protocol, split
+--   and seed select it. What was ingested, encoded, relabelled or erased since would silently change every figure that
+--   is derived from a stored run: then this refuses to answer. It knows by a sum of hashes in search_run.fingerprint,
+--   which cbirdb/db/evaluation/selection.py makes; of runs of earlier versions by the number of images alone.
+-- Inputs: a finished run.
+CREATE FUNCTION cbir_internal.indexed_image(run_id bigint)
+RETURNS TABLE (image_id bigint, patient_id bigint, label_ids bigint[])
+LANGUAGE plpgsql
+STABLE
+ROWS 1000000
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    run constant cbir.search_run := cbir_internal.check_run(run_id);
+    tab text;
+    now_indexed bigint;
+    now_sum text;
+BEGIN
+    SELECT e.table_name INTO tab FROM cbir.encoder AS e WHERE e.encoder_id = run.encoder_id;
+    EXECUTE format(
+        'SELECT count(*), sum(hashtextextended(concat_ws(''/'', s.image_id, s.patient_id, s.label_ids), 0))
+        FROM cbir_internal.protocol_image($1, $2, $3, $4) AS s
+        INNER JOIN cbir.%I AS e ON e.image_id = s.image_id', tab
+    ) INTO now_indexed, now_sum USING run.protocol, run.index_split, run.datasets, run.split_seed;
+    IF now_indexed <> run.indexed_images THEN
+        RAISE EXCEPTION 'run % retrieved from % images, of which there are % now', run_id, run.indexed_images, now_indexed
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Images, labels or embeddings have come or gone'
+                ' since. Run cbirdb evaluate again.';
+    ELSIF now_sum <> nullif(split_part(run.fingerprint, ' ', 3), '') THEN
+        RAISE EXCEPTION 'the % images that run % retrieved from have other labels or patients now, or are others',
+            now_indexed, run_id
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Run cbirdb evaluate again.';
+    END IF;
+    RETURN QUERY EXECUTE format(
+        'SELECT s.image_id, s.patient_id, s.label_ids
+        FROM cbir_internal.protocol_image($1, $2, $3, $4) AS s
+        INNER JOIN cbir.%I AS e ON e.image_id = s.image_id', tab
+    ) USING run.protocol, run.index_split, run.datasets, run.split_seed;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.indexed_image(bigint) IS
+'The images that a run retrieved from, with patient and labels; an error when they are not the same any more.';

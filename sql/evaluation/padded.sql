@@ -1,0 +1,18 @@
+-- Title: A list's hits, as long as the run's lists may be
+-- Description: A list is shorter than k where fewer images are indexed, or some were erased. Beyond its end no relevant
+--   image is found, so the last number stays.
+-- Inputs: hits[i] = relevant images among the first i, and k.
+CREATE FUNCTION cbir_internal.padded(hits smallint[], k integer)
+RETURNS smallint[]
+LANGUAGE sql
+IMMUTABLE
+PARALLEL SAFE
+AS $$
+SELECT CASE
+    WHEN cardinality($1) = $2 THEN $1
+    ELSE $1 || array_fill(coalesce($1[cardinality($1)], 0::smallint), ARRAY[$2 - cardinality($1)])
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.padded(smallint[], integer) IS
+'A list''s numbers of relevant images, with the last one repeated up to k.';

@@ -1,0 +1,22 @@
+-- Title: Record what a decoder reported of stored images
+-- Description: Of those whose file is still the one that was read. Locked in the order of their ids, as every other
+--   writer of several images does it.
+-- Inputs: ids of images, and for each the SHA-256 of what was read and the report.
+CREATE FUNCTION cbir_internal.record_damage(image_ids bigint[], hashes bytea[], reports text[])
+RETURNS void
+LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    boundary constant boolean := cbir_internal.inside_boundary();
+BEGIN
+    PERFORM FROM cbir.image AS i WHERE i.image_id = ANY(image_ids) ORDER BY i.image_id FOR NO KEY UPDATE;
+    UPDATE cbir.image AS i SET damage = r.damage
+    FROM unnest(image_ids, hashes, reports) AS r (image_id, sha256, damage)
+    WHERE i.image_id = r.image_id AND i.sha256 IS NOT DISTINCT FROM r.sha256;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.record_damage(bigint[], bytea[], text[]) IS
+'Records what a decoder reported of stored images whose file is still the same.';

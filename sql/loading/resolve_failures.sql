@@ -1,0 +1,22 @@
+-- Title: Mark what failed before and has gone well now
+-- Description: A failure stays, so that it can be seen how often a file failed and that it has been mended.
+-- Inputs: stage; the encoder's id (NULL: of none); the dataset's id (NULL: of none); files.
+CREATE FUNCTION cbir_internal.resolve_failures(stage text, encoder_id bigint, dataset_id bigint, sources text[])
+RETURNS void
+LANGUAGE plpgsql
+SET plan_cache_mode = force_custom_plan
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    boundary constant boolean := cbir_internal.inside_boundary();
+BEGIN
+    UPDATE cbir.failure AS f SET resolved = TRUE
+    WHERE
+        f.stage = resolve_failures.stage AND f.dataset_id IS NOT DISTINCT FROM resolve_failures.dataset_id
+        AND f.source = ANY(sources) AND NOT f.resolved
+        AND f.encoder_id IS NOT DISTINCT FROM resolve_failures.encoder_id;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.resolve_failures(text, bigint, bigint, text[]) IS
+'Marks failures of files that have gone well now as resolved.';

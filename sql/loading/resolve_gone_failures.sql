@@ -1,0 +1,26 @@
+-- Title: Mark failures of an ingest that a later one did not meet again
+-- Description: For an ingest of all that the datasets have. What lies in a folder that could not be listed was not met,
+--   and may be there as it was.
+-- Inputs: ids of datasets; when the later ingest began, by the server's clock.
+CREATE FUNCTION cbir_internal.resolve_gone_failures(dataset_ids bigint[], before timestamptz)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    boundary constant boolean := cbir_internal.inside_boundary();
+BEGIN
+    UPDATE cbir.failure AS f SET resolved = TRUE
+    WHERE
+        f.stage = 'ingest' AND f.dataset_id = ANY(dataset_ids) AND NOT f.resolved AND f.last_at < before
+        AND NOT EXISTS (
+            SELECT FROM cbir.failure AS u
+            WHERE
+                u.stage = 'ingest' AND u.dataset_id = f.dataset_id AND u.last_at >= before
+                AND u.reason = 'unreadable' AND (u.source = '.' OR starts_with(f.source, u.source || '/'))
+        );
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.resolve_gone_failures(bigint[], timestamptz) IS
+'Marks failures of datasets that a later, whole ingest did not meet again as resolved.';

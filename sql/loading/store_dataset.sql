@@ -1,0 +1,29 @@
+-- Title: Make a dataset, or find it
+-- Description: A dataset that is there keeps its reader, and its folder too unless it has none or has moved. The caller
+--   compares what comes back with what it gave. Under row-level security a new dataset must be one that the caller was
+--   given (cbir.dataset_access).
+-- Inputs: the dataset's name, its reader, its folder (NULL: it has no files), whether its folder lies elsewhere now.
+-- Returns: the dataset as it is stored; no row where it is hidden from the caller or has just been removed.
+CREATE FUNCTION cbir_internal.store_dataset(name text, reader text, root text, moved boolean)
+RETURNS TABLE (dataset_id bigint, stored_reader text, stored_root text)
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    boundary constant boolean := cbir_internal.inside_boundary();
+BEGIN
+    INSERT INTO cbir.dataset (name, reader, root)
+    VALUES (store_dataset.name, store_dataset.reader, store_dataset.root)
+    ON CONFLICT ON CONSTRAINT dataset_name_key DO NOTHING;
+    UPDATE cbir.dataset AS d SET root = store_dataset.root
+    WHERE
+        d.name = store_dataset.name AND d.reader = store_dataset.reader
+        AND d.root IS DISTINCT FROM store_dataset.root AND store_dataset.root IS NOT NULL
+        AND (d.root IS NULL OR moved);
+    RETURN QUERY
+    SELECT d.dataset_id, d.reader, d.root FROM cbir.dataset AS d WHERE d.name = store_dataset.name;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.store_dataset(text, text, text, boolean) IS
+'Makes a dataset unless it is there; gives its id, reader and folder.';

@@ -1,0 +1,27 @@
+-- Title: Add embeddings of images
+-- Description: Takes the place of binary COPY where that is refused, under row-level security, and where another load
+--   was faster with some of the images, which keep theirs. One array a batch takes less time than a COPY into a
+--   temporary table.
+-- Inputs: an encoder; ids of images; their unit vectors, as halfvec[] or vector[] as the encoder's precision says.
+-- Returns: how many were added.
+CREATE FUNCTION cbir_internal.store_embeddings(encoder text, image_ids bigint[], embeddings anyarray)
+RETURNS bigint
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    boundary constant boolean := cbir_internal.inside_boundary();
+    added bigint;
+BEGIN
+    EXECUTE format(
+        'INSERT INTO cbir.%I (image_id, embedding) SELECT n.image_id, n.embedding'
+        ' FROM unnest($1, $2) AS n (image_id, embedding) ON CONFLICT (image_id) DO NOTHING',
+        cbir_internal.embedding_table(encoder)
+    ) USING image_ids, embeddings;
+    GET DIAGNOSTICS added = ROW_COUNT;
+    RETURN added;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.store_embeddings(text, bigint[], anyarray) IS
+'Adds embeddings of images that have none of this encoder; gives their number.';

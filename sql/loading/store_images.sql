@@ -1,0 +1,89 @@
+-- Title: Add images to a dataset, or bring them up to date
+-- Description: With their patients, studies and labels, all in the caller's transaction. A record with an image_id
+--   replaces what is stored of that image; embeddings of a file whose hash has changed go. A record without one is
+--   added, unless an image of its source is there: then another load was faster, and that one stays.
+--   Loading fills tables faster than statistics follow, so two things keep plans from going wrong: each id is looked up
+--   by a sub-query of its own, which has one index to use, in place of a join; and EXECUTE plans for each batch what
+--   would else keep the plan that was right for empty tables. (The setting plan_cache_mode would plan each check of a
+--   foreign key anew.)
+-- Inputs: a dataset's id; an array of objects with the fields of cbir.image_record.
+-- Returns: source and id of each image that was added.
+CREATE FUNCTION cbir_internal.store_images(dataset_id bigint, images jsonb)
+RETURNS TABLE (source text, image_id bigint)
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+#variable_conflict use_column
+DECLARE
+    boundary constant boolean := cbir_internal.inside_boundary();
+    given constant cbir.image_record [] := ARRAY(
+        SELECT r FROM jsonb_populate_recordset(NULL::cbir.image_record, images) AS r
+    );
+    known bigint [];
+    changed bigint [];
+    added_sources text [];
+    added_ids bigint [];
+BEGIN
+    PERFORM cbir_internal.store_people(store_images.dataset_id, given);
+    -- Locked in the order of their ids, as an encode does it: each then waits for the other, and not both.
+    EXECUTE $statement$
+    SELECT array_agg(l.image_id), array_agg(l.image_id) FILTER (WHERE l.changed)
+    FROM (
+        SELECT i.image_id, i.sha256 <> r.sha256 AS changed
+        FROM cbir.image AS i
+        INNER JOIN unnest($2) AS r ON r.image_id = i.image_id
+        WHERE i.dataset_id + 0 = $1  -- no use of the index by dataset
+        ORDER BY i.image_id
+        FOR NO KEY UPDATE OF i
+    ) AS l
+    $statement$ INTO known, changed USING store_images.dataset_id, given;
+    IF known IS NOT NULL THEN
+        EXECUTE $statement$
+        UPDATE cbir.image AS i SET
+            source = r.source, split = r.split, modality = r.modality, anatomic_region = r.anatomic_region,
+            view = r.view, sha256 = r.sha256, width = r.width, height = r.height, file_bytes = r.file_bytes,
+            file_modified_ns = r.file_modified_ns, damage = r.damage,
+            patient_id = (SELECT p.patient_id FROM cbir.patient AS p WHERE p.dataset_id = $1 AND p.pseudonym = r.pseudonym),
+            study_id = (SELECT s.study_id FROM cbir.study AS s WHERE s.dataset_id = $1 AND s.study_uid = r.study_uid)
+        FROM unnest($2) AS r
+        WHERE i.image_id = r.image_id AND i.image_id = ANY($3)
+        $statement$ USING store_images.dataset_id, given, known;
+        EXECUTE 'DELETE FROM cbir.image_label AS l WHERE l.image_id = ANY($1)' USING known;
+    END IF;
+    IF changed IS NOT NULL THEN
+        PERFORM cbir_internal.forget_embeddings(changed);
+    END IF;
+    EXECUTE $statement$
+    WITH added AS (
+        INSERT INTO cbir.image (
+            dataset_id, source, split, modality, anatomic_region, view, sha256, width, height, file_bytes,
+            file_modified_ns, damage, patient_id, study_id
+        )
+        SELECT
+            $1, r.source, r.split, r.modality, r.anatomic_region, r.view, r.sha256, r.width, r.height, r.file_bytes,
+            r.file_modified_ns, r.damage,
+            (SELECT p.patient_id FROM cbir.patient AS p WHERE p.dataset_id = $1 AND p.pseudonym = r.pseudonym),
+            (SELECT s.study_id FROM cbir.study AS s WHERE s.dataset_id = $1 AND s.study_uid = r.study_uid)
+        FROM unnest($2) WITH ORDINALITY AS r
+        WHERE r.image_id IS NULL
+        ORDER BY r.ordinality
+        ON CONFLICT ON CONSTRAINT image_dataset_id_source_frame_key DO NOTHING
+        RETURNING source, image_id
+    )
+
+    SELECT array_agg(a.source), array_agg(a.image_id) FROM added AS a
+    $statement$ INTO added_sources, added_ids USING store_images.dataset_id, given;
+    PERFORM cbir_internal.store_labels(array_agg(l.image_id), array_agg(l.labels))
+    FROM (
+        SELECT r.image_id, r.labels FROM unnest(given) AS r WHERE r.image_id = ANY(known)
+        UNION ALL
+        SELECT a.image_id, r.labels
+        FROM unnest(added_sources, added_ids) AS a (source, image_id)
+        INNER JOIN unnest(given) AS r ON r.source = a.source AND r.image_id IS NULL
+    ) AS l;
+    RETURN QUERY SELECT a.source, a.image_id FROM unnest(added_sources, added_ids) AS a (source, image_id);
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.store_images(bigint, jsonb) IS
+'Adds images to a dataset, or brings them up to date; gives source and id of those that were added.';

@@ -1,0 +1,41 @@
+-- Title: Add the patients and studies of images, or bring them up to date
+-- Description: Always in the same order: two loads at once then wait for each other, and not both. A sex that is known
+--   is not forgotten. For how ids are looked up, see store_images.
+-- Inputs: a dataset's id; images.
+CREATE FUNCTION cbir_internal.store_people(dataset_id bigint, images cbir.image_record[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    INSERT INTO cbir.patient AS old (dataset_id, pseudonym, sex)
+    SELECT store_people.dataset_id, g.pseudonym, g.sex
+    FROM (
+        SELECT DISTINCT ON (r.pseudonym) r.pseudonym, r.sex
+        FROM unnest(images) WITH ORDINALITY AS r
+        WHERE r.pseudonym IS NOT NULL
+        ORDER BY r.pseudonym, r.study_uid DESC NULLS LAST, r.ordinality DESC
+    ) AS g
+    ORDER BY g.pseudonym
+    ON CONFLICT ON CONSTRAINT patient_dataset_id_pseudonym_key DO UPDATE SET sex = coalesce(excluded.sex, old.sex);
+    EXECUTE $statement$
+    INSERT INTO cbir.study AS old (dataset_id, study_uid, patient_id, study_date, age_years)
+    SELECT
+        $1, g.study_uid,
+        (SELECT p.patient_id FROM cbir.patient AS p WHERE p.dataset_id = $1 AND p.pseudonym = g.pseudonym),
+        g.study_date, g.age_years
+    FROM (
+        SELECT DISTINCT ON (r.study_uid) r.study_uid, r.pseudonym, r.study_date, r.age_years
+        FROM unnest($2) WITH ORDINALITY AS r
+        WHERE r.study_uid IS NOT NULL
+        ORDER BY r.study_uid, r.pseudonym DESC NULLS LAST, r.ordinality DESC
+    ) AS g
+    ORDER BY g.study_uid
+    ON CONFLICT ON CONSTRAINT study_dataset_id_study_uid_key DO UPDATE SET
+        patient_id = excluded.patient_id, study_date = excluded.study_date, age_years = excluded.age_years
+    $statement$ USING store_people.dataset_id, images;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.store_people(bigint, cbir.image_record[]) IS
+'Adds the patients and studies of images, or brings them up to date.';

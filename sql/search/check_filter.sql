@@ -1,0 +1,69 @@
+-- Title: Tell a misspelt filter from one that nothing passes
+-- Description: An error when the filter names a dataset, modality, anatomic region, label or split that there is not,
+--   with what there is, and when its first study date lies after its last. Such a filter lets nothing pass, so the
+--   search functions ask only when they found nothing: a search that finds something pays nothing for it. Under
+--   row-level security "there is" means "this role may see". Image ids that are not there are no error: images are
+--   erased, and a list that was kept must go on working.
+-- Inputs: the filter of a search.
+CREATE FUNCTION cbir_internal.check_filter(filter cbir.image_filter)
+RETURNS void
+LANGUAGE plpgsql
+STABLE
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    kind text;
+    given text;
+    known text[];
+BEGIN
+    IF (filter).study_from > (filter).study_to THEN
+        RAISE EXCEPTION 'study_from (%) lies after study_to (%)', (filter).study_from, (filter).study_to USING
+            ERRCODE = 'invalid_parameter_value',
+            HINT = 'No study has such a date; give the earlier day as study_from.';
+    END IF;
+    IF (filter).dataset IS NOT NULL THEN
+        known := ARRAY(SELECT d.name FROM cbir.dataset AS d ORDER BY d.name);
+        IF (filter).dataset <> ALL (known) THEN
+            kind := 'dataset';
+            given := (filter).dataset;
+        END IF;
+    END IF;
+    IF kind IS NULL AND (filter).modality IS NOT NULL THEN
+        known := ARRAY(SELECT DISTINCT i.modality FROM cbir.image AS i WHERE i.modality IS NOT NULL ORDER BY 1);
+        IF (filter).modality <> ALL (known) THEN
+            kind := 'modality';
+            given := (filter).modality;
+        END IF;
+    END IF;
+    IF kind IS NULL AND (filter).anatomic_region IS NOT NULL THEN
+        known := ARRAY(
+            SELECT DISTINCT i.anatomic_region FROM cbir.image AS i WHERE i.anatomic_region IS NOT NULL ORDER BY 1
+        );
+        IF (filter).anatomic_region <> ALL (known) THEN
+            kind := 'anatomic region';
+            given := (filter).anatomic_region;
+        END IF;
+    END IF;
+    IF kind IS NULL AND (filter).label IS NOT NULL AND NOT EXISTS (
+        SELECT FROM cbir.label AS l WHERE l.name = (filter).label OR starts_with(l.name, (filter).label || '/')
+    ) THEN
+        known := ARRAY(SELECT l.name FROM cbir.label AS l ORDER BY l.name);
+        kind := 'label';
+        given := (filter).label;
+    END IF;
+    IF kind IS NULL AND (filter).split NOT IN ('train', 'val', 'test') THEN
+        known := '{train,val,test}';
+        kind := 'split';
+        given := (filter).split;
+    END IF;
+    IF kind IS NOT NULL THEN
+        RAISE EXCEPTION 'there is no % "%" in this database', kind, given USING
+            ERRCODE = 'undefined_object',
+            HINT = coalesce('There is: ' || cbir_internal.listed(known) || '.', 'There is none.');
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.check_filter(cbir.image_filter) IS
+'An error, with what there is, when a filter of a search names a dataset, modality, region, label or split that is'
+' not there, or its dates exclude each other.';

@@ -1,0 +1,75 @@
+-- Title: Write a search into the audit
+-- Description: Called once by every public search function, with what it returns: who, when, why (the setting
+--   cbir.purpose, see stated_purpose), what was asked and which images were returned. cbir.setting switches it
+--   off ('audit'), or makes searches without a purpose fail ('purpose_required'). It runs as the owner, so that who
+--   searches needs no right on the audit; who may call it is in grant_roles. A message of level DEBUG1 names the
+--   row, the function and the caller: a server that logs it (log_min_messages) knows of searches that were rolled back.
+--     SELECT set_config('cbir.purpose', 'tumour board 2026-11-24', true);
+-- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, how it was answered,
+--   and the ids of the images that were returned; what else was asked, which is noted with the filter (NULL: was not).
+CREATE FUNCTION cbir_internal.record_search(
+    function_name text,
+    encoder text,
+    query_image_id bigint,
+    k integer,
+    filter cbir.image_filter,
+    mode text,
+    returned bigint[],
+    same_patient boolean DEFAULT NULL,
+    without_image bigint DEFAULT NULL,
+    without_patient bigint DEFAULT NULL,
+    study_id bigint DEFAULT NULL,
+    m integer DEFAULT NULL
+)
+RETURNS void
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path FROM CURRENT
+AS $$
+DECLARE
+    why constant text := cbir_internal.stated_purpose();
+    switched_on constant text[] := ARRAY(SELECT s.name FROM cbir.setting AS s WHERE s.enabled);
+    number bigint;
+BEGIN
+    IF why IS NULL AND 'purpose_required' = ANY (switched_on) THEN
+        RAISE EXCEPTION 'a search needs a purpose here' USING
+            ERRCODE = 'invalid_parameter_value',
+            HINT = 'Say it in the search''s transaction: SELECT set_config(''cbir.purpose'', ''...'', true);'
+            ' or: cbirdb search --purpose "..."';
+    END IF;
+    IF 'audit' <> ALL (switched_on) THEN
+        RETURN;
+    END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE EXCEPTION 'searches are written into an audit, which a read-only transaction cannot do' USING
+            ERRCODE = 'read_only_sql_transaction',
+            HINT = 'Search in a transaction that may write, on the primary server; an administrator can switch the audit'
+            ' off: UPDATE cbir.setting SET enabled = FALSE WHERE name = ''audit'';';
+    END IF;
+    IF (record_search.filter).image_ids IS NOT NULL THEN
+        -- One plain list, whatever dimensions and NULLs it was given with: they change nothing of a search.
+        record_search.filter.image_ids := array_remove(ARRAY(SELECT unnest((record_search.filter).image_ids)), NULL);
+    END IF;
+    INSERT INTO cbir.search_audit (
+        login, role, purpose, function, encoder, query_image_id, k, filter, mode, returned
+    )
+    VALUES (
+        session_user, cbir_internal.acting_role(), why,
+        record_search.function_name, record_search.encoder, record_search.query_image_id, record_search.k,
+        jsonb_strip_nulls(coalesce(to_jsonb(record_search.filter), '{}') || jsonb_build_object(
+            'same_patient', nullif(record_search.same_patient, FALSE), 'without_image', record_search.without_image,
+            'without_patient', record_search.without_patient, 'study_id', record_search.study_id, 'm', record_search.m
+        )),
+        record_search.mode,
+        coalesce(record_search.returned, '{}')
+    )
+    RETURNING audit_id INTO number;
+    -- For the server's log, which keeps it when the transaction is rolled back. No id of a patient or an image.
+    RAISE DEBUG 'cbirdb search %: % by % as %', number, record_search.function_name, session_user, cbir_internal.acting_role();
+END
+$$;
+
+COMMENT ON FUNCTION cbir_internal.record_search(
+    text, text, bigint, integer, cbir.image_filter, text, bigint[], boolean, bigint, bigint, bigint, integer
+) IS
+'Writes a search into cbir.search_audit, unless cbir.setting says otherwise.';

@@ -1,0 +1,26 @@
+-- Title: An image as loading reads and writes it
+-- Description: One frame with its patient, study and labels; stored_images gives it, store_images takes it.
+--   What a file's look tells (hash, size, damage) is NULL where nobody looked.
+CREATE TYPE cbir.image_record AS (
+    image_id bigint,
+    source text,
+    split text,
+    modality text,
+    anatomic_region text,
+    view text,
+    sha256 bytea,
+    width integer,
+    height integer,
+    file_bytes bigint,
+    file_modified_ns bigint,
+    damage text,
+    pseudonym text,
+    sex text,
+    study_uid text,
+    study_date date,
+    age_years smallint,
+    labels jsonb
+);
+
+COMMENT ON TYPE cbir.image_record IS
+'An image with its file, patient, study and labels (an object: label and value), as loading reads and writes it.';
