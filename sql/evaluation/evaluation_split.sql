@@ -11,8 +11,8 @@ LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
 AS $$
--- The seed is cast because number || text is not IMMUTABLE. PostgreSQL inlines only an IMMUTABLE body; it would call
--- any other for every image.
+-- The seed is cast because number || text is not IMMUTABLE. If the body is not IMMUTABLE, PostgreSQL cannot inline the
+-- function into the statement, and calls it for every image.
 SELECT CASE
     WHEN $1 = 'chexpert' AND $2 = 'val' THEN 'test'
     WHEN $1 = 'chexpert' AND $2 = 'test' THEN NULL
