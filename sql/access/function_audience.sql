@@ -1,12 +1,12 @@
 -- Title: Audience of each function
 -- Description: Lists who may call each function. No other place says so. A function that is not named here is public if
---   it is immutable, else inner.
+--   it is immutable and runs as its caller, else inner.
 --     reader   searches and reads. Runs as cbir_search, if that role exists (see hand_over).
 --     loader   loads. Runs as cbir_search, under the policies of the acting role; cbir_ingest calls it.
 --     ingest   loads, with rights that only the owner has; cbir_ingest calls it.
---     admin    Administrators call it.
---     owner    Only functions and triggers of the owner call it.
---     inner    Functions for readers call it, as cbir_search; the owner may call it too.
+--     admin    does what only administrators may do; cbir_admin calls it.
+--     owner    serves the owner; only functions and triggers of the owner call it.
+--     inner    serves functions for readers, which call it as cbir_search; the owner may call it too.
 --     public   computes from its arguments alone, or reads PostgreSQL's own catalogue. Views call these functions,
 --              because a view runs its functions as its reader.
 -- Returns: every function of schemas cbir and cbir_internal that an upgrade made.

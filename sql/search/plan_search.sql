@@ -1,6 +1,6 @@
 -- Title: Plan a search under a filter
 -- Description: Compares the cost of a walk through the index with that of comparing every match exactly. It reads no
---   table. The more images match, the cheaper the walk and the dearer the scan. The scan costs no more than the walk up
+--   table. The more images match, the cheaper the walk and the costlier the scan. The scan costs no more than the walk up
 --   to sqrt(matches * cost of the walk) matches, both costs in units of one exact comparison (see index_walk). Above
 --   this number (or above 5,000 matches, if that is less), and up to eight times this number, a short look at the
 --   nearest candidates pays: it tells whether matches lie near the query. The look covers so many candidates that, if
