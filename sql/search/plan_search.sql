@@ -1,10 +1,10 @@
 -- Title: Plan a search under a filter
 -- Description: Compares the cost of a walk through the index with that of comparing every match exactly. It reads no
---   table. The more images match, the cheaper the walk and the costlier the scan. The scan costs no more than the walk up
---   to sqrt(matches * cost of the walk) matches, both costs in units of one exact comparison (see index_walk). Above
---   this number (or above 5,000 matches, if that is less), and up to eight times this number, a short look at the
---   nearest candidates pays: it tells whether matches lie near the query. The look covers so many candidates that, if
---   matches are spread evenly, 98 of 100 queries meet a match (four expected: 1 - exp(-4)).
+--   table. The more images match, the less a walk costs and the more a scan. The scan costs no more than the walk up to
+--   sqrt(matches * cost of the walk) matches, both costs in units of one exact comparison (see index_walk). Above this
+--   number (or above 5,000 matches, if that is less), and up to eight times this number, a short look at the nearest
+--   candidates pays: it tells whether matches lie near the query. The look covers so many candidates that, if matches
+--   are spread evenly, 98 of 100 queries meet a match (four expected: 1 - exp(-4)).
 -- Inputs: method, parameters and search_settings as in cbir.index_build; number of rows in the index; dimension of the
 --   vectors; k; estimated number of matches.
 -- Returns: share, the share of the rows that match; exact_up_to, the number of matches up to which the scan costs no
