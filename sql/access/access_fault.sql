@@ -1,7 +1,8 @@
--- Title: What is damaged of access control
--- Description: Compares policies, triggers, grants, owners and search paths with what this version makes; tables and
---   columns `cbirdb db doctor` compares itself. Each row is one difference. Policies are compared as PostgreSQL writes
---   them: the right ones are made on empty temporary copies of the tables, and dropped. Called by the schema's owner.
+-- Title: Find faults of access control
+-- Description: Compares policies, triggers, grants, owners and search paths with those that this version makes. `cbirdb
+--   db doctor` itself compares tables and columns. Each row is one difference. Policies are compared as PostgreSQL
+--   prints them: the function makes the right ones on empty temporary copies of the tables and drops the copies. The
+--   schema's owner calls it.
 CREATE FUNCTION cbir_internal.access_fault()
 RETURNS TABLE (object text, fault text)
 LANGUAGE plpgsql
@@ -103,4 +104,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.access_fault() IS
-'What policies, triggers, grants, owners, search paths and cbir.dataset_access differ in from what they should be.';
+'Returns each difference of policies, triggers, grants, owners, search paths and cbir.dataset_access from what they'
+' should be.';

@@ -1,8 +1,8 @@
--- Title: The acting role, as an expression for policies
--- Description: That of SET ROLE, else the login, as acting_role() says, of built-in functions alone: a policy that
---   called a function of ours would keep it from being dropped. In code that runs as a third role, it is that role:
---   VACUUM, ANALYZE and the like of somebody's table run the functions of its indexes as that somebody, in the session
---   of a superuser, who would see all.
+-- Title: Expression that names the acting role in policies
+-- Description: Returns an expression for the role of SET ROLE, else the login, as acting_role() does. It uses built-in
+--   functions only: if a policy called one of cbirdb's functions, an upgrade could not drop that function. In code that
+--   runs as a third role, the expression names that role. VACUUM, ANALYZE and similar commands run the functions of a
+--   table's indexes as the table's owner, in the session of a superuser, whom policies would let see all.
 CREATE FUNCTION cbir_internal.acting_expression()
 RETURNS text
 LANGUAGE sql
@@ -16,4 +16,5 @@ FROM (
 $$;
 
 COMMENT ON FUNCTION cbir_internal.acting_expression() IS
-'SQL text that names whom policies judge: the role of SET ROLE, else the login; in code of a third role, that role.';
+'Returns the SQL expression of the role that policies judge: the role of SET ROLE, else the login; in code of a third'
+' role, that role.';

@@ -1,7 +1,7 @@
--- Title: Refuse to give a dataset to a role that does not exist, and note which role it is
--- Description: Trigger function. A name with a typing error would give nobody anything, in silence. The role's OID is
---   kept beside its name: a role that is dropped and made again under the same name is another one, and does not
---   inherit the sight of the first.
+-- Title: Check the role that gets a dataset
+-- Description: Refuses a role that does not exist, and stores the role's OID (trigger function). A misspelt name would
+--   give access to nobody, without an error. The OID is kept beside the name: a role that was dropped and created again
+--   under the same name is another role, and does not inherit the access of the first.
 CREATE OR REPLACE FUNCTION cbir_internal.check_role()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -28,4 +28,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.check_role() IS
-'Trigger function: refuses a row of cbir.dataset_access for a role that does not exist, and notes the role''s OID.';
+'Refuses a row of cbir.dataset_access for a role that does not exist, and stores the role''s OID (trigger function).';

@@ -1,7 +1,8 @@
--- Title: Refuse a dataset's folder that reaches into another site's
--- Description: Trigger function, of cbir.dataset alone. Files are read by whoever encodes, so a site that named the
---   folder of another one would have that one's images in its own dataset. Where rows are restricted, a folder may not
---   be, hold or lie in that of a dataset which the acting role does not see; elsewhere datasets may share files.
+-- Title: Check the folder of a dataset
+-- Description: Refuses a folder that reaches into another site's (trigger function of cbir.dataset alone). The role
+--   that encodes reads the files, so a site that named another site's folder would get that site's images in its own
+--   dataset. If row-level security restricts the acting role, the folder may not be, hold or lie in the folder of a
+--   dataset that the role does not see. Otherwise, datasets may share files.
 CREATE OR REPLACE FUNCTION cbir_internal.check_root()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -39,4 +40,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.check_root() IS
-'Trigger function: refuses a dataset''s folder that is, holds or lies in one of a dataset that is hidden.';
+'Refuses a dataset''s folder that is, holds or lies in the folder of a hidden dataset (trigger function).';

@@ -1,6 +1,7 @@
--- Title: Confirm who sees which dataset after a restore
--- Description: A row of cbir.dataset_access counts only while the role has the OID that it had when the row was made.
---   In another cluster, or after a role was made again, an administrator looks at the names and confirms them here.
+-- Title: Confirm after a restore who sees which dataset
+-- Description: Updates the role OIDs in cbir.dataset_access. A row counts only while the role has the OID that it had
+--   when the row was made. In another cluster, or after a role was created again, an administrator checks the names and
+--   confirms them here.
 -- Inputs: names of roles; NULL: all.
 -- Returns: the rows that count from now on and did not before.
 CREATE FUNCTION cbir.confirm_access(roles text[] DEFAULT NULL)
@@ -16,4 +17,4 @@ RETURNING a.*
 $$;
 
 COMMENT ON FUNCTION cbir.confirm_access(text[]) IS
-'Makes rows of cbir.dataset_access count for the roles that have these names now; returns the rows it changed.';
+'Updates rows of cbir.dataset_access to count for the roles that have these names now; returns the changed rows.';

@@ -1,6 +1,5 @@
 -- Title: Create the triggers
--- Description: As trigger_definition lists them. Called by every `cbirdb db upgrade`; those that are there are
---   replaced.
+-- Description: Creates or replaces the triggers that trigger_definition lists. Every `cbirdb db upgrade` calls it.
 CREATE FUNCTION cbir_internal.create_triggers()
 RETURNS void
 LANGUAGE plpgsql

@@ -1,15 +1,14 @@
--- Title: Who may call each function
--- Description: The one place that says it; whatever is not named here and is not immutable is an inner function, which
---   only functions for readers call.
---     reader   searches and reads: runs as cbir_search, where that role is there (see hand_over)
---     loader   loads: runs as cbir_search, under the policies of the acting role, and is called by cbir_ingest
---     ingest   what loading calls and the owner alone may do
---     admin    what administrators call
---     owner    what only the owner's own functions and triggers call
---     inner    what functions for readers stand on; cbir_search and the owner call them
---     public   computes from its arguments alone, or reads PostgreSQL's own catalogue: views call these, and a view
---   runs
---              its functions as its reader
+-- Title: Audience of each function
+-- Description: Lists who may call each function. No other place says so. A function that is not named here is public if
+--   it is immutable and runs as its caller, else inner.
+--     reader   searches and reads. Runs as cbir_search, if that role exists (see hand_over).
+--     loader   loads. Runs as cbir_search, under the policies of the acting role; cbir_ingest calls it.
+--     ingest   loads, with rights that only the owner has; cbir_ingest calls it.
+--     admin    does what only administrators may do; cbir_admin calls it.
+--     owner    serves the owner; only functions and triggers of the owner call it.
+--     inner    serves functions for readers, which call it as cbir_search; the owner may call it too.
+--     public   computes from its arguments alone, or reads PostgreSQL's own catalogue. Views call these functions,
+--              because a view runs its functions as its reader.
 -- Returns: every function of schemas cbir and cbir_internal that an upgrade made.
 CREATE FUNCTION cbir_internal.function_audience()
 RETURNS TABLE (routine regprocedure, name text, audience text)
@@ -108,4 +107,4 @@ WHERE o.kind = 'routine'
 $$;
 
 COMMENT ON FUNCTION cbir_internal.function_audience() IS
-'Says who may call each function: reader, loader, ingest, admin, owner, inner or public.';
+'Lists who may call each function: reader, loader, ingest, admin, owner, inner or public.';

@@ -1,8 +1,7 @@
--- Title: Grant to cbirdb's roles what each needs
--- Description: On the schema, every table and view, and the functions (see function_audience). Called by every
---   `cbirdb db upgrade` before hand_over; roles that are not there are passed over. What a hospital has granted
---   besides stays, unless row-level security is on (see revoke_direct_access). Must be called by the schema's
---   owner.
+-- Title: Grant to cbirdb's roles the rights that they need
+-- Description: Grants rights on the schemas, every table and view, and the functions (see function_audience). Every
+--   `cbirdb db upgrade` calls it before hand_over. It skips roles that do not exist. Other grants that a hospital has
+--   made stay, unless row-level security is on (see revoke_direct_access). The schema's owner must call it.
 CREATE FUNCTION cbir_internal.grant_roles()
 RETURNS void
 LANGUAGE plpgsql
@@ -17,8 +16,8 @@ BEGIN
     LOOP
         EXECUTE format('GRANT USAGE ON SCHEMA cbir TO %I', rights.grantee);
     END LOOP;
-    -- A function that runs as its caller, or that the planner writes into a query, looks up names as that role. To call
-    -- anything a role needs EXECUTE besides.
+    -- A function that runs as its caller, or that the planner inlines into a query, looks up names as that role. To
+    -- call a function, a role also needs EXECUTE.
     GRANT USAGE ON SCHEMA cbir_internal TO PUBLIC;
     PERFORM cbir_internal.grant_table(c.oid)
     FROM pg_class AS c
@@ -30,8 +29,8 @@ BEGIN
         WITH reading AS (
             SELECT 'cbir_reader' AS grantee
             UNION
-            -- Whoever may read images may search: roles that a hospital has made. Where functions run as their caller
-            -- (no role cbir_search), that takes the inner ones as well.
+            -- Every role that may read images may search, also a role that a hospital has made. If functions run as
+            -- their caller (no role cbir_search), it needs the inner functions as well.
             SELECT CASE a.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(a.grantee) END
             FROM pg_class AS c
             CROSS JOIN LATERAL aclexplode(c.relacl) AS a
@@ -74,4 +73,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.grant_roles() IS
-'Grants to those of cbirdb''s roles that exist what each needs in this database.';
+'Grants to each of cbirdb''s roles that exists the rights that it needs in this database.';

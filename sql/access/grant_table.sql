@@ -1,6 +1,6 @@
--- Title: Grant on one table what each role needs
--- Description: As table_privilege says. What a hospital has granted besides stays; rights that cbirdb's own roles
---   had and need no longer are taken back.
+-- Title: Grant on one table the rights that each role needs
+-- Description: Grants what table_privilege lists. Other grants that a hospital has made stay. It revokes rights that
+--   cbirdb's own roles had and no longer need.
 -- Inputs: a table or view of schema cbir.
 CREATE FUNCTION cbir_internal.grant_table(tab regclass)
 RETURNS void
@@ -35,4 +35,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.grant_table(regclass) IS
-'Grants on one table or view what each of cbirdb''s roles needs.';
+'Grants on one table or view the rights that each of cbirdb''s roles needs.';

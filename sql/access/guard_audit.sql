@@ -1,9 +1,10 @@
--- Title: Keep the search audit append only
--- Description: Trigger function, of this table alone: on another it would tell whether an image is there. The one
---   change that it lets through is what an erasure makes of a row (redacted_search): ids of images, studies and
---   patients that are no longer there are taken out, each where it stands, and nothing else. A purpose may lose the
---   pseudonym that the setting cbir.erased_pseudonym names (see redact_audit), if that has a certificate of
---   erasure: no other word can be taken out. Whoever may change the table's definition can take the trigger off.
+-- Title: Keep the search audit append-only
+-- Description: Refuses every change of the audit except an erasure's (trigger function of this table alone; on another
+--   table it would reveal whether an image exists). An erasure makes the change that redacted_search computes: it
+--   removes ids of images, studies and patients that no longer exist, each in its place, and nothing else. It may also
+--   remove from a purpose the pseudonym that the setting cbir.erased_pseudonym names (see redact_audit), if that
+--   pseudonym has a certificate of erasure. No other word can be removed. A role that may alter the table can drop the
+--   trigger.
 CREATE OR REPLACE FUNCTION cbir_internal.guard_audit()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -55,4 +56,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.guard_audit() IS
-'Trigger function: refuses every change to cbir.search_audit but the removal of what has been erased.';
+'Refuses every change of cbir.search_audit except the removal of erased data (trigger function).';

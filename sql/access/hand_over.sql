@@ -1,11 +1,10 @@
--- Title: Give to cbir_search what readers use
--- Description: The security boundary. Functions for readers and for loading (see function_audience) and views
---   then run as cbir_search, which is under row-level security like everybody else: nobody needs a right on any table,
---   a search cannot be made without its entry in the audit, and EXPLAIN shows no condition on a row that is hidden.
---   Called by every `cbirdb db upgrade`, last of all: comments and grants come first, because afterwards they are no
---   longer the owner's to make. Where the role is not there, or this owner may not act as it, everything runs as its
---   caller.
--- Returns: whether there is a boundary.
+-- Title: Hand over to cbir_search what readers use
+-- Description: Makes the security boundary. Functions for readers and for loading (see function_audience) and views
+--   become cbir_search's and run as that role, which is under row-level security like every other role. Therefore
+--   nobody needs a right on any table, no search escapes the audit, and EXPLAIN shows no condition on a hidden row.
+--   Every `cbirdb db upgrade` calls it last: comments and grants come first, because afterwards the former owner may no
+--   longer make them. If the role does not exist, or this owner may not act as it, everything runs as its caller.
+-- Returns: TRUE if there is a boundary.
 CREATE FUNCTION cbir_internal.hand_over()
 RETURNS boolean
 LANGUAGE plpgsql
@@ -46,7 +45,7 @@ BEGIN
         );
     END LOOP;
     REVOKE CREATE ON SCHEMA cbir, cbir_internal FROM cbir_search;
-    -- The owner calls them, too, and need not be a member of any role that may.
+    -- The owner calls them too, and need not be a member of any role that may.
     PERFORM set_config('role', 'cbir_search', TRUE);
     FOR given IN SELECT t.statement FROM unnest(taken) AS t (statement) LOOP
         EXECUTE given.statement;
@@ -57,4 +56,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.hand_over() IS
-'Makes cbir_search the owner of functions and views that readers and loading use, so that they run as that role.';
+'Gives the functions and views that readers and loading use to cbir_search, so that they run as that role.';

@@ -1,9 +1,10 @@
--- Title: Refuse to answer a restricted role from outside of the security boundary
--- Description: Every function that readers call begins with this. Under row-level security such functions run as
---   cbir_search, which is under the policies. After a restore that gave everything to one owner they would run as that
---   owner, who sees all rows; then a role that may not see all rows gets an error, and `cbirdb db upgrade` hands
---   the functions over again. What runs as its caller is under the caller's policies, and needs no boundary. Where the
---   session's role sees all rows, see refuse_maintenance.
+-- Title: Check that a function runs inside the security boundary
+-- Description: Refuses to answer a restricted role from outside the security boundary. Every function that readers call
+--   begins with this check. Under row-level security such functions run as cbir_search, which is under the policies.
+--   After a restore that gave everything to one owner, they would run as that owner, who sees all rows. Then a role
+--   that may not see all rows gets an error, and `cbirdb db upgrade` hands the functions over again. A function that
+--   runs as its caller is under the caller's policies and needs no boundary. If the session's role sees all rows,
+--   refuse_maintenance checks further.
 CREATE FUNCTION cbir_internal.inside_boundary()
 RETURNS boolean
 LANGUAGE plpgsql
@@ -28,4 +29,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.inside_boundary() IS
-'TRUE, or an error where the caller is restricted and the function that asks does not run as cbir_search.';
+'Returns TRUE, or raises an error if the caller is restricted and the calling function does not run as cbir_search.';

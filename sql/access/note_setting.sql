@@ -1,5 +1,6 @@
--- Title: Note who changed a setting and when, in its row and in the audit
--- Description: Trigger function, of this table alone. Switching the audit off is itself in the audit.
+-- Title: Record changes of a setting
+-- Description: Writes who changed a setting and when, into its row and into the audit (trigger function of this table
+--   alone). So the audit also records that somebody switched it off.
 CREATE OR REPLACE FUNCTION cbir_internal.note_setting()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -26,4 +27,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.note_setting() IS
-'Trigger function: writes a change of cbir.setting into cbir.search_audit, and who made it into the row.';
+'Writes a change of cbir.setting into cbir.search_audit, and its author into the row (trigger function).';

@@ -1,10 +1,11 @@
--- Title: Put one table under row-level security, or take it from under it
--- Description: Forced, so that it binds the owner too. Two policies:
---     cbir_owner   what runs as the owner sees all: erasure, the audit's guard and triggers, whoever calls. Judged by
---                  current_user, so that a view of the owner's shows its reader no more than the reader may see.
---     cbir_tenant  everybody else: all rows for whom unrestricted_condition names; else what tenant_condition
---                  says, which is nothing without a row in cbir.dataset_access. Writing keeps to tenant_check too.
--- Inputs: a table of schema cbir; whether row-level security is on.
+-- Title: Switch row-level security of one table
+-- Description: Makes or removes two policies. Row-level security is forced, so that it binds the owner too.
+--     cbir_owner   Code that runs as the owner sees all rows: erasure, the audit's guard and triggers, whoever calls.
+--                  It judges current_user, so that a view of the owner's shows its reader only what the reader may see.
+--     cbir_tenant  Everybody else: all rows for roles that unrestricted_condition names, else those of
+--                  tenant_condition, which are none without a row in cbir.dataset_access. Writing must also pass
+--                  tenant_check.
+-- Inputs: a table of schema cbir; TRUE to switch row-level security on.
 CREATE FUNCTION cbir_internal.protect_table(tab regclass, enabled boolean)
 RETURNS void
 LANGUAGE plpgsql

@@ -1,8 +1,9 @@
 -- Title: Refuse erased patients and their images
--- Description: Trigger function, of three tables alone: on another it would tell who has been erased. Of patients and
---   images that are added, once per statement, and of each that gets another name or dataset: whoever writes, and by
---   which way, an erased patient does not come back. `cbirdb ingest` leaves them out before it gets here. A dataset
---   with a certificate keeps its name, and no other one takes it: what was erased is known by a hash of it.
+-- Description: Refuses rows that would bring an erased patient back, whoever writes them and by whatever way (trigger
+--   function of three tables alone; on another table it would reveal who has been erased). It checks patients and
+--   images that are added, once per statement, and each one that gets another name or dataset. `cbirdb ingest` filters
+--   them out before they reach this trigger. A dataset with a certificate keeps its name, and no other dataset may take
+--   that name, because a hash that includes the name is all that identifies the erased data.
 CREATE OR REPLACE FUNCTION cbir_internal.refuse_erased()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -60,4 +61,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.refuse_erased() IS
-'Trigger function: refuses rows of erased patients, and other names for datasets with a certificate.';
+'Refuses rows of erased patients, and other names for datasets with a certificate (trigger function).';

@@ -1,15 +1,16 @@
 -- Title: Refuse to answer code that the maintenance of a table runs
--- Description: VACUUM, ANALYZE, REINDEX and REFRESH run the functions of somebody's indexes and views in the session of
---   whoever maintains the table, autovacuum's being a superuser's. A function that runs as its owner cannot see who
---   called it, only whose session it is, and would answer as for that one. UNLISTEN does nothing here; PostgreSQL
---   refuses it to such code, and tells of it in no other way.
+-- Description: Raises an error during VACUUM, ANALYZE, REINDEX and REFRESH. These commands run the functions of a
+--   table's indexes and views in the session of the role that maintains it; autovacuum's role is a superuser. A
+--   function that runs as its owner cannot see its caller, only the session's role, and would answer as if that role
+--   had asked. UNLISTEN has no effect here, but PostgreSQL refuses it to such code. PostgreSQL offers no other way to
+--   detect this.
 CREATE FUNCTION cbir_internal.refuse_maintenance()
 RETURNS void
 LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 BEGIN
-    -- A standby maintains nothing, and knows no UNLISTEN.
+    -- A standby maintains nothing, and does not support UNLISTEN.
     IF NOT pg_is_in_recovery() THEN
         EXECUTE 'UNLISTEN cbir';
     END IF;
@@ -22,4 +23,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.refuse_maintenance() IS
-'An error within VACUUM, ANALYZE, REINDEX, CREATE INDEX and REFRESH; else nothing.';
+'Raises an error within VACUUM, ANALYZE, REINDEX, CREATE INDEX and REFRESH; else does nothing.';

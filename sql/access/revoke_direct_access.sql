@@ -1,8 +1,8 @@
--- Title: Take back what goes around the security boundary
--- Description: Under row-level security nobody but administrators has rights on tables, and readers
---   on views and functions for readers alone. Who may read a
---   table itself finds hidden values by what EXPLAIN ANALYZE counts. Each right that a hospital has granted besides is
---   taken back and named in a notice; what cbirdb's own roles need stays (see grant_table).
+-- Title: Revoke rights that bypass the security boundary
+-- Description: Revokes each right on tables and inner functions that a hospital has granted, and names it in a notice.
+--   Under row-level security only administrators have rights on tables. Readers have rights only on views and on
+--   functions for readers. A role that may read a table itself can find hidden values by the counts that EXPLAIN
+--   ANALYZE shows. Rights that cbirdb's own roles need stay (see grant_table).
 CREATE FUNCTION cbir_internal.revoke_direct_access()
 RETURNS void
 LANGUAGE plpgsql
@@ -54,4 +54,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.revoke_direct_access() IS
-'Takes back rights on tables and inner functions that a hospital has granted, and names each in a notice.';
+'Revokes rights on tables and inner functions that a hospital has granted, and names each in a notice.';

@@ -1,9 +1,10 @@
--- Title: Whether row-level security hides rows from a role
--- Description: A walk through a vector index meets rows before row-level security removes them: it may come back with
---   too few, and how long it takes gives away what others hold. Where this is true a search compares exactly. It is
---   false without row-level security, and of superusers, roles with BYPASSRLS, and members of cbir_admin and of the
---   owner: the same as unrestricted_condition, which the policies hold.
--- Inputs: the name of a role; by default the one that acts.
+-- Title: Test if row-level security hides rows from a role
+-- Description: Returns TRUE if row-level security hides rows from the role. A search then compares exactly, for two
+--   reasons: a walk through a vector index meets rows before row-level security removes them, so it may return too few;
+--   and its duration reveals what others hold. The result is FALSE without row-level security, and for superusers,
+--   roles with BYPASSRLS, and members of cbir_admin and of the owner. The policies use the same rule,
+--   unrestricted_condition.
+-- Inputs: the name of a role; by default the acting role.
 CREATE FUNCTION cbir_internal.rows_are_restricted(role_name text DEFAULT cbir_internal.acting_role())
 RETURNS boolean
 LANGUAGE sql
@@ -24,4 +25,4 @@ WHERE c.oid = 'cbir.image'::regclass
 $$;
 
 COMMENT ON FUNCTION cbir_internal.rows_are_restricted(text) IS
-'Whether row-level security hides rows of some datasets from a role, by default the acting one.';
+'Returns TRUE if row-level security hides rows of some datasets from a role, by default the acting one.';

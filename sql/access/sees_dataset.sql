@@ -1,7 +1,7 @@
--- Title: Whether row-level security lets a role see a dataset
--- Description: What tenant_condition says of cbir.dataset, for functions that run as the owner and so are under no
---   policy themselves. The dataset need not be there yet.
--- Inputs: the name of a role, such as the one that acts (see acting_role); a dataset's name.
+-- Title: Test if row-level security lets a role see a dataset
+-- Description: Returns what tenant_condition says about cbir.dataset. Functions that run as the owner use it, because
+--   no policy applies to them. The dataset need not exist yet.
+-- Inputs: the name of a role, such as the acting one (see acting_role); a dataset's name.
 CREATE FUNCTION cbir_internal.sees_dataset(role_name text, dataset text)
 RETURNS boolean
 LANGUAGE sql
@@ -18,4 +18,4 @@ SELECT
 $$;
 
 COMMENT ON FUNCTION cbir_internal.sees_dataset(text, text) IS
-'Whether row-level security lets a role see the rows of a dataset; without it everybody does.';
+'Returns TRUE if row-level security lets a role see the rows of a dataset; TRUE for everybody if it is off.';

@@ -1,10 +1,11 @@
 -- Title: Switch row-level security on or off
--- Description: For every table with rows of a dataset, in one transaction; embedding tables that are made later follow.
+-- Description: Switches row-level security for every table that holds rows of a dataset, in one transaction. Embedding
+--   tables that are created later follow.
 --     INSERT INTO cbir.dataset_access (role_name, dataset) VALUES ('site_a', 'chest_a');
 --     SELECT cbir.set_row_security(TRUE);
---   On, readers have rights on views and functions alone, which run as cbir_search; without that role it cannot be
---   switched on. Must be called by the schema's owner, such as a member of cbir_admin.
--- Inputs: whether it is on.
+--   When it is on, readers have rights only on views and functions, which run as cbir_search. Without that role it
+--   cannot be switched on. The schema's owner must call it, for example as a member of cbir_admin.
+-- Inputs: TRUE to switch it on.
 CREATE FUNCTION cbir.set_row_security(enabled boolean)
 RETURNS void
 LANGUAGE plpgsql
@@ -37,4 +38,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.set_row_security(boolean) IS
-'Switches row-level security per dataset on or off; what each role sees is in cbir.dataset_access.';
+'Switches row-level security per dataset on or off; cbir.dataset_access lists what each role sees.';

@@ -1,9 +1,9 @@
--- Title: What each role may do with a table
--- Description: The one place that says it, for those of cbirdb's roles that there are (see sql/dba/create_roles.sql).
---   cbir_ingest is a member of cbir_reader, and cbir_admin of both. Under row-level security neither cbir_reader
---   nor cbir_ingest has a right on any table: they read views and call functions, which run as cbir_search.
---   Nobody but the owner writes encoders, from whose names tables are derived.
--- Inputs: the name of a table or view of schema cbir; whether it is a view; whether row-level security is on.
+-- Title: Rights of each role on a table
+-- Description: Returns the rights of those of cbirdb's roles that exist (see sql/dba/create_roles.sql). No other place
+--   says so. cbir_ingest is a member of cbir_reader, and cbir_admin of both. Under row-level security neither
+--   cbir_reader nor cbir_ingest has a right on any table: they read views and call functions, which run as cbir_search.
+--   Only the owner writes encoders, because names of tables are derived from theirs.
+-- Inputs: the name of a table or view of schema cbir; TRUE for a view; TRUE if row-level security is on.
 CREATE FUNCTION cbir_internal.table_privilege(table_name text, is_view boolean, protected boolean)
 RETURNS TABLE (grantee text, privilege text)
 LANGUAGE sql
@@ -44,4 +44,4 @@ CROSS JOIN LATERAL unnest(r.privileges::text []) AS p (privilege)
 $$;
 
 COMMENT ON FUNCTION cbir_internal.table_privilege(text, boolean, boolean) IS
-'What each of cbirdb''s roles that exist may do with a table or view: a row per role and privilege.';
+'Returns the rights of each of cbirdb''s roles that exists on a table or view: a row per role and privilege.';

@@ -1,7 +1,8 @@
--- Title: What a role under row-level security must keep to when it writes
--- Description: Besides writing only what it sees (tenant_condition): patient, study and series of an image, and
---   the patient of a study, are of the same dataset. A row on another site's patient would go with that patient when
---   they are erased, and an error of the foreign key alone would tell which ids are there.
+-- Title: Condition on rows that a restricted role writes
+-- Description: Returns a condition that new rows must meet besides tenant_condition, by which a role writes only rows
+--   that it sees. Patient, study and series of an image, and the patient of a study, must belong to the same dataset.
+--   Otherwise, a row on another site's patient would vanish when that patient is erased, and an error of the foreign
+--   key would reveal which ids exist.
 -- Inputs: the name of a table of schema cbir.
 CREATE FUNCTION cbir_internal.tenant_check(table_name text)
 RETURNS text
@@ -26,5 +27,4 @@ SELECT nullif(concat_ws(
 $$;
 
 COMMENT ON FUNCTION cbir_internal.tenant_check(text) IS
-'What a table''s policy under row-level security demands of rows that are written, besides that they are seen; NULL:'
-' nothing.';
+'Returns the condition that a table''s policy sets for written rows, besides that they are visible; NULL: none.';

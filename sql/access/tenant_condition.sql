@@ -1,13 +1,14 @@
--- Title: Which rows of a table a role sees under row-level security
--- Description: Everything rests on cbir.dataset_access: a role sees the datasets that it, or a role that it inherits
---   from, is given there, as long as name and OID are those of one role: a role that was created again is another one.
---   The sub-queries of a policy are under row-level security themselves, so an image follows its dataset, a label of an
---   image its image, a result its run. A run is seen by who sees all of its datasets: its lists hold images of all of
---   them. A label is seen where an image that is seen carries it; cbir_ingest sees all labels, whose names are unique
---   across datasets, and failures of no dataset. It is asked first whether somebody ingests, or each lookup of a name
---   would go through all labels of images. Index builds count the vectors of everybody and are seen by nobody who is
---   restricted. It is the acting role that is judged (see acting_expression). NULL: the table holds nothing of
---   any dataset.
+-- Title: Condition on rows that a restricted role sees
+-- Description: Returns the condition of a table's policy under row-level security. It rests on cbir.dataset_access: a
+--   role sees the datasets given there to the role itself or to a role that it inherits from. A row counts only while
+--   name and OID belong to one role, because a role that was created again is another role. Subqueries of a policy are
+--   under row-level security themselves, so an image follows its dataset, an image's label its image, and a result its
+--   run. A role sees a run only if it sees all datasets of the run, because the run's lists hold images of all of them.
+--   A role sees a label if it sees an image that carries it. cbir_ingest sees all labels, whose names are unique across
+--   datasets, and failures that belong to no dataset. The condition first tests if the role ingests, because otherwise
+--   each lookup of a name would scan all labels of images. Index builds count everybody's vectors, so no restricted
+--   role sees them. The condition judges the acting role (see acting_expression). NULL: the table holds no data of a
+--   dataset.
 -- Inputs: the name of a table of schema cbir.
 CREATE FUNCTION cbir_internal.tenant_condition(table_name text)
 RETURNS text
@@ -44,4 +45,4 @@ FROM (
 $$;
 
 COMMENT ON FUNCTION cbir_internal.tenant_condition(text) IS
-'The condition of a table''s policy under row-level security; NULL for tables that hold nothing of any dataset.';
+'Returns the condition of a table''s policy under row-level security; NULL for tables that hold no data of a dataset.';

@@ -1,6 +1,5 @@
--- Title: The triggers, and what each does
--- Description: The one list of them: create_triggers makes these, access_fault looks whether they are there
---   and on.
+-- Title: Definitions of the triggers
+-- Description: Lists all triggers. create_triggers creates them; access_fault checks that they exist and are on.
 CREATE FUNCTION cbir_internal.trigger_definition()
 RETURNS TABLE (table_name text, trigger_name text, event text, function_name text)
 LANGUAGE sql
@@ -17,7 +16,7 @@ VALUES
 (
     'image', 'refuse_erased', 'AFTER INSERT ON %s REFERENCING NEW TABLE AS added FOR EACH STATEMENT', 'refuse_erased'
 ),
--- Of each row, and only where the name changes: an update of millions of splits is not looked at.
+-- Row triggers that fire only if the name changes, so that an update of millions of splits does not call them.
 (
     'patient', 'refuse_erased_name',
     'AFTER UPDATE ON %s FOR EACH ROW'
@@ -38,4 +37,4 @@ VALUES
 $$;
 
 COMMENT ON FUNCTION cbir_internal.trigger_definition() IS
-'The triggers of schema cbir: table, name, when they fire, and the function that they call.';
+'Lists the triggers of schema cbir: table, name, event, and the function that they call.';

@@ -1,8 +1,8 @@
--- Title: The condition under which a role sees the rows of all datasets
--- Description: What the policies of row-level security begin with: the acting role (that of SET ROLE, else the login)
---   is a superuser, has BYPASSRLS, or is a member of cbir_admin or of the owner. It holds built-in functions only, so
---   that no policy depends on a function that an upgrade drops; and it is a sub-query without references, which
---   PostgreSQL evaluates once per statement.
+-- Title: Condition under which a role sees the rows of all datasets
+-- Description: Returns the condition that every policy of row-level security begins with: the acting role (that of SET
+--   ROLE, else the login) is a superuser, has BYPASSRLS, or is a member of cbir_admin or of the owner. It uses built-in
+--   functions only, so that no policy depends on a function that an upgrade drops. It is a subquery without outer
+--   references, which PostgreSQL evaluates once per statement.
 CREATE FUNCTION cbir_internal.unrestricted_condition()
 RETURNS text
 LANGUAGE sql
@@ -20,4 +20,4 @@ SELECT format(
 $$;
 
 COMMENT ON FUNCTION cbir_internal.unrestricted_condition() IS
-'The part of every policy that lets administrators, superusers and roles with BYPASSRLS through.';
+'Returns the part of every policy that lets administrators, superusers and roles with BYPASSRLS see all rows.';

@@ -1,6 +1,6 @@
--- Title: Who may call, create or act as what nobody but cbirdb should
--- Description: Part of access_fault.
--- Inputs: whether row-level security is on; whether functions and views for readers belong to cbir_search.
+-- Title: Find roles that may call, create or act too much or too little
+-- Description: Returns faults for access_fault.
+-- Inputs: TRUE if row-level security is on; TRUE if functions and views for readers belong to cbir_search.
 CREATE FUNCTION cbir_internal.wrong_call(protected boolean, bounded boolean)
 RETURNS TABLE (object text, fault text)
 LANGUAGE sql
@@ -27,7 +27,7 @@ FROM cbir_internal.function_audience() AS f
 INNER JOIN pg_roles AS g ON g.rolname = 'cbir_reader'
 WHERE f.audience = 'reader' AND NOT has_function_privilege(g.oid, f.routine, 'EXECUTE')
 UNION ALL
--- Functions find their names in these schemas: who creates there has code of his own run by them.
+-- Functions find names in these schemas, so a role that may create there can get its own code run by them.
 SELECT format('schema %I', n.nspname), coalesce(g.rolname, 'PUBLIC') || ' may create in it'
 FROM pg_namespace AS n
 CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
@@ -47,4 +47,5 @@ WHERE
 $$;
 
 COMMENT ON FUNCTION cbir_internal.wrong_call(boolean, boolean) IS
-'Functions that too many or too few may call, schemas in which others may create, and members of cbir_search.';
+'Returns functions that too many or too few roles may call, schemas in which others may create, and members of'
+' cbir_search.';

@@ -1,6 +1,6 @@
--- Title: What is wrong with rights, owners and search paths
--- Description: Part of access_fault.
--- Inputs: whether row-level security is on; whether functions and views for readers belong to cbir_search.
+-- Title: Find wrong rights, owners and search paths
+-- Description: Returns faults for access_fault.
+-- Inputs: TRUE if row-level security is on; TRUE if functions and views for readers belong to cbir_search.
 CREATE FUNCTION cbir_internal.wrong_grant(protected boolean, bounded boolean)
 RETURNS TABLE (object text, fault text)
 LANGUAGE sql
@@ -35,15 +35,15 @@ routine AS (
     FROM cbir_internal.function_audience() AS f
     INNER JOIN pg_proc AS p ON p.oid = f.routine
 )
--- Rights that are missing.
+-- Missing rights.
 SELECT format('%s %s', CASE WHEN r.is_view THEN 'view' ELSE 'table' END, r.name),
     format('%s lacks %s', p.grantee, p.privilege)
 FROM relation AS r
 CROSS JOIN LATERAL cbir_internal.table_privilege(r.name, r.is_view, $1) AS p
 WHERE NOT has_table_privilege(p.grantee, r.oid, p.privilege)
 UNION ALL
--- Rights that nobody should have: of cbirdb's own roles more than they need, and of others any on the audit, on
--- encoders, and under row-level security on tables.
+-- Excess rights: for cbirdb's own roles, more than they need; for others, any right on the audit, any right but SELECT
+-- on encoders, dataset access and settings, and under row-level security any right on tables.
 SELECT format('%s %s', CASE WHEN h.is_view THEN 'view' ELSE 'table' END, h.name),
     format('%s has %s%s', h.grantee, h.privilege_type, h.columns)
 FROM held AS h
@@ -101,4 +101,4 @@ WHERE r.relowner <> (SELECT o.id FROM owner AS o) AND NOT (r.is_view AND pg_get_
 $$;
 
 COMMENT ON FUNCTION cbir_internal.wrong_grant(boolean, boolean) IS
-'Rights, owners and search paths that differ from what this version gives.';
+'Returns rights, owners and search paths that differ from those that this version gives.';

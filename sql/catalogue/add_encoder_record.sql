@@ -1,9 +1,9 @@
 -- Title: Store the record of an encoder
--- Description: For encoders besides those that ship with cbirdb. It runs as the owner, as register_encoder, and
---   what a record can make another machine load is bounded: a repository at the model hub or a folder, one of the
---   general loaders, plain options. That a folder is opened, the operator of each machine decides.
+-- Description: Stores a record for an encoder that does not ship with cbirdb. It runs as the owner, as register_encoder
+--   does. Checks limit what a record can make another machine load: a repository at the model hub or a folder, one of
+--   the general loaders, plain options. The operator of each machine decides whether it may open a folder.
 -- Inputs: the encoder's name; its record as `cbirdb encoders add` makes it.
--- Returns: whether it was stored; FALSE: the name is taken.
+-- Returns: TRUE if the record was stored; FALSE if the name is taken.
 CREATE FUNCTION cbir_internal.add_encoder_record(name text, spec jsonb)
 RETURNS boolean
 LANGUAGE plpgsql
@@ -21,7 +21,7 @@ BEGIN
             SELECT FROM jsonb_object_keys(coalesce(spec -> 'options', '{}')) AS o (option)
             WHERE o.option NOT IN ('pooling', 'quick_gelu')
         )
-        -- What a record must have: each command of each site reads all records.
+        -- Fields that every record must have, because each command of each site reads all records.
         OR EXISTS (
             SELECT FROM unnest('{embedding,preprocessing,licence,training_scheme,citation}'::text[]) AS f (field)
             WHERE jsonb_typeof(spec -> f.field) IS DISTINCT FROM 'string'
@@ -40,4 +40,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.add_encoder_record(text, jsonb) IS
-'Stores the record of an encoder; FALSE when the name is taken.';
+'Stores the record of an encoder; returns FALSE if the name is taken.';

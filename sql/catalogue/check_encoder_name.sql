@@ -1,7 +1,8 @@
--- Title: Refuse a name that no encoder can have
--- Description: The name of an encoder's table is derived from it, and so are names of folders. The tables' constraints
---   say the same, without a hint.
+-- Title: Check the name of an encoder
+-- Description: Refuses a name that no encoder can have. The names of the encoder's table and folders are derived from
+--   it. The constraints of the tables check the same, without a hint.
 -- Inputs: a name.
+-- Returns: the same name.
 CREATE FUNCTION cbir_internal.check_encoder_name(name text)
 RETURNS text
 LANGUAGE plpgsql
@@ -19,4 +20,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.check_encoder_name(text) IS
-'The name, or an error when no encoder can have it.';
+'Returns the name, or raises an error if no encoder can have it.';

@@ -1,5 +1,6 @@
--- Title: Refuse a vector of the fixed picture that no encoder gives
--- Description: Every later encoding is compared with it, so a wrong one would stop them all.
+-- Title: Check the vector of the fixed picture
+-- Description: Refuses a vector that no encoder gives. Every later encoding is compared with this vector, so a wrong
+--   one would stop them all.
 -- Inputs: the vector (NULL: none), the encoder's dimension.
 CREATE FUNCTION cbir_internal.check_golden_embedding(golden_embedding real[], dim integer)
 RETURNS void
@@ -25,4 +26,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.check_golden_embedding(real[], integer) IS
-'Refuses a vector of the fixed picture that is not of length 1 or not of the encoder''s dimension.';
+'Refuses a vector of the fixed picture whose length is not 1 or whose dimension is not the encoder''s.';

@@ -1,10 +1,11 @@
 -- Title: Create the embedding table of an encoder
--- Description: One narrow table per encoder, embedding_<encoder>, one unit vector per image. STORAGE PLAIN
---   keeps vectors in the row: TOASTed ones load five times slower. The norm is checked, because a zero or
---   unnormalised vector would vanish from a cosine index or distort what is compared.
---   It runs as the owner: who may ingest need not own anything, and the table gets the grants and the policies of the
---   others.
+-- Description: Creates one narrow table per encoder, embedding_<encoder>, with one unit vector per image. STORAGE PLAIN
+--   keeps vectors in the row, because TOASTed ones load five times slower. A constraint checks the norm, because a zero
+--   or unnormalised vector would vanish from a cosine index or distort comparisons. The function runs as the owner, so
+--   the role that ingests need not own anything. The table gets the grants and the policies of the other embedding
+--   tables.
 -- Inputs: the encoder's name (its row in cbir.encoder must exist).
+-- Returns: the table.
 CREATE FUNCTION cbir_internal.create_embedding_table(encoder text)
 RETURNS regclass
 LANGUAGE plpgsql
@@ -13,7 +14,7 @@ SET search_path FROM CURRENT
 AS $$
 DECLARE
     spec cbir.encoder;
-    -- pgvector keeps a row on one page: 8 kB hold 2,000 single or 4,000 half precision components.
+    -- pgvector keeps an indexed vector on one page: 8 kB hold 2,000 single or 4,000 half precision components.
     max_dim integer;
 BEGIN
     SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = create_embedding_table.encoder;
@@ -22,7 +23,7 @@ BEGIN
             ERRCODE = 'undefined_object', HINT = 'Insert its row into cbir.encoder first.';
     END IF;
     IF to_regclass(format('cbir.%I', spec.table_name)) IS NOT NULL THEN
-        -- Nothing is altered here: that would wait for every reader, and make new ones wait.
+        -- No ALTER TABLE here: it would wait for every reader, and new readers would wait for it.
         RETURN format('cbir.%I', spec.table_name)::regclass;
     END IF;
     max_dim := CASE spec.precision WHEN 'half' THEN 4000 ELSE 2000 END;
@@ -56,4 +57,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.create_embedding_table(text) IS
-'Creates the embedding table of a registered encoder, if it is not there yet.';
+'Creates the embedding table of a registered encoder if it does not exist.';

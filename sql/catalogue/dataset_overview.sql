@@ -1,6 +1,6 @@
--- Title: Datasets as a person reads them
--- Description: One row per dataset, with its reader and its folder on the machine that ingested it. Columns are
---   expressions, see cbir.image_overview.
+-- Title: Datasets in readable form
+-- Description: Lists datasets, one per row, with their readers and their folders on the machine that ingested them.
+--   Columns are expressions; cbir.image_overview gives the reason.
 CREATE VIEW cbir.dataset_overview WITH (security_invoker = TRUE) AS
 SELECT
     d.dataset_id,
@@ -11,4 +11,4 @@ SELECT
 FROM cbir.dataset AS d;
 
 COMMENT ON VIEW cbir.dataset_overview IS
-'One row per dataset: name, reader, folder.';
+'Lists datasets, one per row: name, reader, folder.';

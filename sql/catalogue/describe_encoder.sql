@@ -1,9 +1,10 @@
--- Title: Say with what an encoder's vectors are computed, once
--- Description: An encoder whose vectors were imported has no vector of the fixed picture until it first computes some
---   here. What has been said stays: a site that could change it would stop all others from encoding.
--- Inputs: the encoder's name; SHA-256 of its weights and of its preprocessing; what its vectors are computed with; its
---   unit vector of the fixed picture.
--- Returns: whether it had not been said before.
+-- Title: Record once how an encoder's vectors are computed
+-- Description: Writes the encoder's description if there is none. An encoder whose vectors were imported has no vector
+--   of the fixed picture until this database first computes vectors with it. A description is never overwritten: a site
+--   that could change it would stop all others from encoding.
+-- Inputs: the encoder's name; SHA-256 of its weights and of its preprocessing; provenance, what computes its vectors;
+--   its unit vector of the fixed picture.
+-- Returns: TRUE if the description was written; FALSE if there was one.
 CREATE FUNCTION cbir_internal.describe_encoder(
     name text, weights_sha256 text, preprocessing_sha256 text, provenance jsonb, golden_embedding real[]
 )
@@ -29,4 +30,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.describe_encoder(text, text, text, jsonb, real[]) IS
-'Notes weights, preprocessing and the fixed picture''s vector of an encoder of which they are not known yet.';
+'Writes weights, preprocessing and the fixed picture''s vector of an encoder if they are not known yet.';

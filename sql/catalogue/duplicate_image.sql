@@ -1,6 +1,6 @@
 -- Title: Images whose files are identical
--- Description: Every image whose file is byte for byte that of another, with the copies it has. Such images keep
---   their own rows and labels; those that stand on both sides of a split make precision look better than it is.
+-- Description: Lists every image whose file equals another's byte for byte, with the number of copies. Such images keep
+--   their own rows and labels. Copies on both sides of a split make precision look better than it is.
 CREATE VIEW cbir.duplicate_image WITH (security_invoker = TRUE) AS
 SELECT
     copies.sha256,
@@ -25,4 +25,4 @@ INNER JOIN cbir.image AS i ON copies.raw_sha256 = i.sha256
 INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id;
 
 COMMENT ON VIEW cbir.duplicate_image IS
-'Images whose files are identical to another''s, and whether the copies straddle train, val and test.';
+'Lists images whose files are identical to another''s, and whether the copies straddle train, val and test.';

@@ -1,5 +1,5 @@
--- Title: Encoders whose embedding table is there
--- Description: What goes through the tables of all encoders starts here. An encoder whose table somebody has dropped
+-- Title: Encoders whose embedding table exists
+-- Description: Returns the encoders for every loop over their tables. If somebody has dropped an encoder's table, that
 --   must not stop an erasure or a search for everybody.
 CREATE FUNCTION cbir_internal.embedded_encoder()
 RETURNS SETOF cbir.encoder
@@ -15,4 +15,4 @@ ORDER BY e.name
 $$;
 
 COMMENT ON FUNCTION cbir_internal.embedded_encoder() IS
-'Rows of cbir.encoder whose embedding table is there, in the order of their names.';
+'Returns the rows of cbir.encoder whose embedding table exists, ordered by name.';

@@ -1,5 +1,5 @@
 -- Title: Name of an encoder's embedding table
--- Description: Looks an encoder up and says which ones there are when it is not known.
+-- Description: Returns the table's name. If the encoder is not known, raises an error that lists the known ones.
 -- Inputs: an encoder.
 CREATE FUNCTION cbir_internal.embedding_table(encoder text)
 RETURNS text
@@ -24,4 +24,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.embedding_table(text) IS
-'Name of the table in schema cbir that holds the embeddings of an encoder.';
+'Returns the name of the table in schema cbir that holds the embeddings of an encoder.';

@@ -1,6 +1,6 @@
--- Title: Encoders as a person reads them
--- Description: One row per encoder that has an embedding table here: what its vectors are and what they were computed
---   with. Encoders are everybody's; no row is hidden.
+-- Title: Encoders in readable form
+-- Description: Lists encoders that have an embedding table here, one per row: what their vectors are and what computed
+--   them. Every reader sees all encoders; no row is hidden.
 CREATE VIEW cbir.encoder_overview WITH (security_invoker = TRUE) AS
 SELECT
     e.encoder_id,
@@ -18,4 +18,4 @@ SELECT
 FROM cbir.encoder AS e;
 
 COMMENT ON VIEW cbir.encoder_overview IS
-'One row per encoder with vectors here: dimension, precision, weights, preprocessing, provenance.';
+'Lists encoders with vectors here, one per row: dimension, precision, weights, preprocessing, provenance.';

@@ -1,6 +1,6 @@
--- Title: What searches can be filtered by
--- Description: Every value that a filter of a search function can name here: datasets, modalities, anatomic regions,
---   labels with the paths above them.
+-- Title: Values that a search can filter by
+-- Description: Lists every value that a filter of a search function can name here: datasets, modalities, anatomic
+--   regions, labels and the paths above them.
 --     SELECT value FROM cbir.filter_value WHERE kind = 'modality';
 CREATE VIEW cbir.filter_value WITH (security_invoker = TRUE) AS
 SELECT
@@ -27,4 +27,4 @@ FROM cbir.label AS l
 CROSS JOIN LATERAL generate_series(1, cardinality(string_to_array(l.name, '/'))) AS depth (n);
 
 COMMENT ON VIEW cbir.filter_value IS
-'Values that searches can be filtered by, per kind: dataset, modality, anatomic region, label.';
+'Lists values that searches can filter by, per kind: dataset, modality, anatomic region, label.';

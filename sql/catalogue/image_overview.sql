@@ -1,8 +1,8 @@
--- Title: Images as a person reads them
--- Description: One row per image with its dataset, study, patient pseudonym and positive labels. Columns are
---   expressions (sop_uid || ''): under row-level security a reader's condition is then tested on visible rows alone,
---   and EXPLAIN ANALYZE counts the same for a hidden value and an absent one. To look an image up fast by a UID or its
---   file, call cbir.find_image.
+-- Title: Images in readable form
+-- Description: Lists images, one per row, with dataset, study, patient pseudonym and positive labels. Columns are
+--   expressions (sop_uid || ''). Under row-level security, PostgreSQL then tests a reader's condition on visible rows
+--   only, and EXPLAIN ANALYZE shows the same counts for a hidden value as for an absent one. To find an image fast by a
+--   UID or its file, call cbir.find_image.
 CREATE VIEW cbir.image_overview WITH (security_invoker = TRUE) AS
 SELECT
     i.image_id,
@@ -37,4 +37,5 @@ CROSS JOIN LATERAL (
 ) AS labelled;
 
 COMMENT ON VIEW cbir.image_overview IS
-'One row per image: dataset, file, split, modality, anatomic region, positive labels, UIDs, patient pseudonym.';
+'Lists images, one per row: dataset, file, split, modality, anatomic region, positive labels, UIDs, patient'
+' pseudonym.';

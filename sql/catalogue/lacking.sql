@@ -1,7 +1,7 @@
--- Title: Say in SQL that an image lacks an embedding
--- Description: For statements on the tables of several encoders, whose names are looked up here.
+-- Title: SQL conditions that an image lacks embeddings
+-- Description: Writes conditions for statements over the tables of several encoders. It looks the table names up.
 -- Inputs: encoders.
--- Returns: for each a condition on an image that is called i.
+-- Returns: for each encoder, a condition on an image with the alias i.
 CREATE FUNCTION cbir_internal.lacking(encoders text[])
 RETURNS text[]
 LANGUAGE sql
@@ -16,4 +16,4 @@ FROM unnest($1) WITH ORDINALITY AS g (encoder, ordinality)
 $$;
 
 COMMENT ON FUNCTION cbir_internal.lacking(text[]) IS
-'For each encoder the condition, in SQL, that image i lacks its embedding.';
+'Returns for each encoder the SQL condition that image i lacks its embedding.';

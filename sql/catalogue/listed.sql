@@ -1,6 +1,6 @@
--- Title: The first names of a list, and how many more there are
--- Description: What a hint says of what there is. An error that lists ten thousand labels is not read.
--- Inputs: names, in the order in which they are to be said.
+-- Title: First names of a list, and the number of the others
+-- Description: Returns a list for a hint. Nobody reads an error that lists ten thousand labels.
+-- Inputs: names, in the order in which they should appear.
 CREATE FUNCTION cbir_internal.listed(names text[])
 RETURNS text
 LANGUAGE sql
@@ -12,4 +12,5 @@ SELECT nullif(array_to_string(($1)[:20], ', '), '')
 $$;
 
 COMMENT ON FUNCTION cbir_internal.listed(text[]) IS
-'The first twenty names of a list and how many more there are, for the hint of an error; NULL when there is none.';
+'Returns the first twenty names of a list and the number of the others, for the hint of an error; NULL if there is'
+' none.';

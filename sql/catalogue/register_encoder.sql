@@ -1,11 +1,11 @@
 -- Title: Register an encoder
--- Description: Its row and its embedding table, where they are not there yet; what is there stays as it is, since one
---   site's encoder is every site's. It runs as the owner: who ingests has no right on cbir.encoder but to read it. The
---   table's name is derived from the encoder's, never given.
+-- Description: Adds the encoder's row and its embedding table if they do not exist. It changes nothing that exists,
+--   because all sites share an encoder. It runs as the owner: a role that ingests may only read cbir.encoder. The
+--   table's name is derived from the encoder's name, never given.
 -- Inputs: the encoder's name; dimension and precision (half, single) of its vectors; licence; SHA-256 of its weights
---   and of its preprocessing; its record; what its vectors are computed with; its unit vector of the fixed picture
+--   and of its preprocessing; its record; provenance, what computes its vectors; its unit vector of the fixed picture
 --   (NULL: its vectors are imported).
--- Returns: whether there is an encoder of this name now; else another one has the table that would be its.
+-- Returns: TRUE if an encoder of this name exists now; FALSE if another encoder has the table that it would get.
 CREATE FUNCTION cbir_internal.register_encoder(
     name text,
     dim integer,
@@ -25,7 +25,7 @@ AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM cbir.encoder AS e WHERE e.name = register_encoder.name) THEN
         PERFORM cbir_internal.check_golden_embedding(golden_embedding, dim);
-    -- Each command of each site reads them.
+    -- Limited, because each command of each site reads these fields.
     IF
         (jsonb_typeof(spec) = 'object' AND jsonb_typeof(provenance) = 'object') IS NOT TRUE
         OR octet_length(concat(spec, provenance, licence, weights_sha256, preprocessing_sha256)) > 50000
@@ -54,4 +54,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.register_encoder(text, integer, text, text, text, text, jsonb, jsonb, real[]) IS
-'Adds an encoder and its embedding table where they are not there; FALSE when another encoder has that table.';
+'Adds an encoder and its embedding table if they do not exist; returns FALSE if another encoder has that table.';

@@ -1,14 +1,14 @@
--- Title: The roles of cbirdb, for a database administrator
--- Description: Group roles without a login; a person's or a program's login becomes a member of one:
+-- Title: Create the roles of cbirdb, as a database administrator
+-- Description: Creates group roles without a login. The login of a person or a program becomes a member of one:
 --     GRANT cbir_reader TO radiology_app;
---   They belong to the whole cluster. Run it once, as a superuser or a role with CREATEROLE, before or after
---   `cbirdb db upgrade`, which grants in its database what each role needs. Safe to repeat.
---     cbir_reader    searches and reads everything but the audit; with row-level security: of its datasets
---     cbir_ingest    also brings in images, labels and embeddings
---     cbir_admin     owns the schema: upgrades, indexes, evaluates, drops, erases, switches
---     cbir_auditor   reads who searched what, and the certificates of erasure; nothing else
---     cbir_search    owns the functions and views that readers use; it has no members but the schema's owner
---   Where another role than cbir_admin owns the schema, that role needs the last grant too:
+--   Roles belong to the whole cluster. Run this once, as a superuser or a role with CREATEROLE, before or after
+--   `cbirdb db upgrade`, which grants in its database the rights that each role needs. It is safe to repeat.
+--     cbir_reader    searches and reads everything but the audit; under row-level security only its own datasets
+--     cbir_ingest    also loads images, labels and embeddings
+--     cbir_admin     owns the schema: upgrades, indexes, evaluates, drops, erases, switches settings
+--     cbir_auditor   reads the audit of searches and the certificates of erasure; nothing else
+--     cbir_search    owns the functions and views that readers use; only the schema's owner is a member
+--   If another role than cbir_admin owns the schema, that role needs the last grant too:
 --     GRANT cbir_search TO the_owner WITH INHERIT FALSE, SET TRUE;
 DO $$
 DECLARE
@@ -33,7 +33,7 @@ BEGIN
             EXECUTE format('GRANT %I TO %I', wanted.includes, wanted.name);
         END IF;
     END LOOP;
-    -- SET lets the owner hand functions and views over to it; without INHERIT its rights are nobody else's.
+    -- SET lets the owner hand functions and views over to cbir_search. Without INHERIT nobody else has its rights.
     IF NOT pg_has_role('cbir_admin', 'cbir_search', 'SET') OR pg_has_role('cbir_admin', 'cbir_search', 'USAGE') THEN
         GRANT cbir_search TO cbir_admin WITH INHERIT FALSE, SET TRUE;
     END IF;

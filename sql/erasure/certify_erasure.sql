@@ -1,8 +1,10 @@
 -- Title: Write the certificate of an erasure
--- Description: With what has to be run after COMMIT so that deleted vectors leave the vector indexes and the files, and
---   deleted values the planner's statistics (pg_stats shows the most common ones, and bounds of histograms); and
---   with the hashed files, so that a list that does not tell patients apart cannot bring them back.
--- Inputs: the dataset's name, the hashed pseudonym, the hashed sources (see cbir.erasure_hash), rows removed by table.
+-- Description: Writes the certificate with the commands to run after COMMIT. They remove deleted vectors from the
+--   vector indexes and the files, and deleted values from the planner's statistics (pg_stats shows the most common
+--   values, and bounds of histograms). It also stores the hashed files, so that a list without patients cannot bring
+--   them back.
+-- Inputs: the dataset's name, the hashed pseudonym, the hashed sources (see cbir.erasure_hash), number of removed rows
+--   by table.
 CREATE FUNCTION cbir_internal.certify_erasure(dataset text, pseudonym_sha256 bytea, sources bytea[], removed jsonb)
 RETURNS cbir.erasure_certificate
 LANGUAGE plpgsql
@@ -15,7 +17,7 @@ BEGIN
     SELECT
         certify_erasure.dataset, certify_erasure.pseudonym_sha256,
         session_user, cbir_internal.acting_role(), certify_erasure.removed,
-        -- An index that is built anew holds no deleted vector; VACUUM is quicker after it.
+        -- A rebuilt index holds no deleted vector, and VACUUM is faster after it.
         ARRAY(
             SELECT format('REINDEX INDEX CONCURRENTLY cbir.%I', c.relname)
             FROM cbir.encoder AS e
@@ -41,4 +43,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.certify_erasure(text, bytea, bytea[], jsonb) IS
-'Writes the certificate of an erasure, and what keeps its images from coming back.';
+'Writes the certificate of an erasure, and the hashes that keep its images from coming back.';

@@ -1,9 +1,11 @@
--- Title: Take images out of stored evaluations
--- Description: Their own results go. In the lists of other queries they are taken out: neighbours, distances and hits
---   close up, so that a list is as if the image had never been found, but shorter; and the number of relevant images
---   goes down where the image was one of those indexed. What is left is not what another run would find (nothing moves
---   up into the k-th place), so the run counts what it lost: search_run.erased_images, erased_neighbours.
+-- Title: Remove images from stored evaluations
+-- Description: Removes the results of the images as queries, and the images from the lists of other queries.
+--   Neighbours, distances and hits close up, so that a list is as if the image had never been found, but shorter. The
+--   number of relevant images decreases if the image was indexed. The remaining list is not the list of a new run,
+--   because nothing moves up into the k-th place. The run therefore counts what it lost: search_run.erased_images,
+--   erased_neighbours.
 -- Inputs: ids of images that are still in the catalogue.
+-- Returns: an object with the numbers of removed rows (search_result, search_result_label) and neighbours.
 CREATE FUNCTION cbir_internal.erase_from_runs(image_ids bigint[])
 RETURNS jsonb
 LANGUAGE plpgsql
@@ -18,7 +20,7 @@ DECLARE
     removed_queries bigint := 0;
     removed_labels bigint := 0;
     removed_neighbours bigint := 0;
-    -- Relevance of each entry that stays, summed up again; of the same form for both tables.
+    -- Hits of the entries that stay, counted again; the same expression for both tables.
     kept constant text := '(
         SELECT coalesce(array_agg(k.hits ORDER BY k.rank), ''{}'') FROM (
             SELECT n.rank, (sum(t.hits[n.rank] - coalesce(t.hits[n.rank - 1], 0)) OVER (ORDER BY n.rank))::smallint AS hits
@@ -37,7 +39,7 @@ BEGIN
         GET DIAGNOSTICS labels = ROW_COUNT;
         DELETE FROM cbir.search_result AS r WHERE r.run_id = run.run_id AND r.query_image_id = ANY (image_ids);
         GET DIAGNOSTICS queries = ROW_COUNT;
-        -- Which of them the run could find, by the definition that made it.
+        -- Images that the run could find, by the definition that made the run.
         EXECUTE format(
             'CREATE TEMPORARY TABLE erased_indexed ON COMMIT DROP AS
             SELECT p.image_id, p.label_ids
@@ -70,7 +72,7 @@ BEGIN
         ) AS lost
         WHERE r.run_id = run.run_id AND r.query_image_id = lost.query_image_id;
         DROP TABLE pg_temp.erased_indexed;
-        -- The labels first: they are summed up along the list as it still is.
+        -- The labels first: their hits are counted along the list as it still is.
         EXECUTE
             'UPDATE cbir.search_result_label AS t SET hits = ' || kept
             || ' FROM cbir.search_result AS r WHERE r.run_id = $2 AND r.neighbour_ids && $1'
@@ -105,4 +107,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.erase_from_runs(bigint[]) IS
-'Takes images out of stored evaluations, as queries and as neighbours; returns how many of each.';
+'Removes images from stored evaluations, as queries and as neighbours; returns the number of each.';

@@ -1,11 +1,11 @@
 -- Title: Erase a patient
--- Description: From every table, every embedding table, stored neighbours and result lists, in one transaction.
---   Returns a certificate per dataset, which stays: it is what keeps the patient from being ingested again. Deleted
---   rows stay in files and vector indexes until they are vacuumed: to_run says what to run after COMMIT
---   (`cbirdb erase` does). A patient who was erased before and is not there gives the certificates of then, and the
---   pseudonym is taken out of purposes once more.
+-- Description: Removes a patient from every table, every embedding table, stored neighbours and result lists, in one
+--   transaction. It returns a certificate per dataset, which stays and keeps the patient from being ingested again.
+--   Deleted rows stay in files and vector indexes until VACUUM: to_run lists the commands to run after COMMIT (`cbirdb
+--   erase` runs them). If a patient was erased before and has not come back, the function returns the earlier
+--   certificates, and removes the pseudonym from purposes once more.
 --     SELECT * FROM cbir.erase_patient('0a1b2c...', 'mimic');
--- Inputs: the pseudonym, as cbir.patient has it; a dataset's name (NULL: every dataset that knows this pseudonym).
+-- Inputs: the pseudonym, as in cbir.patient; a dataset's name (NULL: every dataset that has this pseudonym).
 CREATE FUNCTION cbir.erase_patient(pseudonym text, dataset text DEFAULT NULL)
 RETURNS SETOF cbir.erasure_certificate
 LANGUAGE plpgsql
@@ -48,7 +48,7 @@ BEGIN
         study_ids := ARRAY(
             SELECT st.study_id FROM cbir.study AS st WHERE st.patient_id = person.patient_id
             UNION
-            -- A study that names no patient, but whose images are all this one's.
+            -- A study without a patient, all of whose images belong to this patient.
             SELECT st.study_id FROM cbir.image AS own
             INNER JOIN cbir.study AS st ON st.study_id = own.study_id AND st.patient_id IS NULL
             WHERE
@@ -84,11 +84,11 @@ BEGIN
         ORDER BY c.erased_at
     LOOP
         erased := TRUE;
-        -- Somebody may have searched since and named the patient as the purpose.
+        -- Somebody may have named the patient as the purpose of a search since then.
         RETURN NEXT cbir_internal.redact_audit(certificate, '{}', '{}', '{}', erase_patient.pseudonym);
     END LOOP;
     IF NOT erased THEN
-        -- The pseudonym is not repeated: servers log errors.
+        -- Without the pseudonym itself, because servers log errors.
         RAISE EXCEPTION 'there is no patient with this pseudonym%',
             coalesce(' in dataset "' || erase_patient.dataset || '"', '') USING
             ERRCODE = 'no_data_found',
@@ -99,4 +99,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.erase_patient(text, text) IS
-'Erases a patient from every table and stored result, and returns a certificate per dataset.';
+'Removes a patient from every table and stored result, and returns a certificate per dataset.';

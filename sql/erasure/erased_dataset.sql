@@ -1,6 +1,7 @@
--- Title: Datasets of which patients have been erased
--- Description: Their names, for an ingest that looks whether an erased patient is about to come back under another one:
---   pseudonyms are made of a dataset's name and a patient's number. Under row-level security those the caller sees.
+-- Title: Datasets with erased patients
+-- Description: Returns names of datasets for an ingest that checks whether an erased patient is about to come back
+--   under another pseudonym: pseudonyms are made of a dataset's name and a patient's number. Under row-level security
+--   it returns only datasets that the caller sees.
 CREATE FUNCTION cbir_internal.erased_dataset()
 RETURNS SETOF text
 LANGUAGE plpgsql
@@ -19,4 +20,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.erased_dataset() IS
-'Names of the datasets for which there is a certificate of erasure.';
+'Returns the names of the datasets that have a certificate of erasure.';

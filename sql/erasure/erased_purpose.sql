@@ -1,8 +1,8 @@
--- Title: A purpose without a pseudonym
--- Description: Each place where it stands becomes "erased", in capital or small letters. A short pseudonym must stand
---   alone: p1 is not part of p10, nor i of imaging. One as long as `cbirdb ingest` makes them (32 digits) is found
---   within a longer word, too.
--- Inputs: the purpose of a search; the pseudonym (NULL: nothing is taken out).
+-- Title: Remove a pseudonym from a purpose
+-- Description: Replaces each occurrence of the pseudonym by "erased", in upper or lower case. A short pseudonym must be
+--   a whole word: p1 is not part of p10, nor i of imaging. One as long as `cbirdb ingest` makes them (32 digits) is
+--   also found within a longer word.
+-- Inputs: the purpose of a search; the pseudonym (NULL: nothing is removed).
 CREATE FUNCTION cbir_internal.erased_purpose(purpose text, pseudonym text)
 RETURNS text
 LANGUAGE sql
@@ -11,7 +11,7 @@ AS $$
 SELECT coalesce(
     regexp_replace(
         $1,
-        -- What is no letter or digit means itself with a backslash before it.
+        -- A backslash makes every character that is no letter or digit literal.
         CASE WHEN length($2) < 32 THEN '(?<![[:alnum:]])' ELSE '' END
         || regexp_replace(nullif($2, ''), '([^[:alnum:]])', '\\\1', 'g')
         || CASE WHEN length($2) < 32 THEN '(?![[:alnum:]])' ELSE '' END,
@@ -22,4 +22,4 @@ SELECT coalesce(
 $$;
 
 COMMENT ON FUNCTION cbir_internal.erased_purpose(text, text) IS
-'A purpose with "erased" wherever a pseudonym stood in it.';
+'Returns a purpose with "erased" in place of a pseudonym.';

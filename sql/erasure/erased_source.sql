@@ -1,10 +1,10 @@
--- Title: Which images may not come back
--- Description: Of a list of images to be brought in, those of erased patients: by the patient's pseudonym, or by the
---   image itself where a list does not tell patients apart. Under row-level security it answers for datasets that the
---   caller sees, and is silent on others: names of files can be guessed.
--- Inputs: the dataset's name; the images' sources, and for each its patient's pseudonym (NULL: unknown); whether both
---   must have been erased: where it is asked whether a dataset of another name holds the same, as numbers of patients
---   and names of files alone repeat themselves.
+-- Title: Find incoming images of erased patients
+-- Description: Returns the sources of those incoming images that belong to erased patients. It finds them by the
+--   patient's pseudonym, or by the image itself if a list has no patients. Under row-level security it answers only for
+--   datasets that the caller sees and returns nothing for others, because names of files can be guessed.
+-- Inputs: the dataset's name; the images' sources, and for each its patient's pseudonym (NULL: unknown); both_erased,
+--   TRUE if both source and pseudonym must have been erased. Use TRUE to check a dataset under another name, because
+--   patient numbers and file names alone repeat across datasets.
 CREATE FUNCTION cbir_internal.erased_source(
     dataset text, sources text[], pseudonyms text[], both_erased boolean DEFAULT FALSE
 )
@@ -45,4 +45,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.erased_source(text, text[], text[], boolean) IS
-'Of images to be brought in, the sources of those whose patient has been erased.';
+'Returns the sources of those incoming images whose patient has been erased.';

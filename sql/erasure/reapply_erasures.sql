@@ -1,6 +1,7 @@
 -- Title: Erase again what has come back
--- Description: Every patient and image that has a certificate of erasure and is in the catalogue all the same
---   (cbir.returned_patient). Returns new certificates; none when nothing had come back.
+-- Description: Removes every patient and image that has a certificate of erasure but is in the catalogue
+--   (cbir.returned_patient).
+-- Returns: new certificates; none if nothing had come back.
 CREATE FUNCTION cbir.reapply_erasures()
 RETURNS SETOF cbir.erasure_certificate
 LANGUAGE plpgsql
@@ -32,4 +33,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.reapply_erasures() IS
-'Erases patients and images again that have a certificate of erasure and are in the catalogue all the same.';
+'Removes patients and images that have a certificate of erasure but are in the catalogue again.';

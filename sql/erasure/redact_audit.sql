@@ -1,8 +1,9 @@
--- Title: Take what was erased out of the audit of searches
--- Description: The last step of an erasure, after its certificate: the audit's guard lets go of ids that name nothing,
---   and of a pseudonym with a certificate. It sees the pseudonym in a setting of this transaction, as no table has it
---   any more. The certificate then says how many rows were changed.
--- Inputs: the certificate; ids of images, studies and patients that are no longer there; the pseudonym (NULL: unknown).
+-- Title: Remove erased data from the audit of searches
+-- Description: Updates audit rows as the last step of an erasure, after its certificate. The audit's guard allows the
+--   removal of ids that name nothing, and of a pseudonym with a certificate. It reads the pseudonym from a setting of
+--   this transaction, because no table has it any more. The certificate then gets the number of changed rows.
+-- Inputs: the certificate; ids of images, studies and patients that no longer exist; the pseudonym (NULL: unknown).
+-- Returns: the updated certificate.
 CREATE FUNCTION cbir_internal.redact_audit(
     certificate cbir.erasure_certificate,
     image_ids bigint[],
@@ -37,7 +38,7 @@ BEGIN
         removed = c.removed || jsonb_build_object(
             'search_audit_redacted', coalesce((c.removed ->> 'search_audit_redacted')::bigint, 0) + number
         ),
-        -- Old rows stay in the table's file until then, and old values in the planner's statistics.
+        -- Until VACUUM, old rows stay in the table's file, and old values in the planner's statistics.
         to_run = CASE WHEN number > 0 THEN array_remove(c.to_run, vacuum) || vacuum ELSE c.to_run END
     WHERE c.certificate_id = certificate.certificate_id
     RETURNING * INTO certificate;
@@ -46,4 +47,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.redact_audit(cbir.erasure_certificate, bigint[], bigint[], bigint[], text) IS
-'Takes what was erased out of cbir.search_audit; returns the certificate with the number of rows.';
+'Removes erased data from cbir.search_audit; returns the certificate with the number of rows.';

@@ -1,7 +1,7 @@
--- Title: A row of the audit without what was erased
--- Description: What an erasure leaves of it, and the one change that guard_audit lets through. Ids of images are
---   taken out and counted, the others keep their order; a filter's list of lists becomes one list. Where the filter
---   named an image, a study or a patient by itself, or the purpose a patient's pseudonym, it says "erased".
+-- Title: Row of the audit without erased data
+-- Description: Returns the row that an erasure leaves; guard_audit allows no other change. It removes and counts ids of
+--   images; the others keep their order. A filter's list of lists becomes one list. If the filter named an image, a
+--   study or a patient by itself, or the purpose named a patient's pseudonym, "erased" takes its place.
 -- Inputs: a row of cbir.search_audit; ids of images, studies and patients; a pseudonym (NULL: none).
 CREATE FUNCTION cbir_internal.redacted_search(
     entry cbir.search_audit, image_ids bigint[], study_ids bigint[], patient_ids bigint[], pseudonym text
@@ -54,4 +54,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.redacted_search(cbir.search_audit, bigint[], bigint[], bigint[], text) IS
-'A row of cbir.search_audit without these images, which it counts, studies, patients and pseudonym.';
+'Returns a row of cbir.search_audit without these images (which it counts), studies, patients and pseudonym.';

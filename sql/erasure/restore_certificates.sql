@@ -1,7 +1,9 @@
--- Title: Bring certificates of erasure back
--- Description: A backup that is older than an erasure knows nothing of it. The certificates that were kept in files
---   (see `cbirdb erase --certificate`) are put back; cbir.reapply_erasures then erases what the backup brought with it.
+-- Title: Restore certificates of erasure
+-- Description: Inserts certificates that were kept in files (see `cbirdb erase --certificate`). A backup that is older
+--   than an erasure does not contain its certificate. Afterwards cbir.reapply_erasures erases what the backup brought
+--   back.
 -- Inputs: an array of certificates as `cbirdb erase` writes them.
+-- Returns: the number of new certificates.
 CREATE FUNCTION cbir.restore_certificates(certificates jsonb)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -32,4 +34,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.restore_certificates(jsonb) IS
-'Puts certificates of erasure back that a restored backup does not know; returns how many were new.';
+'Inserts certificates of erasure that a restored backup lacks; returns the number of new ones.';

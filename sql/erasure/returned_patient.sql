@@ -1,7 +1,7 @@
--- Title: Erased patients who are back
--- Description: Patients and images for which there is a certificate of erasure, and which are in the catalogue: after a
---   partial restore, say. One row per patient, and one per image that is there without its patient.
---   `cbirdb erase --reapply` erases them again.
+-- Title: Erased patients who have come back
+-- Description: Lists patients and images that have a certificate of erasure but are in the catalogue, for example after
+--   a partial restore. There is one row per patient, and one per image that a certificate names. `cbirdb erase
+--   --reapply` erases them again.
 CREATE VIEW cbir.returned_patient WITH (security_invoker = TRUE) AS
 SELECT
     c.certificate_id,
@@ -25,4 +25,4 @@ INNER JOIN cbir.image AS i
     ON d.dataset_id = i.dataset_id AND e.source_sha256 = cbir.erasure_hash(d.name, i.source);
 
 COMMENT ON VIEW cbir.returned_patient IS
-'Patients and images that have been erased and are in the catalogue all the same.';
+'Lists patients and images that have been erased but are in the catalogue.';

@@ -1,7 +1,7 @@
--- Title: Which images a row of the audit names
--- Description: The image that was asked about, those that were returned, and those of its filter, however deep they lie
---   there: rows of older versions hold lists of lists, as arrays of several dimensions were given. Cannot fail: a row
---   that could not be read would stand in the way of every erasure.
+-- Title: Images that a row of the audit names
+-- Description: Returns the query image, the images that were returned, and those of the filter, at any depth: rows of
+--   older versions hold lists of lists, because callers gave arrays of several dimensions. It cannot fail, because an
+--   unreadable row would block every erasure.
 -- Inputs: a row of cbir.search_audit.
 CREATE FUNCTION cbir_internal.searched_images(entry cbir.search_audit)
 RETURNS bigint[]
@@ -22,4 +22,4 @@ SELECT ARRAY(
 $$;
 
 COMMENT ON FUNCTION cbir_internal.searched_images(cbir.search_audit) IS
-'Ids of the images that a row of cbir.search_audit names.';
+'Returns the ids of the images that a row of cbir.search_audit names.';

@@ -1,6 +1,6 @@
--- Title: Refuse a grouping that is not there
--- Description: A misspelt one would give one nameless group.
--- Inputs: what to group queries by.
+-- Title: Check the grouping of queries
+-- Description: Refuses an unknown grouping. A misspelt one would give one nameless group.
+-- Inputs: the grouping of queries.
 CREATE FUNCTION cbir_internal.check_group(grouped_by text)
 RETURNS text
 LANGUAGE plpgsql
@@ -18,4 +18,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.check_group(text) IS
-'The grouping, or an error when it is none of run, class, dataset, modality and anatomic_region.';
+'Returns the grouping, or raises an error if it is none of run, class, dataset, modality and anatomic_region.';

@@ -1,6 +1,6 @@
--- Title: Refuse a run that is not there
--- Description: An unknown run would give no rows, which looks like a run without queries. Under row-level security a
---   run that is hidden is not there.
+-- Title: Check a run
+-- Description: Refuses a run that does not exist. An unknown run would give no rows, which looks like a run without
+--   queries. Under row-level security a hidden run does not exist.
 -- Inputs: a run.
 CREATE FUNCTION cbir_internal.check_run(run_id bigint)
 RETURNS cbir.search_run
@@ -28,4 +28,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.check_run(bigint) IS
-'The row of a finished run, or an error when there is none of this number.';
+'Returns the row of a finished run, or raises an error if there is none of this number.';

@@ -1,6 +1,8 @@
--- Title: Numbers of neighbours that a stored run can tell about
--- Description: A list that a run cut at its k says nothing of what lies beyond: to count that as a miss would be wrong.
--- Inputs: what they are called (N, k), the numbers (NULL: those of 1, 3, 5 and 10 that it can tell about), a run.
+-- Title: Check numbers of neighbours against a stored run
+-- Description: Refuses numbers beyond the run's k. The run cut its lists there, so nothing is known beyond, and to
+--   count that as a miss would be wrong.
+-- Inputs: the name of the argument (N, k), the numbers (NULL: those of 1, 3, 5 and 10 that are at most the run's k), a
+--   run.
 CREATE FUNCTION cbir_internal.checked_cutoffs(named text, cutoffs integer[], run_id bigint)
 RETURNS integer[]
 LANGUAGE plpgsql
@@ -24,4 +26,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.checked_cutoffs(text, integer[], bigint) IS
-'The numbers, or an error when one is not between 1 and the k of the run.';
+'Returns the numbers, or raises an error if one is not between 1 and the k of the run.';

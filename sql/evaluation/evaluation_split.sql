@@ -1,7 +1,7 @@
--- Title: The split of an image under the evaluation protocols
--- Description: What the paper's code takes as train, val and test. CheXpert: valid.csv is the test split; CheXpert and
---   NIH ChestX-ray14 have no split of their own for validation, so a tenth of the training patients, drawn by their
---   pseudonym and the seed, is val. All other datasets: as they say.
+-- Title: Split of an image under the evaluation protocols
+-- Description: Returns train, val or test as the paper's code assigns them. CheXpert's valid.csv is the test split.
+--   CheXpert and NIH ChestX-ray14 have no validation split of their own, so a tenth of the training patients, drawn by
+--   their pseudonym and the seed, is val. All other datasets keep their official splits.
 -- Reference: Denner et al., Leveraging Foundation Models for Content-Based Medical Image Retrieval in Radiology, and
 --   its authors' code.
 -- Inputs: the dataset's reader, the image's official split, the patient's pseudonym (NULL: unknown), a seed.
@@ -11,8 +11,8 @@ LANGUAGE sql
 IMMUTABLE
 PARALLEL SAFE
 AS $$
--- The seed is cast, since number || text is not IMMUTABLE, and a body that is not is called for every image instead of
--- becoming part of the statement.
+-- The seed is cast because number || text is not IMMUTABLE. If the body is not IMMUTABLE, PostgreSQL cannot inline the
+-- function into the statement, and calls it for every image.
 SELECT CASE
     WHEN $1 = 'chexpert' AND $2 = 'val' THEN 'test'
     WHEN $1 = 'chexpert' AND $2 = 'test' THEN NULL
@@ -26,4 +26,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.evaluation_split(text, text, text, bigint) IS
-'Train, val or test as the paper takes it: CheXpert''s valid.csv is test; 90/10 by patient where there is no val.';
+'Returns train, val or test as the paper assigns it: CheXpert''s valid.csv is test; 90/10 by patient for readers'
+' without a val split (CheXpert, NIH ChestX-ray14).';

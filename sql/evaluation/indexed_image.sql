@@ -1,8 +1,9 @@
--- Title: The images that a run retrieved from
--- Description: The index side of an evaluation, with patients and the labels that count, as the run's protocol, split
---   and seed select it. What was ingested, encoded, relabelled or erased since would silently change every figure that
---   is derived from a stored run: then this refuses to answer. It knows by a sum of hashes in search_run.fingerprint,
---   which cbirdb/db/evaluation/selection.py makes; of runs of earlier versions by the number of images alone.
+-- Title: Images that a run retrieved from
+-- Description: Returns the index side of an evaluation, with patients and the labels that count, as the run's protocol,
+--   split and seed select it. Images that were ingested, encoded, relabelled or erased since then would silently change
+--   every figure that is derived from a stored run. In that case the function raises an error. It detects the change by
+--   a sum of hashes in search_run.fingerprint, which cbirdb/db/evaluation/selection.py makes; for runs of earlier
+--   versions it compares only the number of images.
 -- Inputs: a finished run.
 CREATE FUNCTION cbir_internal.indexed_image(run_id bigint)
 RETURNS TABLE (image_id bigint, patient_id bigint, label_ids bigint[])
@@ -41,4 +42,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.indexed_image(bigint) IS
-'The images that a run retrieved from, with patient and labels; an error when they are not the same any more.';
+'Returns the images that a run retrieved from, with patient and labels; raises an error if they have changed since.';

@@ -1,6 +1,6 @@
 -- Title: Stored neighbours, one row each
--- Description: What a run found: for each query its nearest images in order. cbir.search_result keeps them as
---   arrays, which take a sixth of the room of rows.
+-- Description: Lists the images that a run found: for each query its nearest images in order. cbir.search_result stores
+--   them as arrays, which take a sixth of the space of rows.
 CREATE VIEW cbir.neighbour WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
@@ -13,4 +13,4 @@ FROM cbir.search_result AS r
 CROSS JOIN LATERAL unnest(r.neighbour_ids) WITH ORDINALITY AS found (image_id, rank);
 
 COMMENT ON VIEW cbir.neighbour IS
-'The nearest images of each query of a run, one row per neighbour, with cosine distance and relevance.';
+'Lists the nearest images of each query of a run, one row per neighbour, with cosine distance and relevance.';

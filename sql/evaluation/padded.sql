@@ -1,6 +1,6 @@
--- Title: A list's hits, as long as the run's lists may be
--- Description: A list is shorter than k where fewer images are indexed, or some were erased. Beyond its end no relevant
---   image is found, so the last number stays.
+-- Title: Pad a list's hits to the length k
+-- Description: Returns the hits with the last number repeated up to k. A list is shorter than k if fewer images are
+--   indexed, or some were erased. Beyond its end no relevant image is found, so the last number stays.
 -- Inputs: hits[i] = relevant images among the first i, and k.
 CREATE FUNCTION cbir_internal.padded(hits smallint[], k integer)
 RETURNS smallint[]
@@ -15,4 +15,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.padded(smallint[], integer) IS
-'A list''s numbers of relevant images, with the last one repeated up to k.';
+'Returns a list''s numbers of relevant images, with the last one repeated up to k.';

@@ -1,14 +1,14 @@
 -- Title: Images that take part in an evaluation, with the labels that count
--- Description: Protocol 'paper': images with exactly one positive label, with that label. Uncertain labels: an image
---   that has one is left out, except of MIMIC-CXR, where only positive labels are looked at. CheXpert's Support
---   Devices is no label. Protocol 'any-label': images with at least one positive label (Support Devices aside), with
---   all of them.
---   Conditions stand in CASE because the planner takes half of the images for it; of an equation with an expression it
---   expects one image in 200, and looks their labels and embeddings up one by one.
+-- Description: Returns the images of a split that a protocol selects. Protocol 'paper' selects images with exactly one
+--   positive label, with that label. It leaves out an image that has an uncertain label, except in MIMIC-CXR, where
+--   only positive labels count. CheXpert's Support Devices does not count as a label. Protocol 'any-label' selects
+--   images with at least one positive label (Support Devices aside), with all of them. Conditions stand in CASE because
+--   the planner then expects half of the images to pass. For an equation with an expression it expects one image in
+--   200, and looks their labels and embeddings up one by one.
 -- Reference: Denner et al., Leveraging Foundation Models for Content-Based Medical Image Retrieval in Radiology, and
 --   its authors' code.
--- Inputs: the protocol, a split as evaluation_split says it, names of datasets (NULL: all), and the seed of
---   splits that are drawn.
+-- Inputs: the protocol, a split as evaluation_split returns it, names of datasets (NULL: all), and the seed of drawn
+--   splits.
 CREATE FUNCTION cbir_internal.protocol_image(
     protocol text, split text, datasets text[] DEFAULT NULL, seed bigint DEFAULT 0
 )
@@ -43,4 +43,5 @@ HAVING
 $$;
 
 COMMENT ON FUNCTION cbir_internal.protocol_image(text, text, text[], bigint) IS
-'Images of a split that take part in an evaluation under a protocol (paper, any-label), with the labels that count.';
+'Returns the images of a split that take part in an evaluation under a protocol (paper, any-label), with the labels'
+' that count.';

@@ -1,8 +1,8 @@
--- Title: The group that a query counts in
--- Description: What "by run, class, dataset, modality or anatomic region" means, for all metrics alike. The planner
---   puts the one branch that is asked for in place of the call.
--- Inputs: run, class, dataset, modality or anatomic_region; of the query, its label, its dataset's name, its modality
---   and its anatomic region.
+-- Title: Group that a query counts in
+-- Description: Returns the group for "by run, class, dataset, modality or anatomic region", the same for all metrics.
+--   The planner replaces the call by the one branch that is asked for.
+-- Inputs: run, class, dataset, modality or anatomic_region; the query's label, its dataset's name, its modality and its
+--   anatomic region.
 CREATE FUNCTION cbir_internal.query_group(
     grouped_by text, label text, dataset text, modality text, anatomic_region text
 )
@@ -21,4 +21,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.query_group(text, text, text, text, text) IS
-'The name of the group that a query counts in: all, its class, dataset, modality or anatomic region.';
+'Returns the name of the group that a query counts in: all, its class, dataset, modality or anatomic region.';

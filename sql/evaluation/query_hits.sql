@@ -1,14 +1,14 @@
 -- Title: Relevance of every list of a run
--- Description: What summaries over queries are made of. For each scored query and each of its labels: hits, as stored,
---   and hits_vector, whose n-th component is the number of relevant images among the first n, for n up to the run's k
---   (a shorter list has no more beyond its end), with its squares; the number of relevant indexed images; what queries
---   are grouped by; and the cluster: the patient, or, where patients are not known, the query image (then its number is
---   negative). Where an image may have several labels there is a row per label, which counts carriers of that label,
---   and one without label, which counts images that share any.
---   Columns of the image are expressions, see cbir.image_overview.
--- Note: each part joins run and image before both are put together. The planner knows nothing of a union's columns:
---   it would take all lists for a two-hundredth of them, and go without parallel workers. There the vector is also
---   made once, however often it is used.
+-- Description: Lists the basis of all summaries over queries. For each scored query and each of its labels it shows:
+--   hits, as stored; hits_vector, whose n-th component is the number of relevant images among the first n, for n up to
+--   the run's k (a shorter list has no more beyond its end), with its squares; the number of relevant indexed images;
+--   the columns that queries are grouped by; and the cluster, which is the patient, or, if patients are not known, the
+--   query image (then its number is negative). If an image may have several labels, there is a row per label, which
+--   counts carriers of that label, and one without label, which counts images that share any. Columns of the image are
+--   expressions; cbir.image_overview gives the reason.
+-- Note: each part joins run and image before UNION ALL combines both. The planner has no statistics for a union's
+--   columns: it would expect a two-hundredth of all lists, and use no parallel workers. The inner query also makes the
+--   vector once, however often it is used.
 CREATE VIEW cbir.query_hits WITH (security_invoker = TRUE) AS
 WITH scored AS (
     SELECT
@@ -52,4 +52,4 @@ SELECT
 FROM scored;
 
 COMMENT ON VIEW cbir.query_hits IS
-'For every scored query of a run and each of its labels, the number of relevant images among the first n.';
+'Lists for every scored query of a run and each of its labels the number of relevant images among the first n.';

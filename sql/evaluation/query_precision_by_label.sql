@@ -1,7 +1,7 @@
 -- Title: Precision at N of every query for each of its labels
--- Description: Under the paper's protocol a query has one label, and this is cbir.query_precision. Under 'any-label' it
---   is, for each label of a query, the share of neighbours that carry that label among the first
---   min(N, number of indexed images that carry it).
+-- Description: Lists precision per query and label. Under the paper's protocol a query has one label, and the view
+--   equals cbir.query_precision. Under 'any-label' it shows, for each label of a query, the share of neighbours that
+--   carry that label among the first min(N, number of indexed images that carry it).
 CREATE VIEW cbir.query_precision_by_label WITH (security_invoker = TRUE) AS
 SELECT
     p.run_id,
@@ -24,4 +24,4 @@ INNER JOIN generate_series(1, (SELECT max(r.k) FROM cbir.search_run AS r)) AS cu
 WHERE run.finished_at IS NOT NULL AND result.relevant_count > 0;
 
 COMMENT ON VIEW cbir.query_precision_by_label IS
-'Modified precision at N of every scored query for each of its labels: what class-wise means rest on.';
+'Lists modified precision at N of every scored query for each of its labels, the basis of class-wise means.';

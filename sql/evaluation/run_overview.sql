@@ -1,6 +1,6 @@
--- Title: Evaluations as a person reads them
--- Description: One row per evaluation run with its encoder, what was asked, and what its figures rest on. Precision is
---   in cbir.precision_by_run. Columns are expressions, see cbir.image_overview.
+-- Title: Evaluations in readable form
+-- Description: Lists evaluation runs, one per row, with encoder, parameters, and the basis of their figures.
+--   cbir.precision_by_run shows precision. Columns are expressions; cbir.image_overview gives the reason.
 CREATE VIEW cbir.run_overview WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
@@ -30,4 +30,5 @@ FROM cbir.search_run AS r
 INNER JOIN cbir.encoder AS e ON r.encoder_id = e.encoder_id;
 
 COMMENT ON VIEW cbir.run_overview IS
-'One row per evaluation run: encoder, protocol, splits, k, mode, recall of the index, why it is not final.';
+'Lists evaluation runs, one per row: encoder, protocol, splits, k, mode, recall of the index, the reason if not'
+' final.';

@@ -1,6 +1,7 @@
--- Title: What stands on both sides of a split
--- Description: Per pair of different splits (as the datasets say), patients with images in both, and files that are in
---   both byte for byte, also across datasets. Runs of evaluations, and what is nearly identical: cbir.leakage.
+-- Title: Patients and files on both sides of a split
+-- Description: Counts per pair of different splits (as the datasets define them) the patients with images in both, and
+--   the files that are in both byte for byte, also across datasets. For runs of evaluations, and for nearly identical
+--   images, see cbir.leakage.
 CREATE VIEW cbir.split_leakage WITH (security_invoker = TRUE) AS
 WITH held AS (
     SELECT
@@ -40,4 +41,4 @@ INNER JOIN held AS b ON a.cause = b.cause AND a.shared_key = b.shared_key AND a.
 GROUP BY a.cause, a.dataset, a.split, b.dataset, b.split;
 
 COMMENT ON VIEW cbir.split_leakage IS
-'Patients and identical files that stand in two splits: how many, and with how many images on each side.';
+'Counts patients and identical files that occur in two splits, with the number of images on each side.';

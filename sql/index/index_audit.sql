@@ -1,7 +1,8 @@
--- Title: What searches through each vector index find
--- Description: One row per index in use, with what its last audit measured over a sample of stored vectors against
---   exact search: the share that find themselves; of the true 10 and 100 nearest the mean share found, its first
---   percentile, and how many queries found none. NULL: not audited (cbirdb index audit).
+-- Title: Last audit of each vector index
+-- Description: Lists the indexes in use, one per row, with the result of their last audit. An audit takes a sample of
+--   stored vectors and compares the index with exact search: the share of vectors that find themselves; of the true 10
+--   and 100 nearest the mean share found, its first percentile, and the number of queries that found none. NULL: not
+--   audited (cbirdb index audit).
 CREATE VIEW cbir.index_audit WITH (security_invoker = TRUE) AS
 SELECT
     e.name AS encoder,
@@ -28,4 +29,4 @@ INNER JOIN cbir.encoder AS e ON b.encoder_id = e.encoder_id
 WHERE b.dropped_at IS NULL;
 
 COMMENT ON VIEW cbir.index_audit IS
-'Each vector index in use with its last audit: self-retrieval, and recall at 10 and 100 against exact search.';
+'Lists each vector index in use with its last audit: self-retrieval, and recall at 10 and 100 against exact search.';

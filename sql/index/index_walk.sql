@@ -1,26 +1,27 @@
 -- Title: Plan a walk through a vector index
--- Description: The one place that turns what an index was built with, and the search settings that its audit passed
---   with, into a walk for so many neighbours under such a filter. The k-th match under a filter that lets a share of
---   the rows pass is the (k / share)-th of all: that is how deep the walk must be good. Settings hold for the ten
---   nearest and, as "at_100", for the hundred nearest; between the two a width grows by a power of the depth. Without
+-- Description: Computes the walk for k neighbours under a filter, from the parameters that the index was built with and
+--   the search settings that passed its audit. No other place does this. If a filter passes a share of the rows, its
+--   k-th match is the (k / share)-th row of all. The walk must be accurate to that depth. Settings hold for the ten
+--   nearest and, as "at_100", for the hundred nearest. Between the two, a width grows by a power of the depth. Without
 --   "at_100", and beyond a hundred:
---     hnsw      hnsw.ef_search candidates, widened by two for every further row. pgvector allows 1,000; what a filter
---               needs beyond that, more matches than asked for make up: three candidates for each that is lacking.
---     bit-hnsw  nearest by Hamming distance over the signs of the components, of which so many ("rerank") are
---               compared exactly afterwards; more by the power 0.75 of the depth.
---     ivfflat   ivfflat.probes lists, times one and the number of lists that the further rows fill; under a filter
---               times three of them (with "at_100" beyond a hundred only), as rows so deep lie in any list.
---   The walk ends after half as many candidates again as are expected to hold the matches wanted, and five standard
---   deviations: a filter that matches evenly is met by then, and where it matches far from the query, comparing
---   exactly is faster.
---   Iteration is relaxed, because a strict one drops what it finds late; so the answer is sorted again.
--- Inputs: method, parameters and search_settings as in cbir.index_build; rows in the index; the vectors' dimension;
---   neighbours wanted; estimated share of the rows that pass the filter; for a short look instead of a full walk:
---   how many candidates to look at.
--- Returns: nearest_first, the expression to order by, of a row "e" and a query "q" that each have an embedding;
---   how many candidates to walk over; how many of those that pass to compare by cosine distance; what to set, for
---   swap_settings; what the full walk costs, in units of one exact comparison of a search, some 1.6 microseconds
---   (measured: 7 for a candidate of a graph, 0.45 for a row of a list, 2.5 for a candidate of a list).
+--     hnsw      hnsw.ef_search candidates, widened by two for every further row. pgvector allows 1,000. If a filter
+--               needs more, the walk collects more matches than asked for: three candidates for each missing one.
+--     bit-hnsw  the nearest by Hamming distance over the signs of the components. The first "rerank" of them are
+--               then compared exactly; that number grows by the power 0.75 of the depth.
+--     ivfflat   ivfflat.probes lists, times one and the number of lists that the further rows fill. Under a filter,
+--               times three of them (with "at_100" only beyond a hundred), because rows so deep lie in any list.
+--   The walk stops at 1.5 times the number of candidates expected to hold the wanted matches, plus five standard
+--   deviations. A filter that matches evenly is satisfied by then. If it matches only far from the query, exact
+--   comparison is faster.
+--   The iterative scan is relaxed_order, because strict_order drops rows that it finds late. The caller therefore sorts
+--   the answer again.
+-- Inputs: method, parameters and search_settings as in cbir.index_build; number of rows in the index; dimension of the
+--   vectors; k; estimated share of the rows that pass the filter; look_at, the number of candidates for a short look
+--   instead of a full walk (NULL: full walk).
+-- Returns: nearest_first, the expression to order by, over a row "e" and a query "q" that each have an embedding;
+--   candidates, the number to walk over; kept, the number of passing candidates to compare by cosine distance;
+--   settings, for swap_settings; cost of the full walk, in units of one exact comparison of a search, some 1.6
+--   microseconds (measured: 7 for a candidate of a graph, 0.45 for a row of a list, 2.5 for a candidate of a list).
 CREATE FUNCTION cbir_internal.index_walk(
     method text,
     parameters jsonb,
@@ -44,7 +45,7 @@ DECLARE
     largest_ef_search constant integer := 1000;
     deep constant double precision := k / share;
     beyond_hundred constant double precision := greatest(deep - 100, 0);
-    -- From 0 at ten to 1 at a hundred and beyond.
+    -- Grows from 0 at ten to 1 at a hundred, and stays 1 beyond.
     way constant double precision := log(least(greatest(deep, 10), 100) / 10);
     at_hundred constant double precision := (search_settings ->> 'at_100')::integer;
     at_ten double precision;
@@ -70,7 +71,7 @@ BEGIN
                 'binary_quantize(e.embedding)::bit(%1$s) <~> binary_quantize(q.embedding)::bit(%1$s)', dim
             );
             at_ten := (search_settings ->> 'rerank')::integer;
-            -- Ranks by sign scatter over a number of rows that grows more slowly than the rank.
+            -- Rows of one rank by signs scatter over a number of rows that grows more slowly than the rank.
             width := at_ten * (coalesce(at_hundred / at_ten, 10 ^ 0.75)) ^ way * greatest(deep / 100, 1) ^ 0.75;
             kept := ceil(greatest(width * share, k + k / 4));
             ef_search := greatest(40, kept / share);
@@ -85,7 +86,7 @@ BEGIN
             settings := settings || ARRAY[
                 'ivfflat.probes', probes::text,
                 'ivfflat.iterative_scan', 'relaxed_order',
-                -- So many lists are put in order for every search, and without a filter the first hold enough.
+                -- Every search sorts this many lists. Without a filter, the first lists hold enough rows.
                 'ivfflat.max_probes', CASE WHEN share < 1 THEN lists ELSE least(4 * probes, lists) END::text
             ];
         ELSE
@@ -105,7 +106,7 @@ BEGIN
         settings := settings || ARRAY[
             'hnsw.ef_search', least(ceil(ef_search), largest_ef_search)::integer::text,
             'hnsw.iterative_scan', 'relaxed_order',
-            -- Rows that the walk looks at, many more than it returns; and the memory to remember them.
+            -- The walk visits many more rows than it returns, and needs memory to remember them.
             'hnsw.max_scan_tuples', least(greatest(20000, 40 * candidates::bigint), 2147483647)::text,
             'hnsw.scan_mem_multiplier', '4'
         ];
@@ -116,4 +117,5 @@ $$;
 COMMENT ON FUNCTION cbir_internal.index_walk(
     text, jsonb, jsonb, bigint, integer, integer, double precision, integer
 ) IS
-'Says how to walk an index: what to order by, how far to go, how many to compare, what to set, what it costs.';
+'Returns the plan of a walk through an index: sort expression, number of candidates, number to compare, settings,'
+' cost.';

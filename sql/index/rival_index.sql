@@ -1,9 +1,10 @@
--- Title: Another index that a walk might take
--- Description: The planner takes any valid index for the order that a search asks for, and the settings of a walk fit
---   one. There are two for a moment at the end of a rebuild, and until the next build where that end was interrupted:
---   while this is not NULL, searches compare exactly. An index with a condition is taken by no walk.
+-- Title: Find another index that the planner might use
+-- Description: Returns an index that competes with the one in use. For the order that a search asks for, the planner
+--   takes any valid index, but the settings of a walk fit only one. Two exist for a moment at the end of a rebuild, and
+--   until the next build if that end was interrupted. While this function returns a name, searches compare exactly. No
+--   walk uses a partial index, so partial indexes do not count.
 -- Inputs: the vector index in use.
--- Returns: another one of the same table, column and order; NULL: there is none.
+-- Returns: another index of the same table, column and order; NULL if there is none.
 CREATE FUNCTION cbir_internal.rival_index(vector_index regclass)
 RETURNS text
 LANGUAGE sql
@@ -19,11 +20,11 @@ INNER JOIN pg_class AS named ON named.oid = other.indexrelid
 INNER JOIN pg_opclass AS other_order ON other_order.oid = other.indclass[0]
 WHERE
     used.indexrelid = vector_index
-    -- The same of HNSW and IVFFlat.
+    -- HNSW and IVFFlat give their operator classes the same names.
     AND other_order.opcname = used_order.opcname
     AND other.indisvalid
     AND other.indpred IS NULL
 $$;
 
 COMMENT ON FUNCTION cbir_internal.rival_index(regclass) IS
-'Another valid index that searches might use in place of the one in use; NULL: there is none.';
+'Returns another valid index that searches might use in place of the one in use; NULL if there is none.';

@@ -1,11 +1,10 @@
--- Title: Images that a walk through a vector index meets
--- Description: The nearest rows are found in a step of their own and tested one by one afterwards: a join, a condition
---   or a second sort key beside the distance would make the planner leave the index.
--- Inputs: an encoder; a vector of length 1; k; a filter, and the ids of its label and of those below it; images to
---   leave out; and as index_walk says: what to order by, how many candidates to test, how many of those that
---   pass to compare, what to set.
--- Returns: the k nearest of those that pass, and their distances, NULL when there is none; how many passed, at most as
---   many as were to be compared.
+-- Title: Find images by a walk through a vector index
+-- Description: Returns the nearest images that pass a filter. One step finds the nearest rows; the next step tests them
+--   one by one. With a join, a condition or a second sort key beside the distance, the planner would not use the index.
+-- Inputs: an encoder; a vector of length 1; k; a filter, and the ids of its label and of all labels below it; images to
+--   leave out; nearest_first, candidates, kept and settings as index_walk returns them.
+-- Returns: the k nearest images that pass, and their distances (NULL if there is none); the number that passed, at most
+--   kept.
 CREATE FUNCTION cbir_internal.walked_images(
     encoder cbir.encoder,
     query vector,
@@ -25,7 +24,7 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    -- What only the image itself tells.
+    -- Filters that only the image row can answer.
     others cbir.image_filter := filter;
     previous text[] := cbir_internal.swap_settings(settings);
 BEGIN
@@ -49,10 +48,10 @@ BEGIN
         ) AS compared',
         (encoder).table_name, CASE (encoder).precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END, (encoder).dim,
         nearest_first,
-        -- Inside CASE the planner does not look at each item; what executes it makes a hash table of them.
+        -- Inside CASE, the planner does not estimate each array element; the executor builds a hash table of them.
         CASE WHEN filter.image_ids IS NULL THEN 'TRUE' ELSE 'CASE WHEN c.image_id = ANY($7) THEN TRUE END' END,
-        -- A scalar sub-query is looked up for each candidate; any other would read all matches first. By the label's
-        -- ids that takes a third of what it takes by image, the image's labels and their names.
+        -- A scalar subquery is evaluated per candidate; any other form would first read all matches. Testing label ids
+        -- takes a third of the time of joining image, image labels and label names.
         CASE WHEN filter.label IS NULL THEN 'TRUE' ELSE
             '(SELECT TRUE FROM cbir.image_label AS il WHERE il.image_id = c.image_id'
             ' AND il.label_id = ANY((SELECT $8)::bigint[]) AND il.value = 1 LIMIT 1)'
@@ -71,4 +70,5 @@ $$;
 COMMENT ON FUNCTION cbir_internal.walked_images(
     cbir.encoder, vector, integer, cbir.image_filter, bigint[], bigint[], text, integer, integer, text[]
 ) IS
-'The k nearest images that pass a filter among the candidates of a walk through the vector index, and how many passed.';
+'Returns the k nearest images that pass a filter among the candidates of a walk through the vector index, and the'
+' number that passed.';

@@ -1,9 +1,10 @@
 -- Title: Count the images that lack an embedding
--- Description: What pending_images would give in all, and what it leaves out for want of a file. Without encoders
---   it counts images.
--- Inputs: as of pending_images.
--- Returns: all images of these datasets and this shard; those of them with a file that lack an embedding of any of the
---   encoders; of each encoder those that lack its embedding, with a file and without one.
+-- Description: Counts all images that pending_images would return, and those that it leaves out because they have no
+--   file. Without encoders it counts images.
+-- Inputs: the same as pending_images.
+-- Returns: images, all images of these datasets and this shard; pending, those with a file that lack an embedding of
+--   any of the encoders; for each encoder the number of images that lack its embedding: lacking, with a file, and
+--   without_file, without one.
 CREATE FUNCTION cbir_internal.count_pending(encoders text[], datasets text[], shards integer, shard integer)
 RETURNS TABLE (images bigint, pending bigint, lacking bigint[], without_file bigint[])
 LANGUAGE plpgsql
@@ -28,4 +29,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.count_pending(text[], text[], integer, integer) IS
-'How many images there are, and how many lack an embedding, with a file and without one.';
+'Counts images, and those that lack an embedding, with a file and without one.';

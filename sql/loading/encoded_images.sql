@@ -1,5 +1,5 @@
--- Title: Find which images have an embedding
--- Description: So that an import that is repeated goes past them quickly.
+-- Title: Find images that have an embedding
+-- Description: Returns those of the given images that have an embedding, so that a repeated import skips them quickly.
 -- Inputs: an encoder; ids of images.
 CREATE FUNCTION cbir_internal.encoded_images(encoder text, image_ids bigint[])
 RETURNS SETOF bigint
@@ -17,4 +17,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.encoded_images(text, bigint[]) IS
-'Those of these images that have an embedding of an encoder.';
+'Returns those of the given images that have an embedding of an encoder.';

@@ -1,5 +1,5 @@
 -- Title: Remove the embeddings of images whose pixels have changed
--- Description: Under every encoder.
+-- Description: Removes the embeddings under every encoder.
 -- Inputs: ids of images.
 CREATE FUNCTION cbir_internal.forget_embeddings(image_ids bigint[])
 RETURNS void

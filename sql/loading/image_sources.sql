@@ -1,5 +1,6 @@
 -- Title: Sources of all images of a dataset
--- Description: In the order of their ids: images whose name, and not whose folder, tells them apart are found by these.
+-- Description: Returns sources in the order of the image ids. Loading uses them to find images that are identified by
+--   their file name and not by their folder.
 -- Inputs: a dataset's id.
 CREATE FUNCTION cbir_internal.image_sources(dataset_id bigint)
 RETURNS SETOF text
@@ -18,4 +19,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.image_sources(bigint) IS
-'Sources of all images of a dataset, in the order of their ids.';
+'Returns the sources of all images of a dataset, in the order of their ids.';

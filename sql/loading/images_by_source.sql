@@ -1,5 +1,6 @@
 -- Title: Find images by their sources, in several datasets
--- Description: The ids of datasets are given, so that the index on (dataset_id, source) serves.
+-- Description: Returns ids of images. The caller gives ids of datasets, so that the index on (dataset_id, source) can
+--   be used.
 -- Inputs: ids of datasets; sources.
 CREATE FUNCTION cbir_internal.images_by_source(dataset_ids bigint[], sources text[])
 RETURNS TABLE (source text, image_id bigint, dataset text, dataset_id bigint)
@@ -20,4 +21,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.images_by_source(bigint[], text[]) IS
-'Ids of images by their sources, in several datasets.';
+'Returns the ids of images by their sources, in several datasets.';

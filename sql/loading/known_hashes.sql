@@ -1,5 +1,5 @@
--- Title: Find which contents of files are in the catalogue already
--- Description: Of the datasets that the caller sees, whichever they are.
+-- Title: Find hashes of files that are in the catalogue
+-- Description: Returns hashes that an image of any dataset has, among the datasets that the caller sees.
 -- Inputs: SHA-256 hashes of files.
 CREATE FUNCTION cbir_internal.known_hashes(hashes bytea[])
 RETURNS SETOF bytea
@@ -17,4 +17,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.known_hashes(bytea[]) IS
-'Those of these SHA-256 hashes that are an image''s already.';
+'Returns those of the given SHA-256 hashes that an image has already.';

@@ -1,10 +1,10 @@
--- Title: Keep images as they are until the transaction ends
--- Description: So that what was computed from them can be written. The datasets first, as whoever removes one does it:
---   the two then wait for each other, and not both. A key lock would let the ingest of a changed file pass, which then
---   does not see the embedding that it has to remove.
--- Inputs: ids of the images' datasets; ids of images; the SHA-256 of what was read of each, which leaves out those
---   whose file is another now (NULL: whatever the file is).
--- Returns: ids of those of the images that are still there.
+-- Title: Lock images until the transaction ends
+-- Description: Locks images so that results computed from them can be written. It locks the datasets first, in the same
+--   order as the removal of a dataset, so that no deadlock occurs. A key lock on images would be too weak: an ingest of
+--   a changed file could then proceed, and would not see the embedding that it must remove.
+-- Inputs: ids of the images' datasets; ids of images; for each, the SHA-256 of the file that was read, which excludes
+--   images whose file has changed (NULL: whatever the file is).
+-- Returns: ids of those of the images that still exist.
 CREATE FUNCTION cbir_internal.lock_images(dataset_ids bigint[], image_ids bigint[], hashes bytea[] DEFAULT NULL)
 RETURNS SETOF bigint
 LANGUAGE plpgsql
@@ -26,4 +26,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.lock_images(bigint[], bigint[], bytea[]) IS
-'Keeps images from being changed or removed until the transaction ends; gives those that are there.';
+'Locks images against change and removal until the transaction ends; returns those that exist.';

@@ -1,8 +1,8 @@
--- Title: Note with which key this database's pseudonyms are made
--- Description: Once: the first key stays. It runs as the owner, so that nobody who loads can add a second one, and two
---   first loads at once wait for each other at the table, which no other role can lock.
+-- Title: Record the key of this database's pseudonyms
+-- Description: Writes the key's fingerprint once: the first key stays. It runs as the owner, so that no role that loads
+--   can add a second one. Two first loads at once wait for each other at the table, which no other role can lock.
 -- Inputs: the key's fingerprint; NULL only asks.
--- Returns: the fingerprint that is noted; NULL: none yet.
+-- Returns: the recorded fingerprint; NULL: none yet.
 CREATE FUNCTION cbir_internal.note_pseudonym_key(fingerprint text DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql
@@ -26,4 +26,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.note_pseudonym_key(text) IS
-'Notes the fingerprint of the key of this database''s pseudonyms, unless there is one; gives the one that is noted.';
+'Writes the fingerprint of the key of this database''s pseudonyms, unless there is one; returns the recorded one.';

@@ -1,8 +1,9 @@
--- Title: The next images that have a file but lack an embedding
--- Description: Of any of some encoders, in the order of their ids, a page at a time.
--- Inputs: encoders; names of datasets (NULL: all); into how many shards the work is cut, and which of them, from 0, is
---   asked for; the last image id of the page before (0: none); images of a page.
--- Returns: what encoding needs to know; missing says of each encoder whether its embedding is lacking.
+-- Title: Next images that have a file but lack an embedding
+-- Description: Returns images that lack an embedding of any of the encoders, in the order of their ids, a page at a
+--   time.
+-- Inputs: encoders; names of datasets (NULL: all); number of shards of the work, and this shard's number from 0; the
+--   last image id of the previous page (0: none); number of images per page.
+-- Returns: the columns that encoding needs; missing tells for each encoder whether its embedding is lacking.
 CREATE FUNCTION cbir_internal.pending_images(
     encoders text[], datasets text[], shards integer, shard integer, after bigint, page integer
 )
@@ -35,4 +36,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.pending_images(text[], text[], integer, integer, bigint, integer) IS
-'The next images that have a file but lack an embedding of any of some encoders.';
+'Returns the next images that have a file but lack an embedding of any of the encoders.';

@@ -1,5 +1,6 @@
 -- Title: Folders of the datasets that lack embeddings
--- Description: Whoever encodes looks at them first: files are opened below folders that the machine's operator names.
+-- Description: Returns folders for an encode to check first: it opens files only below folders that the machine's
+--   operator names.
 -- Inputs: encoders; names of datasets (NULL: all).
 -- Returns: name and folder of each dataset that has files, and an image that lacks an embedding of any of the encoders.
 CREATE FUNCTION cbir_internal.pending_roots(encoders text[], datasets text[])
@@ -21,4 +22,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.pending_roots(text[], text[]) IS
-'Names and folders of the datasets with an image that lacks an embedding.';
+'Returns names and folders of the datasets with an image that lacks an embedding.';

@@ -1,7 +1,7 @@
--- Title: Record what a decoder reported of stored images
--- Description: Of those whose file is still the one that was read. Locked in the order of their ids, as every other
---   writer of several images does it.
--- Inputs: ids of images, and for each the SHA-256 of what was read and the report.
+-- Title: Record a decoder's reports on stored images
+-- Description: Writes reports for images whose file is still the one that was read. It locks images in the order of
+--   their ids, as every other writer of several images does.
+-- Inputs: ids of images, and for each the SHA-256 of the file that was read and the report.
 CREATE FUNCTION cbir_internal.record_damage(image_ids bigint[], hashes bytea[], reports text[])
 RETURNS void
 LANGUAGE plpgsql
@@ -19,4 +19,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.record_damage(bigint[], bytea[], text[]) IS
-'Records what a decoder reported of stored images whose file is still the same.';
+'Writes a decoder''s reports on stored images whose file is still the same.';

@@ -1,8 +1,7 @@
--- Title: Record what could not be loaded
--- Description: What is met again is counted, not repeated.
--- Inputs: stage (ingest, encode, import-embeddings); the encoder's id (NULL: of none); then for each failure the id of
---   its dataset (NULL: of none), file, line of a list, reason and detail. No two may be of the same dataset, file and
---   line.
+-- Title: Record files that could not be loaded
+-- Description: Writes a row per failure. A repeated failure is counted in its row.
+-- Inputs: stage (ingest, encode, import-embeddings); the encoder's id (NULL: none); then for each failure the id of its
+--   dataset (NULL: none), file, line of a list, reason and detail. No two may have the same dataset, file and line.
 CREATE FUNCTION cbir_internal.record_failures(
     stage text,
     encoder_id bigint,
@@ -29,4 +28,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.record_failures(text, bigint, bigint[], text[], integer[], text[], text[]) IS
-'Records what could not be loaded; what is met again is counted.';
+'Writes a row per file that could not be loaded; counts repeated failures.';

@@ -1,5 +1,6 @@
 -- Title: Sources that images of several datasets share
--- Description: Files of vectors name images by their sources; where a name is that of two images, it says too little.
+-- Description: Returns ambiguous sources. Files of vectors name images by their sources, so a source that two images
+--   share does not identify one.
 -- Inputs: names of datasets; NULL: all.
 CREATE FUNCTION cbir_internal.repeated_sources(datasets text[] DEFAULT NULL)
 RETURNS SETOF text
@@ -21,4 +22,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.repeated_sources(text[]) IS
-'Sources that images of several datasets share.';
+'Returns the sources that images of several datasets share.';

@@ -1,6 +1,7 @@
--- Title: Mark what failed before and has gone well now
--- Description: A failure stays, so that it can be seen how often a file failed and that it has been mended.
--- Inputs: stage; the encoder's id (NULL: of none); the dataset's id (NULL: of none); files.
+-- Title: Mark failures as resolved
+-- Description: Updates the failures of files that have succeeded now. A failure's row stays, to show how often the file
+--   failed and that it has succeeded since.
+-- Inputs: stage; the encoder's id (NULL: none); the dataset's id (NULL: none); files.
 CREATE FUNCTION cbir_internal.resolve_failures(stage text, encoder_id bigint, dataset_id bigint, sources text[])
 RETURNS void
 LANGUAGE plpgsql
@@ -19,4 +20,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.resolve_failures(text, bigint, bigint, text[]) IS
-'Marks failures of files that have gone well now as resolved.';
+'Marks failures of files that have succeeded now as resolved.';

@@ -1,7 +1,7 @@
--- Title: Mark failures of an ingest that a later one did not meet again
--- Description: For an ingest of all that the datasets have. What lies in a folder that could not be listed was not met,
---   and may be there as it was.
--- Inputs: ids of datasets; when the later ingest began, by the server's clock.
+-- Title: Mark failures that a later ingest did not meet again
+-- Description: Updates failures after an ingest of everything that the datasets have. It skips failures in a folder
+--   that could not be listed: the ingest did not reach their files, and the failures may persist.
+-- Inputs: ids of datasets; start of the later ingest, by the server's clock.
 CREATE FUNCTION cbir_internal.resolve_gone_failures(dataset_ids bigint[], before timestamptz)
 RETURNS void
 LANGUAGE plpgsql

@@ -1,6 +1,6 @@
 -- Title: Mark failures of list files that a later ingest did not meet again
--- Description: Lists belong to no dataset.
--- Inputs: the folder that they lay in; when the later ingest began, by the server's clock.
+-- Description: Updates failures of list files, which belong to no dataset.
+-- Inputs: the folder of the list files; start of the later ingest, by the server's clock.
 CREATE FUNCTION cbir_internal.resolve_gone_lists(folder text, before timestamptz)
 RETURNS void
 LANGUAGE plpgsql

@@ -1,9 +1,9 @@
--- Title: Make a dataset, or find it
--- Description: A dataset that is there keeps its reader, and its folder too unless it has none or has moved. The caller
---   compares what comes back with what it gave. Under row-level security a new dataset must be one that the caller was
---   given (cbir.dataset_access).
--- Inputs: the dataset's name, its reader, its folder (NULL: it has no files), whether its folder lies elsewhere now.
--- Returns: the dataset as it is stored; no row where it is hidden from the caller or has just been removed.
+-- Title: Create or find a dataset
+-- Description: Creates a dataset unless it exists. An existing dataset keeps its reader. It also keeps its folder,
+--   unless it has none or has moved. The caller compares the result with its arguments. Under row-level security a new
+--   dataset must be one that the caller was given (cbir.dataset_access).
+-- Inputs: the dataset's name, its reader, its folder (NULL: it has no files), TRUE if its folder has moved.
+-- Returns: the dataset as it is stored; no row if it is hidden from the caller or has just been removed.
 CREATE FUNCTION cbir_internal.store_dataset(name text, reader text, root text, moved boolean)
 RETURNS TABLE (dataset_id bigint, stored_reader text, stored_root text)
 LANGUAGE plpgsql
@@ -26,4 +26,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.store_dataset(text, text, text, boolean) IS
-'Makes a dataset unless it is there; gives its id, reader and folder.';
+'Creates a dataset unless it exists; returns its id, reader and folder.';

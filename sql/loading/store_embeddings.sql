@@ -1,9 +1,9 @@
 -- Title: Add embeddings of images
--- Description: Takes the place of binary COPY where that is refused, under row-level security, and where another load
---   was faster with some of the images, which keep theirs. One array a batch takes less time than a COPY into a
+-- Description: Adds embeddings in two cases in which binary COPY fails: under row-level security, and if another load
+--   has meanwhile stored some of them; those images keep theirs. One array per batch takes less time than a COPY into a
 --   temporary table.
--- Inputs: an encoder; ids of images; their unit vectors, as halfvec[] or vector[] as the encoder's precision says.
--- Returns: how many were added.
+-- Inputs: an encoder; ids of images; their unit vectors, as halfvec[] or vector[], by the encoder's precision.
+-- Returns: the number of added embeddings.
 CREATE FUNCTION cbir_internal.store_embeddings(encoder text, image_ids bigint[], embeddings anyarray)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -24,4 +24,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.store_embeddings(text, bigint[], anyarray) IS
-'Adds embeddings of images that have none of this encoder; gives their number.';
+'Adds embeddings of images that have none of this encoder; returns their number.';

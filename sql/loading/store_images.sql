@@ -1,11 +1,11 @@
--- Title: Add images to a dataset, or bring them up to date
--- Description: With their patients, studies and labels, all in the caller's transaction. A record with an image_id
---   replaces what is stored of that image; embeddings of a file whose hash has changed go. A record without one is
---   added, unless an image of its source is there: then another load was faster, and that one stays.
---   Loading fills tables faster than statistics follow, so two things keep plans from going wrong: each id is looked up
---   by a sub-query of its own, which has one index to use, in place of a join; and EXECUTE plans for each batch what
---   would else keep the plan that was right for empty tables. (The setting plan_cache_mode would plan each check of a
---   foreign key anew.)
+-- Title: Add or update images of a dataset
+-- Description: Writes images with their patients, studies and labels, all in the caller's transaction. A record with an
+--   image_id replaces the stored image; if the file's hash has changed, the embeddings are removed. A record without an
+--   image_id is added, unless an image with its source exists: then another load was faster, and the existing image
+--   stays. Loading fills tables faster than statistics follow, so two measures keep plans good. Each id is looked up by
+--   a subquery of its own, which has one index to use, in place of a join. EXECUTE plans each batch anew, because a
+--   cached plan would be the one for empty tables. (The setting plan_cache_mode would also plan each check of a foreign
+--   key anew.)
 -- Inputs: a dataset's id; an array of objects with the fields of cbir.image_record.
 -- Returns: source and id of each image that was added.
 CREATE FUNCTION cbir_internal.store_images(dataset_id bigint, images jsonb)
@@ -25,14 +25,14 @@ DECLARE
     added_ids bigint [];
 BEGIN
     PERFORM cbir_internal.store_people(store_images.dataset_id, given);
-    -- Locked in the order of their ids, as an encode does it: each then waits for the other, and not both.
+    -- Locked in the order of their ids, as an encode does, so that no deadlock occurs.
     EXECUTE $statement$
     SELECT array_agg(l.image_id), array_agg(l.image_id) FILTER (WHERE l.changed)
     FROM (
         SELECT i.image_id, i.sha256 <> r.sha256 AS changed
         FROM cbir.image AS i
         INNER JOIN unnest($2) AS r ON r.image_id = i.image_id
-        WHERE i.dataset_id + 0 = $1  -- no use of the index by dataset
+        WHERE i.dataset_id + 0 = $1  -- keeps the planner off the index by dataset
         ORDER BY i.image_id
         FOR NO KEY UPDATE OF i
     ) AS l
@@ -86,4 +86,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.store_images(bigint, jsonb) IS
-'Adds images to a dataset, or brings them up to date; gives source and id of those that were added.';
+'Adds or updates images of a dataset; returns source and id of those that were added.';

@@ -1,5 +1,5 @@
--- Title: Give images their labels
--- Description: Adds names of labels that are new. The images must have none of these labels yet.
+-- Title: Store the labels of images
+-- Description: Adds labels to images, and names of labels that are new. The images must have none of these labels yet.
 -- Inputs: ids of images, and for each an object of labels and values (1 positive, 0 negative, -1 uncertain).
 CREATE FUNCTION cbir_internal.store_labels(image_ids bigint[], labels jsonb[])
 RETURNS void
@@ -23,4 +23,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.store_labels(bigint[], jsonb[]) IS
-'Gives images their labels, and adds names of labels that are new.';
+'Adds labels to images, and names of labels that are new.';

@@ -1,6 +1,6 @@
--- Title: Add the patients and studies of images, or bring them up to date
--- Description: Always in the same order: two loads at once then wait for each other, and not both. A sex that is known
---   is not forgotten. For how ids are looked up, see store_images.
+-- Title: Add or update the patients and studies of images
+-- Description: Writes patients and studies always in the same order, so that two concurrent loads do not deadlock. A
+--   known sex is not overwritten by NULL. store_images explains the look-up of ids.
 -- Inputs: a dataset's id; images.
 CREATE FUNCTION cbir_internal.store_people(dataset_id bigint, images cbir.image_record[])
 RETURNS void
@@ -38,4 +38,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.store_people(bigint, cbir.image_record[]) IS
-'Adds the patients and studies of images, or brings them up to date.';
+'Adds or updates the patients and studies of images.';

@@ -1,5 +1,5 @@
--- Title: Images of a dataset that are already there
--- Description: By their sources, with everything that loading compares.
+-- Title: Stored images of a dataset
+-- Description: Returns images by their sources, with everything that loading compares.
 -- Inputs: a dataset's id; sources.
 CREATE FUNCTION cbir_internal.stored_images(dataset_id bigint, sources text[])
 RETURNS SETOF cbir.image_record
@@ -29,4 +29,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.stored_images(bigint, text[]) IS
-'Images of a dataset, by their sources, with everything that loading compares.';
+'Returns images of a dataset, by their sources, with everything that loading compares.';

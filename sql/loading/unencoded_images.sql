@@ -1,5 +1,5 @@
 -- Title: Images that an import left without an embedding
--- Description: Of the datasets that its files spoke of, for its last line.
+-- Description: Counts images of the datasets that the import's files named, for the last line of its output.
 -- Inputs: an encoder; ids of datasets.
 -- Returns: their number, and the sources of the first three.
 CREATE FUNCTION cbir_internal.unencoded_images(encoder text, dataset_ids bigint[])
@@ -19,4 +19,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.unencoded_images(text, bigint[]) IS
-'How many images of some datasets lack an embedding, with the sources of the first three.';
+'Counts images of some datasets that lack an embedding, with the sources of the first three.';

@@ -1,12 +1,13 @@
--- Title: Does retrieval find the pathology, or only the anatomy? Up to some N
--- Description: Of the first N neighbours, the share of the query's modality, of its modality and anatomic region, and
---   of those that are relevant (its finding); "other_finding" is the share of the right region with another finding,
---   and "finding_in_region" what of the right region has the right finding. All of plain precision: N is not lowered
---   where fewer relevant images exist, since anatomy has plenty. One row for all queries of a run and one for each
---   region; queries without modality or region count among '(none)' and never match.
--- Reference: the question is that of the paper's longer version (anatomy against pathology).
--- Inputs: the largest N (what lies beyond it in the lists is not looked at, which is most of the time); a finished run
---   (NULL: all of them).
+-- Title: Compare retrieval of pathology and of anatomy, up to some N
+-- Description: Returns shares of the first N neighbours: same_modality, same_region (modality and anatomic region of
+--   the query), same_finding (relevant), other_finding (right region, another finding), and finding_in_region, the
+--   share of the right region that has the right finding. So it shows whether retrieval finds the pathology or only the
+--   anatomy. All shares are of plain precision: N is not lowered if fewer relevant images exist, because anatomy has
+--   plenty. There is one row for all queries of a run and one for each region. Queries without modality or region count
+--   among '(none)' and never match.
+-- Reference: the paper's longer version asks this question (anatomy against pathology).
+-- Inputs: the largest N (ranks beyond it are not read, which would take most of the time); a finished run (NULL: all of
+--   them).
 CREATE FUNCTION cbir.anatomy_up_to(largest_n integer, run bigint DEFAULT NULL)
 RETURNS TABLE (
     run_id bigint,
@@ -22,7 +23,7 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql
 STABLE
--- A plan that does not know the run takes it for a small one.
+-- A plan made without the run's id would expect a small run.
 SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
@@ -108,4 +109,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.anatomy_up_to(integer, bigint) IS
-'As cbir.pathology_against_anatomy, for N up to the given one, in a fraction of the time.';
+'Returns the rows of cbir.pathology_against_anatomy for N up to the given one, in a fraction of the time.';

@@ -1,9 +1,10 @@
--- Title: kNN classification, for several k
--- Description: accuracy is the share of queries whose class cbir.knn_prediction gets right, balanced_accuracy the mean
---   over classes of that share. Queries whose class no indexed image has count as wrong. To choose k, take the one
---   that is best on the run of the validation split, and report the run of the test split at that k.
--- Reference: as cbir.knn_prediction.
--- Inputs: as cbir.knn_prediction.
+-- Title: Accuracy of kNN classification, for several k
+-- Description: Returns accuracy, the share of queries whose class cbir.knn_prediction gets right, and
+--   balanced_accuracy, the mean over classes of that share. Queries whose class no indexed image has count as wrong. To
+--   choose k, take the one that is best on the run of the validation split, and report the run of the test split at
+--   that k.
+-- Reference: the same as cbir.knn_prediction.
+-- Inputs: the same as cbir.knn_prediction.
 CREATE FUNCTION cbir.knn_accuracy(run_id bigint, ks integer[])
 RETURNS TABLE (
     k integer, accuracy double precision, balanced_accuracy double precision, queries bigint, classes bigint
@@ -39,4 +40,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.knn_accuracy(bigint, integer[]) IS
-'Accuracy and balanced accuracy of kNN classification from a run''s stored neighbours, for several k.';
+'Returns accuracy and balanced accuracy of kNN classification from a run''s stored neighbours, for several k.';

@@ -1,15 +1,16 @@
--- Title: The class that the k nearest neighbours vote for
--- Description: Each of the first k neighbours of a query has one vote, for its label; most votes win, and among equals
---   the label that has the nearest neighbour. A query without neighbours has no prediction (NULL).
--- Reference: Cover and Hart, Nearest neighbor pattern classification, IEEE Trans. Inform. Theory 13(1), 1967; as in
---   the paper's authors' code.
+-- Title: Predict a query's class by its k nearest neighbours
+-- Description: Returns the label with the most votes. Each of the first k neighbours of a query has one vote, for its
+--   label. Of labels with equal votes, the one with the nearest neighbour wins. A query without neighbours has no
+--   prediction (NULL).
+-- Reference: Cover and Hart, Nearest neighbor pattern classification, IEEE Trans. Inform. Theory 13(1), 1967; as in the
+--   paper's authors' code.
 -- Inputs: a finished run of a protocol with one label per image; values of k, up to the run's.
 CREATE FUNCTION cbir.knn_prediction(run_id bigint, ks integer[])
 RETURNS TABLE (k integer, query_image_id bigint, label_id bigint, predicted_label_id bigint, votes bigint)
 LANGUAGE plpgsql
 STABLE
 SET search_path FROM CURRENT
--- The planner knows nothing of what functions return, and would go through it once for every query.
+-- The planner does not know how many rows functions return, and would scan them once for every query.
 SET enable_nestloop = off
 AS $$
 #variable_conflict use_column
@@ -52,4 +53,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.knn_prediction(bigint, integer[]) IS
-'For every query of a run and every k the label that most of its k nearest neighbours carry, beside its own.';
+'Returns for every query of a run and every k the label that most of its k nearest neighbours carry, beside its own.';

@@ -1,8 +1,8 @@
--- Title: How much of a run's index leaks into its queries
--- Description: Per cause (see cbir.leaking_image), and for all together: how many queries are touched and by how many
---   indexed images. Not found, as far as the catalogue knows: same patient where patients are not told apart, identical
---   files where files were not read (labels only); those queries are counted as unknown.
--- Inputs: as cbir.leaking_image.
+-- Title: Leakage from a run's index into its queries
+-- Description: Counts per cause (see cbir.leaking_image), and for all together, how many queries are touched and by how
+--   many indexed images. It finds only what the catalogue knows: it cannot find the same patient if patients are not
+--   recorded, nor identical files if files were not read (labels only). Such queries count as unknown.
+-- Inputs: the same as cbir.leaking_image.
 CREATE FUNCTION cbir.leakage(run_id bigint, near_distance double precision DEFAULT 0.001)
 RETURNS TABLE (cause text, queries bigint, touched bigint, share double precision, images bigint, unknown bigint)
 LANGUAGE plpgsql
@@ -45,4 +45,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.leakage(bigint, double precision) IS
-'Queries of a run that indexed images give away, per cause: same patient, identical file, nearly identical.';
+'Counts queries of a run that indexed images give away, per cause: same patient, identical file, nearly identical.';

@@ -1,8 +1,9 @@
 -- Title: Indexed images that give a query's answer away
--- Description: For each query of a run, the indexed images that a fair test would not have: of the same patient; with
---   the same file, byte for byte; or nearly identical, which is any stored neighbour within near_distance. How near
---   copies lie that were scaled or compressed anew depends on the encoder: look at some before choosing a distance. One
---   row per query, image and cause; an image may have several. What the query could not retrieve is not among them.
+-- Description: Returns for each query of a run the indexed images that a fair test would not have: of the same patient;
+--   with the same file, byte for byte; or nearly identical, which is any stored neighbour within near_distance. The
+--   distance of scaled or recompressed copies depends on the encoder: look at some before choosing a distance. There is
+--   one row per query, image and cause; an image may have several causes. Images that the query could not retrieve are
+--   not returned.
 -- Inputs: a finished run; the largest cosine distance that counts as nearly identical.
 CREATE FUNCTION cbir.leaking_image(run_id bigint, near_distance double precision DEFAULT 0.001)
 RETURNS TABLE (query_image_id bigint, image_id bigint, label_ids bigint[], cause text)
@@ -47,4 +48,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.leaking_image(bigint, double precision) IS
-'Indexed images of a query''s patient, with its file, or nearly identical to it: one row per query, image and cause.';
+'Returns indexed images of a query''s patient, with its file, or nearly identical to it: one row per query, image and'
+' cause.';

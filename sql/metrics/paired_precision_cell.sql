@@ -1,7 +1,8 @@
 -- Title: Sums of two runs' precision at N over the same queries, per patient and class
--- Description: What a paired comparison of two encoders is resampled from: over the queries that both runs score, with
---   the labels that they share. Clusters and rows without a label are those of cbir.scored_list.
--- Inputs: two finished runs; the N.
+-- Description: Returns the sums that a paired comparison of two encoders resamples: over the queries that both runs
+--   score, with the labels that the queries share in both. Clusters and rows without a label are those of
+--   cbir.scored_list.
+-- Inputs: two finished runs; values of N.
 CREATE FUNCTION cbir.paired_precision_cell(run_a bigint, run_b bigint, cutoffs integer[])
 RETURNS TABLE (
     n integer, cluster bigint, label_id bigint, total_a double precision, total_b double precision, number bigint
@@ -42,4 +43,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.paired_precision_cell(bigint, bigint, integer[]) IS
-'Sums of two runs'' precision at N over the queries that both score, per patient and class.';
+'Sums two runs'' precision at N over the queries that both score, per patient and class.';

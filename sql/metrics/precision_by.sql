@@ -1,15 +1,17 @@
 -- Title: Precision at N, summarised over the queries of a group
--- Description: Computes micro = mean over queries ("sample-wise"); macro = mean over classes of the class's mean
---   ("class-wise"). Standard deviations are those of a sample (n - 1): micro_std over queries, macro_std the mean
---   over classes of the deviation within a class; a class with one query has no deviation and is left out of it.
+-- Description: Computes micro precision, the mean over queries ("sample-wise"), and macro precision, the mean over
+--   classes of the class's mean ("class-wise"). Standard deviations are those of a sample (n - 1): micro_std over
+--   queries, macro_std the mean over classes of the deviation within a class. A class with one query has no deviation
+--   and does not enter macro_std. Under the protocol any-label a query has several classes. Micro counts it once: a
+--   neighbour that shares any of its labels is relevant. Macro counts it once for each class: a neighbour that shares
+--   that label is relevant.
 -- Reference: the paper's authors' code (MIC-DKFZ/foundation-models-for-cbmir).
---   Under the protocol any-label a query has several classes: micro counts it once, by sharing any of its labels, macro
---   once for each class, by sharing that.
 -- Inputs: run, class, dataset, modality or anatomic_region (of the query image); a finished run (NULL: all of them).
---   Figures of a run that searched an index below the floor say why they are not to be relied on, in not_final.
--- Note: queries are first added up in cells that agree in everything but their hits, all N at once; means and
---   deviations come from these sums of whole numbers, which are exact (squares for k up to 4,096, to seven digits
---   beyond). Runs are summarised one after the other: what a condition on run_id leaves out is not computed.
+-- Returns: a row per group and N. If a run searched an index below the floor, not_final gives the reason not to rely on
+--   its figures.
+-- Note: queries are first summed in cells whose members differ only in their hits, all N at once. Means and deviations
+--   come from these sums of whole numbers, which are exact (squares for k up to 4,096, to seven digits beyond). Runs
+--   are summarised one after the other, so a condition on run_id saves the work for all other runs.
 CREATE FUNCTION cbir.precision_by(grouped_by text, run bigint DEFAULT NULL)
 RETURNS TABLE (
     run_id bigint,
@@ -28,7 +30,7 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql
 STABLE
--- A plan that does not know the run takes it for a small one.
+-- A plan made without the run's id would expect a small run.
 SET plan_cache_mode = force_custom_plan
 SET search_path FROM CURRENT
 AS $$
@@ -47,7 +49,7 @@ BEGIN
     LOOP
         RETURN QUERY
         WITH cell AS (
-            -- Queries that agree in everything but their hits.
+            -- Queries that differ only in their hits.
             SELECT
                 q.run_id,
                 CASE $1 WHEN 'dataset' THEN q.dataset_id END AS dataset_id,
@@ -72,14 +74,14 @@ BEGIN
                 cutoff.n,
                 cell.queries,
                 cell.hits[place.position] / cell.queries / place.first AS mean,
-                -- Of whole numbers, and 0 where all are the same.
+                -- Computed from whole numbers, and 0 if all are the same.
                 greatest(cell.queries * cell.hits_squared[place.position] - cell.hits[place.position] ^ 2, 0)
                 / cell.queries / place.first ^ 2 AS squares
             FROM cell
             LEFT JOIN cbir.dataset AS d ON d.dataset_id = cell.dataset_id
             LEFT JOIN cbir.label AS l ON l.label_id = cell.label_id
             CROSS JOIN LATERAL generate_series(1, cell.k) AS cutoff (n)
-            -- The sums begin at 2: before them stands how many vectors were added up.
+            -- The sums begin at position 2; position 1 holds the number of vectors.
             CROSS JOIN LATERAL (
                 SELECT least(cutoff.n, cell.reachable) AS first, 1 + least(cutoff.n, cell.reachable) AS position
             ) AS place
@@ -104,8 +106,8 @@ BEGIN
             GROUP BY c.run_id, c.group_name, c.label_id, c.n, c.class_mean
         ),
 
-        -- Deviations come from those within the parts and between them: a difference of two large sums of squares
-        -- would lose the digits that matter.
+        -- Deviations come from those within the parts and between them. A difference of two large sums of squares would
+        -- lose the significant digits.
         class_in_group AS (
             SELECT
                 c.*,
@@ -121,8 +123,8 @@ BEGIN
             e.name AS encoder,
             c.group_name,
             c.n,
-            -- Queries that may have several labels count once for the mean over queries (the class without a label), and
-            -- once for each label beside it.
+            -- A query that may have several labels counts once for the mean over queries (the class without a label),
+            -- and once more for each label.
             coalesce(max(c.mean) FILTER (WHERE c.label_id IS NULL), max(c.micro)) AS micro_precision,
             coalesce(max(c.deviation) FILTER (WHERE c.label_id IS NULL), CASE
                 WHEN sum(c.queries) FILTER (WHERE c.label_id IS NOT NULL) > 1 THEN sqrt(

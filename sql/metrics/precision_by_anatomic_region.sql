@@ -1,5 +1,5 @@
 -- Title: Precision at N of each anatomic region of the queries
--- Description: cbir.precision_by('anatomic_region') as a view; all views of this folder have the same columns.
+-- Description: Shows cbir.precision_by('anatomic_region') as a view. All views precision_by_* have the same columns.
 CREATE VIEW cbir.precision_by_anatomic_region WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
@@ -20,4 +20,4 @@ CROSS JOIN LATERAL cbir.precision_by('anatomic_region', r.run_id) AS p
 WHERE r.finished_at IS NOT NULL;
 
 COMMENT ON VIEW cbir.precision_by_anatomic_region IS
-'One row per run, anatomic region of the queries and N.';
+'Shows precision at N, one row per run, anatomic region of the queries and N.';

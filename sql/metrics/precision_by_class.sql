@@ -1,5 +1,5 @@
 -- Title: Precision at N of each class (label of the query)
--- Description: cbir.precision_by('class') as a view; all views of this folder have the same columns.
+-- Description: Shows cbir.precision_by('class') as a view. All views precision_by_* have the same columns.
 CREATE VIEW cbir.precision_by_class WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
@@ -20,4 +20,4 @@ CROSS JOIN LATERAL cbir.precision_by('class', r.run_id) AS p
 WHERE r.finished_at IS NOT NULL;
 
 COMMENT ON VIEW cbir.precision_by_class IS
-'One row per run, class and N: class-wise precision.';
+'Shows class-wise precision, one row per run, class and N.';

@@ -1,11 +1,12 @@
 -- Title: Precision at N against the size of the index
--- Description: What precision would be if only a random part of the images were indexed. From the stored neighbours:
---   those of a list that lie in the part are, in the same order, the nearest of the part. The parts are nested, drawn
---   by dataset, file and seed, and so the same in every database. A list of k neighbours has about k * fraction in a
---   part; where that is fewer than the first min(N, relevant images of the part), the query's precision is not known:
---   such queries are counted as undetermined and left out of the means. Evaluate with a larger k to have fewer.
--- Reference: as cbir.precision_by; precision against index size is in the paper's longer version.
--- Inputs: a finished run of a protocol with one label per image; fractions above 0 up to 1; N, up to the
+-- Description: Computes the precision that a run would have if only a random part of the images were indexed. It needs
+--   only the stored neighbours: those of a list that lie in the part are, in the same order, the nearest of the part.
+--   The parts are nested. They are drawn by dataset, file and seed, and so are the same in every database. A list of k
+--   neighbours has about k * fraction in a part. If that is fewer than the first min(N, relevant images of the part),
+--   the query's precision is not known. Such queries count as undetermined and do not enter the means. A larger k in
+--   the evaluation makes them fewer.
+-- Reference: the same as cbir.precision_by; precision against index size is in the paper's longer version.
+-- Inputs: a finished run of a protocol with one label per image; fractions above 0 up to 1; values of N, up to the
 --   run's k (NULL: 1, 3, 5, 10); a seed.
 CREATE FUNCTION cbir.precision_by_index_size(
     run_id bigint,
@@ -28,7 +29,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 STABLE
 SET search_path FROM CURRENT
--- The planner knows nothing of what functions return, and would go through it once for every query.
+-- The planner does not know how many rows functions return, and would scan them once for every query.
 SET enable_nestloop = off
 AS $$
 #variable_conflict use_column
@@ -72,7 +73,8 @@ BEGIN
         FROM cbir.search_result AS r INNER JOIN cbir.image AS q ON q.image_id = r.query_image_id
         WHERE r.run_id = precision_by_index_size.run_id AND r.relevant_count > 0
     ),
-    -- What a query may not retrieve does not count as relevant for it: itself and, if the run was so, its patient.
+    -- Images that a query may not retrieve do not count as relevant for it: itself and, if the run excluded them,
+    -- images of its patient.
     barred AS (
         SELECT pair.query_image_id, p.part, count(*) AS images
         FROM (
@@ -103,7 +105,7 @@ BEGIN
         SELECT l.query_image_id, l.part, array_agg(l.hits ORDER BY l.place) AS hits
         FROM listed AS l GROUP BY l.query_image_id, l.part
     ),
-    -- The first min(N, relevant) of each query's list; NULL where the list is too short to know them.
+    -- Precision of the first min(N, relevant) of each query's list; NULL if the list is too short to know it.
     scored AS (
         SELECT
             a.part, a.n, a.label_id,
@@ -148,4 +150,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.precision_by_index_size(bigint, double precision[], integer[], bigint) IS
-'Micro and macro precision at N of a run as they would be with random parts of its index.';
+'Computes micro and macro precision at N of a run as they would be with random parts of its index.';

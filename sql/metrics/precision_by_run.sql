@@ -1,5 +1,5 @@
 -- Title: Precision at N of a whole run
--- Description: cbir.precision_by('run') as a view; all views of this folder have the same columns.
+-- Description: Shows cbir.precision_by('run') as a view. All views precision_by_* have the same columns.
 CREATE VIEW cbir.precision_by_run WITH (security_invoker = TRUE) AS
 SELECT
     r.run_id,
@@ -20,4 +20,4 @@ CROSS JOIN LATERAL cbir.precision_by('run', r.run_id) AS p
 WHERE r.finished_at IS NOT NULL;
 
 COMMENT ON VIEW cbir.precision_by_run IS
-'One row per run and N: the form of the paper''s Table 1.';
+'Shows precision at N, one row per run and N, in the form of the paper''s Table 1.';

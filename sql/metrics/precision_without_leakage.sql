@@ -1,11 +1,12 @@
--- Title: Precision at N with and without what leaks
--- Description: Three figures from the same stored neighbours. 'all': as cbir.precision_by_run. 'without touched
---   queries': over the queries that no indexed image gives away. 'without leaking images': over all queries, as if the
---   images that give one away were not indexed for it: they are taken out of its list and of the count of relevant
---   images. A list that is too short then is undetermined, counted and left out.
--- Reference: as cbir.precision_by; what leaks, cbir.leaking_image says.
--- Inputs: a finished run; the largest cosine distance that counts as nearly identical; N, up to the
---   run's k (NULL: 1, 3, 5, 10).
+-- Title: Precision at N with and without leakage
+-- Description: Computes three variants from the same stored neighbours. 'all' is cbir.precision_by_run. 'without
+--   touched queries' covers only the queries that no indexed image gives away. 'without leaking images' covers all
+--   queries, as if the images that give a query away were not indexed for it: they are removed from its list and from
+--   the count of relevant images. If a list is then too short, the query counts as undetermined and does not enter the
+--   means.
+-- Reference: the same as cbir.precision_by; cbir.leaking_image defines leakage.
+-- Inputs: a finished run; the largest cosine distance that counts as nearly identical; values of N, up to the run's k
+--   (NULL: 1, 3, 5, 10).
 CREATE FUNCTION cbir.precision_without_leakage(
     run_id bigint, near_distance double precision DEFAULT 0.001, cutoffs integer[] DEFAULT NULL
 )
@@ -21,7 +22,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql
 STABLE
 SET search_path FROM CURRENT
--- The planner knows nothing of how many images leak, and would go through all of them once for every query.
+-- The planner does not know how many images leak, and would scan all of them once for every query.
 SET enable_nestloop = off
 AS $$
 #variable_conflict use_column
@@ -36,9 +37,8 @@ BEGIN
         FROM cbir.leaking_image($1, $2) AS l
         ORDER BY l.query_image_id, l.image_id
     ),
-    -- One list per query for the mean over queries, and one per query and label for the mean over classes: under a
---   protocol
-    -- with one label both are the same. The labels that count as relevant stand with it.
+    -- One list per query for the mean over queries, and one per query and label for the mean over classes. Under a
+    -- protocol with one label both are the same. Each list holds its labels that count as relevant.
     each_list AS (
         SELECT
             r.query_image_id, r.label_id, r.relevant_count, r.neighbour_ids, r.hits, TRUE AS is_micro,
@@ -129,4 +129,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.precision_without_leakage(bigint, double precision, integer[]) IS
-'P@N of a run over all queries, over those that nothing gives away, and with what gives away taken out of the index.';
+'Computes P@N of a run over all queries, over those that nothing gives away, and with the leaking images removed from'
+' the index.';

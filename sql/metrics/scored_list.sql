@@ -1,8 +1,8 @@
--- Title: What a run's precision is made of, list by list, with the groups that it is summarised by
--- Description: What confidence intervals are resampled from (cbirdb/metrics/bootstrap.py). A list's precision at N is
---   modified_precision(hits, N, relevant_count). A cluster is a patient, or, where patients are not known, a
---   single query image (then its number is negative). Rows with a label are those of class-wise means; the mean over
---   queries is that of the rows without a label where there are any (protocol any-label), and else of all rows.
+-- Title: Lists of a run, with their relevance and their groups
+-- Description: Returns the lists that confidence intervals are resampled from (cbirdb/metrics/bootstrap.py). A list's
+--   precision at N is modified_precision(hits, N, relevant_count). A cluster is a patient, or, if patients are not
+--   known, a single query image (then its number is negative). Class-wise means use the rows with a label. The mean
+--   over queries uses the rows without a label if there are any (protocol any-label), and else all rows.
 -- Inputs: run, class, dataset, modality or anatomic_region (of the query image); a finished run.
 CREATE FUNCTION cbir.scored_list(grouped_by text, run bigint)
 RETURNS TABLE (
@@ -41,4 +41,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.scored_list(text, bigint) IS
-'Relevance of every list of a run, with its group, patient and class: what is resampled for intervals.';
+'Returns the relevance of every list of a run, with its group, patient and class, to resample for intervals.';

@@ -1,7 +1,7 @@
 -- Title: Sum of vectors, component by component
--- Description: As pgvector's sum and avg, but in double precision to the end: an array of the number of vectors and
---   then the sum of each component. Sums of whole numbers are exact. To add up all ranks of a list at once takes an
---   eighth of the time of a row per rank.
+-- Description: Sums vectors as pgvector's sum and avg do, but keeps double precision to the end. The result is an array
+--   of the number of vectors and then the sum of each component. Sums of whole numbers are exact. Adding all ranks of a
+--   list at once takes an eighth of the time of a row per rank.
 -- Reference: pgvector's vector_accum and vector_combine, the transition functions of its avg(vector).
 CREATE AGGREGATE cbir_internal.summed(vector) ( -- noqa: PRS
     SFUNC = vector_accum,
@@ -12,4 +12,4 @@ CREATE AGGREGATE cbir_internal.summed(vector) ( -- noqa: PRS
 );
 
 COMMENT ON AGGREGATE cbir_internal.summed(vector) IS
-'The number of vectors and the sum of each of their components, in double precision.';
+'Sums vectors: the number of vectors, then the sum of each of their components, in double precision.';

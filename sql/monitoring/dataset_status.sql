@@ -1,5 +1,5 @@
--- Title: How much each dataset holds
--- Description: Counted, of the datasets that the acting role sees.
+-- Title: Contents of each dataset
+-- Description: Counts images and labels of the datasets that the acting role sees.
 CREATE FUNCTION cbir.dataset_status()
 RETURNS TABLE (dataset text, reader text, images bigint, labels bigint)
 LANGUAGE plpgsql
@@ -26,4 +26,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.dataset_status() IS
-'Images and labels of each dataset.';
+'Counts the images and labels of each dataset.';

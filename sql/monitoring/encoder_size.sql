@@ -1,12 +1,13 @@
--- Title: What each encoder takes on disk
--- Description: One row per encoder: its embedding table, the key's index and the vector index, in bytes and per image.
---   The number of images is PostgreSQL's own estimate, so that the view answers at once on tables of any size.
+-- Title: Disk space of each encoder
+-- Description: Shows encoders, one per row, with the size of the embedding table, the key's index and the vector index,
+--   in bytes and per image. The number of images is PostgreSQL's own estimate, so that the view answers at once on
+--   tables of any size.
 -- Reference: https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-DBSIZE
 CREATE VIEW cbir.encoder_size WITH (security_invoker = TRUE) AS
 WITH measured AS (
     SELECT
         e.encoder_id,
-        -- Live counts are lost in a crash, the estimate of the last ANALYZE is not.
+        -- A crash loses the live counts, but not the estimate of the last ANALYZE.
         coalesce(nullif(max(s.n_live_tup), 0), greatest(max(c.reltuples), 0)::bigint) AS images,
         pg_table_size(c.oid) AS table_bytes,
         coalesce(sum(pg_relation_size(i.indexrelid)) FILTER (WHERE i.indisprimary), 0)::bigint AS key_bytes,
@@ -34,4 +35,5 @@ INNER JOIN measured AS m ON e.encoder_id = m.encoder_id
 WHERE cbir_internal.sees_all_rows();
 
 COMMENT ON VIEW cbir.encoder_size IS
-'Bytes on disk per encoder: embedding table, key and vector index, in all and per image (number of images estimated).';
+'Shows bytes on disk per encoder: embedding table, key and vector index, in all and per image (number of images'
+' estimated).';

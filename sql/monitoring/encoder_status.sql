@@ -1,5 +1,5 @@
--- Title: How many images each encoder has embedded
--- Description: Counted, of the images that the acting role sees; sizes on disk are in cbir.encoder_size.
+-- Title: Number of images that each encoder has embedded
+-- Description: Counts embeddings of the images that the acting role sees. cbir.encoder_size shows sizes on disk.
 CREATE FUNCTION cbir.encoder_status()
 RETURNS TABLE (encoder text, embeddings bigint, dim integer, stored_precision text, table_bytes bigint)
 LANGUAGE plpgsql
@@ -22,4 +22,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.encoder_status() IS
-'Embeddings of each encoder: how many, of what dimension and precision, and bytes on disk (NULL: rows are restricted).';
+'Counts the embeddings of each encoder, with dimension, precision and bytes on disk (NULL: rows are restricted).';

@@ -1,6 +1,6 @@
 -- Title: Failures by reason
--- Description: What could not be ingested or encoded, counted by stage, dataset, encoder and reason; resolved failures
---   count apart. cbir.failure names the files.
+-- Description: Counts files that could not be ingested or encoded, by stage, dataset, encoder and reason. Resolved
+--   failures have their own count. cbir.failure names the files.
 CREATE VIEW cbir.failure_by_reason WITH (security_invoker = TRUE) AS
 SELECT
     f.stage || '' AS stage,
@@ -18,4 +18,4 @@ LEFT JOIN cbir.encoder AS e ON f.encoder_id = e.encoder_id
 GROUP BY f.stage || '', d.name || '', e.name, f.reason || '';
 
 COMMENT ON VIEW cbir.failure_by_reason IS
-'Failures counted by stage, dataset, encoder and reason: unresolved, resolved, and when they were met.';
+'Counts failures by stage, dataset, encoder and reason: unresolved, resolved, and when they occurred.';

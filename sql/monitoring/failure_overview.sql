@@ -1,6 +1,6 @@
--- Title: Failures as a person reads them
--- Description: One row per file and reason: what could not be ingested or encoded, why, how often, and whether it has
---   gone well since. Columns are expressions, see cbir.image_overview.
+-- Title: Failures in readable form
+-- Description: Lists files that could not be ingested or encoded, one row per file and reason, with the number of times
+--   and whether the file has succeeded since. Columns are expressions; cbir.image_overview gives the reason.
 CREATE VIEW cbir.failure_overview WITH (security_invoker = TRUE) AS
 SELECT
     f.failure_id,
@@ -20,4 +20,5 @@ LEFT JOIN cbir.dataset AS d ON f.dataset_id = d.dataset_id
 LEFT JOIN cbir.encoder AS e ON f.encoder_id = e.encoder_id;
 
 COMMENT ON VIEW cbir.failure_overview IS
-'What could not be ingested or encoded: stage, dataset, encoder, file, reason, how often, whether resolved.';
+'Lists files that could not be ingested or encoded: stage, dataset, encoder, file, reason, occurrences, resolved or'
+' not.';

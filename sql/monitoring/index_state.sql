@@ -1,6 +1,7 @@
--- Title: The vector index of each encoder
--- Description: One row per encoder: the index in use, how old and how large it is, how long its build took, how many
---   rows came after it, and whether searches use it. Without an index its columns are NULL, and searches are exact.
+-- Title: Vector index of each encoder
+-- Description: Shows encoders, one per row, with the index in use, its age and size, the duration of its build, the
+--   number of rows now and when it was built, and whether searches use it. Without an index its columns are NULL, and
+--   searches are exact.
 CREATE VIEW cbir.index_state WITH (security_invoker = TRUE) AS
 SELECT
     e.name AS encoder,
@@ -13,7 +14,7 @@ SELECT
     date_trunc('second', clock_timestamp() - b.built_at) AS age,
     b.build_seconds,
     b.rows_indexed,
-    -- Live counts are lost in a crash, the estimate of the last ANALYZE is not.
+    -- A crash loses the live counts, but not the estimate of the last ANALYZE.
     coalesce(nullif(t.n_live_tup, 0), greatest(c.reltuples, 0)::bigint) AS rows_now,
     b.index_bytes AS bytes_when_built,
     pg_relation_size(i.indexrelid) AS bytes_now,
@@ -28,4 +29,4 @@ LEFT JOIN pg_catalog.pg_stat_all_tables AS t ON c.oid = t.relid
 WHERE cbir_internal.sees_all_rows();
 
 COMMENT ON VIEW cbir.index_state IS
-'The vector index of each encoder: age, size, build time, rows that came after it, and whether it is used.';
+'Shows the vector index of each encoder: age, size, build time, rows now and when built, and number of scans.';

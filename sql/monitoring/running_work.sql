@@ -1,7 +1,7 @@
--- Title: What is running
--- Description: Sessions at work on schema cbir in this database, longest first: searches, evaluations, loads and index
---   builds (with their progress), what each waits for and who keeps it waiting. It shows what the caller may see of
---   pg_stat_activity: own sessions, or all for a member of pg_read_all_stats.
+-- Title: Running work
+-- Description: Lists sessions at work on schema cbir in this database, longest first: searches, evaluations, loads and
+--   index builds (with their progress), what each session waits for, and which sessions block it. It shows what the
+--   caller may see of pg_stat_activity: own sessions, or all for a member of pg_read_all_stats.
 -- Reference: https://www.postgresql.org/docs/current/monitoring-stats.html
 CREATE VIEW cbir.running_work WITH (security_invoker = TRUE) AS
 SELECT
@@ -30,4 +30,5 @@ WHERE
 ORDER BY a.query_start;
 
 COMMENT ON VIEW cbir.running_work IS
-'Sessions at work on schema cbir, longest first: how long, what they wait for, and how far an index build is.';
+'Lists sessions at work on schema cbir, longest first: duration, what they wait for, and the progress of index'
+' builds.';

@@ -1,5 +1,6 @@
--- Title: What each table takes on disk
--- Description: One row per table of schema cbir with its indexes, largest first; embedding tables among them.
+-- Title: Disk space of each table
+-- Description: Lists the tables of schema cbir with their indexes, one per row, largest first. Embedding tables are
+--   among them.
 CREATE VIEW cbir.table_size WITH (security_invoker = TRUE) AS
 SELECT
     c.relname AS table_name,
@@ -13,4 +14,4 @@ WHERE c.relnamespace = 'cbir'::regnamespace AND c.relkind IN ('r', 'p') AND cbir
 ORDER BY total_bytes DESC;
 
 COMMENT ON VIEW cbir.table_size IS
-'Bytes on disk per table of schema cbir, with its indexes; largest first.';
+'Lists bytes on disk per table of schema cbir, with its indexes; largest first.';

@@ -1,6 +1,7 @@
 -- Title: Dead rows and vacuum of the embedding tables
--- Description: One row per encoder: dead rows, which a vector index keeps visiting until VACUUM removes them, when
---   vacuum and analyze last ran, and how far the table is from a forced vacuum against transaction wraparound.
+-- Description: Shows encoders, one per row, with their dead rows, the times of the last vacuum and analyze, and the
+--   distance of the table from a forced vacuum against transaction ID wraparound. A vector index keeps visiting dead
+--   rows until VACUUM removes them.
 -- Reference: https://www.postgresql.org/docs/current/routine-vacuuming.html
 CREATE VIEW cbir.vacuum_state WITH (security_invoker = TRUE) AS
 SELECT
@@ -20,4 +21,5 @@ LEFT JOIN pg_catalog.pg_stat_all_tables AS s ON c.oid = s.relid
 WHERE cbir_internal.sees_all_rows();
 
 COMMENT ON VIEW cbir.vacuum_state IS
-'Dead rows of each embedding table and when vacuum and analyze last ran; dead rows slow a vector index until VACUUM.';
+'Shows dead rows of each embedding table and the times of the last vacuum and analyze; dead rows slow a vector index'
+' until VACUUM.';

@@ -1,9 +1,9 @@
--- Title: Tell a misspelt filter from one that nothing passes
--- Description: An error when the filter names a dataset, modality, anatomic region, label or split that there is not,
---   with what there is, and when its first study date lies after its last. Such a filter lets nothing pass, so the
---   search functions ask only when they found nothing: a search that finds something pays nothing for it. Under
---   row-level security "there is" means "this role may see". Image ids that are not there are no error: images are
---   erased, and a list that was kept must go on working.
+-- Title: Check that a filter names things that exist
+-- Description: Raises an error, with the existing names, if the filter names a dataset, modality, anatomic region,
+--   label or split that does not exist, and if its first study date is after its last. So a misspelt filter differs
+--   from one that nothing passes. Such a filter lets nothing pass, so the search functions call this only after they
+--   found nothing; a search that finds something pays nothing for it. Under row-level security a thing exists if this
+--   role may see it. Image ids that do not exist are no error: images are erased, and a stored list must keep working.
 -- Inputs: the filter of a search.
 CREATE FUNCTION cbir_internal.check_filter(filter cbir.image_filter)
 RETURNS void
@@ -65,5 +65,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.check_filter(cbir.image_filter) IS
-'An error, with what there is, when a filter of a search names a dataset, modality, region, label or split that is'
-' not there, or its dates exclude each other.';
+'Raises an error, with the existing names, if a filter of a search names a dataset, modality, region, label or split'
+' that does not exist, or if its dates exclude each other.';

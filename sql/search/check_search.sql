@@ -1,6 +1,6 @@
--- Title: Check what a search by vector is asked
--- Description: Raises one sentence for an unknown encoder, a k or a mode that is not there, and a vector that this
---   encoder cannot have given. Reads the encoder's row and nothing else.
+-- Title: Check the arguments of a search by vector
+-- Description: Raises an error for an unknown encoder, a bad k, an unknown mode, and a vector that this encoder cannot
+--   have produced. It reads only the encoder's row.
 -- Inputs: an encoder, k, a mode, a query vector.
 -- Returns: the encoder's row of cbir.encoder.
 CREATE FUNCTION cbir_internal.check_search(encoder text, k bigint, mode text, query vector)
@@ -13,7 +13,7 @@ DECLARE
 BEGIN
     SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = check_search.encoder;
     IF NOT FOUND THEN
-        -- It says what there is.
+        -- Raises an error that lists the encoders that exist.
         PERFORM cbir_internal.embedding_table(encoder);
     END IF;
     PERFORM cbir_internal.checked_count('k', k);
@@ -27,7 +27,7 @@ BEGIN
             HINT = 'To ask by an image of the database: cbir.similar_images(encoder, image_id => 42).';
     END IF;
     IF vector_dims(query) <> spec.dim OR vector_norm(query) = 0 THEN
-        -- It says what is wrong.
+        -- Raises an error that says what is wrong.
         PERFORM cbir_internal.query_vector(encoder, NULL, query);
     END IF;
     RETURN spec;

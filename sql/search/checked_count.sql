@@ -1,7 +1,8 @@
--- Title: A number of results that can be asked for
--- Description: Public functions take bigint, so that a client's integer and bigint parameters both fit without a cast
---   and a number that is too large meets a sentence and not "function does not exist".
--- Inputs: what it is called (k, m), and the number.
+-- Title: Check a number of results
+-- Description: Returns the number as an integer. Public functions take bigint, so that a client's integer and bigint
+--   parameters both fit without a cast, and a number that is too large gets a clear error instead of "function does not
+--   exist".
+-- Inputs: the name of the argument (k, m), and the number.
 CREATE FUNCTION cbir_internal.checked_count(named text, number bigint)
 RETURNS integer
 LANGUAGE plpgsql
@@ -21,4 +22,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.checked_count(text, bigint) IS
-'The number, or an error when it is not between 1 and 10,000.';
+'Returns the number, or raises an error if it is not between 1 and 10,000.';

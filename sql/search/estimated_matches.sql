@@ -1,8 +1,8 @@
--- Title: About how many images pass a filter
--- Description: Asks the planner, which knows from its statistics how common each modality, region, date, dataset and
---   label is, in a fraction of the time of counting. Datasets and labels are asked about by their ids: by name it
---   knows only how common they are on average. Fields count as independent. An estimate steers how a search is
---   done, never what it returns.
+-- Title: Estimate how many images pass a filter
+-- Description: Returns the planner's estimate. The planner knows from its statistics how common each modality, region,
+--   date, dataset and label is, and answers in a fraction of the time of counting. Datasets and labels are looked up by
+--   their ids, because for names the planner knows only an average. Fields count as independent. The estimate decides
+--   how a search runs, never what it returns.
 -- Inputs: the filter.
 CREATE FUNCTION cbir_internal.estimated_matches(filter cbir.image_filter)
 RETURNS double precision
@@ -44,4 +44,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.estimated_matches(cbir.image_filter) IS
-'The planner''s estimate of how many images pass a filter, at least 1.';
+'Returns the planner''s estimate of the number of images that pass a filter, at least 1.';

@@ -1,6 +1,6 @@
--- Title: Why these two images?
--- Description: What two images have in common, and how far apart they are under every encoder that has both: a row per
---   encoder, nearest first. A pair that is near under one encoder alone says more about the encoder than about the
+-- Title: Compare two images
+-- Description: Returns what two images have in common, and their distance under every encoder that has both: a row per
+--   encoder, nearest first. If a pair is near under one encoder alone, that says more about the encoder than about the
 --   images.
 --     SELECT * FROM cbir.explain_match(42, 97);
 -- Inputs: the ids of two images.
@@ -32,7 +32,7 @@ BEGIN
             INTO b USING id_b;
         IF a IS NOT NULL AND b IS NOT NULL THEN
             names := names || spec.name;
-            -- In the precision that searches compare in, so that the distances are those that searches say.
+            -- In the precision of searches, so that the distances equal theirs.
             distances := distances || CASE spec.precision WHEN 'half' THEN a::halfvec <=> b::halfvec ELSE a <=> b END;
         END IF;
     END LOOP;
@@ -76,5 +76,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.explain_match(bigint, bigint) IS
-'What two images have in common: a row per encoder that has both, with their distance, shared labels, and whether'
-' patient, study, series, dataset, modality, anatomic region and file are the same.';
+'Returns what two images have in common: a row per encoder that has both, with their distance, shared labels, and'
+' whether patient, study, series, dataset, modality, anatomic region and file are the same.';

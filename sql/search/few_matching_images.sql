@@ -1,8 +1,8 @@
--- Title: The images that pass a filter, where they are few
--- Description: What a search compares exactly. A label or a range of dates that few images have is looked up first, by
---   its own index, and the other conditions are tested on what it gives.
--- Inputs: the filter; the largest number of images that is of use.
--- Returns: their ids; NULL when there are more.
+-- Title: Find the images that pass a filter, if they are few
+-- Description: Returns the images that a search compares exactly. If the filter has a label or a range of dates that
+--   few images match, their own index gives these images first. The other conditions are then tested on them.
+-- Inputs: the filter; the largest useful number of images.
+-- Returns: their ids; NULL if there are more.
 CREATE FUNCTION cbir_internal.few_matching_images(filter cbir.image_filter, at_most bigint)
 RETURNS bigint[]
 LANGUAGE plpgsql
@@ -18,10 +18,10 @@ DECLARE
 BEGIN
     IF filter.label IS NOT NULL THEN
         part.label := filter.label;
-        -- Where there is nothing else to begin with, no estimate is needed.
+        -- A filter with a label only needs no estimate: there is nothing else to start with.
         IF part IS NOT DISTINCT FROM filter OR cbir_internal.estimated_matches(part) <= at_most THEN
             label_ids := cbir_internal.label_and_below(filter.label);
-            -- An image has a label once; taking out what is there once would take longer than collecting it.
+            -- An image has a label at most once, and DISTINCT would take longer than collecting the ids.
             narrowed := CASE
                 WHEN cardinality(label_ids) = 1 THEN ARRAY(
                     SELECT il.image_id FROM cbir.image_label AS il
@@ -56,7 +56,7 @@ BEGIN
         END IF;
     END IF;
     IF cardinality(narrowed) > at_most THEN
-        -- Alone more than expected; the other conditions may still leave few.
+        -- This field alone matches more than expected; with the other conditions, few may remain.
         rest := filter;
     ELSIF narrowed IS NOT NULL THEN
         rest.image_ids := CASE
@@ -80,4 +80,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.few_matching_images(cbir.image_filter, bigint) IS
-'Ids of the images that pass a filter; NULL when there are more than the given number.';
+'Returns the ids of the images that pass a filter; NULL if there are more than the given number.';

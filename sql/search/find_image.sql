@@ -1,8 +1,8 @@
--- Title: Find images by what names them
--- Description: The fast way to an image by a UID or its file: views show such columns as expressions, which no index
---   serves. Everything that is given must hold. It is no search for similar images and leaves no entry in the audit.
+-- Title: Find images by UID, file or id
+-- Description: Returns images fast by a UID or a file. Views show these columns as expressions, which no index serves.
+--   An image must match all arguments that are given. This is no similarity search and writes no audit entry.
 --     SELECT * FROM cbir.find_image(sop_uid => '1.2.840.1');
--- Inputs: an image's id, SOP, series and study instance UIDs, a file as its dataset gives it, a dataset's name; at
+-- Inputs: an image's id; SOP, series and study instance UIDs; a file as its dataset names it; a dataset's name; at
 --   least one besides the dataset.
 CREATE FUNCTION cbir.find_image(
     sop_uid text DEFAULT NULL,
@@ -57,4 +57,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.find_image(text, text, text, text, text, bigint) IS
-'Images by SOP, series or study UID, by file, or by id: with dataset, labels and UIDs; the fast way to an image.';
+'Returns images by SOP, series or study UID, by file, or by id, with dataset, labels and UIDs; the fast way to an'
+' image.';

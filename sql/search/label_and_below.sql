@@ -1,7 +1,8 @@
--- Title: A label and those below it
--- Description: What a filter by a label means: XR/chest means XR/chest, XR/chest/Pneumonia, but not XR/chestwall.
+-- Title: Find a label and all labels below it
+-- Description: Returns the labels that a filter by a label matches: XR/chest matches XR/chest and XR/chest/Pneumonia,
+--   but not XR/chestwall.
 -- Inputs: the label's name.
--- Returns: ids; none where there is no such label.
+-- Returns: ids; an empty array if there is no such label.
 CREATE FUNCTION cbir_internal.label_and_below(label text)
 RETURNS bigint[]
 LANGUAGE sql
@@ -12,4 +13,4 @@ SELECT ARRAY(SELECT l.label_id FROM cbir.label AS l WHERE l.name = $1 OR starts_
 $$;
 
 COMMENT ON FUNCTION cbir_internal.label_and_below(text) IS
-'Ids of a label and of those below it.';
+'Returns the ids of a label and of all labels below it.';

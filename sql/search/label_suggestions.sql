@@ -1,11 +1,12 @@
--- Title: Label suggestions
--- Description: "What might this be?" The labels of the k nearest images, each with its share of the votes, and beside
---   it how precise this encoder was at this k on queries of that class, in its latest final evaluation: a class
---   whose neighbours are seldom right deserves doubt however many vote for it. The run says on which images that was
---   measured.
+-- Title: Suggest labels for an image
+-- Description: Returns the labels of the k nearest images, each with its share of the votes ("What might this be?").
+--   Beside it stands the precision of this encoder at this k on queries of that class, from its latest final
+--   evaluation. If no evaluation is final, it comes from the latest one, and the remark says so. A class whose
+--   neighbours are seldom right deserves doubt, however many vote for it. The run tells on which images the precision
+--   was measured.
 --     SELECT * FROM cbir.label_suggestions('tiny-image', image_id => 42, k => 10);
 --   Neighbours without a label vote for none. Not a diagnosis.
--- Inputs: as cbir.similar_images.
+-- Inputs: the same as cbir.similar_images.
 CREATE FUNCTION cbir.label_suggestions(
     encoder text,
     image_id bigint DEFAULT NULL,
@@ -58,7 +59,7 @@ BEGIN
     FROM cbir.search_run AS r
     INNER JOIN cbir.encoder AS e ON e.encoder_id = r.encoder_id
     WHERE e.name = label_suggestions.encoder AND r.finished_at IS NOT NULL
-    -- The latest that may be relied on; where there is none, the latest, and the remark says so.
+    -- Prefers the latest final run. If there is none, takes the latest, and the remark says so.
     ORDER BY r.not_final IS NULL DESC, r.run_id DESC LIMIT 1;
     RETURN QUERY
     SELECT
@@ -95,5 +96,5 @@ COMMENT ON FUNCTION cbir.label_suggestions(
     text, bigint, bigint, text, vector, text, text, text, text, text, date, date, bigint[], boolean, text, bigint,
     bigint
 ) IS
-'The labels of the k nearest images with their share of the votes, and how precise this encoder was on each class at'
-' this k in its latest finished run. Not a diagnosis.';
+'Returns the labels of the k nearest images with their share of the votes, and the precision of this encoder on each'
+' class at this k in its latest finished run. Not a diagnosis.';

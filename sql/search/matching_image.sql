@@ -1,8 +1,9 @@
--- Title: Images that pass the filters of a search
--- Description: Every field that is NULL lets everything pass. A label matches itself and what lies below it:
---   XR/chest matches XR/chest/Pneumonia. Plain SQL that the planner inlines into the search, where it knows the
---   fields and drops the conditions of those that are NULL. EXISTS, because the planner may look it up for one image or
---   read it once for all of them; the list of images is hidden in a sub-query, as planning would look at each item.
+-- Title: Find images that pass the filters of a search
+-- Description: Returns the ids of the images that match all fields that are not NULL. A label matches itself and all
+--   labels below it: XR/chest matches XR/chest/Pneumonia. The planner inlines this plain SQL into the search, where it
+--   knows the fields and drops the conditions of NULL ones. EXISTS lets the planner either look it up for one image or
+--   read it once for all of them. The list of images is in a subquery, because otherwise planning would process each
+--   item.
 -- Inputs: the filter; NULL lets every image pass.
 CREATE FUNCTION cbir_internal.matching_image(filter cbir.image_filter)
 RETURNS TABLE (image_id bigint)
@@ -32,4 +33,4 @@ WHERE
 $$;
 
 COMMENT ON FUNCTION cbir_internal.matching_image(cbir.image_filter) IS
-'Images that pass the given filters; a filter that is NULL lets everything pass.';
+'Returns the images that pass the given filters; a NULL field filters nothing.';

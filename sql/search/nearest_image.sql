@@ -1,13 +1,13 @@
--- Title: Find the images nearest to a vector, never fewer than there are
--- Description: Serves every other search function. It checks what is asked, walks the vector index where that is
---   better, and else compares exactly.
+-- Title: Find the images nearest to a vector
+-- Description: Returns never fewer than k images if so many exist. It serves every other search function. It checks the
+--   arguments, walks the vector index if that is better, and else compares exactly.
 --   exact        compares with every image that passes the filter (see scan_images).
---   approximate  walks the encoder's vector index (see walk_all_images, walk_matching_images). Where the walk falls
---                short although more images exist, the answer is computed exactly instead.
---   auto         is approximate where there is an index, and exact where comparing with all matches is faster.
---   Where row-level security hides images from the caller every search is exact, whatever the mode.
--- Inputs: an encoder, a vector of its dimension, k, what to leave out (an image, a patient's, a study's), a filter
---   (see cbir.image_filter), a mode.
+--   approximate  walks the encoder's vector index (see walk_all_images, walk_matching_images). If the walk finds too
+--                few although more images exist, it computes the answer exactly instead.
+--   auto         is approximate if there is an index, and exact if comparing with all matches is faster.
+--   If row-level security hides images from the caller, every search is exact, whatever the mode.
+-- Inputs: an encoder; a vector of its dimension; k; an image, a patient and a study to leave out; a filter (see
+--   cbir.image_filter); a mode.
 CREATE FUNCTION cbir_internal.nearest_image(
     encoder text,
     query vector,
@@ -25,7 +25,7 @@ AS $$
 DECLARE
     spec constant cbir.encoder := cbir_internal.check_search(encoder, k, mode, query);
     build constant cbir.index_build := cbir_internal.usable_index(spec, mode);
-    -- Only its direction counts; very short or long ones overflow half precision and pgvector's sums.
+    -- Only the direction counts. Very short or long vectors overflow half precision and pgvector's sums.
     unit_query constant vector := l2_normalize(query);
     left_out bigint[] := '{}';
     passing bigint[];
@@ -62,5 +62,5 @@ $$;
 COMMENT ON FUNCTION cbir_internal.nearest_image(
     text, vector, integer, bigint, bigint, bigint, cbir.image_filter, text
 ) IS
-'Returns the k images nearest to a vector by cosine distance: rank, image, distance, how it was answered, and whether'
-' all rows that exist up to k are there.';
+'Returns the k images nearest to a vector by cosine distance: rank, image, distance, mode that was used, and whether'
+' all rows that exist up to k were returned.';

@@ -1,11 +1,12 @@
--- Title: Nearest studies, exactly or from the nearest images, and never fewer than there are
--- Description: exact compares every image of the query with every image that may match. Otherwise the studies of each
---   query image's nearest images are candidates, whose distances are computed exactly; a study that is in no list is
---   at least as far as the lists reach (the mean of their m smallest last distances). When k candidates are nearer
---   than that, no other can be among the first k; else the lists are made longer, and when they may not grow any more
---   the answer is computed exactly. What is approximate of it are the lists alone.
+-- Title: Find the studies nearest to a set of images
+-- Description: Returns never fewer than k studies if so many exist. Mode exact compares every image of the query with
+--   every image that may match. The other modes take the studies of each query image's nearest images as candidates,
+--   and compute their distances exactly. A study that is in no list is at least as far as the lists reach (the mean of
+--   their m smallest last distances). If k candidates are nearer than that, no other study can be among the first k.
+--   Otherwise the lists are extended; when they have reached their limit, the answer is computed exactly. So only the
+--   lists are approximate.
 -- Reference: the threshold algorithm of Fagin, Lotem and Naor, Optimal aggregation algorithms for middleware (2003).
--- Inputs: as study_distance, and a mode (see nearest_image).
+-- Inputs: the same as study_distance, and a mode (see nearest_image).
 CREATE FUNCTION cbir_internal.nearest_study(
     encoder text,
     query_ids bigint[],
@@ -28,7 +29,7 @@ RETURNS TABLE (
     complete boolean
 )
 LANGUAGE plpgsql
--- What is joined to a few rows is looked up by key; for PostgreSQL's default of 1,000 whole tables would be read.
+-- With few expected rows, PostgreSQL joins by key; for its default of 1,000 it would read whole tables.
 ROWS 10
 SET search_path FROM CURRENT
 AS $$
@@ -47,7 +48,7 @@ DECLARE
     all_whole boolean;
     found cbir.study_match[];
 BEGIN
-    -- Says what is wrong with the mode, and whether an image search like this one would walk the index at all.
+    -- Checks the mode, and finds out whether an image search like this one would walk the index at all.
     SELECT n.mode_used INTO mode_used
     FROM cbir_internal.nearest_image(encoder, query_vectors[1], 1, filter => filter, mode => mode) AS n;
     WHILE mode_used <> 'exact' LOOP
@@ -63,7 +64,7 @@ BEGIN
                 encoder, query_vectors[place], length, without_study => without_study,
                 without_patient => without_patients[1], filter => filter, mode => mode
             ) AS n;
-            -- A list that is shorter than asked for has everything.
+            -- A list that is shorter than asked for is complete.
             ends := ends || CASE WHEN number < length THEN 'Infinity' ELSE last END;
             any_walked := any_walked OR coalesce(walked, FALSE);
             all_whole := all_whole AND coalesce(whole, TRUE);
@@ -100,4 +101,5 @@ $$;
 COMMENT ON FUNCTION cbir_internal.nearest_study(
     text, bigint[], vector[], integer, integer, bigint, bigint[], cbir.image_filter, text
 ) IS
-'The k studies nearest to a set of images, how they were found, and whether all that exist up to k are there.';
+'Returns the k studies nearest to a set of images, the mode that was used, and whether all that exist up to k were'
+' returned.';

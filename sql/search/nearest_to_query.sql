@@ -1,8 +1,8 @@
--- Title: Nearest images to what a person asks about
--- Description: nearest_image for an image or a vector, without the image itself and, unless asked for, its
---   patient. What similar_images and label_suggestions have in common.
--- Inputs: an encoder; an image of the database or a vector (see query_image); k; a filter; whether the image's
---   patient may be among the answers; a mode; for a vector, an image and a patient to leave out.
+-- Title: Find the images nearest to an image or a vector
+-- Description: Returns the result of nearest_image for an image or a vector, without the image itself and, unless asked
+--   for, without its patient. similar_images and label_suggestions share this step.
+-- Inputs: an encoder; an image of the database or a vector (see query_image); k; a filter; TRUE to include the image's
+--   patient; a mode; for a vector, an image and a patient to leave out.
 CREATE FUNCTION cbir_internal.nearest_to_query(
     encoder text,
     query_image_id bigint,
@@ -44,4 +44,5 @@ $$;
 COMMENT ON FUNCTION cbir_internal.nearest_to_query(
     text, bigint, vector, integer, cbir.image_filter, boolean, text, bigint, bigint
 ) IS
-'Nearest images to an image or a vector; an error when there is none because the filter names what is not there.';
+'Returns the images nearest to an image or a vector; raises an error if there are none because the filter names'
+' something that does not exist.';

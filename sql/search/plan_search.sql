@@ -1,14 +1,14 @@
 -- Title: Plan a search under a filter
--- Description: Weighs a walk through the index against comparing every match exactly. It reads no table. The more
---   images match, the less a walk costs and the more a scan: the scan costs no more up to
---   sqrt(matches * cost of the walk), both in units of one exact comparison (see index_walk). Between this number and
---   eight times as many, or from 5,000 matches on, a short look at the nearest candidates pays: it says whether
---   matches lie near the query. It looks at so many that 98 of 100 queries meet a match if matches are spread evenly
---   (four expected: 1 - exp(-4)).
--- Inputs: method, parameters and search_settings as in cbir.index_build; rows in the index; the vectors' dimension;
---   neighbours wanted; about how many images match.
--- Returns: the share of the rows that match; the number of matches up to which comparing them exactly costs no more
---   than the walk; how many candidates to look at first, NULL: none.
+-- Description: Compares the cost of a walk through the index with that of comparing every match exactly. It reads no
+--   table. The more images match, the less a walk costs and the more a scan. The scan costs no more than the walk up to
+--   sqrt(matches * cost of the walk) matches, both costs in units of one exact comparison (see index_walk). Above this
+--   number (or above 5,000 matches, if that is less), and up to eight times this number, a short look at the nearest
+--   candidates pays: it tells whether matches lie near the query. The look covers so many candidates that, if matches
+--   are spread evenly, 98 of 100 queries meet a match (four expected: 1 - exp(-4)).
+-- Inputs: method, parameters and search_settings as in cbir.index_build; number of rows in the index; dimension of the
+--   vectors; k; estimated number of matches.
+-- Returns: share, the share of the rows that match; exact_up_to, the number of matches up to which the scan costs no
+--   more than the walk; look_at, the number of candidates to look at first (NULL: no look).
 CREATE FUNCTION cbir_internal.plan_search(
     method text,
     parameters jsonb,
@@ -27,7 +27,7 @@ SET search_path FROM CURRENT
 AS $$
 DECLARE
     expected_matches constant integer := 4;
-    -- Comparing so many takes several times as long as a short look.
+    -- Comparing this many takes several times as long as a short look.
     worth_a_look constant integer := 5000;
     walk_cost double precision;
 BEGIN
@@ -41,4 +41,5 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.plan_search(text, jsonb, jsonb, bigint, integer, integer, double precision) IS
-'Says up to how many matches an exact comparison is cheaper than a walk, and how many candidates to look at first.';
+'Returns the number of matches up to which an exact comparison is cheaper than a walk, and the number of candidates'
+' to look at first.';

@@ -1,8 +1,8 @@
--- Title: The image that a search starts from
--- Description: Exactly one of an image's id, a SOP instance UID and a vector says what to search for. A UID that
---   several images carry (the frames of one file, or one file in two datasets) is refused, with their ids: which of
---   them is meant changes the answer, and the patient that is left out. Neither message nor hint quotes a UID:
---   servers log errors.
+-- Title: Find the image that a search starts from
+-- Description: Returns the id of the query image. Exactly one of an image's id, a SOP instance UID and a vector must be
+--   given. It refuses a UID that several images carry (frames of one file, or one file in two datasets), and lists
+--   their ids: the choice changes the answer and the patient to leave out. Neither message nor hint quotes a UID,
+--   because servers log errors.
 -- Inputs: an image's id, a SOP instance UID, a vector.
 CREATE FUNCTION cbir_internal.query_image(image_id bigint, sop_uid text, query vector)
 RETURNS bigint
@@ -52,4 +52,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.query_image(bigint, text, vector) IS
-'The id of the image that a search starts from; NULL when it starts from a vector.';
+'Returns the id of the image that a search starts from; NULL if it starts from a vector.';

@@ -1,6 +1,7 @@
--- Title: The study that a search starts from
--- Description: A study instance UID is unique within a dataset. One that several datasets have is refused, with the
---   ids to choose from. Neither message nor hint quotes a UID: servers log errors.
+-- Title: Find the study that a search starts from
+-- Description: Returns the id of the query study. A study instance UID is unique within a dataset. If several datasets
+--   have the UID, the function refuses it and lists the ids to choose from. Neither message nor hint quotes a UID,
+--   because servers log errors.
 -- Inputs: a study instance UID, or the id of a study.
 CREATE FUNCTION cbir_internal.query_study(study_uid text, study_id bigint)
 RETURNS bigint
@@ -41,4 +42,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.query_study(text, bigint) IS
-'The id of the study that a search starts from.';
+'Returns the id of the study that a search starts from.';

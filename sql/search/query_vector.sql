@@ -1,5 +1,5 @@
--- Title: The vector that a search starts from
--- Description: An image's stored embedding, or the given vector if it is one of the encoder's.
+-- Title: Find the vector that a search starts from
+-- Description: Returns an image's stored embedding, or the given vector if it fits the encoder.
 -- Inputs: an encoder, an image's id (NULL: a vector is given), a vector.
 CREATE FUNCTION cbir_internal.query_vector(encoder text, image_id bigint, query vector)
 RETURNS vector
@@ -13,7 +13,7 @@ DECLARE
 BEGIN
     SELECT e.* INTO spec FROM cbir.encoder AS e WHERE e.name = query_vector.encoder;
     IF NOT FOUND THEN
-        -- It says what there is.
+        -- Raises an error that lists the encoders that exist.
         PERFORM cbir_internal.embedding_table(encoder);
     END IF;
     IF image_id IS NOT NULL THEN
@@ -49,4 +49,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.query_vector(text, bigint, vector) IS
-'The stored embedding of an image, or the given vector if it has the encoder''s dimension and a direction.';
+'Returns the stored embedding of an image, or the given vector if it has the encoder''s dimension and a direction.';

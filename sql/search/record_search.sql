@@ -1,12 +1,14 @@
 -- Title: Write a search into the audit
--- Description: Called once by every public search function, with what it returns: who, when, why (the setting
---   cbir.purpose, see stated_purpose), what was asked and which images were returned. cbir.setting switches it
---   off ('audit'), or makes searches without a purpose fail ('purpose_required'). It runs as the owner, so that who
---   searches needs no right on the audit; who may call it is in grant_roles. A message of level DEBUG1 names the
---   row, the function and the caller: a server that logs it (log_min_messages) knows of searches that were rolled back.
+-- Description: Writes who searched, when, why (the setting cbir.purpose, see stated_purpose), what was asked and which
+--   images were returned. Every public search function calls it once. cbir.setting can switch the audit off ('audit'),
+--   or make searches without a purpose fail ('purpose_required'). The function runs as the owner, so that a role that
+--   searches needs no right on the audit; grant_roles decides who may call it. A message of level DEBUG1 names the row,
+--   the function and the caller: a server that logs this level (log_min_messages) also knows searches that were rolled
+--   back.
 --     SELECT set_config('cbir.purpose', 'tumour board 2026-11-24', true);
--- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, how it was answered,
---   and the ids of the images that were returned; what else was asked, which is noted with the filter (NULL: was not).
+-- Inputs: the function, its encoder (NULL: all), the query image (NULL: a vector), k, the filter, the mode that was
+--   used, and the ids of the images that were returned; further arguments of the search, stored with the filter (NULL:
+--   not given).
 CREATE FUNCTION cbir_internal.record_search(
     function_name text,
     encoder text,
@@ -47,7 +49,7 @@ BEGIN
             ' off: UPDATE cbir.setting SET enabled = FALSE WHERE name = ''audit'';';
     END IF;
     IF (record_search.filter).image_ids IS NOT NULL THEN
-        -- One plain list, whatever dimensions and NULLs it was given with: they change nothing of a search.
+        -- Stored as one flat list without NULLs, because dimensions and NULLs do not change a search.
         record_search.filter.image_ids := array_remove(ARRAY(SELECT unnest((record_search.filter).image_ids)), NULL);
     END IF;
     INSERT INTO cbir.search_audit (
@@ -72,4 +74,4 @@ $$;
 COMMENT ON FUNCTION cbir_internal.record_search(
     text, text, bigint, integer, cbir.image_filter, text, bigint[], boolean, bigint, bigint, bigint, integer
 ) IS
-'Writes a search into cbir.search_audit, unless cbir.setting says otherwise.';
+'Writes a search into cbir.search_audit, unless cbir.setting switches the audit off.';

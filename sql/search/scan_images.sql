@@ -1,9 +1,10 @@
 -- Title: Compare with every image that passes a filter
--- Description: Collects the ids of the images that pass where they are at most a quarter of all, then reads their
---   vectors by key; where they are more, it reads all vectors. "+ 0" keeps the planner off the vector index.
--- Inputs: an encoder; a vector of length 1; k; a filter; ids of images to leave out; ids of the images that pass,
---   where the caller has them.
--- Returns: ids and distances, nearest first, of equal distance the lower id first; NULL when none passes.
+-- Description: Returns the k nearest images by exact comparison. If at most a quarter of all images pass, it collects
+--   their ids and reads their vectors by key; if more pass, it reads all vectors. "+ 0" keeps the planner from using
+--   the vector index.
+-- Inputs: an encoder; a vector of length 1; k; a filter; ids of images to leave out; ids of the images that pass, if
+--   the caller has them.
+-- Returns: ids and distances, nearest first, at equal distance the lower id first; NULL if none passes.
 CREATE FUNCTION cbir_internal.scan_images(
     encoder cbir.encoder,
     query vector,
@@ -18,7 +19,7 @@ LANGUAGE plpgsql
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    -- True of a filter that has at least one field.
+    -- TRUE if the filter has at least one field.
     filtered constant boolean := (filter IS NULL) IS FALSE;
     quarter bigint;
 BEGIN
@@ -39,7 +40,7 @@ BEGIN
         ) AS nearest',
         (encoder).table_name, CASE (encoder).precision WHEN 'half' THEN 'halfvec' ELSE 'vector' END,
         CASE
-            -- A sub-query's result is looked up by key; the planner would look at a long list item by item.
+            -- The result of a subquery is looked up by key; a long list would make the planner process each item.
             WHEN passing IS NOT NULL THEN 'e.image_id = ANY((SELECT $5)::bigint [])'
             WHEN filtered OR cbir_internal.rows_are_restricted()
                 THEN 'e.image_id IN (SELECT m.image_id FROM cbir_internal.matching_image($3) AS m)'

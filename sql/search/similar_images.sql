@@ -1,12 +1,13 @@
--- Title: Similar images
--- Description: "Where have we seen this before?" The images most similar to one in the database, or to a given
---   vector, nearest first, joined to what a person needs. The query image itself and, unless asked for, its
---   patient's other images are left out.
+-- Title: Find similar images
+-- Description: Returns the images most similar to one in the database, or to a given vector, nearest first, with
+--   labels, dataset, study and file ("Where have we seen this before?"). It leaves out the query image itself and,
+--   unless asked for, other images of its patient.
 --     SELECT * FROM cbir.similar_images('tiny-image', image_id => 42, k => 10, modality => 'XR');
 --     SELECT * FROM cbir.similar_images('tiny-image', sop_uid => '1.2.840.1', study_from => '2020-01-01');
---   One function and not an overload per kind of query: names say which is meant, whatever type a driver sends.
+--   It is one function and not an overload per kind of query: named arguments tell which is meant, whatever type a
+--   driver sends.
 -- Inputs: an encoder; one of an image's id, its SOP instance UID, and a vector of the encoder's dimension; k; filters
---   (NULL lets everything pass; a label matches what lies below it); same_patient; mode: auto, exact or approximate
+--   (a NULL one filters nothing; a label matches all labels below it); same_patient; mode: auto, exact or approximate
 --   (see nearest_image); for a vector, an image and a patient to leave out.
 CREATE FUNCTION cbir.similar_images(
     encoder text,
@@ -44,7 +45,7 @@ DECLARE
     used text;
     whole boolean;
 BEGIN
-    -- A step of its own: joined to an empty table the search would not even be run, nor its arguments checked.
+    -- A separate step: joined to an empty table, the search would not run, nor check its arguments.
     SELECT
         array_agg(n.image_id ORDER BY n.rank), array_agg(n.distance ORDER BY n.rank), max(n.mode_used),
         bool_and(n.complete)
@@ -57,7 +58,7 @@ BEGIN
         same_patient, without_image, without_patient
     );
     RETURN QUERY
-    -- As cbir.image_overview has them, but for all images at once: for each of them it would look through all labels.
+    -- The same labels as in cbir.image_overview, but for all images at once; the view would scan all labels per image.
     WITH named AS (
         SELECT il.image_id, array_agg(l.name ORDER BY l.name) AS labels
         FROM cbir.image_label AS il
@@ -68,7 +69,7 @@ BEGIN
     SELECT
         n.place::integer, i.image_id, n.distance, 1 - n.distance, coalesce(named.labels, '{}'), d.name, i.modality,
         i.anatomic_region, st.study_uid, st.study_date, i.sop_uid, i.source, used,
-        -- Not if an image was deleted between the two steps.
+        -- FALSE if an image was deleted between the two steps.
         whole AND count(*) OVER () = cardinality(ids)
     FROM unnest(ids, distances) WITH ORDINALITY AS n (image_id, distance, place)
     INNER JOIN cbir.image AS i ON i.image_id = n.image_id
@@ -83,5 +84,5 @@ COMMENT ON FUNCTION cbir.similar_images(
     text, bigint, bigint, text, vector, text, text, text, text, text, date, date, bigint[], boolean, text, bigint,
     bigint
 ) IS
-'The k images most similar to an image (image_id or sop_uid) or to a vector (query), nearest first, described; never'
-' fewer than exist. The image itself is left out, and so is its patient unless same_patient.';
+'Returns the k images most similar to an image (image_id or sop_uid) or to a vector (query), nearest first, with'
+' descriptions; never fewer than exist. Leaves out the image itself, and its patient unless same_patient.';

@@ -1,10 +1,11 @@
--- Title: Similar studies
--- Description: "Which examinations resemble this one?" All images of a study against those of all others. A study's
---   similarity is that of its best pair (m => 1), or the mean over the m images of the query that find the best match
---   in it; a query of fewer images takes all of them. The study's patient is left out unless asked for.
+-- Title: Find similar studies
+-- Description: Returns the studies most similar to one ("Which examinations resemble this one?"). It compares all
+--   images of a study with those of all other studies. A study's similarity is that of its best pair (m => 1), or the
+--   mean over the m images of the query that find the best match in it. A query of fewer images uses all of them. The
+--   study's patient is left out unless asked for.
 --     SELECT * FROM cbir.similar_studies('tiny-image', study_uid => '1.2.840.1', k => 5, m => 3, modality => 'CT');
--- Inputs: an encoder; a study's UID, or its id; k; m; filters of the images that may match (NULL lets everything pass);
---   same_patient; mode: auto, exact or approximate (see nearest_study).
+-- Inputs: an encoder; a study's UID, or its id; k; m; filters of the images that may match (a NULL one filters
+--   nothing); same_patient; mode: auto, exact or approximate (see nearest_study).
 CREATE FUNCTION cbir.similar_studies(
     encoder text,
     study_uid text DEFAULT NULL,
@@ -95,6 +96,6 @@ $$;
 COMMENT ON FUNCTION cbir.similar_studies(
     text, text, bigint, bigint, bigint, text, text, text, text, text, date, date, bigint[], boolean, text
 ) IS
-'The k studies most similar to a study (study_uid or study_id) by the best match, or the mean of the best m, most'
-' similar first, with the pair of images that matched; never fewer than exist. The patient is left out unless'
+'Returns the k studies most similar to a study (study_uid or study_id) by the best match, or the mean of the best m,'
+' most similar first, with the pair of images that matched; never fewer than exist. Leaves out the patient unless'
 ' same_patient.';

@@ -1,8 +1,9 @@
--- Title: Distances of studies to a set of images, exactly
--- Description: For each image of the query its nearest image in a study counts; the distance of the study is the mean
---   of the m smallest of these, the same number for every study, so that a study does not win by having many images.
---   One query image after the other, each with its vector as a parameter, keeping the m best per study: memory grows
---   with the number of studies and not with that of pairs. "+ 0" keeps the search off the vector index.
+-- Title: Compute exact distances of studies to a set of images
+-- Description: Returns the k nearest studies. For each image of the query, the nearest image in a study counts. The
+--   study's distance is the mean of the m smallest of these distances. m is the same for every study, so that a study
+--   does not win by having many images. The function processes one query image after the other, each with its vector as
+--   a parameter, and keeps the m best per study: memory grows with the number of studies and not with the number of
+--   pairs. "+ 0" keeps the planner from using the vector index.
 -- Inputs: an encoder; ids and vectors of the query's images; m; k; the study and patients to leave out; a filter of the
 --   images that may match; the studies to compare with (NULL: all).
 CREATE FUNCTION cbir_internal.study_distance(
@@ -84,5 +85,5 @@ $$;
 COMMENT ON FUNCTION cbir_internal.study_distance(
     text, bigint[], vector[], integer, integer, bigint, bigint[], cbir.image_filter, bigint[]
 ) IS
-'The k studies nearest to a set of images: mean distance of the m best pairs, the best pair, and how many images took'
-' part.';
+'Returns the k studies nearest to a set of images: mean distance of the m best pairs, the best pair, and the number'
+' of images that took part.';

@@ -1,6 +1,6 @@
 -- Title: Find the vector index that a search may use
--- Description: There is none for an exact search, where row-level security hides images from the caller (an index
---   covers everybody's), and while there is a second index that a walk might take (see rival_index).
+-- Description: Returns no index for an exact search, if row-level security hides images from the caller (an index
+--   covers everybody's), and while a walk might take a second index (see rival_index).
 -- Inputs: an encoder, a mode.
 -- Returns: the build in use; a row of NULLs: compare exactly.
 CREATE FUNCTION cbir_internal.usable_index(encoder cbir.encoder, mode text)

@@ -1,6 +1,6 @@
 -- Title: Search the whole index
--- Description: Walks the index without a filter. Where the walk finds fewer than k although more exist, it says so by
---   returning nothing: the answer is then computed exactly.
+-- Description: Walks the index without a filter. If the walk finds fewer than k images although more exist, the
+--   function returns nothing, and the caller computes the answer exactly.
 -- Inputs: an encoder; the build of its index; a vector of length 1; k; ids of images to leave out.
 -- Returns: ids and distances, nearest first; NULL: compare exactly.
 CREATE FUNCTION cbir_internal.walk_all_images(
@@ -41,4 +41,4 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir_internal.walk_all_images(cbir.encoder, cbir.index_build, vector, integer, bigint[]) IS
-'Returns the k nearest images by the vector index, or NULL where the index gives fewer than exist.';
+'Returns the k nearest images by the vector index, or NULL if the index gives fewer than exist.';

@@ -1,13 +1,13 @@
 -- Title: Search the index under a filter
 -- Description: Plans by the estimated number of matches (see plan_search), then walks the index and tests the
---   candidates one by one. It returns no ids where comparing with every match is better: where they are few, where
---   a short look at the nearest candidates meets none (they lie elsewhere), and where the walk ends before it met
---   enough. Where the look meets four times as many matches as an even spread would, which happens by chance to one
---   query in 100,000, the first walk goes only as deep as half that density asks for.
--- Inputs: an encoder; the build of its index; a vector of length 1; k; a filter; ids of images to leave out; a mode,
---   of which approximate skips the plan.
--- Returns: ids and distances, nearest first; NULL: compare exactly. Then, if they were collected, the ids of all
---   images that pass.
+--   candidates one by one. It returns no ids if comparing with every match is better: if matches are few, if a short
+--   look at the nearest candidates meets none (they lie elsewhere), and if the walk ends before it has met enough. If
+--   the look meets four times as many matches as an even spread would, the first walk goes only as deep as half that
+--   density requires. This happens by chance to one query in 100,000.
+-- Inputs: an encoder; the build of its index; a vector of length 1; k; a filter; ids of images to leave out; a mode
+--   (approximate skips the plan).
+-- Returns: ids and distances, nearest first; NULL: compare exactly. passing, the ids of all images that pass, if they
+--   were collected.
 CREATE FUNCTION cbir_internal.walk_matching_images(
     encoder cbir.encoder,
     build cbir.index_build,
@@ -32,7 +32,7 @@ DECLARE
     walked record;
     looked_at integer;
     met integer;
-    -- Shares of matches to walk for, one after the other until a walk meets enough.
+    -- Shares of matches to walk for, in this order, until a walk meets enough.
     shares double precision[] := '{}';
 BEGIN
     LOOP
@@ -55,7 +55,7 @@ BEGIN
             );
             met := walked.met;
             IF met >= dense * plan.share * looked_at THEN
-                -- Half, as they may get rarer with the distance.
+                -- Half, because matches may get rarer with the distance.
                 shares := ARRAY[0.5 * met / looked_at];
             END IF;
         END IF;
@@ -67,7 +67,7 @@ BEGIN
         IF passing IS NOT NULL THEN
             RETURN;
         END IF;
-        -- There are more, so the estimate was far too low.
+        -- More images match, so the estimate was far too low.
         matches := 4 * plan.exact_up_to;
     END LOOP;
     FOREACH plan.share IN ARRAY shares LOOP
@@ -79,7 +79,7 @@ BEGIN
             -- Images to leave out lie near the query.
             walk.candidates + cardinality(left_out), walk.kept, walk.settings
         );
-        -- Matches that are rarer here than everywhere may as well lie beyond where the walk ended.
+        -- If matches are rarer here than elsewhere, near ones may lie beyond the end of the walk.
         IF walked.met = walk.kept THEN
             ids := walked.ids;
             distances := walked.distances;
@@ -92,4 +92,4 @@ $$;
 COMMENT ON FUNCTION cbir_internal.walk_matching_images(
     cbir.encoder, cbir.index_build, vector, integer, cbir.image_filter, bigint[], text
 ) IS
-'Returns the k nearest images that pass a filter by the vector index, or NULL where comparing exactly is better.';
+'Returns the k nearest images that pass a filter by the vector index, or NULL if comparing exactly is better.';

@@ -1,6 +1,6 @@
 -- Title: An image that was looked up
--- Description: What cbir.find_image returns. A type of its own, because a function's result columns may not have the
---   names of its arguments.
+-- Description: Describes one row that cbir.find_image returns. It is a type because the result columns of a function
+--   may not have the names of its arguments.
 CREATE TYPE cbir.found_image AS (
     image_id bigint,
     dataset text,
@@ -19,4 +19,5 @@ CREATE TYPE cbir.found_image AS (
 );
 
 COMMENT ON TYPE cbir.found_image IS
-'An image as cbir.find_image tells of it: dataset and its folder, file, positive labels, UIDs, patient pseudonym.';
+'Describes an image as cbir.find_image returns it: dataset and its folder, file, positive labels, UIDs, patient'
+' pseudonym.';

@@ -1,6 +1,6 @@
--- Title: Which images a search may return
--- Description: What the search functions take as one argument, so that adding a filter changes one place. A field that
---   is NULL lets everything pass; all that are given must hold.
+-- Title: Filter of a search
+-- Description: Holds the filter that the search functions take as one argument, so that a new filter changes one place.
+--   A NULL field filters nothing. An image must match all fields that are given.
 --     SELECT ROW(NULL, 'XR', NULL, 'XR/chest', NULL, NULL, NULL, NULL)::cbir.image_filter;
 CREATE TYPE cbir.image_filter AS (
     dataset text,
@@ -14,5 +14,5 @@ CREATE TYPE cbir.image_filter AS (
 );
 
 COMMENT ON TYPE cbir.image_filter IS
-'Filters of a search: names of a dataset, modality, anatomic region, label (with what lies below it) and split; first'
-' and last study date; a list of image ids. NULL lets everything pass.';
+'Holds the filters of a search: names of a dataset, modality, anatomic region, label (with all labels below it) and'
+' split; first and last study date; a list of image ids. A NULL field filters nothing.';

@@ -1,6 +1,6 @@
 -- Title: An image as loading reads and writes it
--- Description: One frame with its patient, study and labels; stored_images gives it, store_images takes it.
---   What a file's look tells (hash, size, damage) is NULL where nobody looked.
+-- Description: Holds one frame with its patient, study and labels. stored_images returns it; store_images takes it. The
+--   fields that come from reading the file (hash, size, damage) are NULL where the file has not been read.
 CREATE TYPE cbir.image_record AS (
     image_id bigint,
     source text,
@@ -23,4 +23,5 @@ CREATE TYPE cbir.image_record AS (
 );
 
 COMMENT ON TYPE cbir.image_record IS
-'An image with its file, patient, study and labels (an object: label and value), as loading reads and writes it.';
+'Holds an image with its file, patient, study and labels (an object: label and value), as loading reads and writes'
+' it.';

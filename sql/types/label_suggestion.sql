@@ -1,5 +1,5 @@
 -- Title: A label that an image's neighbours carry
--- Description: What cbir.label_suggestions returns.
+-- Description: Describes one row that cbir.label_suggestions returns.
 CREATE TYPE cbir.label_suggestion AS (
     rank integer,
     label text,
@@ -17,6 +17,7 @@ CREATE TYPE cbir.label_suggestion AS (
 );
 
 COMMENT ON TYPE cbir.label_suggestion IS
-'One suggested label: votes among the neighbours and their share of all neighbours (an image with two labels votes for'
-' both), the nearest image that carries it, the precision of this class at this k that run_id measured on class_queries'
-' queries (NULL: remark says why), mode (exact or approximate), and whether all neighbours that exist up to k voted.';
+'Describes one suggested label: votes among the neighbours and their share of all neighbours (an image with two'
+' labels votes for both), the nearest image that carries the label, the precision of this class at this k that run_id'
+' measured on class_queries queries (NULL: remark gives the reason), mode (exact or approximate), and whether all'
+' neighbours that exist up to k voted.';

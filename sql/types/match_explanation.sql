@@ -1,5 +1,6 @@
--- Title: What two images have in common, under one encoder
--- Description: What cbir.explain_match returns: a row per encoder that has both images; the other columns repeat.
+-- Title: Comparison of two images under one encoder
+-- Description: Describes one row that cbir.explain_match returns. There is a row per encoder that has both images; the
+--   columns that do not depend on the encoder repeat.
 CREATE TYPE cbir.match_explanation AS (
     encoder text,
     distance double precision,
@@ -17,5 +18,6 @@ CREATE TYPE cbir.match_explanation AS (
 );
 
 COMMENT ON TYPE cbir.match_explanation IS
-'Two images under one encoder (NULL: no encoder has both): cosine distance and similarity, positive labels that both'
-' or only one carries, and what is the same of them (NULL: not known of one of them).';
+'Describes two images under one encoder (NULL: no encoder has both): cosine distance and similarity, positive labels'
+' that both or only one of them carries, and whether file, patient, study, series, dataset, modality and anatomic'
+' region are the same (NULL: not known for one of them).';

@@ -1,6 +1,6 @@
--- Title: A row of an answer to "where have we seen this before?"
--- Description: What cbir.similar_images returns. A type of its own, because a function's result columns may not
---   have the names of its arguments.
+-- Title: An image that a search found
+-- Description: Describes one row that cbir.similar_images returns. It is a type because the result columns of a
+--   function may not have the names of its arguments.
 CREATE TYPE cbir.similar_image AS (
     rank integer,
     image_id bigint,
@@ -19,5 +19,6 @@ CREATE TYPE cbir.similar_image AS (
 );
 
 COMMENT ON TYPE cbir.similar_image IS
-'One retrieved image: rank from 1, cosine distance (0 is identical direction) and similarity (1 - distance), what is'
-' known about it, mode (exact or approximate), and whether all rows that exist up to k were returned.';
+'Describes one retrieved image: rank from 1, cosine distance (0 is identical direction) and similarity (1 -'
+' distance), labels, dataset, modality, region, study and file, mode (exact or approximate), and whether all rows that'
+' exist up to k were returned.';

@@ -1,5 +1,5 @@
--- Title: A row of an answer to "which studies resemble this one?"
--- Description: What cbir.similar_studies returns.
+-- Title: A study that a search found
+-- Description: Describes one row that cbir.similar_studies returns.
 CREATE TYPE cbir.similar_study AS (
     rank integer,
     study_id bigint,
@@ -17,7 +17,7 @@ CREATE TYPE cbir.similar_study AS (
 );
 
 COMMENT ON TYPE cbir.similar_study IS
-'One retrieved study: rank from 1, similarity (mean cosine similarity of the best m pairs), the best pair (an image'
-' of the query study, one of this study, their similarity), how many images of the study took part, positive labels'
-' of all its images, date, dataset, mode (exact or approximate), and whether all studies that exist up to k were'
-' returned.';
+'Describes one retrieved study: rank from 1, similarity (mean cosine similarity of the best m pairs), the best pair'
+' (an image of the query study, one of this study, their similarity), the number of its images that took part,'
+' positive labels of all its images, date, dataset, mode (exact or approximate), and whether all studies that exist up'
+' to k were returned.';

@@ -1,5 +1,5 @@
--- Title: A study and how far it is from a set of images
--- Description: What study_distance returns, before it is described to a person.
+-- Title: A study and its distance from a set of images
+-- Description: Describes one row that study_distance returns, before names, labels and dates are added.
 CREATE TYPE cbir.study_match AS (
     study_id bigint,
     distance double precision,
@@ -10,4 +10,5 @@ CREATE TYPE cbir.study_match AS (
 );
 
 COMMENT ON TYPE cbir.study_match IS
-'A study: mean cosine distance of the m best pairs, the best pair and its distance, how many images of it took part.';
+'Describes a study: mean cosine distance of the m best pairs, the best pair and its distance, and the number of its'
+' images that took part.';
