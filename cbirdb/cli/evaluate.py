@@ -94,18 +94,19 @@ def evaluate(
     run is stored, and metrics say that it is not final.
     """
     from cbirdb.db.known_encoders import stored_encoder
+    from cbirdb.evaluate import EvaluationOptions
     from cbirdb.evaluate import evaluate as run
     from cbirdb.index import Floor
 
     progress = context.progress()
     with context.open_database() as connection:
         stored = stored_encoder(connection, encoder)
-        summary = run(
-            connection, stored, connect=context.connect, datasets=datasets, query_split=query_split,
-            index_split=index_split, k=k, mode=mode, seed=seed, protocol=protocol, split_seed=split_seed,
-            same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), device=device,
-            memory_mb=memory_mb, progress=progress,
+        options = EvaluationOptions(
+            datasets=datasets, query_split=query_split, index_split=index_split, k=k, mode=mode, seed=seed,
+            protocol=protocol, split_seed=split_seed, same_patient=not exclude_patient,
+            floor=Floor(floor_recall, floor_zeros), device=device, memory_mb=memory_mb,
         )  # fmt: skip
+        summary = run(connection, stored, options, connect=context.connect, progress=progress)
     _tell(progress, summary, protocol)
     row = summary.row()
     write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])

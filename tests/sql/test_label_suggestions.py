@@ -11,7 +11,7 @@ from pgvector import Vector
 from psycopg.rows import dict_row
 
 from cbirdb.db.embeddings import find_encoder
-from cbirdb.evaluate import evaluate
+from cbirdb.evaluate import EvaluationOptions, evaluate
 from tests.support.stored_pictures import Picture, fill, index
 
 COLUMNS = [
@@ -92,7 +92,10 @@ def test_the_precision_beside_a_label_is_not_what_the_latest_run_measured(
 
     def run(k: int) -> int:
         return evaluate(
-            connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), k=k, mode="exact"
+            connection,
+            stored,
+            EvaluationOptions(k=k, mode="exact"),
+            connect=lambda: psycopg.connect(dsn, autocommit=True),
         ).run_id
 
     run(5)
@@ -122,7 +125,12 @@ def test_a_run_that_is_not_final_or_has_lost_images_is_not_said_to_be_so(
     stored = find_encoder(connection, "toy")
     assert stored is not None
     first, second = (
-        evaluate(connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), k=k, mode="exact").run_id
+        evaluate(
+            connection,
+            stored,
+            EvaluationOptions(k=k, mode="exact"),
+            connect=lambda: psycopg.connect(dsn, autocommit=True),
+        ).run_id
         for k in (3, 4)
     )
 
