@@ -51,7 +51,7 @@ class FoundByIndex:
     """Recall of an approximate run, over a sample of its queries."""
 
     mean: float
-    without_hit: int
+    queries_without_hit: int
     """Queries for which none of the true nearest was found."""
     queries: int
 
@@ -92,15 +92,15 @@ def measure_recall(
     """Measure the share of the true nearest neighbours that the index found, over a sample of the queries."""
     sample = sorted(random.Random(seed).sample(list(queries), min(len(queries), RECALL_QUERIES)))  # noqa: S311
     nearest = replace(search, k=min(RECALL_AT, search.k))
-    shares, without_hit = 0.0, 0
+    shares, queries_without_hit = 0.0, 0
     with connection.transaction():
         nearest.prepare(connection)
         products = MatrixSearch(connection, nearest, device=resources.device, memory_mb=resources.memory_mb)
         for found in products.find(sample, lambda _: None):
             mean, none = nearest.recall(connection, found)
             shares += mean * len(found.queries)
-            without_hit += none
-    return FoundByIndex(shares / len(sample), without_hit, len(sample))
+            queries_without_hit += none
+    return FoundByIndex(shares / len(sample), queries_without_hit, len(sample))
 
 
 def _by_products(

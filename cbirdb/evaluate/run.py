@@ -229,7 +229,7 @@ def _why_not_final(build: IndexBuild, found: FoundByIndex, floor: Floor, encoder
     at_10, at_100 = build.audit["recall_at_10"], build.audit["recall_at_100"]
     if missed := floor.missed_by({10: at_10["mean"], 100: at_100["mean"]}, at_10["zeros"], build.audit["sample"]):
         return f"The index's audit: {missed}. {rebuild}"
-    if missed := floor.missed_by({RECALL_AT: found.mean}, found.without_hit, found.queries):
+    if missed := floor.missed_by({RECALL_AT: found.mean}, found.queries_without_hit, found.queries):
         return f"Of the queries of this run: {missed}. {rebuild}, or evaluate with --mode exact"
     return None
 
@@ -269,7 +269,7 @@ def _close(connection: psycopg.Connection, run_id: int, searched: _Searched) -> 
             """,
             [
                 found.mean if found else 1.0, RECALL_AT if found else None, found.queries if found else None,
-                found.without_hit if found else None, searched.short, searched.not_final, run_id,
+                found.queries_without_hit if found else None, searched.short, searched.not_final, run_id,
             ],
         )  # fmt: skip
     if closed.rowcount != 1:

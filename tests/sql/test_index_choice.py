@@ -14,7 +14,7 @@ from cbirdb.index import Aim, Choice, Floor, build_chosen
 from cbirdb.index.audit import Measured, Recall
 from cbirdb.index.choose import Trial, Whole, ranked
 from cbirdb.index.methods import BitHnsw, Growth, Hnsw, IndexMethod, IvfFlat
-from cbirdb.index.tune import settle_search
+from cbirdb.index.tune import tune_search
 from tests.conftest import Outcome
 from tests.support.indexed_vectors import GOOD, POOR, make
 
@@ -75,7 +75,7 @@ def test_auto_hides_that_nothing_passed(
 
 def test_auto_stops_at_a_method_that_fails_on_the_whole_table(connection: psycopg.Connection) -> None:
     stored = make(connection, rows=500)
-    floor = Floor(recall=0.999, zeros=0)
+    floor = Floor(recall=0.999, share_without_hit=0)
     # The first falls apart and never finds all; lists do when enough are probed; the last need not be built.
     methods: list[IndexMethod] = [Hnsw(2, 4, 1000), IvfFlat(probes=2), Hnsw()]
     chosen = trial(1, 2**20, 1)
@@ -89,7 +89,7 @@ def test_auto_stops_at_a_method_that_fails_on_the_whole_table(connection: psycop
     used = connection.execute("SELECT method, dropped_at IS NULL FROM cbir.index_build ORDER BY index_build_id")
     assert used.fetchall() == [("hnsw", False), ("ivfflat", True)]
 
-    again = settle_search(connection, stored.encoder, built, IvfFlat(built.parameters["lists"], probes=20))
+    again = tune_search(connection, stored.encoder, built, IvfFlat(built.parameters["lists"], probes=20))
     assert 1 <= again.search_settings["ivfflat.probes"] < 20, "too wide a search was not narrowed"
     assert current_build(connection, stored.encoder) == again
 

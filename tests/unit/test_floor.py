@@ -9,7 +9,7 @@ from cbirdb.index.audit import Measured, Recall
 
 
 @pytest.mark.parametrize(
-    ("recalls", "zeros", "said"),
+    ("recalls", "without_hit", "said"),
     [
         ({10: 0.99, 100: 1.0}, 1, None),
         ({10: 0.871, 100: 1.0}, 0, "recall at 10 is 0.871, below the floor of 0.99"),
@@ -26,8 +26,8 @@ from cbirdb.index.audit import Measured, Recall
         ),
     ],
 )
-def test_what_is_missed_stands_beside_its_floor(recalls: dict[int, float], zeros: int, said: str | None) -> None:
-    assert Floor().missed_by(recalls, zeros, 1000) == said
+def test_what_is_missed_stands_beside_its_floor(recalls: dict[int, float], without_hit: int, said: str | None) -> None:
+    assert Floor().missed_by(recalls, without_hit, 1000) == said
 
 
 def test_a_trial_that_is_not_taken_says_by_how_much_it_missed() -> None:
