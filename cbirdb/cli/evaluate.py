@@ -93,20 +93,15 @@ def evaluate(
     no label or more than one take no part. Exit code 4: the search was approximate and its index is below the floor; the
     run is stored, and metrics say that it is not final.
     """
-    from cbirdb.db.known_encoders import stored_encoder
-    from cbirdb.evaluate import EvaluationOptions
-    from cbirdb.evaluate import evaluate as run
     from cbirdb.index import Floor
 
     progress = context.progress()
-    with context.open_database() as connection:
-        stored = stored_encoder(connection, encoder)
-        options = EvaluationOptions(
-            datasets=datasets, query_split=query_split, index_split=index_split, k=k, mode=mode, seed=seed,
+    with context.database() as database:
+        summary = database.evaluate(
+            encoder, datasets=datasets, query_split=query_split, index_split=index_split, k=k, mode=mode, seed=seed,
             protocol=protocol, split_seed=split_seed, same_patient=not exclude_patient,
-            floor=Floor(floor_recall, floor_zeros), device=device, memory_mb=memory_mb,
+            floor=Floor(floor_recall, floor_zeros), device=device, memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
-        summary = run(connection, stored, options, connect=context.connect, progress=progress)
     _tell(progress, summary, protocol)
     row = summary.row()
     write_rows([row], output_format, columns=["run", "encoder", "mode", "k", "queries", "indexed", "ann_recall"])

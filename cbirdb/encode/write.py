@@ -38,6 +38,8 @@ class EncodeSummary(FailureTally):
     """Images with a report of damage, encoded all the same."""
     changed: int = 0
     """Images whose file was replaced, or that were removed, while they were encoded: nothing is written of them."""
+    largest_batch: int | None = None
+    """Images per step that fitted, where memory ran out with more."""
 
     def row(self) -> dict[str, object]:
         """The row that the command line prints."""

@@ -15,7 +15,6 @@ import numpy as np
 import psycopg
 from psycopg.pq import TransactionStatus
 
-import cbirdb
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.evaluation import neighbours, selection
@@ -28,6 +27,7 @@ from cbirdb.evaluate.options import PROTOCOLS, EvaluationOptions, Mode
 from cbirdb.index import Floor
 from cbirdb.parallel.machine import machine_cpus
 from cbirdb.progress import SILENT, Progress
+from cbirdb.version import __version__
 
 EXACT_UP_TO = 30_000_000_000_000
 """``auto`` compares with every image up to so many multiplications (queries x images x dimensions). Two processors do them in
@@ -195,7 +195,7 @@ def _index_to_use(
 def _versions(connection: psycopg.Connection, encoder: StoredEncoder) -> dict[str, str | None]:
     return {
         **server_versions(connection),
-        "cbirdb": cbirdb.__version__,
+        "cbirdb": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "weights_sha256": encoder.weights_sha256,

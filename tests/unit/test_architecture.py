@@ -103,7 +103,10 @@ def test_the_lock_files_agree_on_what_both_pin() -> None:
 @pytest.mark.parametrize(
     ("extra", "lock"),
     [
-        *((extra, "requirements.lock") for extra in ("embedded", "encoders", "dicom", "test")),
+        *(
+            (extra, "requirements.lock")
+            for extra in ("embedded", "encoders", "dicom", "pandas", "polars", "arrow", "test")
+        ),
         ("bench", "requirements-bench.lock"),
     ],
 )
@@ -124,6 +127,8 @@ def test_everything_that_the_package_asks_for_is_pinned(extra: str, lock: str) -
         ("cbirdb.ingest.run", ("h5py",)),
         ("cbirdb.ingest.inspect_files", ("psycopg",)),
         ("cbirdb.search", ("cbirdb.encode.decode",)),
+        ("cbirdb", ("psycopg", "numpy", "PIL", "importlib.metadata")),
+        ("cbirdb.api", ("psycopg", "numpy", "PIL", "pandas", "polars", "pyarrow")),
         ("cbirdb.metrics", ("numpy", "PIL")),
         ("cbirdb.db.schema.open", ("numpy", "PIL")),
     ],
