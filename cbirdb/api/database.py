@@ -134,7 +134,7 @@ class Database(Session):
         self,
         encoder: str | Sequence[str],
         *,
-        datasets: Sequence[str] = (),
+        datasets: str | Sequence[str] = (),
         device: str = "auto",
         dtype: DType | None = None,
         weights: str | os.PathLike[str] | None = None,
@@ -152,7 +152,7 @@ class Database(Session):
         """Compute the embeddings of all images that lack one, and load them.
 
         :param encoder: a name, or several: each image is then read once for all.
-        :param datasets: names; empty: all.
+        :param datasets: a name or several; empty: all.
         :param dtype: numbers to compute in; None: as before, float32 for a new encoder.
         :param weights: folder with the weights; None: what ``encoders fetch`` brought, else the model hub's cache.
         :param precision: how a new encoder's vectors are stored; None: half.
@@ -170,7 +170,7 @@ class Database(Session):
 
         names = [encoder] if isinstance(encoder, str) else list(encoder)
         options = EncodeOptions(
-            datasets=datasets, precision=precision, batch_size=batch_size, limit=limit, shard=shard or WHOLE,
+            datasets=[datasets] if isinstance(datasets, str) else datasets, precision=precision, batch_size=batch_size, limit=limit, shard=shard or WHOLE,
             decode=DecodeOptions(
                 workers, image_timeout_s, max_pixels,
                 accept_damaged=accept_damaged, allowed=self._allowed_roots(allow_roots),

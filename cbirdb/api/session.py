@@ -58,9 +58,12 @@ class Session:
         return EmbeddedServer(self.settings.home_folder).stop()
 
     def open(self) -> None:
-        """Connect now, where that has not been done."""
+        """Connect now, where that has not been done; make the embedded server's schema."""
         with self._one_at_a_time():
-            self._connect()
+            if self.settings.embedded:
+                self._ready()
+            else:
+                self._connect()
 
     @property
     def connection(self) -> psycopg.Connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,8 +36,8 @@ class EvaluationOptions:
     :raises OptionError: when a value is none that there is.
     """
 
-    datasets: tuple[str, ...] = ()
-    """Names; empty: all."""
+    datasets: str | Sequence[str] = ()
+    """A name or several; empty: all."""
     query_split: str = "test"
     index_split: str = "train"
     k: int = 100
@@ -62,6 +62,9 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= LARGEST_K:
             raise OptionError(f"-k must lie between 1 and {LARGEST_K:,}, not {self.k}.")
+        object.__setattr__(
+            self, "datasets", (self.datasets,) if isinstance(self.datasets, str) else tuple(self.datasets)
+        )
         _check("--query-split", self.query_split, SPLITS)
         _check("--index-split", self.index_split, SPLITS)
         _check("--mode", self.mode, MODES)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +247,15 @@ WRONG: list[tuple[str, Call, type[cbirdb.CbirdbError], str]] = [
         cbirdb.InputError,
         "must lie between 1 and 10000",
     ),
+    ("unknown search mode", lambda db: db.search(image_id=1, encoder=ENCODER, mode="fast"), cbirdb.InputError, "mode"),
+    ("unknown split", lambda db: db.search(image_id=1, encoder=ENCODER, split="tets"), cbirdb.InputError, "split"),
+    ("unknown dataset", lambda db: db.evaluate(ENCODER, datasets="twnty"), cbirdb.UnknownNameError, "'twenty'"),
+    (
+        "days turned round",
+        lambda db: db.search(image_id=1, encoder=ENCODER, study_from=date(2020, 1, 2), study_to=date(2020, 1, 1)),
+        cbirdb.InputError,
+        "lies after",
+    ),
     ("unknown label", lambda db: db.search(image_id=1, encoder=ENCODER, label="x"), cbirdb.InputError, "label"),
     ("wrong dimension", lambda db: db.search(vector=[1.0] * 5, encoder=ENCODER), cbirdb.InputError, "shape (5,)"),
     ("two vectors", lambda db: db.search(vector=[UNIT, UNIT], encoder=ENCODER), cbirdb.InputError, f"(2, {DIM})"),
@@ -297,7 +310,10 @@ def test_second_call_at_once_is_refused_and_the_first_ends(db: cbirdb.Database) 
         slow = threading.Thread(target=lambda: answers.append(db.sql("SELECT 1 AS one FROM pg_sleep(1.5)")))
         slow.start()
         for _ in range(1000):
-            busy = other.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1.5)'").fetchone()
+            busy = other.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1.5)'"
+                " AND state = 'active' AND pid <> pg_backend_pid()"
+            ).fetchone()
             if busy == (1,):
                 break
         with pytest.raises(cbirdb.InputError, match="at work already; a Database is for one thread"):
@@ -305,6 +321,28 @@ def test_second_call_at_once_is_refused_and_the_first_ends(db: cbirdb.Database) 
         slow.join()
     assert answers[0][0].one == 1
     assert db.sql("SELECT 2 AS two")[0].two == 2
+
+
+def test_interrupted_call_leaves_the_database_usable(db: cbirdb.Database) -> None:
+    with psycopg.connect(db.connection.info.dsn, autocommit=True) as other:
+
+        def interrupt() -> None:
+            # Once the server is at work on it.
+            while (
+                other.execute(
+                    "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)' AND pid <> pg_backend_pid()"
+                ).rowcount
+                < 1
+            ):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            db.sql("SELECT pg_sleep(60)")
+        interrupter.join()
+    assert db.sql("SELECT 1 AS one")[0].one == 1
 
 
 def test_connection_that_was_lost_is_made_again(db: cbirdb.Database) -> None:
