@@ -283,11 +283,14 @@ def _candidates(
 
 
 def ranked(tried: list[tuple[IndexMethod, Trial]]) -> list[tuple[IndexMethod, Trial]]:
-    """Return what may be built, each candidate with its best trial, best first; never empty."""
+    """Return what may be built, each candidate with its narrowest search that passed, best first; never empty."""
+    narrowest: dict[IndexMethod, Trial] = {}
+    for candidate, trial in sorted(tried, key=lambda pair: pair[1].method.widths):
+        if trial.passed:
+            narrowest.setdefault(candidate, trial)
     # What does not fit is better than nothing: the build says how to give it the memory.
-    passed = sorted((pair for pair in tried if pair[1].passed), key=lambda pair: (not pair[1].whole.fits, pair[1].cost))
-    best = dict(reversed(passed))
-    return [pair for pair in passed if best[pair[0]] is pair[1]] or [max(tried, key=lambda pair: _found(pair[1]))]
+    passed = sorted(narrowest.items(), key=lambda pair: (not pair[1].whole.fits, pair[1].cost))
+    return passed or [max(tried, key=lambda pair: _found(pair[1]))]
 
 
 def _found(trial: Trial) -> float:
