@@ -120,7 +120,7 @@ def prepare(
 
 
 def build(connection: psycopg.Connection, encoder: StoredEncoder, arguments: argparse.Namespace) -> dict[str, object]:
-    """Build the index, settle how to search and audit it, as ``cbirdb index build`` with --method auto does."""
+    """Build the index, tune how to search and audit it, as ``cbirdb index build`` with --method auto does."""
 
     def connect() -> psycopg.Connection:
         return open_database(server_settings(arguments))

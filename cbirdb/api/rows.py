@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SimilarImage:
-    """One result of a search."""
+    """Hold one result of a search."""
 
     rank: int
     """1 for the nearest."""
@@ -42,7 +42,7 @@ class SimilarImage:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionRow:
-    """Precision at N of one run, over all its queries or a group of them."""
+    """Hold precision at N of one run, over all its queries or a group of them."""
 
     run: int
     encoder: str

@@ -67,7 +67,7 @@ class Session:
 
     @property
     def connection(self) -> psycopg.Connection:
-        """The connection, in autocommit mode, for what the methods do not offer."""
+        """Return the connection, in autocommit mode, for what the methods do not offer."""
         with self._one_at_a_time():
             return self._ready()
 

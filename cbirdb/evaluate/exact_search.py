@@ -39,7 +39,7 @@ Count = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """The images that products say are near some queries, with all that is needed to rank them."""
+    """Hold the images that products say are near some queries, with all that is needed to rank them."""
 
     queries: Described
     images: Described

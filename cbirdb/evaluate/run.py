@@ -84,7 +84,7 @@ class EvaluationSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """An evaluation that has been checked and counted, and may begin."""
+    """Hold an evaluation that has been checked and counted, and may begin."""
 
     definition: Definition
     counts: Counts
@@ -96,13 +96,13 @@ class _Prepared:
 
     @property
     def build(self) -> IndexBuild | None:
-        """The index that is searched through; None: the search is exact."""
+        """Return the index that is searched through; None: the search is exact."""
         return self.definition.build
 
 
 @dataclass(frozen=True, slots=True)
 class _Searched:
-    """The outcome of a search whose neighbours are stored."""
+    """Hold the outcome of a search whose neighbours are stored."""
 
     queries: int
     short: int

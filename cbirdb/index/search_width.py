@@ -22,7 +22,7 @@ Look = Callable[[IndexMethod], tuple[Verdict, Verdict]]
 
 @dataclass(slots=True)
 class _Bracket:
-    """Two positions, between which the narrowest width that reaches something lies."""
+    """Hold two positions, between which the narrowest width that reaches something lies."""
 
     below: int
     """The widest that is known to fall short."""
@@ -30,6 +30,7 @@ class _Bracket:
     """The narrowest that is known to reach it; beyond the last where none is."""
 
     def note(self, position: int, *, reached: bool) -> None:
+        """Take what a measurement says."""
         if reached:
             self.reached = min(self.reached, position)
         else:
@@ -61,12 +62,12 @@ class WidthBisection:
 
     @property
     def width(self) -> int:
-        """The width to measure, or the answer."""
+        """Return the width to measure, or the answer."""
         return self._widths[self._position]
 
     @property
     def passed(self) -> bool:
-        """Whether ``width`` is known to pass."""
+        """Return whether ``width`` is known to pass."""
         return self._position == self._passing.reached
 
     def tell(self, verdict: Verdict) -> None:
@@ -93,7 +94,7 @@ class WidthBisection:
 
 @dataclass(frozen=True, slots=True)
 class NarrowestSearch:
-    """A method with the narrowest searches that were found."""
+    """Hold a method with the narrowest searches that were found."""
 
     method: IndexMethod
     passed: bool

@@ -160,7 +160,7 @@ def test_too_narrow_a_search_is_not_widened_or_not_recorded(connection: psycopg.
     assert (again.recall_at_10, again.recall_at_100, again.self_retrieval) == same
 
 
-def test_after_settling_queries_that_are_not_stored_find_no_less_than_the_floor(connection: psycopg.Connection) -> None:
+def test_after_tuning_queries_that_are_not_stored_reach_the_floor(connection: psycopg.Connection) -> None:
     stored = make(connection)
     # Graphs are drawn at random, by workers in a race: one of 8 and 32 has corners now and then that no width reaches.
     narrow = Hnsw(12, 32, 10)
