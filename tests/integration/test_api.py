@@ -376,6 +376,21 @@ def test_damaged_query_is_refused_or_noted(filled: cbirdb.Database, tmp_path: Pa
     assert len(filled.search(image=damaged, encoder=ENCODER, accept_damaged=True, k=3)) == 3
 
 
+def test_plain_script_runs_once(dsn: str, class_folder: Path, tmp_path: Path) -> None:
+    """Worker processes do not run it again, though it has no ``if __name__ == "__main__"``."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, cbirdb\n"
+        "print('once', flush=True)\n"
+        "with cbirdb.connect(sys.argv[1], home=sys.argv[2]) as db:\n"
+        "    print(db.ingest('folder', sys.argv[3]).added, db.encode('tiny-image')[0].encoded)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, dsn, tmp_path / "home", class_folder], capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("once\n20 20\n", "", 0)
+
+
 def test_package_gives_all_that_it_promises_and_imports_it_late() -> None:
     assert [name for name in cbirdb.__all__ if not hasattr(cbirdb, name)] == []
     program = (
