@@ -34,7 +34,7 @@ from cbirdb.db.embeddings import StoredEncoder, drop_encoder, find_encoder, regi
 from cbirdb.db.schema.open import open_database
 from cbirdb.index import audit_index, build_index, choose_method
 from cbirdb.index.methods import METHODS
-from cbirdb.index.tune import settle_search
+from cbirdb.index.tune import tune_search
 
 NAME = "benchmark-filtered"
 MODALITIES = (("MR", 0.1), ("CT", 0.01), ("US", 0.001), ("NM", 0.0001))
@@ -126,7 +126,7 @@ def build(connection: psycopg.Connection, encoder: StoredEncoder, arguments: arg
 
     method = METHODS[arguments.method]() if arguments.method != "auto" else choose_method(connection, encoder).method
     built = build_index(connection, encoder, method, connect=connect)
-    settle_search(connection, encoder, built, method.for_rows(built.rows_indexed))
+    tune_search(connection, encoder, built, method.for_rows(built.rows_indexed))
     built, measured = audit_index(connection, encoder)
     return built.row() | {"built_at": None} | measured.row()
 

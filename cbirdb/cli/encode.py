@@ -28,7 +28,7 @@ from cbirdb.limits import IMAGE_TIMEOUT_S
 from cbirdb.records import Precision
 
 if TYPE_CHECKING:
-    from cbirdb.encoders.base import DType, Encoder
+    from cbirdb.encoders.base import DType
     from cbirdb.progress import Progress
     from cbirdb.records import Shard
 
@@ -93,22 +93,15 @@ def encode(
     Running it again encodes the images that are still missing, and it can be killed at any moment. Several processes
     share the work with --shard, on one machine or many, without any coordination.
     """
-    from cbirdb.encode import EncodeOptions
-    from cbirdb.encode import encode as run
-    from cbirdb.encode.decode import DecodeOptions
-    from cbirdb.encode.load import load_encoders
-
     progress = context.progress()
-    options = EncodeOptions(
-        datasets=datasets, precision=precision, batch_size=batch_size, limit=limit, shard=_shard(shard, progress),
-        decode=DecodeOptions(
-            workers, image_timeout, max_pixels, accept_damaged=accept_damaged, allowed=context.allowed_roots(allow_root)
-        ),
-    )  # fmt: skip
-    with context.open_database() as connection:
-        encoders = load_encoders(connection, names, context.load_options(weights, device), dtype=dtype)
-        summaries = run(connection, encoders, options, connect=context.connect, progress=progress)
-    for summary, encoder in zip(summaries, encoders, strict=True):
+    with context.database() as database:
+        summaries = database.encode(
+            names, datasets=datasets, device=device, dtype=dtype, weights=weights, precision=precision,
+            batch_size=batch_size, limit=limit, shard=_shard(shard, progress), workers=workers,
+            image_timeout_s=image_timeout, max_pixels=max_pixels, allow_roots=allow_root, accept_damaged=accept_damaged,
+            progress=progress,
+        )  # fmt: skip
+    for summary in summaries:
         for line in summary.describe_failures(f"encoded by {summary.encoder}", "encode"):
             progress.note(line)
         if summary.damaged:
@@ -120,7 +113,11 @@ def encode(
                 f"{summary.changed:,} were replaced or removed while {summary.encoder} encoded them. To encode the new"
                 " files, run the same command again."
             )
-        _note_batch_size(encoder, progress)
+        if summary.largest_batch is not None:
+            progress.note(
+                f"Memory ran out with {summary.encoder}; batches of {summary.largest_batch} fitted. Next time:"
+                f" --batch-size {summary.largest_batch}"
+            )
     write_rows([summary.row() for summary in summaries], output_format)
     return int(ExitCode.PARTIAL if any(summary.failed for summary in summaries) else ExitCode.OK)
 
@@ -141,10 +138,3 @@ def _shard(given: str | None, progress: Progress) -> Shard:
             " cbirdb encode ..."
         )
     return shard
-
-
-def _note_batch_size(encoder: Encoder, progress: Progress) -> None:
-    if (largest := getattr(encoder, "largest_batch", None)) is not None:
-        progress.note(
-            f"Memory ran out with {encoder.spec.name}; batches of {largest} fitted. Next time: --batch-size {largest}"
-        )

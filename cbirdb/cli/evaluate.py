@@ -96,18 +96,14 @@ def evaluate(
     label or more than one. Exit code 4: the search was approximate and its index is below the floor. The run is stored,
     but metrics report it as not final.
     """
-    from cbirdb.db.known_encoders import stored_encoder
-    from cbirdb.evaluate import evaluate as run
     from cbirdb.index import Floor
 
     progress = context.progress()
-    with context.open_database() as connection:
-        stored = stored_encoder(connection, encoder)
-        summary = run(
-            connection, stored, connect=context.connect, datasets=datasets, query_split=query_split,
-            index_split=index_split, k=k, mode=mode, seed=seed, protocol=protocol, split_seed=split_seed,
-            same_patient=not exclude_patient, floor=Floor(floor_recall, floor_zeros), device=device,
-            memory_mb=memory_mb, progress=progress,
+    with context.database() as database:
+        summary = database.evaluate(
+            encoder, datasets=datasets, query_split=query_split, index_split=index_split, k=k, mode=mode, seed=seed,
+            protocol=protocol, split_seed=split_seed, same_patient=not exclude_patient,
+            floor=Floor(floor_recall, floor_zeros), device=device, memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
     _note_summary(progress, summary, protocol)
     row = summary.row()

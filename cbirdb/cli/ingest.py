@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from cbirdb.cli.options import (
 )
 from cbirdb.cli.output import write_parts, write_rows
 from cbirdb.cli.values import COUNT, FilePath, Line, Text
-from cbirdb.errors import ExitCode, InputError
+from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
     from cbirdb.ingest import IngestSummary
@@ -80,24 +79,13 @@ def ingest(
     cbirdb ingest folder busi --label-pattern '(?P<label>[a-z]+) [(]'
     cbirdb ingest paper-csv datasets --images /data       the paper's CSV files
     """  # noqa: D301 (Click wants the character itself)
-    from cbirdb.datasets.base import ReadOptions
-    from cbirdb.ingest import ingest as run
-    from cbirdb.ingest.split_shares import SplitShares
-    from cbirdb.pseudonyms import Pseudonyms
-
-    if images is not None and not images.is_dir():
-        raise InputError(f"There is no folder {images}.", hint="Check --images.")
-    options = ReadOptions(
-        name, images, modality, anatomic_region, labels_only, label_pattern, context.allowed_roots(allow_root)
-    )
-    pseudonyms = partial(Pseudonyms.from_file, pseudonym_key or context.settings.pseudonym_key)
-    shares = SplitShares.parse(split)
     progress = context.progress()
-    with context.open_database() as connection:
-        summary = run(
-            connection, dataset, path, options=options, shares=shares, limit=limit, max_pixels=max_pixels,
-            accept_damaged=accept_damaged, recheck=recheck, moved=moved, dry_run=dry_run, pseudonyms=pseudonyms,
-            home=context.settings.home_folder, progress=progress,
+    with context.database() as database:
+        summary = database.ingest(
+            dataset, path, name=name, images=images, labels_only=labels_only, pseudonym_key=pseudonym_key, split=split,
+            modality=modality, anatomic_region=anatomic_region, label_pattern=label_pattern, limit=limit,
+            max_pixels=max_pixels, allow_roots=allow_root, accept_damaged=accept_damaged, recheck=recheck, moved=moved,
+            dry_run=dry_run, progress=progress,
         )  # fmt: skip
     for line in _remarks(summary, dry_run=dry_run):
         progress.note(line)

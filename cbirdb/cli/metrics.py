@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 from click.core import ParameterSource
 
@@ -11,6 +13,9 @@ from cbirdb.cli.values import COUNT, Text
 from cbirdb.errors import OptionError
 from cbirdb.metrics.analyses import ANALYSES
 from cbirdb.metrics.precision import GROUPS
+
+if TYPE_CHECKING:
+    from cbirdb.api import PrecisionRow, Rows
 
 
 @click.command()
@@ -51,26 +56,25 @@ def metrics(
         _check_alone("compare_paper", beside=("encoder", "output_format"))
         _compare(context, encoder, output_format)
         return
-    from cbirdb.metrics import metrics as read
-    from cbirdb.metrics.analyses import analyse
     from cbirdb.metrics.precision import describe_runs
 
     wanted = parse_cutoffs(cutoffs)
     if confidence and by in ANALYSES:
         raise OptionError(f"--confidence is not available for --by {by}.", hint=f"It is for {', '.join(GROUPS)}.")
     progress = context.progress()
-    with context.open_database() as connection:
+    with context.database() as database:
         if by in ANALYSES:
-            rows = analyse(connection, by, cutoffs=wanted, encoder=encoder, run=run)
+            rows = database.analyse(by, encoder=encoder, cutoffs=wanted, run=run).to_dicts()
         else:
-            rows = read(connection, by=by, cutoffs=wanted, encoder=encoder, run=run)
+            found = database.metrics(
+                encoder, by=by, cutoffs=wanted, run=run, confidence=confidence, resamples=resamples, seed=seed,
+                progress=progress,
+            )  # fmt: skip
+            rows = _printed(found, by, confidence=confidence)
         if confidence:
-            from cbirdb.metrics.confidence import add_intervals
-
-            rows = add_intervals(connection, rows, by=by, resamples=resamples, seed=seed, progress=progress)
             progress.note(f"Intervals of 95 %: {resamples:,} resamples of whole patients, seed {seed}.")
         runs = {row["run"] for row in rows}
-        for line in describe_runs(connection, runs):
+        for line in describe_runs(database.connection, runs):
             progress.note(line)
     if undetermined := sum(row.get("undetermined", 0) for row in rows):
         progress.note(
@@ -81,6 +85,16 @@ def metrics(
     omitted = {"mode", "ann_recall"} | ({"micro_std", "macro_std"} if confidence or by in ANALYSES else set())
     omitted |= {"run", "encoder"} if len(runs) == 1 else set()
     write_rows(rows, output_format, columns=[name for name in rows[0] if name not in omitted] if rows else None)
+
+
+def _printed(found: Rows[PrecisionRow], by: str, *, confidence: bool) -> list[dict[str, Any]]:
+    """Name the group after what it is, and leave out what was not asked for."""
+    bounds = [name for name in found.columns if name.endswith(("_low", "_high"))]
+    left_out = ({"group"} if by == "run" else set()) | (set() if confidence else set(bounds))
+    return [
+        {by.replace("-", "_") if name == "group" else name: row[name] for name in row if name not in left_out}
+        for row in found.to_dicts()
+    ]
 
 
 def _check_alone(option: str, *, beside: tuple[str, ...]) -> None:

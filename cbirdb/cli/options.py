@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import psycopg
 
     from cbirdb.allowed_roots import AllowedRoots
+    from cbirdb.api import Database
     from cbirdb.encoders.base import LoadOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,6 +41,12 @@ class Context:
     settings: Settings
     quiet: bool = False
     verbose: bool = False
+
+    def database(self) -> Database:
+        """Return the database as the Python API gives it; the first call connects."""
+        from cbirdb.api import Database
+
+        return Database(self.settings, when_opened=self.warn_of_defects)
 
     @contextmanager
     def open_database(self) -> Iterator[psycopg.Connection]:
@@ -66,14 +72,10 @@ class Context:
             click.echo(f"Warning: {fixes} {how_to_update(connection)}", err=True)
 
     def load_options(self, weights: Path | None, device: str) -> LoadOptions:
-        """Return the place of encoders' weights and the device to run on."""
-        from cbirdb.encoders.base import LoadOptions
-        from cbirdb.encoders.own_gpu import own_gpu
-        from cbirdb.parallel.shards import local_rank
+        """Where encoders' weights are, and on what to run them."""
+        from cbirdb.encode.load import machine_options
 
-        return LoadOptions(
-            weights=weights, store=self.settings.weights_folder, device=own_gpu(device, local_rank(os.environ))
-        )
+        return machine_options(self.settings, weights, device)
 
     def allowed_roots(self, named: tuple[Path, ...]) -> AllowedRoots:
         """Return the folders that may be read: those of ingests on this machine, and those that the command names."""

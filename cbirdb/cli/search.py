@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,11 +23,7 @@ from cbirdb.cli.values import COUNT, LARGEST_BIGINT, FilePath, Purpose, Text
 from cbirdb.limits import LARGEST_K
 
 if TYPE_CHECKING:
-    import psycopg
-
-    from cbirdb.allowed_roots import AllowedRoots
-    from cbirdb.pixels import OnDamage
-    from cbirdb.search.contact_sheet import Tile
+    from cbirdb.progress import Progress
     from cbirdb.search.similar_images import Mode
 
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
@@ -99,40 +95,30 @@ def search(
     output_format: str,
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
-    from cbirdb.db.known_encoders import stored_encoder
-    from cbirdb.encode.load import load_encoders
-    from cbirdb.search import similar_images as verb
     from cbirdb.search.contact_sheet import check_target
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
-    allowed = context.allowed_roots(allow_root)
+    context.allowed_roots(allow_root)  # a folder that is not there is said first
     if sheet is not None:
         check_target(sheet)
-    days = _days(study_from, study_to)
-    filters = verb.Filters(dataset, modality, anatomic_region, label, split, *days, image_ids)
-    with context.open_database() as connection:
-        stored = stored_encoder(connection, encoder)
-        if image is not None:
-            (model,) = load_encoders(connection, [encoder], context.load_options(weights, device))
-            rows = verb.search_by_file(
-                connection, stored, model, image, k=k, filters=filters, mode=mode, purpose=purpose,
-                on_damage=_damage_handler(context, accept_damaged),
-            )  # fmt: skip
-        else:
-            rows = verb.search_by_image(
-                connection, stored, image_id, sop_uid=sop_uid, k=k, filters=filters, same_patient=same_patient,
-                mode=mode, purpose=purpose,
-            )  # fmt: skip
+    first_day, last_day = _days(study_from, study_to)
+    progress = context.progress()
+    with context.database() as database:
+        found = database.search(
+            image=image, image_id=image_id, sop_uid=sop_uid, encoder=encoder, k=k, dataset=dataset, modality=modality,
+            anatomic_region=anatomic_region, label=label, split=split, study_from=first_day, study_to=last_day,
+            image_ids=image_ids, same_patient=same_patient, mode=mode, purpose=purpose, accept_damaged=accept_damaged,
+            weights=weights, device=device, progress=progress,
+        )  # fmt: skip
         if sheet is not None:
-            query = (
-                verb.file_tile(image)
-                if image is not None
-                else verb.query_tile(connection, allowed, image_id=image_id, sop_uid=sop_uid)
-            )
-            _draw(context, connection, allowed, sheet, query, rows, encoder)
-    write_rows(rows, output_format, columns=TABLE)
-    context.progress().note(_remark(len(rows), k, str(rows[0]["mode"]) if rows else ""))
+            refused = database.contact_sheet(
+                sheet, found, title=f"Most similar images, {encoder}", image=image, image_id=image_id, sop_uid=sop_uid,
+                allow_roots=allow_root,
+            )  # fmt: skip
+            _tell_sheet(progress, sheet, refused)
+    write_rows(found.to_dicts(), output_format, columns=TABLE)
+    progress.note(_remark(len(found), k, found[0].mode if found else ""))
 
 
 def _days(study_from: datetime | None, study_to: datetime | None) -> tuple[date | None, date | None]:
@@ -141,38 +127,14 @@ def _days(study_from: datetime | None, study_to: datetime | None) -> tuple[date 
     return study_from.date() if study_from else None, study_to.date() if study_to else None
 
 
-def _draw(
-    context: Context,
-    connection: psycopg.Connection,
-    allowed: AllowedRoots,
-    sheet: Path,
-    query: tuple[Tile, tuple[str, ...]],
-    rows: list[dict[str, Any]],
-    encoder: str,
-) -> None:
-    """Write the contact sheet, and name the datasets whose pictures may not be read here."""
-    from cbirdb.search import similar_images as verb
-    from cbirdb.search.contact_sheet import write_contact_sheet
-
-    tile, labels = query
-    write_contact_sheet(
-        sheet, tile, verb.result_tiles(connection, allowed, rows, labels), title=f"Most similar images, {encoder}"
-    )
-    if refused := verb.refused_datasets(connection, allowed, rows):
-        context.progress().note(
+def _tell_sheet(progress: Progress, sheet: Path, refused: list[str]) -> None:
+    """Say where the contact sheet is, and which pictures may not be read here."""
+    if refused:
+        progress.note(
             f"Pictures of {', '.join(refused)} are missing: their folders are not allowed on this machine."
             " Allow one: --allow-root DIR"
         )
-    context.progress().note(f"The contact sheet is {sheet}.")
-
-
-def _damage_handler(context: Context, accept_damaged: bool) -> OnDamage:
-    """Return a handler that refuses a damaged query, or reports the damage."""
-    from cbirdb.pixels import refuse
-
-    if not accept_damaged:
-        return refuse
-    return lambda report: context.progress().note(f"The query is damaged: {report.message}.")
+    progress.note(f"The contact sheet is {sheet}.")
 
 
 def _remark(found: int, k: int, mode: str) -> str:

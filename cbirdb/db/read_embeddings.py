@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import psycopg
@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from cbirdb.db.copy import HEADER, row_type
+from cbirdb.db.embeddings import StoredEncoder
+from cbirdb.db.errors import translated_errors
+from cbirdb.db.extension import see_extension
+from cbirdb.db.schema_name import SCHEMA
 from cbirdb.records import Precision
 
 Block = tuple[NDArray[np.int64], NDArray[np.float32]]
@@ -45,6 +49,14 @@ def read_embeddings(
                 start, size = 0, len(pieces[0])
     if rest := max(0, size - start) // row.itemsize:
         yield _arrays(b"".join(pieces), row, start, rest)
+
+
+def iterate_embeddings(connect: Callable[[], psycopg.Connection], stored: StoredEncoder) -> Iterator[Block]:
+    """Yield all embeddings of an encoder, as they are at one moment, on a connection of its own."""
+    everything = sql.SQL("SELECT image_id, embedding FROM {}").format(sql.Identifier(SCHEMA, stored.table))
+    with translated_errors(), connect() as connection, connection.transaction():
+        see_extension(connection)
+        yield from read_embeddings(connection, everything, stored.dim, stored.precision)
 
 
 def _arrays(data: bytes, row: np.dtype[np.void], start: int, count: int) -> Block:

@@ -17,7 +17,7 @@ from cbirdb.encode import EncodeOptions, encode
 from cbirdb.encode.decode import preload_workers
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError
-from cbirdb.evaluate import evaluate
+from cbirdb.evaluate import EvaluationOptions, evaluate
 from cbirdb.index import audit_index, build_index
 from cbirdb.index.methods import DEFAULT_METHOD, METHODS
 from cbirdb.ingest import ingest
@@ -90,7 +90,9 @@ def demo(
         method = METHODS[DEFAULT_METHOD]()
         build_index(connection, stored, method, connect=connect, progress=progress)
         audit_index(connection, stored, progress=progress)
-        run = evaluate(connection, stored, connect=connect, datasets=[DATASET], k=K, progress=progress)
+        run = evaluate(
+            connection, stored, EvaluationOptions(datasets=(DATASET,), k=K), connect=connect, progress=progress
+        )
         result.overall += metrics(connection, cutoffs=CUTOFFS, run=run.run_id)
         result.by_class += metrics(connection, by="class", cutoffs=CUTOFFS, run=run.run_id)
         for number, image_id in enumerate(_queries(connection, run.run_id), start=1):

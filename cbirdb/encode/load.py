@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 
+from cbirdb.config import Settings
 from cbirdb.db.embeddings import StoredEncoder, check_provenance, find_encoder
 from cbirdb.db.known_encoders import added_encoders
 from cbirdb.encoders.base import DType, Encoder, LoadOptions
 from cbirdb.encoders.fetch import fetch
 from cbirdb.encoders.golden import SMALLEST_COSINE
+from cbirdb.encoders.own_gpu import own_gpu
 from cbirdb.encoders.registry import get_spec, has_files, load_encoder
 from cbirdb.errors import EncoderError
+from cbirdb.parallel.shards import local_rank
 from cbirdb.vectors.normalize import cosine, l2_normalize
+
+
+def machine_options(settings: Settings, weights: str | os.PathLike[str] | None, device: str) -> LoadOptions:
+    """Say where encoders' weights are on this machine, and on what to run them."""
+    return LoadOptions(
+        weights=Path(weights) if weights is not None else None,
+        store=settings.weights_folder,
+        device=own_gpu(device, local_rank(os.environ)),
+    )
 
 
 def fetch_missing(connection: psycopg.Connection, names: Sequence[str], options: LoadOptions) -> None:

@@ -98,6 +98,8 @@ def encode(
             _run(encoders, stored, summaries, options, total, connect, progress)
         if total and options.limit is None:
             _count_again(summaries, stored, options, connect)
+    for summary, encoder in zip(summaries, encoders, strict=True):
+        summary.largest_batch = getattr(encoder, "largest_batch", None)
     return summaries
 
 

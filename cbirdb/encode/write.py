@@ -37,7 +37,9 @@ class EncodeSummary(FailureTally):
     damaged: int = 0
     """Images encoded despite a report of damage."""
     changed: int = 0
-    """Images whose file was replaced, or that were removed, during encoding. Nothing is written for them."""
+    """Images whose file was replaced, or that were removed, while they were encoded: nothing is written of them."""
+    largest_batch: int | None = None
+    """Images per step that fitted, where memory ran out with more."""
 
     def row(self) -> dict[str, object]:
         """Return the row that the command line prints."""

@@ -1,5 +1,6 @@
 """Store the nearest neighbours of every query once; every metric is then a view over them."""
 
-from cbirdb.evaluate.run import EvaluationSummary, Mode, Protocol, evaluate
+from cbirdb.evaluate.options import EvaluationOptions, Mode, Protocol
+from cbirdb.evaluate.run import EvaluationSummary, evaluate
 
-__all__ = ["EvaluationSummary", "Mode", "Protocol", "evaluate"]
+__all__ = ["EvaluationOptions", "EvaluationSummary", "Mode", "Protocol", "evaluate"]

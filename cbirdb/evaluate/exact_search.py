@@ -1,4 +1,4 @@
-"""Exact search for many queries at once: a blocked matrix product finds what is near, the server settles near ties.
+"""Search exactly for many queries at once: a blocked matrix product finds what is near, the server decides near ties.
 
 A scan on the server compares one query at a time; here a pass over the vectors, streamed by binary COPY, serves as many
 queries as memory allows. Products and the server both sum in single precision, and where their sums could order two images
@@ -39,7 +39,7 @@ Count = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class _Lists:
-    """What products say is near some queries, with all that is needed to rank it."""
+    """Hold the images that products say are near some queries, with all that is needed to rank them."""
 
     queries: ImageFacts
     images: ImageFacts
@@ -49,7 +49,7 @@ class _Lists:
 
 
 class MatrixSearch:
-    """The exact search of one transaction, in which ``search`` is prepared."""
+    """Search exactly within one transaction, in which ``search`` is prepared."""
 
     def __init__(
         self, connection: psycopg.Connection, search: Search, *, device: str, memory_mb: int = MEMORY_MB
@@ -67,14 +67,14 @@ class MatrixSearch:
         self._overlaps = number_label_sets(connection)
 
     def queries_per_pass(self, margin: int | None = None) -> int:
-        """How many queries one pass over the vectors serves."""
+        """Return how many queries one pass over the vectors serves."""
         # Vectors in single precision, their unit vectors, and another copy while these are put in order or rounded; lists are held
         # three times while they are merged.
         per_query = 12 * self._search.task.encoder.dim + 3 * 20 * self._wanted(margin)
         return max(1, self._memory // per_query)
 
     def find(self, queries: Sequence[int], count: Count, margin: int | None = None) -> Iterator[Found]:
-        """The nearest images of all queries, some queries at a time, in no particular order.
+        """Yield the nearest images of all queries, some queries at a time, in no particular order.
 
         :param queries: image ids.
         :param count: told how many vectors have been compared since the last time.
@@ -92,7 +92,7 @@ class MatrixSearch:
             yield from self.find(unsure, count, DEEPER * (MARGIN if margin is None else margin))
 
     def _wanted(self, margin: int | None) -> int:
-        """Images in the list of a query."""
+        """Return how many images the list of a query holds."""
         return min(self._search.k + self._excluded + (MARGIN if margin is None else margin), self._search.indexed)
 
     def _lists(self, queries: Sequence[int], wanted: int, count: Count) -> _Lists:
@@ -128,7 +128,7 @@ class MatrixSearch:
         )
 
     def _rank(self, lists: _Lists, which: slice) -> tuple[Found, list[int]]:
-        """Some of the lists as the server would order them, and the queries whose lists do not reach far enough."""
+        """Return some of the lists as the server would order them, and the queries whose lists do not reach far enough."""
         queries, ids = lists.queries.ids[which], lists.ids[which]
         barred = self._is_excluded(lists, which)
         distances = np.where(barred, np.inf, lists.distances[which].astype(np.float64))
@@ -139,7 +139,7 @@ class MatrixSearch:
         # Beyond the end of a list that does not hold everything there may be more at the distance of its last image.
         sure = (last[:, 0] < lists.distances[which, -1]) | (ids.shape[1] >= self._search.indexed)
         ids, distances, last = ids[sure], distances[sure], last[sure]
-        self._settle_ties(queries[sure], ids, distances, last)
+        self._order_ties(queries[sure], ids, distances, last)
         k = self._search.k
         ids, distances = ids[:, :k], distances[:, :k]
         there = np.isfinite(distances)
@@ -155,7 +155,7 @@ class MatrixSearch:
         return found, queries[~sure].tolist()
 
     def _is_excluded(self, lists: _Lists, which: slice) -> NDArray[np.bool_]:
-        """The query itself and, where that is the protocol, its patient's images."""
+        """Mark the query itself and, where that is the protocol, its patient's images."""
         ids = lists.ids[which]
         barred: NDArray[np.bool_] = ids == lists.queries.ids[which, None]
         if not self._search.task.same_patient:
@@ -163,7 +163,7 @@ class MatrixSearch:
             barred |= (lists.images.patients[lists.images.positions(ids)] == own) & (own >= 0)
         return barred
 
-    def _settle_ties(
+    def _order_ties(
         self,
         queries: NDArray[np.int64],
         ids: NDArray[np.int64],

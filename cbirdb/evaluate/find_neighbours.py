@@ -1,4 +1,4 @@
-"""Finds and stores the neighbours of a run's queries: by scans or through an index on several connections at a time, or
+"""Find and store the neighbours of a run's queries: by scans or through an index on several connections at a time, or
 by matrix products on one.
 """
 
@@ -35,7 +35,7 @@ Connect = Callable[[], psycopg.Connection]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a search may use."""
+    """Name what a search may use."""
 
     connect: Connect
     workers: int
@@ -43,15 +43,16 @@ class Resources:
     device: str
     """auto, cuda, cuda:N or cpu: where matrix products are computed."""
     memory_mb: int
-    """What queries and their lists may take then."""
+    """Memory that queries and their lists may take then."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundByIndex:
-    """What an approximate run found of the true nearest, over a sample of its queries."""
+    """Recall of an approximate run, over a sample of its queries."""
 
     mean: float
-    zeros: int
+    queries_without_hit: int
+    """Queries for which none of the true nearest was found."""
     queries: int
 
 
@@ -63,7 +64,7 @@ def find_neighbours(
     resources: Resources,
     progress: Progress,
 ) -> None:
-    """Exact searches of many pairs by matrix products, all others by the server alone.
+    """Search exactly for many pairs by matrix products, else on the server alone.
 
     :param connection: what products are computed from; a server's process that has read the tables reads them faster
         again than a new one, which meets shared memory page by page.
@@ -88,24 +89,26 @@ def find_neighbours(
 def measure_recall(
     connection: psycopg.Connection, search: Search, queries: Sequence[int], seed: int, resources: Resources
 ) -> FoundByIndex:
-    """Share of the true nearest neighbours that the index found, over a sample of the queries."""
+    """Measure the share of the true nearest neighbours that the index found, over a sample of the queries."""
     sample = sorted(random.Random(seed).sample(list(queries), min(len(queries), RECALL_QUERIES)))  # noqa: S311
     nearest = replace(search, k=min(RECALL_AT, search.k))
-    shares, zeros = 0.0, 0
+    shares, queries_without_hit = 0.0, 0
     with connection.transaction():
         nearest.prepare(connection)
         products = MatrixSearch(connection, nearest, device=resources.device, memory_mb=resources.memory_mb)
         for found in products.find(sample, lambda _: None):
             mean, none = nearest.recall(connection, found)
             shares += mean * len(found.queries)
-            zeros += none
-    return FoundByIndex(shares / len(sample), zeros, len(sample))
+            queries_without_hit += none
+    return FoundByIndex(shares / len(sample), queries_without_hit, len(sample))
 
 
 def _by_products(
     connection: psycopg.Connection, search: Search, queries: Sequence[int], resources: Resources, task: Task
 ) -> None:
-    """A transaction for each pass over the vectors: its temporary tables live in it, wherever a pooler takes the next."""
+    """Search by matrix products, a transaction for each pass over the vectors: its temporary tables live in it, wherever a
+    pooler takes the next.
+    """
     done, first = 0, 0
 
     def count(vectors: int) -> None:
@@ -127,7 +130,7 @@ def _by_products(
 
 
 def _in_parallel(search: Search, queries: Sequence[int], resources: Resources) -> Iterator[int]:
-    """Runs all queries, a share of the batches on each of several connections; yields numbers of finished ones."""
+    """Run all queries, a share of the batches on each of several connections; yield numbers of finished ones."""
     size = EXACT_PER_BATCH if search.build is None else QUERIES_PER_BATCH
     batches = [queries[start : start + size] for start in range(0, len(queries), size)]
     workers = max(1, min(resources.workers, len(batches)))

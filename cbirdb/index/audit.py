@@ -1,12 +1,12 @@
-"""Measures what a search through an index finds, of what there is to be found.
+"""Measure what a search through an index finds, of what there is to be found.
 
 Mean recall hides what matters: a graph may be unable to reach small groups of images at all, and then every query of a
 rare class fails. So an audit also says how low the worst queries are, how many found nothing that is right, and how
 many stored vectors do not even find themselves.
 
 A vector's own place in the answer tells nothing about the others, so recall counts the others only. Even so stored
-vectors are easier than new ones, above all for graphs, which led to each of them when it was inserted; who settles how to
-search therefore aims beyond the floor (:meth:`Floor.for_unseen`).
+vectors are easier than new ones, above all for graphs, which led to each of them when it was inserted; so tuning aims
+beyond the floor (:meth:`Floor.for_unseen`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from cbirdb.db.extension import see_extension
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, refuse_rival
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
-from cbirdb.db.rows import one_value
+from cbirdb.db.rows import first_value, one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError, OptionError
 from cbirdb.index.methods import IndexMethod
 from cbirdb.progress import SILENT, Progress
 from cbirdb.vectors.exact_knn import exact_neighbours
 
-NEAR, FAR = 10, 100
+TEN, HUNDRED = 10, 100
 """The two depths at which recall is measured."""
 TOLERANCE = 2e-6
 """Distances that differ by less are ties: the server sums in single precision, in another order than NumPy."""
@@ -46,78 +46,82 @@ DEFAULT_SAMPLE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What an index must reach for its answers to be relied on."""
+    """Set what an index must reach for its answers to be relied on."""
 
     recall: float = 0.99
     """Mean recall, at both depths."""
-    zeros: float = 0.001
+    share_without_hit: float = 0.001
     """Largest share of queries for which none of the nearest is found."""
 
     def __post_init__(self) -> None:
-        for value, what in ((self.recall, "recall"), (self.zeros, "zeros")):
+        for value, what in ((self.recall, "recall"), (self.share_without_hit, "zeros")):
             if not 0 <= value <= 1:
                 raise OptionError(f"--floor-{what} must lie between 0 and 1, not {value}.")
 
     def for_unseen(self) -> Floor:
-        """What stored vectors must reach for vectors that are not stored to reach this floor.
+        """Return what stored vectors must reach for vectors that are not stored to reach this floor.
 
         Measured on HNSW graphs, a vector that is not stored misses up to twice as many of its neighbours.
         """
         return replace(self, recall=(1 + self.recall) / 2)
 
-    def missed_by(self, recalls: Mapping[int, float], zeros: int, queries: int) -> str | None:
-        """What falls short of it, each figure beside its floor; None: nothing.
+    def missed_by(self, recalls: Mapping[int, float], without_hit: int, queries: int) -> str | None:
+        """Say what falls short of it, each figure beside its floor; None: nothing.
 
         :param recalls: mean recall by depth.
-        :param zeros: queries for which none of the nearest was found.
+        :param without_hit: queries for which none of the nearest was found.
         """
         missed = [
             f"recall at {depth} is {rounded_down(mean)}, below the floor of {self.recall:g}"
             for depth, mean in recalls.items()
             if mean < self.recall
         ]
-        if zeros > self.zeros * queries:
+        if without_hit > self.share_without_hit * queries:
             missed.append(
-                f"{zeros:,} of {queries:,} queries find none of their nearest, above the floor of {self.zeros:g}"
-                f" ({zeros / queries:.2%} against {self.zeros:.2%})"
+                f"{without_hit:,} of {queries:,} queries find none of their nearest, above the floor of"
+                f" {self.share_without_hit:g} ({without_hit / queries:.2%} against {self.share_without_hit:.2%})"
             )
         return " and ".join(missed) or None
 
 
 def rounded_down(share: float) -> str:
-    """With four digits, so that what is below a floor is never shown as the floor."""
+    """Print a share with four digits, so that what is below a floor is never shown as the floor."""
     return f"{math.floor(share * 10_000) / 10_000:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Over queries, the share of the true nearest, the query itself left out, that was found."""
+    """Sum up, over queries, the share of the true nearest that was found; the query itself does not count."""
 
     mean: float
     p1: float
     """First percentile."""
-    zeros: int
+    queries_without_hit: int
     """Queries for which none was found."""
 
     @classmethod
     def of(cls, shares: NDArray[np.float64]) -> Recall:
-        """:param shares: one per query, shape (n,)."""
+        """Sum up shares.
+
+        :param shares: one per query, shape (n,).
+        """
         p1 = float(np.percentile(shares, 1, method="lower"))
         return cls(float(shares.mean()), p1, int((shares == 0).sum()))
 
     def json(self) -> dict[str, float]:
-        return {"mean": self.mean, "p1": self.p1, "zeros": self.zeros}
+        """Return what is stored."""
+        return {"mean": self.mean, "p1": self.p1, "zeros": self.queries_without_hit}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was found for a sample of stored vectors."""
+    """Sum up what was found for a sample of stored vectors."""
 
     sample: int
     self_retrieval: float
     """Share of vectors that are among their own nearest."""
-    near: Recall
-    far: Recall
+    recall_at_10: Recall
+    recall_at_100: Recall
     p50_ms: float
     p95_ms: float
     """Of a search for ten others, as the client sees it."""
@@ -125,29 +129,35 @@ class Measured:
     """Searches that the index left short, so that they were answered exactly."""
 
     def below(self, floor: Floor) -> str | None:
-        """Why the index may not be relied on; None: it may."""
-        return floor.missed_by({NEAR: self.near.mean, FAR: self.far.mean}, self.near.zeros, self.sample)
+        """Say why the index may not be relied on; None: it may."""
+        means = {TEN: self.recall_at_10.mean, HUNDRED: self.recall_at_100.mean}
+        return floor.missed_by(means, self.recall_at_10.queries_without_hit, self.sample)
 
     def json(self) -> dict[str, Any]:
+        """Return what is stored of an audit."""
         return {
             "sample": self.sample,
             "self_retrieval": self.self_retrieval,
-            f"recall_at_{NEAR}": self.near.json(),
-            f"recall_at_{FAR}": self.far.json(),
+            "recall_at_10": self.recall_at_10.json(),
+            "recall_at_100": self.recall_at_100.json(),
             "p50_ms": self.p50_ms,
             "p95_ms": self.p95_ms,
             "answered_exactly": self.answered_exactly,
         }
 
     def row(self) -> dict[str, object]:
-        """The row that the command line prints."""
+        """Return the row that the command line prints."""
         return {
             "sample": self.sample,
             "self_retrieval": self.self_retrieval,
             **{
                 f"{name}_{depth}": value
-                for depth, recall in ((NEAR, self.near), (FAR, self.far))
-                for name, value in (("recall", recall.mean), ("p1", recall.p1), ("zeros", recall.zeros))
+                for depth, recall in ((TEN, self.recall_at_10), (HUNDRED, self.recall_at_100))
+                for name, value in (
+                    ("recall", recall.mean),
+                    ("p1", recall.p1),
+                    ("zeros", recall.queries_without_hit),
+                )
             },
             "p50_ms": round(self.p50_ms, 3),
             "p95_ms": round(self.p95_ms, 3),
@@ -157,7 +167,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one search found, nearest first."""
+    """Hold what one search found, nearest first."""
 
     ids: Sequence[int]
     distances: Sequence[float]
@@ -171,12 +181,12 @@ Search = Callable[[str, int], Found]
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """A sample of stored vectors, and how far their true nearest are."""
+    """Hold a sample of stored vectors, and how far their true nearest are."""
 
     ids: NDArray[np.int64]
     vectors: NDArray[np.float32]
     nearest: NDArray[np.int64]
-    """The ``min(FAR + 1, rows)`` nearest, nearest first, the vector itself among them; shape (n, k)."""
+    """The ``min(HUNDRED + 1, rows)`` nearest, nearest first, the vector itself among them; shape (n, k)."""
     distances: NDArray[np.float32]
     """Theirs; shape (n, k)."""
 
@@ -210,22 +220,22 @@ def find_truth(
     ids, vectors = (np.concatenate(part) for part in zip(*blocks, strict=True))
     everything = sql.SQL("SELECT image_id, embedding FROM {}").format(table)
     stored = read_embeddings(connection, everything, encoder.dim, encoder.precision)
-    nearest = exact_neighbours(vectors, stored, FAR + 1)
+    nearest = exact_neighbours(vectors, stored, HUNDRED + 1)
     return Truth(ids, vectors, nearest.ids, nearest.distances)
 
 
 def measure(search: Search, truth: Truth) -> Measured:
     """Search for every vector of the sample, for ten and for a hundred others."""
-    shares: dict[int, list[float]] = {NEAR: [], FAR: []}
+    shares: dict[int, list[float]] = {TEN: [], HUNDRED: []}
     selves = exactly = 0
     times = []
     for row, (image_id, vector) in enumerate(zip(truth.ids, truth.vectors, strict=True)):
         query = Vector(vector).to_text()
         others = _others(image_id, truth.nearest[row], truth.distances[row])
-        for depth in (NEAR, FAR):
+        for depth in (TEN, HUNDRED):
             started = time.perf_counter()
             found = search(query, depth + 1)
-            if depth == NEAR:
+            if depth == TEN:
                 times.append(1000 * (time.perf_counter() - started))
                 # Where more than these are the same, finding any of them is as good.
                 last = found.distances[-1] if len(found.distances) > depth else np.inf
@@ -235,8 +245,8 @@ def measure(search: Search, truth: Truth) -> Measured:
     return Measured(
         len(truth.ids),
         selves / len(truth.ids),
-        Recall.of(np.array(shares[NEAR])),
-        Recall.of(np.array(shares[FAR])),
+        Recall.of(np.array(shares[TEN])),
+        Recall.of(np.array(shares[HUNDRED])),
         float(np.percentile(times, 50)),
         float(np.percentile(times, 95)),
         exactly,
@@ -244,13 +254,13 @@ def measure(search: Search, truth: Truth) -> Measured:
 
 
 def _others(image_id: int, ids: Sequence[int] | NDArray[np.int64], distances: Sequence[float] | Floats) -> Floats:
-    """Distances without that of the image itself."""
+    """Leave out the distance of the image itself."""
     others: Floats = np.asarray(distances, np.float32)[np.asarray(ids) != image_id]
     return others
 
 
 def _share_found(found: Floats, others: Floats, depth: int) -> float:
-    """Of the ``depth`` nearest others, or of all when there are no more."""
+    """Return the share found of the ``depth`` nearest others, or of all when there are no more."""
     existing = min(depth, len(others))
     if existing == 0:
         return 1.0
@@ -283,17 +293,18 @@ def audit_index(
             measured = measure(_product_search(connection, encoder), truth)
         audit = measured.json() | {
             "seed": seed,
-            "floor": {"recall": floor.recall, "zeros": floor.zeros},
+            "floor": {"recall": floor.recall, "zeros": floor.share_without_hit},
             "passed": measured.below(floor) is None,
         }
-        row = connection.execute(
+        recorded = connection.execute(
             """
             UPDATE cbir.index_build SET audit = %s || jsonb_build_object('audited_at', now())
             WHERE index_build_id = %s RETURNING audit
             """,
             [Jsonb(audit), build.index_build_id],
-        ).fetchone()
-    return replace(build, audit=row[0] if row else audit), measured
+        )
+    # The build's row may have been removed meanwhile.
+    return replace(build, audit=first_value(recorded) or audit), measured
 
 
 def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild:
@@ -357,7 +368,7 @@ def walk_search(
 
 
 def _kind(encoder: StoredEncoder) -> sql.Composed:
-    """The type of the encoder's vectors."""
+    """Return the type of the encoder's vectors."""
     return sql.SQL("{}({})").format(
         sql.SQL("halfvec" if encoder.precision == "half" else "vector"), sql.Literal(encoder.dim)
     )

@@ -1,4 +1,4 @@
-"""Builds, drops and reports the vector index of an encoder.
+"""Build and drop the vector index of an encoder.
 
 The build, its record and the statistics are one transaction: a build that is killed in it leaves nothing behind, and an
 index in use is one whose parameters are known. The old index is dropped afterwards, so that searches never wait; a kill
@@ -30,7 +30,7 @@ from cbirdb.errors import InputError
 from cbirdb.index.audit import Floor, audit_index
 from cbirdb.index.choose import Choice
 from cbirdb.index.methods import IndexMethod
-from cbirdb.index.tune import settle_search
+from cbirdb.index.tune import tune_search
 from cbirdb.progress import SILENT, Progress, Task
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _build_and_record(
     choice: Mapping[str, Any] | None,
     task: Task,
 ) -> IndexBuild | None:
-    """In a transaction: build, and record that this index is in use; None where one of before is still to be dropped."""
+    """Build in a transaction, and record that this index is in use; None where an earlier one is still to be dropped."""
     connection, table = waits.connection, sql.Identifier(SCHEMA, encoder.table)
     # What the build itself needs (SHARE), and only one can have: searches pass, writers and other builds wait.
     connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(table))
@@ -136,7 +136,7 @@ def build_chosen(
             allow_ivfflat=allow_ivfflat,
             progress=progress,
         )
-        built, missed = _settle_and_audit(connection, encoder, built, method, seed, floor, progress)
+        built, missed = _tune_and_audit(connection, encoder, built, method, seed, floor, progress)
         if missed is None or place == len(choice.methods):
             break
         progress.note(
@@ -146,7 +146,7 @@ def build_chosen(
     return built, missed
 
 
-def _settle_and_audit(
+def _tune_and_audit(
     connection: psycopg.Connection,
     encoder: StoredEncoder,
     built: IndexBuild,
@@ -157,7 +157,7 @@ def _settle_and_audit(
 ) -> tuple[IndexBuild, str | None]:
     fitted = method.for_rows(built.rows_indexed)
     try:
-        built = settle_search(connection, encoder, built, fitted, seed=seed, floor=floor, progress=progress)
+        built = tune_search(connection, encoder, built, fitted, seed=seed, floor=floor, progress=progress)
         built, measured = audit_index(connection, encoder, seed=seed, floor=floor, progress=progress)
     except NoIndexError as error:
         progress.note(f"The index was not audited: {error}")
@@ -171,7 +171,7 @@ def drop_index(
     *,
     progress: Progress = SILENT,
 ) -> int:
-    """Drop the encoder's vector index, and what killed builds and drops left; returns how many there were.
+    """Drop the encoder's vector index, and what killed builds and drops left; return how many there were.
 
     :raises InputError: when there is none.
     """
@@ -188,7 +188,7 @@ def drop_index(
 
 
 def _retire_alone(connection: psycopg.Connection, encoder: StoredEncoder) -> int:
-    """While nobody builds: retire the index; returns how many are now to be dropped, by this session or by a waiting build."""
+    """Retire the index while nobody builds; return how many are now to be dropped, by this session or by a waiting build."""
     connection.execute(
         sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(sql.Identifier(SCHEMA, encoder.table))
     )
@@ -215,7 +215,7 @@ def _compare_with_memory(
 
 @contextmanager
 def _memory_needed(estimate: int) -> Iterator[None]:
-    """IVFFlat's clustering does not begin at all where it may not use the memory that it needs."""
+    """Say how to allow the memory without which IVFFlat's clustering does not begin."""
     try:
         yield
     except psycopg.errors.ProgramLimitExceeded as error:
@@ -282,7 +282,7 @@ def _record(
 
 @contextmanager
 def _watched(backend_pid: int, connect: Connect, task: Task) -> Iterator[None]:
-    """Reports the progress of CREATE INDEX from a second connection while the block runs."""
+    """Report the progress of CREATE INDEX from a second connection while the block runs."""
     done = threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,5 @@
-"""``--method auto``: builds each method on a sample, searches with several settings, and takes the cheapest that passes.
+"""Choose an index (``--method auto``): build each method on a sample, search with several settings, take the cheapest that
+passes.
 
 No method is best everywhere: it depends on the number of vectors, their dimension and how they lie. A sample says what
 recall a method can reach, but it builds and searches in other proportions than the whole table: so both times are
@@ -8,8 +9,8 @@ What was measured is stored with the index that is built.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from time import monotonic
 from typing import Any
@@ -26,8 +27,9 @@ from cbirdb.db.known_defects import ivfflat_refusal
 from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError, OptionError
-from cbirdb.index.audit import FAR, NEAR, Floor, Measured, Truth, find_truth, measure, rounded_down, walk_search
+from cbirdb.index.audit import HUNDRED, TEN, Floor, Measured, Truth, find_truth, measure, rounded_down, walk_search
 from cbirdb.index.methods import BitHnsw, Hnsw, IndexMethod, IvfFlat
+from cbirdb.index.search_width import Verdict, narrowest_search
 from cbirdb.progress import SILENT, Progress
 
 DEFAULT_ROWS = 50_000
@@ -46,54 +48,71 @@ IDLE_SEARCHES = 50
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a search setting must reach to be taken: more than the floor, which must hold for other queries, too."""
+    """Set what a search setting must reach to be taken: more than the floor, which must hold for other queries, too."""
 
-    near: float
-    """Mean recall at 10."""
-    near_p1: float
+    recall_at_10: float
+    """Mean."""
+    p1_at_10: float
     """First percentile of recall at 10."""
-    far: float
-    """Mean recall at 100."""
-    zeros: float
+    recall_at_100: float
+    """Mean."""
+    share_without_hit: float
     """Largest share of queries for which none of the 10 nearest is found."""
 
     @classmethod
     def above(cls, floor: Floor) -> Aim:
-        """What queries need that are not stored, and no more than ten times the floor's misses for the worst hundredth."""
+        """Aim at what queries need that are not stored, and at no more than ten times the floor's misses for the worst
+        hundredth.
+        """
         recall = floor.for_unseen().recall
-        return cls(recall, max(0.0, 1 - 10 * (1 - floor.recall)), recall, floor.zeros / 2)
+        return cls(recall, max(0.0, 1 - 10 * (1 - floor.recall)), recall, floor.share_without_hit / 2)
 
     def met_by(self, measured: Measured) -> bool:
-        return self.near_met_by(measured) and self.far_met_by(measured)
+        """Return whether searches of both depths find enough."""
+        return self.met_at_10(measured) and self.met_at_100(measured)
 
     def missed_by(self, measured: Measured) -> str:
-        """What falls short of it, each figure beside the aim; empty: nothing."""
+        """Say what falls short of it, each figure beside the aim; empty: nothing."""
         missed = [
             f"{what} is {rounded_down(found)}, below {aim:g}"
             for what, found, aim in (
-                (f"recall at {NEAR}", measured.near.mean, self.near),
-                ("its first percentile", measured.near.p1, self.near_p1),
-                (f"recall at {FAR}", measured.far.mean, self.far),
+                (f"recall at {TEN}", measured.recall_at_10.mean, self.recall_at_10),
+                ("its first percentile", measured.recall_at_10.p1, self.p1_at_10),
+                (f"recall at {HUNDRED}", measured.recall_at_100.mean, self.recall_at_100),
             )
             if found < aim
         ]
-        if measured.near.zeros > self.zeros * measured.sample:
-            missed.append(f"{measured.near.zeros} of {measured.sample} find none, above {self.zeros:g}")
+        without_hit = measured.recall_at_10.queries_without_hit
+        if without_hit > self.share_without_hit * measured.sample:
+            missed.append(f"{without_hit} of {measured.sample} find none, above {self.share_without_hit:g}")
         return ", ".join(missed)
 
-    def near_met_by(self, measured: Measured) -> bool:
-        """Whether searches for ten find enough."""
-        near = measured.near
-        return near.mean >= self.near and near.p1 >= self.near_p1 and near.zeros <= self.zeros * measured.sample
+    def met_at_10(self, measured: Measured) -> bool:
+        """Return whether searches for ten find enough."""
+        found = measured.recall_at_10
+        return (
+            found.mean >= self.recall_at_10
+            and found.p1 >= self.p1_at_10
+            and found.queries_without_hit <= self.share_without_hit * measured.sample
+        )
 
-    def far_met_by(self, measured: Measured) -> bool:
-        """Whether searches for a hundred find enough."""
-        return measured.far.mean >= self.far
+    def met_at_100(self, measured: Measured) -> bool:
+        """Return whether searches for a hundred find enough."""
+        return measured.recall_at_100.mean >= self.recall_at_100
+
+    def json(self) -> dict[str, float]:
+        """Return what is stored with a build."""
+        return {
+            "near": self.recall_at_10,
+            "near_p1": self.p1_at_10,
+            "far": self.recall_at_100,
+            "zeros": self.share_without_hit,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """What an index over the whole table is expected to take."""
+    """Estimate what an index over the whole table takes."""
 
     build_seconds: float
     memory_bytes: int
@@ -102,13 +121,13 @@ class Whole:
     """Whether the server may use that memory for a build."""
 
     def cost(self, searches: int) -> float:
-        """Seconds to build it and to search so often."""
+        """Return the seconds to build it and to search so often."""
         return self.build_seconds + searches * self.p50_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One method with one search setting, on the sample."""
+    """Record one method with one search setting, on the sample."""
 
     method: IndexMethod
     build_seconds: float
@@ -121,7 +140,7 @@ class Trial:
     """Of the whole, in seconds."""
 
     def row(self) -> dict[str, object]:
-        """The row that the command line prints, and that is stored."""
+        """Return the row that the command line prints, and that is stored."""
         settings = {**self.method.parameters, **self.method.search_settings}
         return {
             "method": self.method.name,
@@ -140,7 +159,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was taken, and everything that was tried."""
+    """Record what was taken, and everything that was tried."""
 
     methods: list[IndexMethod]
     """To be fitted to the whole table: the one to build, then what else passed, the cheapest first."""
@@ -154,11 +173,11 @@ class Choice:
 
     @property
     def method(self) -> IndexMethod:
-        """The one to build."""
+        """Return the one to build."""
         return self.methods[0]
 
     def json(self, failed: Sequence[IndexMethod] = ()) -> dict[str, Any]:
-        """What is stored with the build.
+        """Return what is stored with the build.
 
         :param failed: methods that were built before and did not reach on the whole table what they did on the sample.
         """
@@ -168,7 +187,7 @@ class Choice:
             "whole_rows": self.whole_rows,
             "searches": self.searches,
             "seed": self.seed,
-            "aim": asdict(self.aim),
+            "aim": self.aim.json(),
             "trials": trials,
             "failed_on_all": [method.name for method in failed],
         }
@@ -176,7 +195,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What all trials of one choice share."""
+    """Hold what all trials of one choice share."""
 
     encoder: StoredEncoder
     truth: Truth
@@ -255,7 +274,7 @@ def choose_method(
 def _candidates(
     connection: psycopg.Connection, encoder: StoredEncoder, progress: Progress, *, allow_ivfflat: bool
 ) -> list[IndexMethod]:
-    """What may be tried on this server."""
+    """Return what may be tried on this server."""
     refusal = ivfflat_refusal(connection, encoder, allowed=allow_ivfflat)
     if refusal is None:
         return list(CANDIDATES)
@@ -264,11 +283,18 @@ def _candidates(
 
 
 def ranked(tried: list[tuple[IndexMethod, Trial]]) -> list[tuple[IndexMethod, Trial]]:
-    """What may be built, best first; never empty."""
-    passed = [pair for pair in tried if pair[1].passed]
+    """Return what may be built, each candidate with its narrowest search that passed, best first; never empty."""
+    narrowest: dict[IndexMethod, Trial] = {}
+    for candidate, trial in sorted(tried, key=lambda pair: pair[1].method.widths):
+        if trial.passed:
+            narrowest.setdefault(candidate, trial)
     # What does not fit is better than nothing: the build says how to give it the memory.
-    ranked = sorted(passed, key=lambda pair: (not pair[1].whole.fits, pair[1].cost))
-    return ranked or [max(tried, key=lambda pair: pair[1].measured.near.mean + pair[1].measured.far.mean)]
+    passed = sorted(narrowest.items(), key=lambda pair: (not pair[1].whole.fits, pair[1].cost))
+    return passed or [max(tried, key=lambda pair: _found(pair[1]))]
+
+
+def _found(trial: Trial) -> float:
+    return trial.measured.recall_at_10.mean + trial.measured.recall_at_100.mean
 
 
 def _may_be_taken(trial: Trial) -> bool:
@@ -276,12 +302,12 @@ def _may_be_taken(trial: Trial) -> bool:
 
 
 def _with_search(candidate: IndexMethod, method: IndexMethod) -> IndexMethod:
-    """With the search setting of the one, and open again what the other leaves to the number of rows."""
+    """Take the search setting of the one, and leave open again what the other leaves to the number of rows."""
     return candidate.with_widths(*method.widths)
 
 
 def _idle_ms(connection: psycopg.Connection, encoder: StoredEncoder) -> float:
-    """The median time of a search of an empty table, as the client sees it."""
+    """Measure the median time of a search of an empty table, as the client sees it."""
     name = f"{SAMPLE}_empty"
     connection.execute(
         sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(
@@ -293,19 +319,9 @@ def _idle_ms(connection: psycopg.Connection, encoder: StoredEncoder) -> float:
     times = []
     for _ in range(IDLE_SEARCHES):
         started = monotonic()
-        search(query, NEAR)
+        search(query, TEN)
         times.append(1000 * (monotonic() - started))
     return median(times)
-
-
-def wider_where_short(method: IndexMethod, aim: Aim, measured: Measured) -> IndexMethod | None:
-    """The next wider search for ten, for a hundred, or for both, as what was found falls short; None: none is wider."""
-    met = aim.near_met_by(measured), aim.far_met_by(measured)
-    widths = [
-        width if enough else next((step for step in steps if step > width), width)
-        for enough, width, steps in zip(met, method.widths, method.steps(), strict=True)
-    ]
-    return None if tuple(widths) == method.widths else method.with_widths(*widths)
 
 
 def _build_memory(connection: psycopg.Connection) -> int:
@@ -313,7 +329,7 @@ def _build_memory(connection: psycopg.Connection) -> int:
 
 
 def _draw(connection: psycopg.Connection, encoder: StoredEncoder, rows: int, seed: int) -> int:
-    """Copy a sample into a temporary table; returns how many rows it has."""
+    """Copy a sample into a temporary table; return how many rows it has."""
     names = {"sample": sql.Identifier("pg_temp", SAMPLE), "table": sql.Identifier(SCHEMA, encoder.table)}
     connection.execute(
         sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {} INCLUDING STORAGE) ON COMMIT DROP").format(
@@ -334,8 +350,8 @@ def _draw(connection: psycopg.Connection, encoder: StoredEncoder, rows: int, see
     return drawn.rowcount
 
 
-def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, limit: float | None) -> Iterator[Trial]:
-    """Build one method's index, and search with ever wider settings until one passes or costs more than the limit."""
+def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, limit: float | None) -> list[Trial]:
+    """Build one method's index, and find the narrowest searches that pass, or that cost more than the limit."""
     fitted = candidate.for_rows(task.rows)
     name = f"{SAMPLE}_idx"
     table = sql.Identifier("pg_temp", SAMPLE)
@@ -344,17 +360,24 @@ def _try(connection: psycopg.Connection, candidate: IndexMethod, task: _Task, li
     seconds = monotonic() - started
     index = sql.Identifier("pg_temp", name)
     size = int(one_value(connection.execute("SELECT pg_relation_size(%s::regclass)", [index.as_string(connection)])))
-    # Both widths are named, so that the search for a hundred begins narrow, too, and not as wide as the rule makes it.
-    method: IndexMethod | None = fitted.with_widths(*fitted.widths)
-    while method is not None:
+    trials: dict[IndexMethod, Trial] = {}
+
+    def look(method: IndexMethod) -> tuple[Verdict, Verdict]:
         measured = measure(walk_search(connection, table, task.encoder, method, task.rows), task.truth)
         whole = task.whole(candidate, method, seconds, measured.p50_ms)
         trial = Trial(
             method, seconds, size, measured, task.aim.met_by(measured), whole,
             whole.cost(task.searches),
         )  # fmt: skip
-        yield trial
-        if trial.passed or (limit is not None and trial.cost > limit):
-            break
-        method = wider_where_short(method, task.aim, measured)
+        trials[method] = trial
+        too_costly = limit is not None and trial.cost > limit
+        return (
+            Verdict(task.aim.met_at_10(measured) or too_costly),
+            Verdict(task.aim.met_at_100(measured) or too_costly),
+        )
+
+    narrowest = narrowest_search(fitted, look, only_wider=True).method
+    if narrowest not in trials:
+        look(narrowest)
     connection.execute(sql.SQL("DROP INDEX {}").format(index))
+    return list(trials.values())

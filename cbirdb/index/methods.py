@@ -1,4 +1,5 @@
-"""Vector indexes: one method, one class. ``cbirdb index`` makes them; neither Alembic nor ``sql/`` owns them.
+"""Define the methods of vector indexes, one class each. ``cbirdb index`` makes indexes; neither Alembic nor ``sql/`` owns
+them.
 
 How to search through one, ``sql/index/index_walk.sql`` says.
 """
@@ -17,7 +18,7 @@ from cbirdb.records import Precision
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How many times as long things take with more rows."""
+    """Say how many times as long things take with more rows."""
 
     build: float
     search: float
@@ -25,39 +26,41 @@ class Growth:
 
 
 class IndexMethod(Protocol):
-    """How to build an index of one kind, and what every search through it sets."""
+    """Say how to build an index of one kind, and what every search through it sets."""
 
     name: str
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What it is built with; recorded."""
+        """Return what it is built with; recorded."""
 
     @property
     def search_settings(self) -> dict[str, int]:
-        """What searches start from, as ``cbir_internal.index_walk`` reads it; recorded."""
+        """Return what searches start from, as ``cbir_internal.index_walk`` reads it; recorded."""
 
     def for_rows(self, rows: int) -> IndexMethod:
-        """The same with what was left open decided for so many rows."""
+        """Decide for so many rows what was left open."""
 
     @property
     def widths(self) -> tuple[int, int]:
-        """How wide to search for ten and for a hundred neighbours, or to begin with where the latter is left to the rule."""
+        """Return how wide to search for ten and for a hundred neighbours, or to begin with where the latter is left to the
+        rule.
+        """
 
     def with_widths(self, ten: int, hundred: int) -> IndexMethod:
-        """The same with other ones, or wider; a search for a hundred is no narrower than one for ten."""
+        """Replace both widths by these, or by wider ones; a search for a hundred is no narrower than one for ten."""
 
     def steps(self) -> tuple[list[int], list[int]]:
-        """Widths worth trying for ten and for a hundred, its own among them, narrowest first."""
+        """Return widths worth trying for ten and for a hundred, its own among them, narrowest first."""
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
-        """Bytes that the build needs to be fast."""
+        """Estimate the bytes that the build needs to be fast."""
 
     def growth(self, rows: int, more: int) -> Growth:
-        """From one number of rows to a larger one; what was left open is decided for each."""
+        """Foresee the growth from one number of rows to a larger one; decide for each what was left open."""
 
     def create_statement(self, table: sql.Identifier, index: str, dim: int, precision: Precision) -> sql.Composed:
-        """The CREATE INDEX."""
+        """Return the CREATE INDEX."""
 
 
 def _check(*bounds: tuple[int, int, int, str]) -> None:
@@ -77,7 +80,7 @@ def _cosine_operators(precision: Precision) -> sql.SQL:
 
 @dataclass(frozen=True, slots=True)
 class Hnsw:
-    """Hierarchical navigable small world graph (Malkov and Yashunin, TPAMI 2020), as pgvector builds it."""
+    """Build a hierarchical navigable small world graph (Malkov and Yashunin, TPAMI 2020), as pgvector builds it."""
 
     m: int = 16
     """Neighbours per element and layer."""
@@ -126,7 +129,7 @@ class Hnsw:
         return _steps(40, 1000, ten), _steps(100, 1000, hundred)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
-        """Bytes of the graph while it is built.
+        """Estimate the bytes of the graph while it is built.
 
         pgvector keeps per element a record, its vector, and per layer an array of neighbours of 16 bytes each:
         2 m in the lowest layer and m in each higher one, of which an element has 1 / (m - 1) on average. Checked
@@ -149,7 +152,7 @@ class Hnsw:
 
 @dataclass(frozen=True, slots=True)
 class BitHnsw:
-    """HNSW over the signs of the components, by Hamming distance; what it finds is ranked again by cosine distance.
+    """Build HNSW over the signs of the components, by Hamming distance; rank what it finds again by cosine distance.
 
     The index is many times smaller. What a sign loses, only an audit can tell: it depends on the encoder.
     """
@@ -192,7 +195,7 @@ class BitHnsw:
         return _steps(100, 2000, ten), _steps(400, 10_000, hundred)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
-        """Bytes of the graph, as of HNSW, with one bit per component."""
+        """Estimate the bytes of the graph, as of HNSW, with one bit per component."""
         return _graph_bytes(rows, self.m, 8 + (dim + 7) // 8)
 
     def growth(self, rows: int, more: int) -> Growth:
@@ -213,7 +216,7 @@ class BitHnsw:
 
 @dataclass(frozen=True, slots=True)
 class IvfFlat:
-    """Lists around k-means centres, of which the nearest are read; as pgvector builds it."""
+    """Build lists around k-means centres, of which the nearest are read; as pgvector builds it."""
 
     lists: int = 0
     """0: as many as the square root of the rows, or a multiple of it."""
@@ -255,13 +258,13 @@ class IvfFlat:
         return _steps(1, most, ten), _steps(1, most, hundred)
 
     def memory_estimate(self, rows: int, dim: int, precision: Precision) -> int:
-        """Bytes of k-means: 50 sampled vectors for each list, in single precision, with its bounds per list."""
+        """Estimate the bytes of k-means: 50 sampled vectors for each list, in single precision, with its bounds per list."""
         sampled = _ivfflat_sample(rows, self.lists)
         return sampled * (8 + 4 * dim) + 4 * self.lists * (self.lists + sampled + 2 * dim)
 
     def growth(self, rows: int, more: int) -> Growth:
-        """Every row is compared with every list's centre in a build, and those of k-means' sample in each of its rounds; with
-        the centres, then the lists probed, in a search.
+        """Count comparisons: a build compares every row with every list's centre, and those of k-means' sample in each of its
+        rounds; a search compares with the centres, then within the lists probed.
 
         As many lists must be probed as before: what was measured, where there are as many per root of the rows.
         """
@@ -281,7 +284,7 @@ def _settings(name: str, ten: int, hundred: int) -> dict[str, int]:
 
 
 def _steps(first: int, last: int, own: int) -> list[int]:
-    """``first``, then ever half as much again, until ``last``; and ``own``."""
+    """Return ``first``, then ever half as much again, until ``last``; and ``own``."""
     steps = {own, last}
     value = first
     while value < last:
@@ -291,12 +294,12 @@ def _steps(first: int, last: int, own: int) -> list[int]:
 
 
 def _ivfflat_sample(rows: int, lists: int) -> int:
-    """Rows that pgvector's k-means looks at."""
+    """Return how many rows pgvector's k-means looks at."""
     return min(rows, max(10_000, 50 * lists))
 
 
 def _ivfflat_comparisons(rows: int, lists: int) -> float:
-    """With centres, while lists are built."""
+    """Count the comparisons with centres while lists are built."""
     return lists * (KMEANS_ROUNDS * _ivfflat_sample(rows, lists) + rows)
 
 
@@ -306,7 +309,9 @@ x 768 with 447 lists, 494 s for 1.6 million with 2,530; it foresees the times of
 
 
 def _graph_growth(rows: int, more: int) -> Growth:
-    """An element is inserted in logarithmic time; a search must keep more candidates to find as much among more rows."""
+    """Foresee growth: an element is inserted in logarithmic time; a search must keep more candidates to find as much among
+    more rows.
+    """
     times = more / rows
     return Growth(times * math.log(max(3, more)) / math.log(max(3, rows)), times**GRAPH_SEARCH_POWER)
 

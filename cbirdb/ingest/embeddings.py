@@ -1,4 +1,4 @@
-"""The paper's published embeddings -> embedding tables.
+"""Load the paper's published embeddings into embedding tables.
 
 The authors' HDF5 files hold one HDF5 dataset per image, named by the image's ``filepath`` in their CSV files (its
 slashes make groups), float32 and already L2-normalised. They are read as a stream, in batches of one COPY each.
@@ -24,6 +24,7 @@ from cbirdb.db.embeddings import StoredEncoder, check_datasets, find_encoder, re
 from cbirdb.db.erasure import erased_sources
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.failures import has_unresolved, record_failures, resolve_failures
+from cbirdb.db.rows import one_row
 from cbirdb.errors import InputError
 from cbirdb.failure_summary import EXAMPLES, FailureTally
 from cbirdb.ingest.hdf5 import Leaf, count_leaves, first_dim, leaves, open_file, read_vectors, reading
@@ -39,7 +40,7 @@ BATCH = 4096
 
 @dataclass(slots=True)
 class ImportSummary(FailureTally):
-    """What happened to the vectors of the files, and which images are still without one."""
+    """Count what happened to the vectors of the files, and the images that are still without one."""
 
     encoder: str
     added: int = 0
@@ -59,7 +60,7 @@ class ImportSummary(FailureTally):
     first_missing: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, object]:
-        """The row that the command line prints."""
+        """Return the row that the command line prints."""
         return {
             "encoder": self.encoder,
             "added": self.added,
@@ -115,7 +116,10 @@ def import_embeddings(
 
 
 def _check_names(connection: psycopg.Connection, files: Sequence[Path], datasets: Sequence[str]) -> None:
-    """:raises InputError: when a name of the files is that of images in several datasets."""
+    """Refuse files with a name that images of several datasets have.
+
+    :raises InputError: when there is one.
+    """
     twice = connection.execute("SELECT cbir_internal.repeated_sources(%s)", [list(datasets) or None]).fetchall()
     for path in files if twice else ():
         with reading(), open_file(path) as file:
@@ -131,7 +135,7 @@ def _next(stream: Iterator[Leaf]) -> list[Leaf]:
 
 
 class _Import:
-    """One run: matches names to images, checks vectors, and loads them."""
+    """Match names to images, check vectors, and load them."""
 
     def __init__(self, connection: psycopg.Connection, stored: StoredEncoder, datasets: Sequence[str]) -> None:
         self.summary = ImportSummary(stored.name)
@@ -187,7 +191,7 @@ class _Import:
         self._load([new[position].name for position in readable], vectors[readable], images, failures, batch)
 
     def _images(self, names: Sequence[str]) -> dict[str, tuple[int, str, int]]:
-        """Image id, dataset and dataset id by name.
+        """Return image id, dataset and dataset id by name.
 
         :raises InputError: when two datasets have an image of the same name.
         """
@@ -204,7 +208,7 @@ class _Import:
         return images
 
     def _erased(self, names: Sequence[str]) -> set[str]:
-        """Names of no image, that were those of erased patients' images in one of the datasets."""
+        """Return the names of no image that were those of erased patients' images in one of the datasets."""
         unknown = [None] * len(names)
         return {
             name for dataset in self._datasets for name in erased_sources(self._connection, dataset, names, unknown)
@@ -250,12 +254,14 @@ class _Import:
         self.summary.normalised += int((has_direction & usable[odd]).sum())
 
     def _gone(self, images: Collection[tuple[int, str, int]]) -> set[int]:
-        """Ids of those that others have erased or dropped since they were looked up; the rest stay while this is written."""
+        """Return ids of those that others have erased or dropped since they were looked up; the rest stay while this is
+        written.
+        """
         ids = [image_id for image_id, _, _ in images]
         return set(ids) - lock_images(self._connection, {dataset_id for *_, dataset_id in images}, ids)
 
     def _resolve(self, good: Collection[str], images: Mapping[str, tuple[int, str, int]]) -> None:
-        """Settle what failed in an earlier import: as an image's vector, or as a name that was unknown then."""
+        """Resolve what failed in an earlier import: as an image's vector, or as a name that was unknown then."""
         for dataset_id in {None, *(images[name][2] for name in good)}:
             resolve_failures(
                 self._connection, "import-embeddings", dataset_id,
@@ -263,17 +269,16 @@ class _Import:
             )  # fmt: skip
 
     def _already_there(self, image_ids: Sequence[int]) -> set[int]:
-        """Images that have a vector, so that a repeated import goes past them quickly."""
+        """Return images that have a vector, so that a repeated import goes past them quickly."""
         found = self._connection.execute(
             "SELECT cbir_internal.encoded_images(%s, %s::bigint[])", [self._stored.name, list(image_ids)]
         )
         return {row[0] for row in found}
 
     def count_missing(self) -> None:
-        """Images of the datasets that the files speak of, which have no vector."""
-        row = self._connection.execute(
+        """Count images without a vector in the datasets that the files speak of."""
+        unencoded = self._connection.execute(
             "SELECT images, examples FROM cbir_internal.unencoded_images(%s, %s::bigint[])",
             [self._stored.name, list(self._touched.values())],
-        ).fetchone()
-        if row is not None:
-            self.summary.missing, self.summary.first_missing = row
+        )
+        self.summary.missing, self.summary.first_missing = one_row(unencoded)

@@ -1,4 +1,4 @@
-"""Reads vectors from HDF5 files as the paper's authors publish them.
+"""Read vectors from HDF5 files as the paper's authors publish them.
 
 One HDF5 dataset per image, named by its path: slashes make groups. h5py's objects cost several times what HDF5 itself
 does, and there are 1.6 million of them: this goes through its low-level interface.
@@ -36,7 +36,7 @@ BYTES_BEYOND_NAME = 24
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """For what is read from files, and nothing else.
+    """Translate errors of what is read from files, and of nothing else.
 
     :raises InputError: when a file is damaged where no single vector can be blamed.
     """
@@ -50,19 +50,22 @@ def reading() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A name of a file that is no group, and whether it stands for an array. Not held open: that makes HDF5 slow."""
+    """Name what is no group in a file, and say whether it is an array. Not held open: that makes HDF5 slow."""
 
     path: bytes
     is_array: bool
 
     @property
     def name(self) -> str:
-        """The path as text."""
+        """Return the path as text."""
         return self.path.decode("utf-8", "surrogateescape")
 
 
 def open_file(path: Path) -> h5py.File:
-    """:raises InputError: when there is no such file, or it is not HDF5."""
+    """Open a file for reading.
+
+    :raises InputError: when there is no such file, or it is not HDF5.
+    """
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError as error:
@@ -90,7 +93,7 @@ def _fit_cache(group: h5g.GroupID, names: Sequence[bytes]) -> None:
 
 
 def first_dim(paths: Sequence[Path]) -> int:
-    """The dimension that most of the first arrays have.
+    """Return the dimension that most of the first arrays have.
 
     :raises InputError: when there is none.
     """
@@ -106,7 +109,7 @@ def _sizes(path: Path) -> Iterator[int]:
 
 
 def leaves(file: h5py.File) -> Iterator[Leaf]:
-    """Every leaf, in the order of the file. Memory grows with the largest group's number of names."""
+    """Yield every leaf, in the order of the file. Memory grows with the largest group's number of names."""
     yield from _below(file.id, b"", ())
 
 
@@ -132,7 +135,7 @@ def _below(group: h5g.GroupID, prefix: bytes, above: tuple[object, ...]) -> Iter
 
 
 def count_leaves(path: Path) -> int:
-    """Number of leaves of a file, from the names alone: a name is a group's when the next one lies below it."""
+    """Count the leaves of a file, from the names alone: a name is a group's when the next one lies below it."""
     number = 0
     previous = b""
 
@@ -168,7 +171,7 @@ def read_vectors(file: h5py.File, batch: Sequence[Leaf], dim: int) -> tuple[NDAr
 
 
 def _problem(array: h5d.DatasetID | None, dim: int) -> str | None:
-    """Why an array is no vector, if it is none."""
+    """Say why an array is no vector; None: it is one."""
     if array is None or array.get_space().get_simple_extent_type() == h5s.NULL:
         return "is no array"
     if _size(array) != dim or array.get_type().get_class() not in NUMBERS:

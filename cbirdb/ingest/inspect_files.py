@@ -1,4 +1,4 @@
-"""One look at each file that may have changed, in worker processes: its hash, its size, and whether it decodes."""
+"""Look once at each file that may have changed, in worker processes: take its hash and size, and decode it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cbirdb.pixels import inspect_file
 from cbirdb.records import FileFacts, ImageRecord
 
 Look: TypeAlias = FileFacts | PixelError | None
-"""What a look at a file says. An error is a value here, so that it reaches the batch it belongs to."""
+"""Outcome of a look at a file. An error is a value here, so that it reaches the batch it belongs to."""
 LookPool: TypeAlias = "WorkerPool[Path, Look]"
 
 
 def look_pool(max_pixels: int, *, accept_damaged: bool = False) -> LookPool:
-    """The worker processes; a context manager."""
+    """Start the worker processes; a context manager."""
     function = partial(look, max_pixels=max_pixels, accept_damaged=accept_damaged)
     return WorkerPool(function, workers=machine_cpus(), timeout_s=IMAGE_TIMEOUT_S, preload=[__name__])
 
@@ -37,7 +37,7 @@ def looks(
     *,
     recheck: bool = False,
 ) -> list[Look]:
-    """What is known about the records' files; reads those whose size and time do not say that they have not changed.
+    """Tell the facts of the records' files; read those whose size and time do not say that they have not changed.
 
     :param known: what is stored, by source.
     :param root: the folder that no file may lie outside of.
@@ -58,7 +58,7 @@ def looks(
 
 
 def look(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = False) -> Look:
-    """What a worker process does with one file."""
+    """Look at one file, in a worker process."""
     try:
         return inspect_file(path, max_pixels, accept_damaged=accept_damaged)
     except PixelError as error:

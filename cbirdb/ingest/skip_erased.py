@@ -1,4 +1,4 @@
-"""Leaves out of what is about to be brought in the images of patients who have been erased."""
+"""Filter erased patients' images out of incoming records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pseudonym = Callable[[str, str], str]
 def without_erased(
     connection: psycopg.Connection, records: Sequence[ImageRecord], pseudonym: Pseudonym
 ) -> list[ImageRecord]:
-    """Those of one dataset's records that are of nobody who has been erased, under this dataset's name or another."""
+    """Return one dataset's records without those of patients erased under this dataset's name or another."""
     if not records:
         return []
     dataset = records[0].dataset
@@ -34,7 +34,7 @@ def without_erased(
 def _erased_under_other_names(
     connection: psycopg.Connection, records: Sequence[ImageRecord], pseudonym: Pseudonym
 ) -> set[str]:
-    """Sources of those of these images that another dataset's erasure took, as if this were that dataset."""
+    """Return sources of these images that another dataset's erasure took, as if this were that dataset."""
     numbers = {record.source: record.patient.key for record in records if record.patient}
     if not numbers:
         return set()
@@ -49,7 +49,7 @@ def _erased_under_other_names(
 
 
 def without_erased_files(connection: psycopg.Connection, failures: Sequence[Failure]) -> list[Failure]:
-    """Without rows that could not be read and are of files of erased patients: no table is to name them again."""
+    """Leave out unreadable rows of erased patients' files: no table is to name them again."""
     of_datasets: dict[str, list[str]] = defaultdict(list)
     for failure in failures:
         if failure.dataset is not None:

@@ -1,4 +1,4 @@
-"""Train, val and test for images whose dataset does not say: from their content, so that it is the same everywhere."""
+"""Draw train, val and test from the content of images whose dataset gives no split: the same everywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cbirdb.records import Split
 
 @dataclass(frozen=True, slots=True)
 class SplitShares:
-    """Percentages of train, val and test for images whose split comes from their content."""
+    """Hold the percentages of train, val and test for images whose split comes from their content."""
 
     train: int = 80
     val: int = 10
@@ -19,7 +19,7 @@ class SplitShares:
 
     @classmethod
     def parse(cls, text: str) -> SplitShares:
-        """``80/10/10`` -> shares.
+        """Parse shares such as ``80/10/10``.
 
         :raises OptionError: when it is not three percentages that make 100.
         """
@@ -32,7 +32,7 @@ class SplitShares:
         return cls(train, val, test)
 
     def of(self, sha256: bytes) -> Split:
-        """The split of a file's content: the same on every machine and in every order."""
+        """Return the split of a file's content: the same on every machine and in every order."""
         position = int.from_bytes(sha256[:8], "big") * 100 / 2**64
         if position < self.test:
             return "test"

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -94,6 +94,8 @@ class WorkerPool(Generic[Item, Result]):
         self._context = multiprocessing.get_context("forkserver")
         preload_modules(preload)
         self._function = function
+        # Else they find all that they need in modules.
+        self._needs_program = "__main__" in {*preload, getattr(function, "func", function).__module__}
         self._timeout_s = timeout_s
         self._queue: deque[_Job] = deque()
         self._lock = threading.Lock()
@@ -171,7 +173,7 @@ class WorkerPool(Generic[Item, Result]):
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
         try:
-            with _safe_path():
+            with _safe_path(), nullcontext() if self._needs_program else _program_hidden():
                 process.start()
         except (EOFError, OSError) as error:
             raise RuntimeError("No worker process can be started: the process that starts them has ended.") from error
@@ -266,6 +268,21 @@ def _safe_path() -> Iterator[None]:
             del os.environ["PYTHONSAFEPATH"]
         else:
             os.environ["PYTHONSAFEPATH"] = before
+
+
+@contextmanager
+def _program_hidden() -> Iterator[None]:
+    """Keep a new process from running the user's program again, as it does to have what the program defines.
+
+    A script without ``if __name__ == "__main__"`` would begin anew in each process.
+    """
+    program = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: program.pop(name) for name in ("__file__", "__spec__") if name in program}
+    program["__spec__"] = None
+    try:
+        yield
+    finally:
+        program.update(hidden)
 
 
 @dataclass(slots=True)

@@ -1,5 +1,5 @@
-"""Finds the images most similar to an image or a file, and draws them as a contact sheet."""
+"""Find the images most similar to an image, a file or a vector, and draw them as a contact sheet."""
 
-from cbirdb.search.similar_images import NO_FILTERS, Filters, search_by_file, search_by_image
+from cbirdb.search.similar_images import NO_FILTERS, Filters, search_by_file, search_by_image, search_by_vector
 
-__all__ = ["NO_FILTERS", "Filters", "search_by_file", "search_by_image"]
+__all__ = ["NO_FILTERS", "Filters", "search_by_file", "search_by_image", "search_by_vector"]

@@ -1,4 +1,4 @@
-"""Searches images similar to an image of the database or to a file, through ``cbir.similar_images``."""
+"""Find images similar to an image of the database, to a file or to a vector, through ``cbir.similar_images``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import psycopg
+from numpy.typing import ArrayLike, NDArray
 from pgvector import Vector
 from psycopg.rows import dict_row
 
@@ -20,6 +22,7 @@ from cbirdb.encode.load import check_same_encoder
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
 from cbirdb.pixels import OnDamage, read_rgb, refuse
+from cbirdb.progress import Progress
 from cbirdb.search.contact_sheet import Tile
 from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
@@ -113,10 +116,60 @@ def search_by_file(
     embedding, usable = l2_normalize(raw)
     if not usable[0]:
         raise InputError(f"The query {path} has no direction: its embedding is a {unusable_reason(raw[0])}.")
+    return _rows_near(connection, stored, embedding[0], k, filters, mode, purpose)
+
+
+def damage_handler(progress: Progress, *, accept_damaged: bool) -> OnDamage:
+    """Refuse a damaged query, or say that it is damaged."""
+    if not accept_damaged:
+        return refuse
+    return lambda report: progress.note(f"The query is damaged: {report.message}.")
+
+
+def search_by_vector(
+    connection: psycopg.Connection,
+    stored: StoredEncoder,
+    vector: ArrayLike,
+    *,
+    k: int = 10,
+    filters: Filters = NO_FILTERS,
+    mode: Mode = "auto",
+    purpose: str | None = None,
+) -> list[dict[str, Any]]:
+    """Find the k images most similar to a vector.
+
+    :param vector: shape (dim,), as the encoder makes it; its length does not matter.
+    :raises InputError: when it has another shape, is not of finite numbers, or has no direction.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            raw = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError("The query vector is not an array of numbers.") from error
+    if raw.shape != (stored.dim,):
+        raise InputError(
+            f"The query vector has the shape {raw.shape}, vectors of '{stored.name}' have the shape ({stored.dim},)."
+        )
+    embedding, usable = l2_normalize(raw[None])
+    if not usable[0]:
+        raise InputError(f"The query vector has no direction: it is {unusable_reason(raw)}.")
+    return _rows_near(connection, stored, embedding[0], k, filters, mode, purpose)
+
+
+def _rows_near(
+    connection: psycopg.Connection,
+    stored: StoredEncoder,
+    embedding: NDArray[np.float32],
+    k: int,
+    filters: Filters,
+    mode: Mode,
+    purpose: str | None,
+) -> list[dict[str, Any]]:
+    """Search by a unit vector."""
     return _rows(
         connection,
         "query => %(query)s::vector",
-        {"encoder": stored.name, "query": Vector(embedding[0]).to_text(), "k": k, "mode": mode},
+        {"encoder": stored.name, "query": Vector(embedding).to_text(), "k": k, "mode": mode},
         filters,
         purpose,
     )

@@ -66,6 +66,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_wheel_holds_every_sql_file_and_migration_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
+    assert "cbirdb/py.typed" in names
     for folder, pattern in (("sql", "*/*.sql"), ("alembic", "versions/*.py"), ("alembic", "env.py")):
         files = list((ROOT / folder).glob(pattern))
         assert files

@@ -9,7 +9,7 @@ from psycopg import sql
 from cbirdb.db.embeddings import register_encoder
 from cbirdb.db.schema import migrate
 from cbirdb.errors import DatabaseError, SchemaError
-from cbirdb.evaluate import evaluate
+from cbirdb.evaluate import EvaluationOptions, evaluate
 from tests.support.schema_checks import CREATED, SQL_FILES, dump, toy_encoder
 
 
@@ -183,5 +183,6 @@ def test_program_finds_the_extension_outside_its_search_path(
         ids = toy_encoder(connection, empty_database)
         stored = register_encoder(connection, "toy", dim=4, precision="half", spec={}, provenance={})
         for mode in ("exact", "approximate"):
-            summary = evaluate(connection, stored, connect=context.connect, k=5, mode=mode, workers=2)  # type: ignore[arg-type]
+            options = EvaluationOptions(k=5, mode=mode, workers=2)  # type: ignore[arg-type]
+            summary = evaluate(connection, stored, options, connect=context.connect)
             assert (summary.queries, summary.indexed) == (3, len(ids) - 3)

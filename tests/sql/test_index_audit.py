@@ -19,7 +19,7 @@ from cbirdb.index.audit import Found, NoIndexError, Truth, measure, walk_search
 from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
 from cbirdb.records import Precision
 from tests.conftest import Outcome
-from tests.support.indexed_vectors import GOOD, POOR, ROWS, Stored, clustered, make, recall, settle
+from tests.support.indexed_vectors import GOOD, POOR, ROWS, Stored, clustered, make, recall, tune
 from tests.support.stored_pictures import fill
 
 Cli = Callable[..., Outcome]
@@ -79,21 +79,22 @@ def test_audit_measures_the_recall_of_real_searches(connection: psycopg.Connecti
             others = [row[1] for row in found if row[0] != stored.ids[n]][:k]
             listed.append(sum(distance <= nearest[n, k - 1] + 2e-6 for distance in others) / k)
             selves += k == 10 and stored.ids[n] in {row[0] for row in found}
-    for recall_, listed in ((measured.near, shares[10]), (measured.far, shares[100])):
+    for recall_, listed in ((measured.recall_at_10, shares[10]), (measured.recall_at_100, shares[100])):
         assert recall_.mean == pytest.approx(np.mean(listed), abs=1e-4)
-        assert recall_.zeros == sum(share == 0 for share in listed)
+        assert recall_.queries_without_hit == sum(share == 0 for share in listed)
         assert recall_.p1 == pytest.approx(np.percentile(listed, 1, method="lower"), abs=0.011)
     assert measured.self_retrieval == selves / 800
-    assert measured.near.mean < 0.9
+    assert measured.recall_at_10.mean < 0.9
     assert build.audit is not None
     assert build.audit == current_build(connection, stored.encoder).audit  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    ("finds", "self_retrieval", "near", "zeros"), [("itself", 1, 0, 3), ("others", 0, 1, 0), ("all", 1, 1, 0)]
+    ("finds", "self_retrieval", "recall_at_10", "without_hit"),
+    [("itself", 1, 0, 3), ("others", 0, 1, 0), ("all", 1, 1, 0)],
 )
 def test_finding_the_query_itself_does_not_count_as_recall(
-    finds: str, self_retrieval: float, near: float, zeros: int
+    finds: str, self_retrieval: float, recall_at_10: float, without_hit: int
 ) -> None:
     vectors = clustered(3)
     ids = np.arange(200)
@@ -111,7 +112,12 @@ def test_finding_the_query_itself_does_not_count_as_recall(
         return Found([row[0] for row in found], [row[1] for row in found])
 
     measured = measure(search, truth)
-    assert (measured.self_retrieval, measured.near.mean, measured.near.zeros) == (self_retrieval, near, zeros)
+    found = measured.recall_at_10
+    assert (measured.self_retrieval, found.mean, found.queries_without_hit) == (
+        self_retrieval,
+        recall_at_10,
+        without_hit,
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 11])
@@ -119,7 +125,12 @@ def test_audit_of_very_few_vectors_finds_them_all(connection: psycopg.Connection
     stored = make(connection, rows=rows)
     stored.build(Hnsw())
     _, measured = audit_index(connection, stored.encoder)
-    assert (measured.sample, measured.self_retrieval, measured.near.mean, measured.far.mean) == (rows, 1, 1, 1)
+    assert (measured.sample, measured.self_retrieval, measured.recall_at_10.mean, measured.recall_at_100.mean) == (
+        rows,
+        1,
+        1,
+        1,
+    )
 
 
 def test_twenty_equal_vectors_count_as_found(connection: psycopg.Connection) -> None:
@@ -130,14 +141,14 @@ def test_twenty_equal_vectors_count_as_found(connection: psycopg.Connection) -> 
     stored = Stored(connection, encoder, [], vectors)
     stored.build(IvfFlat(lists=1, probes=1))
     _, measured = audit_index(connection, encoder, sample=600)
-    assert (measured.self_retrieval, measured.near.mean, measured.far.mean) == (1, 1, 1)
+    assert (measured.self_retrieval, measured.recall_at_10.mean, measured.recall_at_100.mean) == (1, 1, 1)
 
 
 def test_tuning_widens_too_narrow_a_search_and_records_it(connection: psycopg.Connection) -> None:
     stored = make(connection)
     narrow = IvfFlat(lists=40, probes=1)
     stored.build(narrow)
-    build = settle(connection, stored, narrow)
+    build = tune(connection, stored, narrow)
     settings = build.search_settings
     assert 1 < settings["ivfflat.probes"] < settings["at_100"], "both depths are searched as wide as the deeper needs"
     assert current_build(connection, stored.encoder) == build
@@ -145,7 +156,8 @@ def test_tuning_widens_too_narrow_a_search_and_records_it(connection: psycopg.Co
     assert measured.below(Floor()) is None
     assert current_build(connection, stored.encoder) == build
     _, again = audit_index(connection, stored.encoder, sample=200)
-    assert (again.near, again.far, again.self_retrieval) == (measured.near, measured.far, measured.self_retrieval)
+    same = measured.recall_at_10, measured.recall_at_100, measured.self_retrieval
+    assert (again.recall_at_10, again.recall_at_100, again.self_retrieval) == same
 
 
 def test_after_tuning_unstored_queries_reach_the_floor(connection: psycopg.Connection) -> None:
@@ -153,7 +165,7 @@ def test_after_tuning_unstored_queries_reach_the_floor(connection: psycopg.Conne
     # Graphs are drawn at random, by workers in a race: one of 8 and 32 has corners now and then that no width reaches.
     narrow = Hnsw(12, 32, 10)
     stored.build(narrow)
-    settle(connection, stored, narrow)
+    tune(connection, stored, narrow)
     _, measured = audit_index(connection, stored.encoder, sample=300)
     assert measured.below(Floor()) is None
     for k in (10, 100):

@@ -11,7 +11,7 @@ from pgvector import Vector
 from psycopg.rows import dict_row
 
 from cbirdb.db.embeddings import find_encoder
-from cbirdb.evaluate import evaluate
+from cbirdb.evaluate import EvaluationOptions, evaluate
 from tests.support.stored_pictures import Picture, fill, index
 
 COLUMNS = [
@@ -90,7 +90,10 @@ def test_precision_beside_a_label_is_that_of_the_latest_finished_run(connection:
 
     def run(k: int) -> int:
         return evaluate(
-            connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), k=k, mode="exact"
+            connection,
+            stored,
+            EvaluationOptions(k=k, mode="exact"),
+            connect=lambda: psycopg.connect(dsn, autocommit=True),
         ).run_id
 
     run(5)
@@ -118,7 +121,12 @@ def test_suggestions_prefer_a_final_run_and_remark_on_one_that_is_not(connection
     stored = find_encoder(connection, "toy")
     assert stored is not None
     first, second = (
-        evaluate(connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), k=k, mode="exact").run_id
+        evaluate(
+            connection,
+            stored,
+            EvaluationOptions(k=k, mode="exact"),
+            connect=lambda: psycopg.connect(dsn, autocommit=True),
+        ).run_id
         for k in (3, 4)
     )
 

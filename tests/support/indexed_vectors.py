@@ -15,7 +15,7 @@ from cbirdb.db.embeddings import StoredEncoder, find_encoder
 from cbirdb.db.index_builds import IndexBuild, current_build
 from cbirdb.index import build_index
 from cbirdb.index.methods import BitHnsw, Hnsw, IndexMethod, IvfFlat
-from cbirdb.index.tune import settle_search
+from cbirdb.index.tune import tune_search
 from cbirdb.records import Precision
 from tests.support.stored_pictures import Picture, fill
 
@@ -90,8 +90,8 @@ def recall(found: Sequence[tuple[int, float, str]], truth: Sequence[tuple[int, f
     return sum(row[1] <= truth[-1][1] + 2e-6 for row in found) / len(truth)
 
 
-def settle(connection: psycopg.Connection, stored: Stored, method: IndexMethod) -> IndexBuild:
+def tune(connection: psycopg.Connection, stored: Stored, method: IndexMethod) -> IndexBuild:
     """Find out how to search through the index that is there."""
     build = current_build(connection, stored.encoder)
     assert build is not None
-    return settle_search(connection, stored.encoder, build, method)
+    return tune_search(connection, stored.encoder, build, method)

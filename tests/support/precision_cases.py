@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cbirdb.db.copy import copy_embeddings
 from cbirdb.db.embeddings import register_encoder
-from cbirdb.evaluate import EvaluationSummary, evaluate
+from cbirdb.evaluate import EvaluationOptions, EvaluationSummary, evaluate
 
 DIM = 8
 
@@ -71,8 +71,8 @@ def run(connection: psycopg.Connection, k: int, **options: Any) -> EvaluationSum
     assert row is not None
     stored = register_encoder(connection, "toy", dim=row[0], precision="single", spec={}, provenance={})
     return evaluate(
-        connection, stored, connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True), k=k, mode="exact",
-        workers=1, **options,
+        connection, stored, EvaluationOptions(k=k, mode="exact", workers=1, **options),
+        connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True),
     )  # fmt: skip
 
 
@@ -83,8 +83,8 @@ def second_encoder(
     stored = register_encoder(connection, "other", dim=2, precision="single", spec={}, provenance={})
     copy_embeddings(connection, stored.table, np.array(ids), np.array(vectors, dtype=np.float32), "single")
     evaluate(
-        connection, stored, connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True), k=4, mode="exact",
-        workers=1, **options,
+        connection, stored, EvaluationOptions(k=4, mode="exact", workers=1, **options),
+        connect=lambda: psycopg.connect(connection.info.dsn, autocommit=True),
     )  # fmt: skip
 
 

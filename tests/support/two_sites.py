@@ -8,7 +8,7 @@ import numpy as np
 import psycopg
 
 from cbirdb.db.embeddings import find_encoder, register_encoder
-from cbirdb.evaluate import evaluate
+from cbirdb.evaluate import EvaluationOptions, evaluate
 from cbirdb.index import build_index
 from cbirdb.index.methods import Hnsw
 from tests.conftest import Logins
@@ -82,8 +82,8 @@ def evaluated(connection: psycopg.Connection, *datasets: str) -> None:
     assert stored is not None
     dsn = connection.info.dsn
     evaluate(
-        connection, stored, connect=lambda: psycopg.connect(dsn, autocommit=True), datasets=datasets, k=5,
-        mode="exact", workers=1,
+        connection, stored, EvaluationOptions(datasets=datasets, k=5, mode="exact", workers=1),
+        connect=lambda: psycopg.connect(dsn, autocommit=True),
     )  # fmt: skip
 
 

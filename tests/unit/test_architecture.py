@@ -103,7 +103,10 @@ def test_packages_in_both_lock_files_have_the_same_version() -> None:
 @pytest.mark.parametrize(
     ("extra", "lock"),
     [
-        *((extra, "requirements.lock") for extra in ("embedded", "encoders", "dicom", "docs", "test")),
+        *(
+            (extra, "requirements.lock")
+            for extra in ("embedded", "encoders", "dicom", "docs", "pandas", "polars", "arrow", "test")
+        ),
         ("bench", "requirements-bench.lock"),
     ],
 )
@@ -125,6 +128,8 @@ def test_every_dependency_of_the_package_is_pinned(extra: str, lock: str) -> Non
         ("cbirdb.ingest.run", ("h5py",)),
         ("cbirdb.ingest.inspect_files", ("psycopg",)),
         ("cbirdb.search", ("cbirdb.encode.decode",)),
+        ("cbirdb", ("psycopg", "numpy", "PIL", "importlib.metadata")),
+        ("cbirdb.api", ("psycopg", "numpy", "PIL", "pandas", "polars", "pyarrow")),
         ("cbirdb.metrics", ("numpy", "PIL")),
         ("cbirdb.db.schema.open", ("numpy", "PIL")),
     ],

@@ -9,7 +9,7 @@ from cbirdb.index.audit import Measured, Recall
 
 
 @pytest.mark.parametrize(
-    ("recalls", "zeros", "said"),
+    ("recalls", "without_hit", "said"),
     [
         ({10: 0.99, 100: 1.0}, 1, None),
         ({10: 0.871, 100: 1.0}, 0, "recall at 10 is 0.871, below the floor of 0.99"),
@@ -27,9 +27,9 @@ from cbirdb.index.audit import Measured, Recall
     ],
 )
 def test_message_names_each_missed_figure_and_its_floor(
-    recalls: dict[int, float], zeros: int, said: str | None
+    recalls: dict[int, float], without_hit: int, said: str | None
 ) -> None:
-    assert Floor().missed_by(recalls, zeros, 1000) == said
+    assert Floor().missed_by(recalls, without_hit, 1000) == said
 
 
 def test_rejected_trial_names_each_missed_figure_and_its_aim() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cbirdb.index import Floor
 from cbirdb.index.audit import Measured, Recall
 from cbirdb.index.methods import BitHnsw, Hnsw, IndexMethod, IvfFlat
-from cbirdb.index.tune import FIRST_QUERIES, QUERIES, _Dial, _settled
+from cbirdb.index.tune import FIRST_QUERIES, QUERIES, _tuned
 
 STEPS = IvfFlat(lists=100, probes=1).steps()[0]
 NEVER = 10**6
@@ -20,93 +20,40 @@ GOOD, POOR = Recall(1.0, 1.0, 0), Recall(0.9, 0.5, 9)
 """Recalls above and below every floor here."""
 
 
-def turned(dial: _Dial, passes: Callable[[int], bool], enough: Callable[[int], bool] | None = None) -> list[int]:
-    """Return the widths that are measured until the tuning ends."""
-    seen = []
-    while not dial.settled:
-        assert len(seen) < 50, "it never settles"
-        seen.append(dial.width)
-        dial.turn(passes(dial.width), (enough or passes)(dial.width))
-    return seen
-
-
-def test_search_of_100_lists_has_these_twelve_widths() -> None:
+def test_the_scale_is_the_one_that_these_tests_count_on() -> None:
     assert STEPS == [1, 2, 3, 4, 6, 9, 13, 19, 28, 42, 63, 64]
-
-
-def test_passing_width_is_narrowed_to_the_last_that_passes() -> None:
-    dial = _Dial(STEPS, 13)
-    assert turned(dial, lambda width: width >= 4) == [13, 9, 6, 4, 3]
-    assert (dial.width, dial.passed) == (4, True)
-
-
-def test_failing_width_is_widened_to_the_first_that_passes() -> None:
-    dial = _Dial(STEPS, 3)
-    assert turned(dial, lambda width: width >= 13) == [3, 4, 6, 9, 13]
-    assert (dial.width, dial.passed) == (13, True)
-
-
-def test_narrowest_width_that_passes_is_kept_at_once() -> None:
-    dial = _Dial(STEPS, 1)
-    assert turned(dial, lambda _: True) == [1]
-    assert (dial.width, dial.passed) == (1, True)
-
-
-def test_narrower_width_with_sufficient_mean_alone_is_rejected() -> None:
-    dial = _Dial(STEPS, 9)
-    assert turned(dial, lambda width: width >= 9, enough=lambda width: width >= 4) == [9, 6]
-    assert (dial.width, dial.passed) == (9, True)
-
-
-def test_widest_width_is_taken_as_failed_if_none_passes() -> None:
-    dial = _Dial(STEPS, 28)
-    assert turned(dial, lambda _: False) == [28, 42, 63, 64]
-    assert (dial.width, dial.passed) == (64, False)
-
-
-def test_if_no_width_passes_the_narrowest_with_sufficient_mean_is_taken() -> None:
-    dial = _Dial(STEPS, 13)
-    assert turned(dial, lambda _: False, enough=lambda width: width >= 28) == [13, 19, 28, 42, 63, 64]
-    assert (dial.width, dial.passed) == (28, False)
-
-
-def test_tuned_width_changes_no_more() -> None:
-    dial = _Dial(STEPS, 1)
-    dial.turn(passed=True, enough=True)
-    dial.turn(passed=False, enough=False)
-    assert (dial.width, dial.passed, dial.settled) == (1, True, True)
 
 
 @dataclass
 class MadeUp:
     """Simulate an index whose searches for 10 and for 100 neighbours find enough from these widths on."""
 
-    near: int
-    far: int
-    near_of_all: int = 0
-    """The width for 10 neighbours that suffices for all queries, if that is larger."""
-    near_short: Recall = POOR
-    """Recall of a narrower search for 10 neighbours."""
+    ten: int
+    hundred: int
+    ten_of_all: int = 0
+    """The same of searches for ten with all queries, where that is more."""
+    ten_short: Recall = POOR
+    """What a narrower search for ten finds."""
     looks: list[tuple[int, int, int]] = field(default_factory=list)
     """Widths and number of queries of every measurement."""
 
     def look(self, method: IndexMethod, queries: int) -> Measured:
-        assert len(self.looks) < 200, "it never settles"
+        assert len(self.looks) < 200, "it never ends"
         ten, hundred = method.widths
         self.looks.append((ten, hundred, queries))
-        needed = max(self.near, self.near_of_all) if queries == QUERIES else self.near
+        needed = max(self.ten, self.ten_of_all) if queries == QUERIES else self.ten
         return Measured(
             sample=queries,
             self_retrieval=1.0,
-            near=GOOD if ten >= needed else self.near_short,
-            far=GOOD if hundred >= self.far else POOR,
+            recall_at_10=GOOD if ten >= needed else self.ten_short,
+            recall_at_100=GOOD if hundred >= self.hundred else POOR,
             p50_ms=1.0,
             p95_ms=1.0,
             answered_exactly=0,
         )
 
-    def settle(self, method: IndexMethod) -> tuple[int, int]:
-        return _settled(method, self.look, Floor()).widths
+    def tuned(self, method: IndexMethod) -> tuple[int, int]:
+        return _tuned(method, self.look, Floor()).widths
 
 
 def first(enough: int, steps: Iterable[int] = STEPS) -> int:
@@ -116,27 +63,26 @@ def first(enough: int, steps: Iterable[int] = STEPS) -> int:
 
 @given(
     begin=st.tuples(st.sampled_from(STEPS), st.sampled_from(STEPS)),
-    near=st.integers(1, 70),
-    far=st.integers(1, 70),
+    ten=st.integers(1, 70),
+    hundred=st.integers(1, 70),
 )
-@example(begin=(1, 64), near=70, far=1)
-@example(begin=(64, 64), near=1, far=70)
-def test_tuning_finds_the_narrowest_widths_that_pass_from_any_start(
-    begin: tuple[int, int], near: int, far: int
+@example(begin=(1, 64), ten=70, hundred=1)
+@example(begin=(64, 64), ten=1, hundred=70)
+def test_wherever_it_begins_both_widths_are_the_narrowest_that_pass(
+    begin: tuple[int, int], ten: int, hundred: int
 ) -> None:
     method = IvfFlat(lists=100, probes=min(begin), at_100=max(begin))
-    ten = first(near)
-    assert MadeUp(near, far).settle(method) == (ten, max(ten, first(far)))
+    assert MadeUp(ten, hundred).tuned(method) == (first(ten), max(first(ten), first(hundred)))
 
 
-def test_widths_for_10_and_100_neighbours_are_tuned_separately() -> None:
-    assert MadeUp(4, 42).settle(IvfFlat(lists=100, probes=13, at_100=13)) == (4, 42)
+def test_ten_and_a_hundred_are_tuned_apart() -> None:
+    assert MadeUp(4, 42).tuned(IvfFlat(lists=100, probes=13, at_100=13)) == (4, 42)
 
 
-def test_width_for_10_passes_only_by_a_search_of_that_width() -> None:
-    """HNSW searches for 10 at most 180 narrower than for 100: at (40, 1000) it really searches with 820."""
-    index = MadeUp(near=150, far=100)
-    ten, hundred = index.settle(Hnsw(ef_search=40, at_100=1000))
+def test_searches_for_ten_are_tuned_below_the_width_they_were_held_to() -> None:
+    """HNSW searches for ten no more than 180 narrower than for a hundred: at (40, 1000) it really searches with 820."""
+    index = MadeUp(ten=150, hundred=100)
+    ten, hundred = index.tuned(Hnsw(ef_search=40, at_100=1000))
     assert 150 <= ten < 400
     assert hundred < 400
     assert [look for look in index.looks if look[2] == QUERIES] == [(ten, hundred, QUERIES)], (
@@ -144,22 +90,22 @@ def test_width_for_10_passes_only_by_a_search_of_that_width() -> None:
     )
 
 
-def test_width_for_100_passes_only_by_a_search_of_that_width() -> None:
-    """The width for 10 goes to the end of the scale and back, and meanwhile widens the searches for 100."""
-    index = MadeUp(near=NEVER, far=19, near_short=Recall(0.996, 0.5, 0))
-    assert index.settle(IvfFlat(lists=100, probes=9, at_100=64)) == (9, 28)
+def test_searches_for_a_hundred_are_tuned_below_the_width_they_were_held_to() -> None:
+    """Searches for ten go to the end of the scale and back, meanwhile as wide as those for a hundred or wider."""
+    index = MadeUp(ten=NEVER, hundred=19, ten_short=Recall(0.996, 0.5, 0))
+    assert index.tuned(IvfFlat(lists=100, probes=9, at_100=64)) == (9, 19)
 
 
-def test_widths_found_with_the_first_queries_are_confirmed_with_all() -> None:
-    index = MadeUp(near=4, far=9)
-    assert index.settle(IvfFlat(lists=100, probes=4, at_100=9)) == (4, 9)
+def test_all_queries_confirm_what_some_of_them_found() -> None:
+    index = MadeUp(ten=4, hundred=9)
+    assert index.tuned(IvfFlat(lists=100, probes=4, at_100=9)) == (4, 9)
     assert index.looks[-1] == (4, 9, QUERIES)
     assert {queries for _, _, queries in index.looks[:-1]} == {FIRST_QUERIES}
 
 
-def test_widths_that_fail_with_all_queries_are_widened_and_measured_again() -> None:
-    index = MadeUp(near=4, far=28, near_of_all=9)
-    assert index.settle(IvfFlat(lists=100, probes=4, at_100=28)) == (9, 28)
+def test_what_fails_with_all_queries_is_widened_and_looked_at_again() -> None:
+    index = MadeUp(ten=4, hundred=28, ten_of_all=9)
+    assert index.tuned(IvfFlat(lists=100, probes=4, at_100=28)) == (9, 28)
     assert [look for look in index.looks if look[2] == QUERIES] == [
         (4, 28, QUERIES),
         (6, 28, QUERIES),
@@ -167,20 +113,22 @@ def test_widths_that_fail_with_all_queries_are_widened_and_measured_again() -> N
     ]
 
 
-def test_widest_widths_are_taken_if_none_passes_with_all_queries() -> None:
-    assert MadeUp(near=4, far=4, near_of_all=NEVER).settle(IvfFlat(lists=100, probes=4, at_100=4)) == (64, 64)
+def test_what_fails_with_all_queries_at_every_width_ends_at_the_widest() -> None:
+    assert MadeUp(ten=4, hundred=4, ten_of_all=NEVER).tuned(IvfFlat(lists=100, probes=4, at_100=4)) == (64, 64)
 
 
 @pytest.mark.parametrize(("begin", "expected"), [(1, 1), (9, 9)])
-def test_mean_recall_decides_unconfirmed_if_the_worst_queries_fail_at_every_width(begin: int, expected: int) -> None:
-    index = MadeUp(near=NEVER, far=19, near_short=Recall(0.996, 0.5, 0))
-    assert index.settle(IvfFlat(lists=100, probes=begin, at_100=19)) == (expected, 19)
+def test_where_the_worst_queries_fail_at_every_width_the_mean_decides_and_nothing_is_confirmed(
+    begin: int, expected: int
+) -> None:
+    index = MadeUp(ten=NEVER, hundred=19, ten_short=Recall(0.996, 0.5, 0))
+    assert index.tuned(IvfFlat(lists=100, probes=begin, at_100=19)) == (expected, 19)
     assert {queries for _, _, queries in index.looks} == {FIRST_QUERIES}
 
 
-def test_width_with_queries_without_a_hit_fails_despite_a_sufficient_mean() -> None:
-    index = MadeUp(near=NEVER, far=1, near_short=Recall(0.999, 1.0, 1))
-    assert index.settle(IvfFlat(lists=100, probes=1, at_100=1)) == (64, 64)
+def test_queries_that_find_nothing_are_not_made_up_for_by_the_mean() -> None:
+    index = MadeUp(ten=NEVER, hundred=1, ten_short=Recall(0.999, 1.0, 1))
+    assert index.tuned(IvfFlat(lists=100, probes=1, at_100=1)) == (64, 64)
 
 
 def test_memory_of_bit_hnsw_counts_one_bit_per_component() -> None:

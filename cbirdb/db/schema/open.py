@@ -20,19 +20,28 @@ def open_database(settings: Settings) -> psycopg.Connection:
     """
     connection = connect(settings)
     try:
-        with translated_errors():
-            state = current_state(connection)
-        if state == installed_state():
-            return connection
-        if settings.embedded:
-            upgrade_own(connection)
-            return connection
-        if state is None:
-            raise SchemaError("This database has no schema 'cbir' yet.", hint="Run: cbirdb db upgrade")
-        raise SchemaError(
-            f"The schema 'cbir' has another version ({state}) than this cbirdb ({installed_state()}).",
-            hint="Run: cbirdb db upgrade",
-        )
+        ensure_schema(connection, settings)
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def ensure_schema(connection: psycopg.Connection, settings: Settings) -> None:
+    """Bring the embedded server's schema up to date; check anybody else's.
+
+    :raises SchemaError: when the schema is missing or old.
+    """
+    with translated_errors():
+        state = current_state(connection)
+    if state == installed_state():
+        return
+    if settings.embedded:
+        upgrade_own(connection)
+        return
+    if state is None:
+        raise SchemaError("This database has no schema 'cbir' yet.", hint="Run: cbirdb db upgrade")
+    raise SchemaError(
+        f"The schema 'cbir' has another version ({state}) than this cbirdb ({installed_state()}).",
+        hint="Run: cbirdb db upgrade",
+    )

@@ -1,0 +1,6 @@
+"""Use cbirdb from Python: one database, its verbs as methods, their results as typed rows."""
+
+from cbirdb.api.database import Database, connect
+from cbirdb.api.rows import PrecisionRow, Record, Rows, SimilarImage
+
+__all__ = ["Database", "PrecisionRow", "Record", "Rows", "SimilarImage", "connect"]

@@ -1,0 +1,55 @@
+"""Replace patients' ids by pseudonyms, under the one key that a database goes with."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import psycopg
+
+from cbirdb.db import catalogue
+from cbirdb.db.catalogue import PatientRow, StudyRow
+from cbirdb.errors import InputError
+from cbirdb.pseudonyms import Pseudonyms
+from cbirdb.records import ImageRecord
+
+
+class MakePseudonyms(Protocol):
+    """Give patients' pseudonyms; ``create``: with a new key, where there is none yet."""
+
+    def __call__(self, *, create: bool) -> Pseudonyms: ...
+
+
+class Patients:
+    """Give patients as they are stored. The key is read when the first patient comes."""
+
+    def __init__(self, connection: psycopg.Connection, make_pseudonyms: MakePseudonyms | None) -> None:
+        self._connection = connection
+        self._make = make_pseudonyms
+        self._pseudonyms: Pseudonyms | None = None
+
+    def checked_pseudonyms(self) -> Pseudonyms:
+        """Return the pseudonyms of this database's key.
+
+        :raises InputError: when there is no key, or another than the database's.
+        """
+        if self._pseudonyms is None:
+            if self._make is None:
+                raise InputError("This dataset tells patients apart: a key for their pseudonyms is needed.")
+            known = catalogue.has_pseudonym_key(self._connection)
+            self._pseudonyms = self._make(create=not known)
+            catalogue.check_pseudonym_key(self._connection, self._pseudonyms.fingerprint)
+        return self._pseudonyms
+
+    def pseudonym(self, dataset: str, number: str) -> str:
+        """Return the pseudonym of a dataset's patient."""
+        return self.checked_pseudonyms().of(dataset, number)
+
+    def rows_of(self, record: ImageRecord) -> tuple[PatientRow | None, StudyRow | None]:
+        """Return patient and study as they are stored: by pseudonym."""
+        patient, owner = None, ""
+        if record.patient is not None:
+            pseudonym = self.pseudonym(record.dataset, record.patient.key)
+            patient, owner = PatientRow(pseudonym, record.patient.sex), f"{pseudonym}/"
+        if record.study is None:
+            return patient, None
+        return patient, StudyRow(f"{owner}{record.study.key}", record.study.day, record.study.age_years)

@@ -1,0 +1,122 @@
+"""Write a batch of images and failures to the catalogue, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import psycopg
+
+from cbirdb.db import catalogue
+from cbirdb.db.catalogue import ImageRow, StoredImage
+from cbirdb.db.failures import record_failures, resolve_failures
+from cbirdb.errors import PixelError
+from cbirdb.ingest.classify import Batch
+from cbirdb.ingest.inspect_files import Look
+from cbirdb.ingest.patients import Patients
+from cbirdb.ingest.skip_erased import without_erased, without_erased_files
+from cbirdb.ingest.split_shares import SplitShares
+from cbirdb.ingest.stored import DatasetIds, StoredImages
+from cbirdb.ingest.summary import IngestSummary
+from cbirdb.records import Failure, FileFacts, ImageRecord
+
+Inspect = Callable[[Sequence[ImageRecord], Mapping[str, FileFacts | None]], Sequence[Look]]
+"""Looks at records' files, given the facts that are stored by source."""
+
+
+class BatchWriter:
+    """Write batches, and count what became of their images."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        datasets: DatasetIds,
+        stored: StoredImages,
+        patients: Patients,
+        shares: SplitShares,
+        summary: IngestSummary,
+    ) -> None:
+        self._connection = connection
+        self._datasets = datasets
+        self._stored = stored
+        self._patients = patients
+        self._shares = shares
+        self._summary = summary
+
+    def write(self, batch: Batch, inspect: Inspect) -> None:
+        """Look at the files of a batch and write it in one transaction."""
+        with self._connection.transaction():
+            failures = self._skip_erased_failures(batch.failures)
+            for dataset, records in batch.records.items():
+                failures += self._write_images(self._datasets.id_of(dataset), records, inspect)
+            failures += self._repeated(batch.repeated.values())
+            for failure in failures:
+                if failure.dataset is not None:
+                    self._datasets.id_of(failure.dataset)
+            record_failures(self._connection, "ingest", failures, dataset_ids=self._summary.datasets)
+        self._summary.count_failures(failures)
+
+    def _write_images(self, dataset_id: int, records: Sequence[ImageRecord], inspect: Inspect) -> list[Failure]:
+        """Write one dataset's images; return those that could not be read."""
+        records, stored = self._stored.match(dataset_id, self._skip_erased(records))
+        looked = inspect(records, {source: image.row.facts for source, image in stored.items()})
+        failures: list[Failure] = []
+        rows: list[ImageRow] = []
+        for record, look in zip(records, looked, strict=True):
+            if not isinstance(look, PixelError):
+                rows.append(self._row(record, look))
+            elif _is_missing(record, look):
+                self._summary.count_missing(record.source, "not on disk")
+            else:
+                failures.append(Failure(record.source, look.reason, look.message, record.dataset))
+                self._summary.stored_failed += record.source in stored
+        self._store(dataset_id, rows, stored)
+        resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
+        return failures
+
+    def _row(self, record: ImageRecord, facts: FileFacts | None) -> ImageRow:
+        split = record.split
+        if record.split_by_content and facts is not None:
+            split = self._shares.of(facts.sha256)
+        self._summary.count_labels(record, split)
+        self._summary.damaged += facts is not None and facts.damage is not None
+        patient, study = self._patients.rows_of(record)
+        return ImageRow(
+            record.source, split, record.modality, record.anatomic_region, dict(record.labels), facts, record.view,
+            patient, study,
+        )  # fmt: skip
+
+    def _store(self, dataset_id: int, rows: Sequence[ImageRow], stored: Mapping[str, StoredImage]) -> None:
+        new = [row for row in rows if row.source not in stored]
+        old = [(stored[row.source], row) for row in rows if row.source in stored]
+        changed = {before.image_id: row for before, row in old if before.row != row}
+        hashes = [row.facts.sha256 for row in new if row.facts is not None]
+        known = catalogue.known_hashes(self._connection, hashes) if hashes else set()
+        ids = catalogue.store_images(self._connection, dataset_id, new, changed)
+        self._summary.added += len(ids)
+        # Those that are new and were not added: another process was faster.
+        self._summary.unchanged += len(rows) - len(ids) - len(changed)
+        self._summary.updated += len(changed)
+        self._summary.duplicate += len(hashes) - len(set(hashes) - known)
+
+    def _repeated(self, groups: Iterable[Sequence[ImageRecord]]) -> list[Failure]:
+        return [
+            Failure(again.source, "repeated row", "the same file stands in an earlier row", again.dataset)
+            for group in groups
+            for again in self._skip_erased(group)
+        ]
+
+    def _skip_erased(self, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
+        """Leave out images of erased patients; their files are not even looked at."""
+        kept = without_erased(self._connection, records, self._patients.pseudonym)
+        self._summary.count_excluded("erased patient", len(records) - len(kept))
+        return kept
+
+    def _skip_erased_failures(self, failures: Sequence[Failure]) -> list[Failure]:
+        kept = without_erased_files(self._connection, failures)
+        self._summary.count_excluded("erased patient", len(failures) - len(kept))
+        return kept
+
+
+def _is_missing(record: ImageRecord, error: PixelError) -> bool:
+    """Tell a file that a list names and that is not on disk, as after a partial download: counted, not a failure."""
+    return error.reason == "file not found" and not (record.path is not None and record.path.is_symlink())

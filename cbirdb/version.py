@@ -1,0 +1,5 @@
+"""Tell the version of this package."""
+
+from importlib.metadata import version
+
+__version__ = version("cbirdb")
