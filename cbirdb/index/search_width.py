@@ -98,7 +98,7 @@ class NarrowestSearch:
 
     method: IndexMethod
     passed: bool
-    """Whether both its widths passed."""
+    """Say whether both widths passed."""
 
 
 def narrowest_search(method: IndexMethod, look: Look, *, only_wider: bool = False) -> NarrowestSearch:

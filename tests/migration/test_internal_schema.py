@@ -39,12 +39,12 @@ def make_one_schema(connection: psycopg.Connection) -> None:
             " WHERE pronamespace = 'cbir'::regnamespace"
         )
         revokes = connection.execute(
-            "SELECT format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine) FROM cbir_internal.function_audience()"
+            "SELECT format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine) FROM cbir.function_audience()"
             " WHERE audience <> 'public'"
         ).fetchall()
         for (statement,) in revokes:
             connection.execute(statement)
-        connection.execute("SELECT cbir_internal.create_triggers(), cbir_internal.grant_roles()")
+        connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
         connection.execute("UPDATE cbir.alembic_version SET version_num = '0008'")
 
 
@@ -78,7 +78,7 @@ def test_an_upgrade_from_one_schema_keeps_data_figures_and_grants(
     assert cli("evaluate", "-e", "toy", "-k", "5").code == 0
     current = dump(connection)
     make_one_schema(connection)
-    assert connection.execute("SELECT to_regprocedure('cbir_internal.checked_count(text, bigint)')").fetchone() != (
+    assert connection.execute("SELECT to_regprocedure('cbir.checked_count(text, bigint)')").fetchone() != (
         None,
     )
     for granted in (
@@ -87,7 +87,7 @@ def test_an_upgrade_from_one_schema_keeps_data_figures_and_grants(
         "USAGE ON SCHEMA cbir",
     ):
         connection.execute(sql.SQL(f"GRANT {granted} TO {{}}").format(sql.Identifier(role)))
-    moved = sql.SQL("GRANT EXECUTE ON FUNCTION cbir_internal.modified_precision TO {}").format(sql.Identifier(role))
+    moved = sql.SQL("GRANT EXECUTE ON FUNCTION cbir.modified_precision TO {}").format(sql.Identifier(role))
     connection.execute(moved)
     before = [connection.execute(query.encode()).fetchall() for query in (FIGURES, NEIGHBOURS)]
     assert all(before)
