@@ -78,9 +78,7 @@ def test_an_upgrade_from_one_schema_keeps_data_figures_and_grants(
     assert cli("evaluate", "-e", "toy", "-k", "5").code == 0
     current = dump(connection)
     make_one_schema(connection)
-    assert connection.execute("SELECT to_regprocedure('cbir.checked_count(text, bigint)')").fetchone() != (
-        None,
-    )
+    assert connection.execute("SELECT to_regprocedure('cbir.checked_count(text, bigint)')").fetchone() != (None,)
     for granted in (
         "SELECT ON cbir.precision_by_run",
         "EXECUTE ON FUNCTION cbir.similar_studies",

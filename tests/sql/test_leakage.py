@@ -102,3 +102,16 @@ def test_queries_with_equal_lists_are_each_counted(connection: psycopg.Connectio
     assert found == [
         (variant, pytest.approx(2 / 3), 3) for variant in ("all", "without touched queries", "without leaking images")
     ]
+
+
+def test_full_list_without_its_leaking_image_counts_as_far_as_it_reaches(connection: psycopg.Connection) -> None:
+    """Of five relevant images three are stored, and one of those leaks: two are left, so P@3 is undetermined."""
+    cases = [Case(on_circle(at), "train", {"A": 1}) for at in range(1, 6)] + [Case(on_circle(0), "test", {"A": 1})]
+    ids = store(connection, cases)
+    mark(connection, ids, file={0: "x", 5: "x"})
+    found = connection.execute(
+        "SELECT n, micro_precision, queries, undetermined FROM cbir.precision_without_leakage(%s, 0, '{1,2,3}')"
+        " WHERE variant = 'without leaking images' ORDER BY n",
+        [run(connection, 3).run_id],
+    ).fetchall()
+    assert found == [(1, 1, 1, 0), (2, 1, 1, 0), (3, None, 0, 1)]
