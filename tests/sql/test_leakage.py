@@ -115,3 +115,18 @@ def test_full_list_without_its_leaking_image_counts_as_far_as_it_reaches(connect
         [run(connection, 3).run_id],
     ).fetchall()
     assert found == [(1, 1, 1, 0), (2, 1, 1, 0), (3, None, 0, 1)]
+
+
+def test_full_list_without_a_hit_counts_as_zero_in_every_variant(connection: psycopg.Connection) -> None:
+    """The two nearest are of another class, and nothing leaks."""
+    store(connection, [
+        Case(on_circle(1), "train", {"B": 1}), Case(on_circle(2), "train", {"B": 1}), Case(on_circle(9), "train", {"A": 1}),
+        Case(on_circle(0), "test", {"A": 1}),
+    ])  # fmt: skip
+    found = connection.execute(
+        "SELECT variant, n, micro_precision, queries, undetermined"
+        " FROM cbir.precision_without_leakage(%s, 0, '{1,2}') ORDER BY variant, n",
+        [run(connection, 2).run_id],
+    ).fetchall()
+    variants = ("all", "without leaking images", "without touched queries")
+    assert found == [(variant, n, 0, 1, 0) for variant in variants for n in (1, 2)]

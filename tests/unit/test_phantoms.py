@@ -166,3 +166,8 @@ def test_tiny_image_separates_regions_and_has_lower_macro_than_micro_precision(p
     assert np.mean(same_region) > 0.98
     assert 0.65 <= micro <= 0.85
     assert macro < micro - 0.05
+
+
+def test_demo_draws_as_many_phantoms_as_its_docs_say() -> None:
+    words = (Path(__file__).resolve().parents[2] / "docs" / "first-steps.md").read_text()
+    assert f"draws {sum(CLASSES.values())} phantoms" in words
