@@ -252,15 +252,18 @@ class Database(Session):
         image_id: int | None = None,
         sop_uid: str | None = None,
         allow_roots: Iterable[str | os.PathLike[str]] = (),
+        font: str | os.PathLike[str] | None = None,
     ) -> list[str]:
         """Draw one picture of a query and of what a search found for it.
 
         :param path: the PNG file; an older sheet is replaced.
         :param image: the query, as it was given to :meth:`search`.
+        :param font: a TrueType or OpenType file with the letters of the labels; None: Latin letters only.
         :returns: names of datasets whose pictures are left out, because nobody allowed their folders to be read here.
         """
         from cbirdb.search import similar_images as verb
         from cbirdb.search.contact_sheet import write_contact_sheet
+        from cbirdb.search.sheet_font import SheetFont
 
         if sum(query is not None for query in (image, image_id, sop_uid)) != 1:
             raise OptionError("A contact sheet takes exactly one of image, image_id and sop_uid.")
@@ -272,7 +275,8 @@ class Database(Session):
                 if image is not None
                 else verb.query_tile(connection, allowed, image_id=image_id, sop_uid=sop_uid)
             )
-            write_contact_sheet(Path(path), tile, verb.result_tiles(connection, allowed, rows, labels), title=title)
+            tiles = verb.result_tiles(connection, allowed, rows, labels)
+            write_contact_sheet(Path(path), tile, tiles, title=title, font=SheetFont(Path(font) if font else None))
             return verb.refused_datasets(connection, allowed, rows)
 
     def evaluate(

@@ -62,6 +62,12 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @click.option(
     "--sheet", type=FilePath(path_type=Path), metavar="PNG", help="Also draw a contact sheet of query and results."
 )
+@click.option(
+    "--sheet-font",
+    type=FilePath(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="TrueType or OpenType font of the sheet, for labels in other than Latin letters.",
+)
 @click.option("--purpose", type=Purpose(), metavar="TEXT", help="Reason of the search, for the audit of searches.")
 @allow_root_option
 @accept_damaged_option
@@ -87,6 +93,7 @@ def search(
     same_patient: bool,
     mode: Mode,
     sheet: Path | None,
+    sheet_font: Path | None,
     purpose: str | None,
     allow_root: tuple[Path, ...],
     accept_damaged: bool,
@@ -96,12 +103,16 @@ def search(
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb.search.contact_sheet import check_target
+    from cbirdb.search.sheet_font import SheetFont
 
     if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
         raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
     context.allowed_roots(allow_root)  # a folder that is not there is said first
     if sheet is not None:
         check_target(sheet)
+        SheetFont(sheet_font).of(14)  # an unreadable font is said before the search
+    elif sheet_font is not None:
+        raise click.UsageError("--sheet-font goes with --sheet.")
     first_day, last_day = _days(study_from, study_to)
     progress = context.progress()
     with context.database() as database:
@@ -114,7 +125,7 @@ def search(
         if sheet is not None:
             refused = database.contact_sheet(
                 sheet, found, title=f"Most similar images, {encoder}", image=image, image_id=image_id, sop_uid=sop_uid,
-                allow_roots=allow_root,
+                allow_roots=allow_root, font=sheet_font,
             )  # fmt: skip
             _tell_sheet(progress, sheet, refused)
     write_rows(found.to_dicts(), output_format, columns=TABLE)

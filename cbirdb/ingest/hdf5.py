@@ -31,7 +31,7 @@ SMALLEST_CACHE = 4 << 20
 LARGEST_CACHE = 128 << 20
 """HDF5 takes no more."""
 BYTES_BEYOND_NAME = 24
-"""What a group's list of names takes for each of them beyond its letters, at most."""
+"""Most bytes that a group's list of names takes per name, beyond its letters."""
 
 
 @contextmanager

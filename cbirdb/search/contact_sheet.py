@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import bisect
-import functools
 import io
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from cbirdb.errors import InputError, OptionError
+from cbirdb.search.sheet_font import BUILT_IN, Face, SheetFont
 
 COLUMNS = 5
 """Results per row."""
@@ -34,7 +33,6 @@ _LONGEST = 4
 """Most lines of one caption entry; longer ones lose their middle."""
 
 _Colour: TypeAlias = tuple[int, int, int]
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _EMPTY: _Colour = (222, 223, 226)
 _PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 28), (96, 98, 104)
@@ -93,15 +91,17 @@ def _is_our_sheet(path: Path) -> bool:
         return False
 
 
-def write_contact_sheet(path: Path, query: Tile, results: Sequence[Tile], *, title: str) -> None:
+def write_contact_sheet(
+    path: Path, query: Tile, results: Sequence[Tile], *, title: str, font: SheetFont = BUILT_IN
+) -> None:
     """Save ``draw_contact_sheet`` as a PNG file; an existing file is replaced as a whole.
 
     :raises OptionError: when ``path`` does not end in .png.
-    :raises InputError: when its folder does not exist, or it cannot be written.
+    :raises InputError: when its folder does not exist, it cannot be written, or the font cannot be read.
     """
     check_target(path)
     png = io.BytesIO()
-    draw_contact_sheet(query, results, title=title).save(png, format="PNG", pnginfo=_signature())
+    draw_contact_sheet(query, results, title=title, font=font).save(png, format="PNG", pnginfo=_signature())
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         partial.write_bytes(png.getvalue())
@@ -113,7 +113,7 @@ def write_contact_sheet(path: Path, query: Tile, results: Sequence[Tile], *, tit
         partial.unlink(missing_ok=True)
 
 
-def draw_contact_sheet(query: Tile, results: Sequence[Tile], *, title: str) -> Image.Image:
+def draw_contact_sheet(query: Tile, results: Sequence[Tile], *, title: str, font: SheetFont = BUILT_IN) -> Image.Image:
     """Draw the query at the top and the results below it in rows of COLUMNS, in the given order.
 
     :returns: an RGB picture, dark on white. The number of results up to COLUMNS determines its width, the length of the
@@ -122,9 +122,9 @@ def draw_contact_sheet(query: Tile, results: Sequence[Tile], *, title: str) -> I
     columns = min(COLUMNS, max(3, len(results)))
     width = 2 * _MARGIN + columns * _CELL + (columns - 1) * _GAP
     text_width = width - 2 * _MARGIN
-    heading = _wrap(title, _font(22), text_width, 3)
-    beside = _lines(query.caption, text_width - _CELL - _GAP)
-    captions = [_lines(tile.caption, _CELL) for tile in results]
+    heading = _wrap(title, font, 22, text_width, 3)
+    beside = _lines(query.caption, text_width - _CELL - _GAP, font)
+    captions = [_lines(tile.caption, _CELL, font) for tile in results]
     rows = [captions[start : start + columns] for start in range(0, len(captions), columns)]
     query_top = _MARGIN + len(heading) * 28 + 12
     query_height = max(_CELL, 34 + len(beside) * _LINE)
@@ -132,7 +132,7 @@ def draw_contact_sheet(query: Tile, results: Sequence[Tile], *, title: str) -> I
     for row in rows:
         tops.append(tops[-1] + _CELL + 30 + max(len(lines) for lines in row) * _LINE + _GAP)
 
-    sheet = _Sheet(width, tops[-1] + (_MARGIN - _GAP if rows else _MARGIN))
+    sheet = _Sheet(width, tops[-1] + (_MARGIN - _GAP if rows else _MARGIN), font)
     sheet.write(_MARGIN, _MARGIN, heading, size=22, step=28)
     sheet.picture(_MARGIN, query_top, query.image, _QUERY_FRAME)
     beside_x = _MARGIN + _CELL + _GAP
@@ -157,16 +157,17 @@ def _count(results: int) -> str:
 class _Sheet:
     """White paper that text and pictures are drawn on. Places are in pixels from its top left corner."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, font: SheetFont) -> None:
         self.image = Image.new("RGB", (width, height), _PAPER)
         self.draw = ImageDraw.Draw(self.image)
+        self.font = font
 
     def write(
         self, x: int, y: int, lines: Sequence[str], *, size: int = 14, step: int = _LINE, colour: _Colour = _INK
     ) -> None:
         """Write ``lines`` below each other, ``step`` pixels apart."""
         for index, line in enumerate(lines):
-            self.draw.text((x, y + index * step), line, fill=colour, font=_font(size), anchor="la")
+            self.draw.text((x, y + index * step), line, fill=colour, font=self.font.of(size), anchor="la")
 
     def result(self, x: int, y: int, rank: int, tile: Tile) -> None:
         """Draw a result's picture, its rank, and its verdict."""
@@ -174,7 +175,7 @@ class _Sheet:
         self.picture(x, y, tile.image, colour)
         self.write(x, y + _CELL + 5, [f"#{rank}"], size=18)
         if tile.verdict is not None:
-            left = x + _CELL - math.ceil(_font(15).getlength(word))
+            left = x + _CELL - math.ceil(self.font.of(15).getlength(word))
             self.write(left, y + _CELL + 7, [word], size=15, colour=colour)
             self.mark(left - 20, y + _CELL + 9, colour, tick=tile.verdict)
 
@@ -197,7 +198,7 @@ class _Sheet:
                 self.draw.line(ends, fill=(184, 186, 190), width=2)
             middle_x, middle_y = left + _TILE // 2, top + _TILE // 2
             self.draw.rectangle([(middle_x - 60, middle_y - 14), (middle_x + 60, middle_y + 14)], fill=_EMPTY)
-            self.draw.text((middle_x, middle_y), "no readable file", fill=_INK, font=_font(15), anchor="mm")
+            self.draw.text((middle_x, middle_y), "no readable file", fill=_INK, font=self.font.of(15), anchor="mm")
             return
         self.draw.rectangle([(left, top), (right, bottom)], fill=(0, 0, 0))
         scale = _TILE / max(image.size)
@@ -207,22 +208,17 @@ class _Sheet:
         self.image.paste(small, (left + (_TILE - size[0]) // 2, top + (_TILE - size[1]) // 2))
 
 
-@functools.cache
-def _font(size: int) -> _Font:
-    return ImageFont.load_default(size=size)
+def _lines(caption: Sequence[str], width: int, font: SheetFont) -> list[str]:
+    return [line for entry in caption for line in _wrap(entry, font, 14, width, _LONGEST)]
 
 
-def _lines(caption: Sequence[str], width: int) -> list[str]:
-    return [line for entry in caption for line in _wrap(entry, _font(14), width, _LONGEST)]
-
-
-def _wrap(text: str, font: _Font, width: int, longest: int) -> list[str]:
+def _wrap(text: str, sheet_font: SheetFont, size: int, width: int, longest: int) -> list[str]:
     """Break ``text`` after slashes and spaces into at most ``longest`` lines of at most ``width`` pixels.
 
     A longer text loses its part before the last line, because a label path's end says the most.
     """
     lines: list[str] = []
-    rest = _plain(text)
+    rest, font = sheet_font.plain(text), sheet_font.of(size)
     while rest:
         fits = _fitting(rest, font, width)
         if fits < len(rest) and len(lines) == longest - 1:
@@ -239,21 +235,12 @@ def _wrap(text: str, font: _Font, width: int, longest: int) -> list[str]:
     return lines
 
 
-def _fitting(text: str, font: _Font, width: int) -> int:
+def _fitting(text: str, font: Face, width: int) -> int:
     """Return the largest number of leading characters that fit into ``width`` pixels; at least one."""
     # No character is narrower than a pixel, which bounds the cost of a long text.
     return max(1, bisect.bisect_right(range(1, min(len(text), width) + 1), width, key=lambda n: _inked(text[:n], font)))
 
 
-def _inked(text: str, font: _Font) -> int:
+def _inked(text: str, font: Face) -> int:
     """Return the pixels from the left end of ``text`` to its last ink. A last letter may lean out of its own box."""
     return math.ceil(max(font.getlength(text), font.getbbox(text)[2]))
-
-
-def _plain(text: str) -> str:
-    """Reduce a text to one line of ASCII, the characters of the built-in font: drop accents, write ``?`` for other
-    letters.
-    """
-    bare = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
-    printable = "".join(char if char.isprintable() else " " for char in bare)
-    return " ".join(printable.encode("ascii", "replace").decode().split())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFont
 
 from cbirdb.errors import InputError
 from cbirdb.search import contact_sheet
 from cbirdb.search.contact_sheet import COLUMNS, Tile, draw_contact_sheet, write_contact_sheet
+from cbirdb.search.sheet_font import BUILT_IN, SheetFont
 
 GREEN, RED, GREY, BLUE = (24, 128, 56), (190, 30, 36), (150, 152, 158), (20, 82, 170)
 WHITE = (255, 255, 255)
@@ -71,7 +73,7 @@ def test_verdict_is_shown_by_colour_and_by_mark() -> None:
     marks = []
     for colour, word in [(GREEN, "match"), (RED, "no match")]:
         ((x, y),) = found[colour]
-        left = x + CELL - round(contact_sheet._font(15).getlength(word)) - 21
+        left = x + CELL - round(BUILT_IN.of(15).getlength(word)) - 21
         marks.append((pixels[y + CELL + 6 : y + CELL + 24, left : left + 16] == colour).all(axis=2))
     assert all(mark.sum() > 20 for mark in marks)
     assert (marks[0] != marks[1]).sum() > 20
@@ -119,8 +121,8 @@ def test_captions_never_touch_a_tile_or_leave_their_column(caption: tuple[str, .
 )
 @pytest.mark.parametrize("width", [40, 194, 800])
 def test_wrapped_lines_fit_the_width_and_keep_beginning_and_end_of_the_text(text: str, width: int) -> None:
-    font = contact_sheet._font(14)
-    lines = contact_sheet._wrap(text, font, width, 4)
+    font = BUILT_IN.of(14)
+    lines = contact_sheet._wrap(text, BUILT_IN, 14, width, 4)
     assert 1 <= len(lines) <= 4
     assert all(font.getlength(line) <= width for line in lines)
     assert text.startswith(lines[0])
@@ -131,12 +133,12 @@ def test_wrapped_lines_fit_the_width_and_keep_beginning_and_end_of_the_text(text
 
 
 def test_label_paths_break_after_slashes() -> None:
-    lines = contact_sheet._wrap("XR/chest/Enlarged_Cardiomediastinum", contact_sheet._font(14), 194, 4)
+    lines = contact_sheet._wrap("XR/chest/Enlarged_Cardiomediastinum", BUILT_IN, 14, 194, 4)
     assert lines == ["XR/chest/", "Enlarged_Cardiomediastinum"]
 
 
 def test_letters_that_the_font_lacks_are_replaced() -> None:
-    assert contact_sheet._plain("Pneumothorax, spontané\n 中 µm") == "Pneumothorax, spontane ? ?m"
+    assert BUILT_IN.plain("Pneumothorax, spontané\n 中 µm") == "Pneumothorax, spontane ? ?m"
 
 
 def test_pictures_keep_their_proportions_on_a_black_background() -> None:
@@ -218,3 +220,34 @@ def test_folder_under_the_sheets_name_is_refused_and_kept(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"sheet\.png exists and is not a contact sheet"):
         write_contact_sheet(tmp_path / "sheet.png", _tile(), [], title="")
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+@pytest.fixture
+def latin_font(tmp_path: Path) -> Path:
+    """Write Pillow's own font, which has a degree sign but no accented letters, to a file."""
+    data = ImageFont.load_default(size=14).path
+    assert isinstance(data, io.BytesIO)
+    path = tmp_path / "latin.ttf"
+    path.write_bytes(data.getvalue())
+    return path
+
+
+def test_named_font_keeps_the_letters_that_it_has(latin_font: Path) -> None:
+    for font in (SheetFont(latin_font), BUILT_IN):
+        assert font.plain("±2°, spontané\n größer 中") == "±2°, spontane gro?er ?"
+
+
+def test_named_font_draws_the_captions(latin_font: Path) -> None:
+    font = SheetFont(latin_font)
+    written, blank = (draw_contact_sheet(Tile(None, (text,)), [], title="a", font=font) for text in ("±2°", ""))
+    assert written.size == blank.size
+    assert written.tobytes() != blank.tobytes()
+
+
+def test_file_that_is_no_font_is_refused_with_a_hint(tmp_path: Path) -> None:
+    path = tmp_path / "font.ttf"
+    path.write_text("no font")
+    with pytest.raises(InputError, match="is not a font") as refused:
+        write_contact_sheet(tmp_path / "a.png", _tile(), [], title="", font=SheetFont(path))
+    assert "TrueType" in str(refused.value.hint)
+    assert not (tmp_path / "a.png").exists()
