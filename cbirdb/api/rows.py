@@ -37,7 +37,7 @@ class SimilarImage:
     mode: str
     """``exact`` or ``approximate``: how the search was answered."""
     complete: bool
-    """Whether the search returned as many images as exist, up to k."""
+    """True if the search returned as many images as exist, up to k."""
 
 
 @dataclass(frozen=True, slots=True)

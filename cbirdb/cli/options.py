@@ -72,7 +72,7 @@ class Context:
             click.echo(f"Warning: {fixes} {how_to_update(connection)}", err=True)
 
     def load_options(self, weights: Path | None, device: str) -> LoadOptions:
-        """Where encoders' weights are, and on what to run them."""
+        """Return the place of encoders' weights and the device to run on."""
         from cbirdb.encode.load import machine_options
 
         return machine_options(self.settings, weights, device)

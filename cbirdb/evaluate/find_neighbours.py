@@ -23,7 +23,7 @@ SCAN_UP_TO = 5_000_000
 """Pairs of query and image that an exact search compares by scans on the server; beyond it, by matrix products."""
 QUERIES_PER_BATCH = 256
 EXACT_PER_BATCH = 32
-"""Where each query is a scan."""
+"""Queries per statement if each is a scan."""
 COMMIT_FACTOR = 20
 """A transaction lasts this many times as long as its preparation took: little is lost when a process is killed, and
 little is done twice."""

@@ -51,13 +51,13 @@ class EvaluationOptions:
     split_seed: int = 0
     """Draws the splits that a dataset does not give."""
     floor: Floor = field(default_factory=Floor)
-    """What an index must reach for approximate results to count as final."""
+    """Floor that an index must reach for approximate results to count as final."""
     workers: int | None = None
     """Connections at a time; None: one per processor."""
     device: str = "auto"
-    """Where an exact search at scale multiplies: auto, cuda, cuda:N or cpu."""
+    """Device of an exact search at scale: auto, cuda, cuda:N or cpu."""
     memory_mb: int = MEMORY_MB
-    """What such a search keeps in memory for its queries."""
+    """Memory in MB that such a search uses for its queries."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= LARGEST_K:

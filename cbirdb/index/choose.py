@@ -118,7 +118,7 @@ class Whole:
     memory_bytes: int
     p50_ms: float
     fits: bool
-    """Whether the server may use that memory for a build."""
+    """True if the server may use that memory for a build."""
 
     def cost(self, searches: int) -> float:
         """Return the seconds to build it and to search so often."""
@@ -134,7 +134,7 @@ class Trial:
     index_bytes: int
     measured: Measured
     passed: bool
-    """Whether it met the aim."""
+    """True if it met the aim."""
     whole: Whole
     cost: float
     """Of the whole, in seconds."""
@@ -206,7 +206,7 @@ class _Task:
     """Bytes that the server may use for a build."""
     searches: int
     idle_ms: float
-    """What a search takes where there is nothing to search; it does not grow."""
+    """Time of a search of an empty table; it does not grow."""
 
     def whole(self, candidate: IndexMethod, method: IndexMethod, build_seconds: float, p50_ms: float) -> Whole:
         """Carry over what was measured on the sample.

@@ -225,7 +225,7 @@ class IvfFlat:
     at_100: int = 0
     """The same for a hundred; 0: as ``cbir_internal.index_walk`` widens it."""
     lists_per_root: float = 1.0
-    """That multiple."""
+    """Lists per square root of the rows, where lists is 0."""
 
     name = "ivfflat"
 

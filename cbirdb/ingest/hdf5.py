@@ -24,7 +24,7 @@ from cbirdb.errors import InputError
 log = logging.getLogger(__name__)
 
 BROKEN_HDF5 = (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError)
-"""What h5py raises on damaged files and on links that lead nowhere."""
+"""Errors that h5py raises on damaged files and on links that lead nowhere."""
 NUMBERS = (h5t.FLOAT, h5t.INTEGER)
 SMALLEST_CACHE = 4 << 20
 """Bytes of HDF5's cache of a file's structure, by its own account; it takes some ten times as much of the machine."""
