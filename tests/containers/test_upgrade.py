@@ -27,6 +27,7 @@ LANDED = {
     "0002": "b4f2d2d55318caccfb790d0f71189e8a1fcc40e6",
     "0003": "85c4d4acdbb3713d8e7fdb9923c95d71607e7ae4",
     "0005": "a12eb3ffc8fd7cd2e3139f546074fab24190992d",
+    "0008": "c3a763a9e71e04e72407bb6e88ab17329c36927d",
 }
 """By the migration that they end with: commits of main."""
 Cli = Callable[..., Outcome]
