@@ -123,7 +123,7 @@ def test_index_drop_removes_the_index_and_keeps_its_record(
 ) -> None:
     build(cli)
     outcome = cli("index", "drop", "-e", "toy")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "", "The index of 'toy' is dropped.\n")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "Dropped the index of 'toy'.\n")
     assert indexes(connection) == []
     assert [used for _, _, used in records(connection)] == [False]
     for command in ("drop", "status"):

@@ -271,7 +271,7 @@ def test_contact_sheet_leaves_out_pictures_that_may_not_be_read_here(
     assert "left out" not in cli("--home", tmp_path / "home", *search).err
     elsewhere = cli("--home", tmp_path / "elsewhere", *search)
     assert elsewhere.code == 0
-    assert "Pictures of own are left out" in elsewhere.err
+    assert "Pictures of own are missing" in elsewhere.err
 
 
 def test_stored_record_with_an_unknown_family_is_refused(
