@@ -33,7 +33,7 @@ setting = Table(
     Column("changed_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("changed_by", Text, nullable=False, server_default=text("session_user"), comment="The login."),
     _one_of("name", "audit", "purpose_required", "row_security"),
-    comment="What an administrator switches on and off; a setting of the server could be changed by everybody.",
+    comment="Switches of an administrator; everybody could change a setting of the server.",
 )
 
 dataset_access = Table(
@@ -47,7 +47,7 @@ dataset_access = Table(
         OID,
         comment="Of the role when the row was made; the row counts only while name and OID are of one role.",
     ),
-    comment="Which roles see which datasets while row-level security is on; without a row: none.",
+    comment="Datasets that each role sees while row-level security is on; a role without a row sees none.",
 )
 
 search_audit = Table(
@@ -58,7 +58,12 @@ search_audit = Table(
     Column("login", Text, nullable=False, comment="Who connected (session_user)."),
     Column("role", Text, nullable=False, comment=ACTING_ROLE),
     Column("purpose", Text, comment="Why, as the setting cbir.purpose said; NULL: not given."),
-    Column("function", Text, nullable=False, comment="Which search; setting: an administrator changed cbir.setting."),
+    Column(
+        "function",
+        Text,
+        nullable=False,
+        comment="Name of the search function; setting: an administrator changed cbir.setting.",
+    ),
     Column("encoder", Text, comment="NULL: all."),
     Column("query_image_id", BigInteger, comment="NULL: a vector was given, or the image has been erased."),
     Column("k", Integer),
@@ -93,7 +98,7 @@ erasure_certificate = Table(
     Column("role", Text, nullable=False, comment=ACTING_ROLE),
     Column("removed", JSONB, nullable=False, comment="Rows removed, by table, and what was taken out of lists."),
     Column("to_run", ARRAY(Text), nullable=False, comment="Statements that take the vectors out of files and indexes."),
-    comment="What was erased, when and by whom; while it is here, the patient cannot be ingested again.",
+    comment="Certificates of erasure: content, time and role. While one is here, its patient cannot be ingested again.",
 )
 
 erased_image = Table(

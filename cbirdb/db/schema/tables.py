@@ -127,14 +127,14 @@ image = Table(
     Column("split", Text, comment="train (indexed), test (queries) or val; NULL outside of experiments."),
     Column("modality", Text, comment="DICOM code: CT, MR, US, XR, ..."),
     Column("anatomic_region", Text),
-    Column("view", Text, comment="How the picture was taken: PA, AP, lateral, ..."),
+    Column("view", Text, comment="View of the picture: PA, AP, lateral, ..."),
     Column("width", Integer, comment="Pixels; NULL when the file was not looked at."),
     Column("height", Integer, comment="Pixels; NULL when the file was not looked at."),
     Column("file_bytes", BigInteger),
     Column("file_modified_ns", BigInteger, comment="mtime in nanoseconds since 1970: tells a changed file cheaply."),
     Column("sha256", LargeBinary, comment="SHA-256 of the file's bytes; equal hashes are duplicates."),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
-    Column("damage", Text, comment="What a decoder reported of an image taken although damaged; NULL: nothing."),
+    Column("damage", Text, comment="Damage that a decoder reported of an accepted image; NULL: none."),
     UniqueConstraint("dataset_id", "source", "frame"),
     _one_of("split", "train", "val", "test"),
     Index(None, "sha256"),
@@ -166,7 +166,7 @@ image_label = Table(
         comment="1 positive, 0 negative, -1 uncertain; no row: not mentioned.",
     ),
     CheckConstraint("value IN (-1, 0, 1)", name="value"),
-    comment="What is known about a label on an image.",
+    comment="Labels of images, with their values.",
 )
 
 encoder = Table(
@@ -216,14 +216,14 @@ index_build = Table(
     Column("encoder_id", BigInteger, ForeignKey(encoder.c.encoder_id, ondelete="CASCADE"), nullable=False, index=True),
     Column("index_name", Text, nullable=False),
     Column("method", Text, nullable=False, comment="hnsw, bit-hnsw or ivfflat."),
-    Column("parameters", JSONB, nullable=False, comment="What it was built with, such as m and ef_construction."),
+    Column("parameters", JSONB, nullable=False, comment="Parameters of the build, such as m and ef_construction."),
     Column(
         "search_settings",
         JSONB,
         nullable=False,
-        comment="What searches for ten start from, see cbir_internal.index_walk.",
+        comment="Settings that searches for ten start from, see cbir_internal.index_walk.",
     ),
-    Column("choice", JSONB, comment="What was measured on a sample when the method was chosen by itself."),
+    Column("choice", JSONB, comment="Measurements on a sample, if the method was chosen automatically."),
     Column("rows_indexed", BigInteger, nullable=False),
     Column("index_bytes", BigInteger, nullable=False),
     Column("memory_estimate_bytes", BigInteger),
@@ -240,7 +240,7 @@ search_run = Table(
     metadata,
     _key("run_id"),
     Column("encoder_id", BigInteger, ForeignKey(encoder.c.encoder_id, ondelete="CASCADE"), nullable=False, index=True),
-    Column("protocol", Text, nullable=False, comment="Which images count and what is relevant."),
+    Column("protocol", Text, nullable=False, comment="Images that count and the meaning of relevant, in words."),
     Column("definition", Text, comment="The protocol in words, as it was when the run was made."),
     Column("split_seed", BigInteger, nullable=False, server_default=text("0"), comment="Of splits that are drawn."),
     Column(
@@ -248,7 +248,7 @@ search_run = Table(
         Boolean,
         nullable=False,
         server_default=text("true"),
-        comment="Whether a query may retrieve images of its own patient.",
+        comment="True if a query may retrieve images of its own patient.",
     ),
     Column("datasets", ARRAY(Text), nullable=False),
     Column("query_split", Text, nullable=False),
@@ -334,7 +334,7 @@ sql_object = Table(
     metadata,
     Column("kind", Text, primary_key=True, comment="view, routine or type."),
     Column("name", Text, primary_key=True, comment="Qualified name, with argument types for a routine."),
-    comment="What the last upgrade made of sql/, and the next one drops; anything else in the schema is left alone.",
+    comment="Objects that the last upgrade made from sql/ and the next one drops; others in the schemas stay.",
 )
 
 failure = Table(
@@ -348,12 +348,12 @@ failure = Table(
     Column("line", Integer, comment="Line of a CSV file, where the reason lies there."),
     Column("reason", Text, nullable=False, comment="Short and stable, for grouping."),
     Column("detail", Text, nullable=False),
-    Column("occurrences", Integer, nullable=False, server_default=text("1"), comment="How often it was met."),
+    Column("occurrences", Integer, nullable=False, server_default=text("1"), comment="Number of times it was met."),
     Column("first_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("last_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("resolved", Boolean, nullable=False, server_default=text("false"), comment="A later run went well."),
     UniqueConstraint(
         "stage", "dataset_id", "encoder_id", "source", "line", postgresql_nulls_not_distinct=True, name="failure_key"
     ),
-    comment="What could not be ingested or encoded, why, and how often.",
+    comment="Files that could not be ingested or encoded, with reason and number of times.",
 )
