@@ -33,12 +33,14 @@ POSITIVE, NEGATIVE, UNCERTAIN = 1, 0, -1
 class Patient:
     """A person as the dataset knows them.
 
-    ``key`` is the dataset's own id. It is never stored; its pseudonym is.
+    ``key`` is the dataset's own id. It is never stored; its pseudonym is. Readers of DICOM give the pseudonym alone.
     """
 
     key: str
     sex: str | None = None
     """F, M or O."""
+    pseudonym: str | None = None
+    """None: it is made from the dataset's name and ``key``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,39 @@ class Study:
     day: date | None = None
     age_years: int | None = None
     """The patient's age at that time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DicomFacts:
+    """The facts that a DICOM header states of one frame. None: not stated, or not credible."""
+
+    sop_class_uid: str
+    transfer_syntax_uid: str | None = None
+    modality_code: str | None = None
+    """As the file has it (CR, DX); ``ImageRecord.modality`` may be another (XR)."""
+    body_part: str | None = None
+    """Code of the body part, as the file has it; ``ImageRecord.anatomic_region`` is the word for it."""
+    laterality: str | None = None
+    """L, R, B or U."""
+    image_type: tuple[str, ...] = ()
+    """Values of Image Type, in order: ORIGINAL or DERIVED, PRIMARY or SECONDARY, then others such as LOCALIZER."""
+    presentation_intent: str | None = None
+    """FOR PRESENTATION or FOR PROCESSING."""
+    manufacturer: str | None = None
+    manufacturer_model: str | None = None
+    photometric_interpretation: str | None = None
+    burned_in_annotation: str | None = None
+    """YES or NO. None says nothing about the picture."""
+    pixel_spacing: tuple[float, float] | None = None
+    """Millimetres between rows and between columns."""
+    slice_position: tuple[float, float, float] | None = None
+    """Image Position (Patient), in millimetres."""
+    slice_orientation: tuple[float, float, float, float, float, float] | None = None
+    """Image Orientation (Patient), direction cosines of a row and a column."""
+    accession: str | None = None
+    """Pseudonym of the accession number."""
+    frames: int = 1
+    """Number of frames of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +112,14 @@ class ImageRecord:
     study: Study | None = None
     view: str | None = None
     """View position: PA, AP, lateral, ..."""
+    frame: int = 0
+    """Frame of a multi-frame file, from 0."""
+    sop_uid: str | None = None
+    series_uid: str | None = None
+    width: int | None = None
+    """Pixels, where the header states them."""
+    height: int | None = None
+    dicom: DicomFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
