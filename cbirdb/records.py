@@ -15,6 +15,12 @@ Precision: TypeAlias = Literal["half", "single"]
 """``half``: 16-bit floats, pgvector's ``halfvec``. ``single``: 32-bit floats, pgvector's ``vector``."""
 
 
+OnConflict: TypeAlias = Literal["keep", "replace", "skip"]
+"""What becomes of two DICOM frames with one SOP instance UID and other pixels: keep both, replace the older one, or skip
+the newer one.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One process's share of the work: every ``count``-th image, starting with the ``index``-th (from 0)."""
@@ -85,8 +91,8 @@ class DicomFacts:
     """Image Orientation (Patient), direction cosines of a row and a column."""
     accession: str | None = None
     """Pseudonym of the accession number."""
-    frames: int = 1
-    """Number of frames of the file."""
+    frames: int = field(default=1, compare=False)
+    """Number of frames of the file; not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +163,16 @@ DatasetItem: TypeAlias = ImageRecord | Missing | Failure | Excluded
 class FileFacts:
     """The facts that one reading of an image file gives.
 
-    ``modified_ns`` is the file's mtime in nanoseconds.
+    ``modified_ns`` is the file's mtime in nanoseconds. Of a DICOM file, ``ingest`` reads the header only, and leaves
+    hashes to ``encode``.
     """
 
-    sha256: bytes
-    width: int
-    height: int
+    sha256: bytes | None
+    width: int | None
+    height: int | None
     file_bytes: int
     modified_ns: int
     damage: str | None = None
     """The decoder's report on a damaged picture that was accepted."""
+    pixel_sha256: bytes | None = None
+    """Hash of the decoded pixels of a DICOM frame."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg
+from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.errors import InputError
-from cbirdb.records import FileFacts
+from cbirdb.records import DicomFacts, FileFacts, OnConflict
+
+DICOM_COLUMNS = tuple(item.name for item in fields(DicomFacts) if item.name not in ("accession", "frames"))
+"""Fields of ``DicomFacts`` that are columns of ``cbir.image``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,11 @@ class StudyRow:
     study_uid: str
     study_date: date | None
     age_years: int | None
+    accession: str | None = None
+
+
+ImageKey: TypeAlias = tuple[str, int]
+"""Source and frame (from 0), which identify an image within its dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,15 @@ class ImageRow:
     view: str | None = None
     patient: PatientRow | None = None
     study: StudyRow | None = None
+    frame: int = 0
+    sop_uid: str | None = None
+    series_uid: str | None = None
+    dicom: DicomFacts | None = None
+
+    @property
+    def key(self) -> ImageKey:
+        """Return source and frame."""
+        return self.source, self.frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +99,45 @@ def ensure_dataset(connection: psycopg.Connection, name: str, reader: str, root:
     return int(dataset_id)
 
 
-def stored_images(connection: psycopg.Connection, dataset_id: int, sources: Sequence[str]) -> dict[str, StoredImage]:
-    """Return the stored ones among these images of a dataset, by source."""
-    found = connection.execute(
-        "SELECT source, image_id, split, modality, anatomic_region, sha256, width, height, file_bytes, file_modified_ns,"
-        " damage, view, pseudonym, sex, study_uid, study_date, age_years, labels FROM cbir_internal.stored_images(%s, %s)",
-        [dataset_id, list(sources)],
+def stored_images(
+    connection: psycopg.Connection, dataset_id: int, sources: Sequence[str]
+) -> dict[ImageKey, StoredImage]:
+    """Return the stored images of a dataset that have one of these sources, by source and frame."""
+    cursor = connection.cursor(row_factory=namedtuple_row)
+    found: Iterable[Any] = cursor.execute(
+        "SELECT * FROM cbir_internal.stored_images(%s, %s)", [dataset_id, list(sources)]
     )
-    images = {}
-    for source, image_id, split, modality, region, sha256, *rest in found:
-        width, height, size, modified_ns, damage, view, pseudonym, sex, study_uid, study_date, age_years, labels = rest
-        facts = FileFacts(bytes(sha256), width, height, size, modified_ns, damage) if sha256 is not None else None
-        patient = PatientRow(pseudonym, sex) if pseudonym is not None else None
-        study = StudyRow(study_uid, study_date, age_years) if study_uid is not None else None
-        row = ImageRow(source, split, modality, region, labels, facts, view, patient, study)
-        images[source] = StoredImage(image_id, row)
-    return images
+    return {(row.source, row.frame): StoredImage(row.image_id, _stored_row(row)) for row in found}
+
+
+def _stored_row(row: Any) -> ImageRow:
+    facts = None
+    if row.file_modified_ns is not None:
+        facts = FileFacts(
+            sha256=bytes(row.sha256) if row.sha256 is not None else None,
+            width=row.width,
+            height=row.height,
+            file_bytes=row.file_bytes,
+            modified_ns=row.file_modified_ns,
+            damage=row.damage,
+            pixel_sha256=bytes(row.pixel_sha256) if row.pixel_sha256 is not None else None,
+        )
+    dicom = None
+    if row.sop_class_uid is not None:
+        stored: dict[str, Any] = {name: _immutable(getattr(row, name)) for name in DICOM_COLUMNS}
+        dicom = DicomFacts(**stored, accession=row.accession)
+    study = None
+    if row.study_uid is not None:
+        study = StudyRow(row.study_uid, row.study_date, row.age_years, row.accession)
+    return ImageRow(
+        row.source, row.split, row.modality, row.anatomic_region, row.labels, facts, row.view,
+        PatientRow(row.pseudonym, row.sex) if row.pseudonym is not None else None,
+        study, row.frame, row.sop_uid, row.series_uid, dicom,
+    )  # fmt: skip
+
+
+def _immutable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def sources_by_name(connection: psycopg.Connection, dataset_id: int) -> dict[str, str]:
@@ -141,40 +182,88 @@ def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set
 
 def store_images(
     connection: psycopg.Connection, dataset_id: int, new: Iterable[ImageRow], changed: Mapping[int, ImageRow]
-) -> dict[str, int]:
-    """Add new images and update changed ones, with their patients, studies and labels.
+) -> dict[ImageKey, int]:
+    """Add new images and update changed ones, with their patients, studies, series and labels.
 
     Embeddings of a changed file are deleted.
 
     :param changed: rows by the ids of the images.
-    :returns: the ids of the added images, by source. Another process may have added some first.
+    :returns: the ids of the added images, by source and frame. Another process may have added some first.
     """
     records = [_record(row) for row in new] + [{"image_id": key} | _record(row) for key, row in changed.items()]
     if not records:
         return {}
     found = connection.execute(
-        "SELECT source, image_id FROM cbir_internal.store_images(%s, %s)", [dataset_id, Jsonb(records)]
+        "SELECT source, frame, image_id FROM cbir_internal.store_images(%s, %s)", [dataset_id, Jsonb(records)]
     ).fetchall()
-    return dict(found)
+    return {(source, frame): image_id for source, frame, image_id in found}
 
 
 def _record(row: ImageRow) -> dict[str, Any]:
     """Return the fields of ``cbir.image_record`` as JSON."""
     record: dict[str, Any] = {
         "source": row.source, "split": row.split, "modality": row.modality, "anatomic_region": row.anatomic_region,
-        "view": row.view, "labels": row.labels,
+        "view": row.view, "labels": row.labels, "frame": row.frame, "sop_uid": row.sop_uid,
+        "series_uid": row.series_uid,
     }  # fmt: skip
     if (facts := row.facts) is not None:
         record |= {
-            "sha256": f"\\x{facts.sha256.hex()}", "width": facts.width, "height": facts.height,
+            "sha256": _hex(facts.sha256), "width": facts.width, "height": facts.height,
             "file_bytes": facts.file_bytes, "file_modified_ns": facts.modified_ns, "damage": facts.damage,
+            "pixel_sha256": _hex(facts.pixel_sha256),
         }  # fmt: skip
     if row.patient is not None:
         record |= {"pseudonym": row.patient.pseudonym, "sex": row.patient.sex}
     if (study := row.study) is not None:
         day = study.study_date.isoformat() if study.study_date else None
-        record |= {"study_uid": study.study_uid, "study_date": day, "age_years": study.age_years}
+        record |= {
+            "study_uid": study.study_uid, "study_date": day, "age_years": study.age_years, "accession": study.accession,
+        }  # fmt: skip
+    if row.dicom is not None:
+        record |= {name: getattr(row.dicom, name) for name in DICOM_COLUMNS}
     return record
+
+
+def _hex(digest: bytes | None) -> str | None:
+    return None if digest is None else f"\\x{digest.hex()}"
+
+
+def body_parts(connection: psycopg.Connection) -> dict[str, str]:
+    """Return the words for codes of body parts that users have added."""
+    return dict(connection.execute("SELECT code, anatomic_region FROM cbir_internal.body_parts()").fetchall())
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPixels:
+    """The facts that the first reading of a DICOM frame gives."""
+
+    sha256: bytes
+    pixel_sha256: bytes
+    width: int
+    height: int
+
+
+def settle_pixels(
+    connection: psycopg.Connection, read: Mapping[int, ReadPixels], on_conflict: OnConflict
+) -> dict[int, str]:
+    """Record pixels of DICOM frames that were read for the first time, and settle equal SOP instance UIDs.
+
+    :param read: by image id.
+    :returns: by image id: own, copy, kept, replaced or skipped. Images that another process has read are absent.
+    """
+    values = list(read.values())
+    found = connection.execute(
+        "SELECT image_id, outcome FROM cbir_internal.settle_pixels(%s, %s, %s, %s, %s, %s)",
+        [
+            list(read),
+            [item.sha256 for item in values],
+            [item.pixel_sha256 for item in values],
+            [item.width for item in values],
+            [item.height for item in values],
+            on_conflict,
+        ],
+    )
+    return dict(found.fetchall())
 
 
 def record_damage(connection: psycopg.Connection, damage: Mapping[int, tuple[bytes | None, str]]) -> None:

@@ -32,6 +32,8 @@ class StoredEncoder:
     spec: Mapping[str, Any]
     provenance: Mapping[str, Any]
     golden_embedding: Sequence[float] | None
+    rendering_sha256: str | None = None
+    """How DICOM was shown to it; None: no DICOM image has been encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class PendingImage:
     """True if the image was accepted although it is damaged."""
     missing: Sequence[bool]
     """For each requested encoder, True if the image lacks its embedding."""
+    frame: int = 0
+    sop_uid: str | None = None
 
 
 ENCODER_NAME = re.compile(r"(?=[^@]*[a-z0-9])[a-z0-9.-]{1,40}(@[0-9a-f]{8})?")
@@ -72,7 +76,7 @@ def find_encoder(connection: psycopg.Connection, name: str) -> StoredEncoder | N
     """Return the encoder of that name in this database, or None."""
     row = connection.execute(
         "SELECT encoder_id, encoder, table_name, dim, precision, weights_sha256, preprocessing_sha256, spec, provenance,"
-        " golden_embedding FROM cbir.encoder_overview WHERE encoder = %s",
+        " golden_embedding, rendering_sha256 FROM cbir.encoder_overview WHERE encoder = %s",
         [name],
     ).fetchone()
     return StoredEncoder(*row) if row else None
@@ -188,6 +192,11 @@ def check_provenance(stored: StoredEncoder, provenance: Mapping[str, Any]) -> No
             f"The stored embeddings of '{stored.name}' were computed in {dtype}, not {now}.",
             hint=f"Use --dtype {dtype}, {anew}",
         )
+
+
+def note_rendering(connection: psycopg.Connection, encoder: StoredEncoder, rendering_sha256: str) -> None:
+    """Record how DICOM is shown to an encoder, when its first DICOM image is stored."""
+    connection.execute("SELECT cbir_internal.note_rendering(%s, %s)", [encoder.name, rendering_sha256])
 
 
 def pending_page(

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbirdb.allowed_roots import AllowedRoots
+from cbirdb.db.catalogue import ReadPixels
 from cbirdb.db.embeddings import PendingImage
 from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.errors import PixelError
@@ -31,7 +32,8 @@ from cbirdb.parallel.worker_pool import (
     as_pixel_error,
     preload_modules,
 )
-from cbirdb.pixels import read_rgb, refuse
+from cbirdb.pixels import OnDamage, Picture, read_picture, refuse
+from cbirdb.pixels.rendering import Rendering
 
 SLOTS = 3
 """Batches in memory: one being encoded, the others being decoded."""
@@ -67,6 +69,8 @@ class Inputs:
     failures: list[tuple[PendingImage, PixelError]]
     damage: dict[int, str]
     """Decoders' reports on accepted images, by image id."""
+    read: dict[int, ReadPixels]
+    """Hashes and sizes of DICOM frames, by image id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class _Layout:
     """Place of the inputs of one preprocessing within a slot."""
 
     preprocess: Preprocessing
+    rendering: Rendering
+    """How DICOM is shown to its encoders."""
     offset: int
     rows: int
     shape: tuple[int, ...]
@@ -86,10 +92,8 @@ class _Layout:
         return whole
 
 
-_Task = tuple[str, str, int, int, int, bool]
-"""The dataset's folder, file in it, number of the slot, row in it, wanted preprocessings (a bit each), and True if the
-image may be damaged.
-"""
+_Task = tuple[PendingImage, int, int, int, bool]
+"""The image, number of the slot, row in it, wanted preprocessings (a bit each), and True if the image may be damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class _Prepared:
     """Errors of preprocessings, by their numbers."""
     damage: str | None
     """The decoder's report of damage."""
+    read: ReadPixels | None
+    """Hashes and size of a DICOM frame."""
 
 
 _Outcome: TypeAlias = PixelError | _Prepared
@@ -116,7 +122,9 @@ class Decoder:
         """
         self._options = options
         # Encoders with the same preprocessing (SAM and MedSAM) share its results.
-        keys = [(encoder.provenance.preprocessing_sha256, encoder.input_shape) for encoder in encoders]
+        keys = [
+            (encoder.provenance.preprocessing_sha256, encoder.input_shape, encoder.spec.rendering) for encoder in encoders
+        ]
         distinct = dict(zip(keys, encoders, strict=True))
         self._layout_numbers = [list(distinct).index(key) for key in keys]
         sizes = [prod(encoder.input_shape) * 4 for encoder in distinct.values()]
@@ -124,7 +132,8 @@ class Decoder:
         self._layouts: list[_Layout] = []
         offset = 0
         for encoder, size in zip(distinct.values(), sizes, strict=True):
-            self._layouts.append(_Layout(encoder.preprocess, offset, self.batch_size, encoder.input_shape))
+            rendering = Rendering.parse(encoder.spec.rendering)
+            self._layouts.append(_Layout(encoder.preprocess, rendering, offset, self.batch_size, encoder.input_shape))
             offset += -(-size * self.batch_size // ALIGNMENT) * ALIGNMENT
         self._slot_size = offset
         self._memory = SharedMemory(SLOTS * offset)
@@ -168,12 +177,13 @@ class Decoder:
             if image.missing[number]:
                 wanted |= 1 << layout
         accepted = self._options.accept_damaged or image.damaged
-        return self._pool.submit((image.root, image.source, slot, row, wanted, accepted))
+        return self._pool.submit((image, slot, row, wanted, accepted))
 
     def _inputs(self, encoder: int, slot: int, batch: list[PendingImage], outcomes: list[_Outcome]) -> Inputs:
         rows: list[int] = []
         failures: list[tuple[PendingImage, PixelError]] = []
         damage: dict[int, str] = {}
+        read: dict[int, ReadPixels] = {}
         for row, (image, outcome) in enumerate(zip(batch, outcomes, strict=True)):
             if image.missing[encoder]:
                 error = outcome.errors.get(self._layout_numbers[encoder]) if isinstance(outcome, _Prepared) else outcome
@@ -181,12 +191,14 @@ class Decoder:
                     rows.append(row)
                     if isinstance(outcome, _Prepared) and outcome.damage is not None:
                         damage[image.image_id] = outcome.damage
+                    if isinstance(outcome, _Prepared) and outcome.read is not None:
+                        read[image.image_id] = outcome.read
                 else:
                     failures.append((image, error))
         whole = self._layouts[self._layout_numbers[encoder]].array(self._memory, slot * self._slot_size)
         # A batch without gaps, the usual case, needs no copy.
         pixels = whole[: len(rows)] if rows == list(range(len(rows))) else whole[rows]
-        return Inputs([batch[row] for row in rows], pixels, failures, damage)
+        return Inputs([batch[row] for row in rows], pixels, failures, damage, read)
 
 
 class _Prepare:
@@ -199,32 +211,51 @@ class _Prepare:
         self._options = options
 
     def __call__(self, task: _Task) -> _Outcome:
-        root, source, slot, row, wanted, accepted = task
+        image, slot, row, wanted, accepted = task
         reports: list[PixelError] = []
-        try:
-            picture = read_rgb(
-                self._options.allowed.file(root, source),
-                self._options.max_pixels,
-                reports.append if accepted else refuse,
-            )
-        except PixelError as error:
-            return error
-        except MemoryError:
-            return PixelError("too large", "there is not enough memory to decode it")
         errors: dict[int, PixelError] = {}
+        pictures: dict[Rendering, Picture] = {}
         for number, layout in enumerate(self._layouts):
-            if wanted & 1 << number:
-                try:
-                    pixels = layout.preprocess(picture)
-                    if pixels.shape != layout.shape:
-                        raise PixelError("preprocessing", f"the input has the shape {pixels.shape}, not {layout.shape}")
-                    layout.array(self._memory, slot * self._slot_size)[row] = pixels
-                except PixelError as error:
-                    errors[number] = error
-                # Libraries refuse extreme shapes (a strip one pixel high) with various errors.
-                except Exception as error:  # noqa: BLE001
-                    errors[number] = PixelError("preprocessing", f"{type(error).__name__}: {error}")
-        return _Prepared(errors, reports[0].message if reports else None)
+            if not wanted & 1 << number:
+                continue
+            try:
+                if layout.rendering not in pictures:
+                    pictures[layout.rendering] = self._read(image, layout.rendering, reports.append if accepted else refuse)
+            except PixelError as error:
+                return error
+            except MemoryError:
+                return PixelError("too large", "there is not enough memory to decode it")
+            try:
+                pixels = layout.preprocess(pictures[layout.rendering].picture)
+                if pixels.shape != layout.shape:
+                    raise PixelError("preprocessing", f"the input has the shape {pixels.shape}, not {layout.shape}")
+                layout.array(self._memory, slot * self._slot_size)[row] = pixels
+            except PixelError as error:
+                errors[number] = error
+            # Libraries refuse extreme shapes (a strip one pixel high) with various errors.
+            except Exception as error:  # noqa: BLE001
+                errors[number] = PixelError("preprocessing", f"{type(error).__name__}: {error}")
+        return _Prepared(errors, reports[0].message if reports else None, _read_pixels(next(iter(pictures.values()))))
+
+    def _read(self, image: PendingImage, rendering: Rendering, on_damage: OnDamage) -> Picture:
+        file = self._options.allowed.file(image.root, image.source)
+        picture = read_picture(
+            file.path,
+            member=file.member,
+            frame=image.frame,
+            rendering=rendering,
+            max_pixels=self._options.max_pixels,
+            on_damage=on_damage,
+        )
+        if picture.is_dicom and image.sha256 is not None and picture.sha256 != image.sha256:
+            raise PixelError("file changed", "it is not the file that an earlier encode read; ingest its folder again")
+        return picture
+
+
+def _read_pixels(picture: Picture) -> ReadPixels | None:
+    if not picture.is_dicom:
+        return None
+    return ReadPixels(picture.sha256, picture.pixel_sha256, picture.width, picture.height)
 
 
 def _outcome(future: Future[_Outcome]) -> _Outcome:

@@ -19,6 +19,7 @@ from cbirdb.encoders.own_gpu import own_gpu
 from cbirdb.encoders.registry import get_spec, has_files, load_encoder
 from cbirdb.errors import EncoderError
 from cbirdb.parallel.shards import local_rank
+from cbirdb.pixels.rendering import Rendering
 from cbirdb.vectors.normalize import cosine, l2_normalize
 
 
@@ -74,6 +75,7 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
         "preprocessing_sha256": encoder.provenance.preprocessing_sha256,
         "dtype": encoder.provenance.dtype,
     })  # fmt: skip
+    check_rendering(stored, encoder)
     if stored.golden_embedding is None:
         return
     found = golden_cosine(stored, encoder)
@@ -83,6 +85,20 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
             f"'{stored.name}' no longer computes its stored embeddings: a fixed test picture is now at cosine"
             f" {found:.5f} to its embedding from then ({changed}).",
             hint=f"Restore the earlier software, or start anew: cbirdb encoders drop {stored.name}",
+        )
+
+
+def check_rendering(stored: StoredEncoder, encoder: Encoder) -> None:
+    """Refuse an encoder that is shown DICOM images in another way than those whose vectors are stored.
+
+    :raises EncoderError: when its rendering is another one.
+    """
+    rendering = Rendering.parse(encoder.spec.rendering)
+    if stored.rendering_sha256 not in (None, rendering.sha256):
+        raise EncoderError(
+            f"The stored DICOM images of '{stored.name}' were not encoded with the rendering '{rendering}' of this"
+            " version, so the two cannot be compared.",
+            hint="Use the same rendering, or another encoder name for this one.",
         )
 
 

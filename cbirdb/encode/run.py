@@ -33,8 +33,9 @@ from cbirdb.encode.load import check_same_encoder
 from cbirdb.encode.write import EmbeddingWriter, EncodedBatch, EncodeSummary
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import EncoderError, InputError
+from cbirdb.pixels.rendering import Rendering
 from cbirdb.progress import SILENT, Progress
-from cbirdb.records import WHOLE, Precision, Shard
+from cbirdb.records import WHOLE, OnConflict, Precision, Shard
 from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class EncodeOptions:
     limit: int | None = None
     """Largest number of images to encode."""
     shard: Shard = WHOLE
+    on_conflict: OnConflict = "keep"
+    """What becomes of two DICOM frames with one SOP instance UID and other pixels."""
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     patience_s: float = PATIENCE_S
     """Seconds that the database may be unreachable before the run ends."""
@@ -165,7 +168,7 @@ def _run(
     waiting: deque[_Submitted] = deque()
     with (
         Decoder(encoders, min(encoder.batch_size for encoder in encoders), options.decode) as decoder,
-        EmbeddingWriter(writing) as writer,
+        EmbeddingWriter(writing, options.on_conflict) as writer,
         progress.task(f"encoding {names}", total=total, unit="images") as task,
     ):
 
@@ -209,6 +212,7 @@ class _Submitted:
         inputs: Sequence[Inputs],
     ) -> None:
         self._parts = list(zip(stored, summaries, inputs, strict=True))
+        self._renderings = [Rendering.parse(encoder.spec.rendering).sha256 for encoder in encoders]
         self._results = [
             encoder.submit(part.pixels) if part.images else partial(_nothing, encoder.dim)
             for encoder, part in zip(encoders, inputs, strict=True)
@@ -218,10 +222,10 @@ class _Submitted:
 
     def batches(self) -> Iterator[EncodedBatch]:
         """Yield each encoder's embeddings; wait for the GPU."""
-        for (stored, summary, part), result in zip(self._parts, self._results, strict=True):
+        for (stored, summary, part), result, rendering in zip(self._parts, self._results, self._renderings, strict=True):
             if part.images or part.failures:
                 raw: NDArray[np.float32] = result()
-                yield EncodedBatch(stored, summary, part.images, raw, part.failures, part.damage)
+                yield EncodedBatch(stored, summary, part.images, raw, part.failures, part.damage, part.read, rendering)
 
 
 def _nothing(dim: int) -> NDArray[np.float32]:

@@ -38,6 +38,8 @@ class EncoderSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the family: values that JSON can hold."""
     in_paper: bool = False
+    rendering: str = "as-displayed"
+    """How DICOM is shown to it, as ``cbirdb.pixels.rendering`` reads it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as the database stores it."""

@@ -51,7 +51,7 @@ class Classifier:
         return batch
 
     def _is_repeated(self, record: ImageRecord) -> bool:
-        key = hash((record.dataset, record.source))
+        key = hash((record.dataset, record.source, record.frame))
         if key in self._seen:
             return True
         self._seen.add(key)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cbirdb.allowed_roots import AllowedRoots
+from cbirdb.db.catalogue import ImageKey
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
 from cbirdb.parallel.machine import machine_cpus
@@ -30,7 +31,7 @@ def look_pool(max_pixels: int, *, accept_damaged: bool = False) -> LookPool:
 
 def looks(
     records: Sequence[ImageRecord],
-    known: Mapping[str, FileFacts | None],
+    known: Mapping[ImageKey, FileFacts | None],
     pool: LookPool,
     root: Path | None,
     allowed: AllowedRoots,
@@ -39,18 +40,21 @@ def looks(
 ) -> list[Look]:
     """Tell the facts of the records' files; read those whose size and time do not say that they have not changed.
 
-    :param known: what is stored, by source.
+    :param known: what is stored, by source and frame.
     :param root: the folder that no file may lie outside of.
     :param recheck: read all of them.
     """
     found: list[Look | Future[Look]] = []
     for record in records:
-        facts = known.get(record.source)
+        facts = known.get((record.source, record.frame))
         try:
             if record.path is not None and root is not None:
                 allowed.file(str(root), os.path.relpath(record.path, root))
         except PixelError as error:
             found.append(error)
+            continue
+        if record.dicom is not None and record.path is not None:
+            found.append(_unread_facts(record, record.path, facts))
             continue
         same = not recheck and facts is not None and record.path is not None and _same_file(record.path, facts)
         found.append(facts if same or record.path is None else pool.submit(record.path))
@@ -65,6 +69,17 @@ def look(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = Fal
         return error
     except MemoryError:
         return PixelError("too large", "there is not enough memory to decode it")
+
+
+def _unread_facts(record: ImageRecord, path: Path, known: FileFacts | None) -> Look:
+    """Return a DICOM file's size and time. ``encode`` reads its pixels; what it found holds while both are the same."""
+    try:
+        now = path.stat()
+    except OSError as error:
+        return PixelError("file not found", f"{error.strerror or type(error).__name__}")
+    if known is not None and (now.st_size, now.st_mtime_ns) == (known.file_bytes, known.modified_ns):
+        return known
+    return FileFacts(None, record.width, record.height, now.st_size, now.st_mtime_ns)
 
 
 def _outcome(future: Future[Look]) -> Look:

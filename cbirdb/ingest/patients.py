@@ -10,7 +10,7 @@ from cbirdb.db import catalogue
 from cbirdb.db.catalogue import PatientRow, StudyRow
 from cbirdb.errors import InputError
 from cbirdb.pseudonyms import Pseudonyms
-from cbirdb.records import ImageRecord
+from cbirdb.records import ImageRecord, Patient
 
 
 class MakePseudonyms(Protocol):
@@ -48,8 +48,15 @@ class Patients:
         """Return patient and study as they are stored: by pseudonym."""
         patient, owner = None, ""
         if record.patient is not None:
-            pseudonym = self.pseudonym(record.dataset, record.patient.key)
+            pseudonym = self.pseudonym_of(record.patient, record.dataset)
             patient, owner = PatientRow(pseudonym, record.patient.sex), f"{pseudonym}/"
-        if record.study is None:
+        if (study := record.study) is None:
             return patient, None
-        return patient, StudyRow(f"{owner}{record.study.key}", record.study.day, record.study.age_years)
+        if record.dicom is not None:
+            # A study instance UID is unique without its patient.
+            return patient, StudyRow(study.key, study.day, study.age_years, record.dicom.accession)
+        return patient, StudyRow(f"{owner}{study.key}", study.day, study.age_years)
+
+    def pseudonym_of(self, patient: Patient, dataset: str) -> str:
+        """Return the pseudonym that a patient has, or would have, in a dataset."""
+        return patient.pseudonym or self.pseudonym(dataset, patient.key)

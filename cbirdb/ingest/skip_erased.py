@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import psycopg
 
 from cbirdb.db.erasure import erased_datasets, erased_sources
-from cbirdb.records import Failure, ImageRecord
+from cbirdb.records import Failure, ImageRecord, Patient
 
-Pseudonym = Callable[[str, str], str]
-"""Of a dataset's name and a patient's number there."""
+Pseudonym = Callable[[Patient, str], str]
+"""Returns the pseudonym that a patient has, or would have, in the dataset of this name."""
 
 
 def without_erased(
@@ -25,7 +25,7 @@ def without_erased(
         connection,
         dataset,
         [record.source for record in records],
-        [pseudonym(dataset, record.patient.key) if record.patient else None for record in records],
+        [pseudonym(record.patient, dataset) if record.patient else None for record in records],
     )
     erased |= _erased_under_other_names(connection, records, pseudonym)
     return [record for record in records if record.source not in erased]
@@ -35,15 +35,15 @@ def _erased_under_other_names(
     connection: psycopg.Connection, records: Sequence[ImageRecord], pseudonym: Pseudonym
 ) -> set[str]:
     """Return sources of these images that another dataset's erasure took, as if this were that dataset."""
-    numbers = {record.source: record.patient.key for record in records if record.patient}
-    if not numbers:
+    known = {record.source: record.patient for record in records if record.patient}
+    if not known:
         return set()
     return {
         source
         for name in erased_datasets(connection)
         if name != records[0].dataset
         for source in erased_sources(
-            connection, name, list(numbers), [pseudonym(name, number) for number in numbers.values()], both=True
+            connection, name, list(known), [pseudonym(patient, name) for patient in known.values()], both=True
         )
     }
 

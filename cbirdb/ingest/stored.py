@@ -8,7 +8,7 @@ from dataclasses import replace
 import psycopg
 
 from cbirdb.db import catalogue
-from cbirdb.db.catalogue import StoredImage
+from cbirdb.db.catalogue import ImageKey, StoredImage
 from cbirdb.ingest.summary import IngestSummary
 from cbirdb.records import ImageRecord
 
@@ -52,8 +52,8 @@ class StoredImages:
 
     def match(
         self, dataset_id: int, records: Sequence[ImageRecord]
-    ) -> tuple[Sequence[ImageRecord], Mapping[str, StoredImage]]:
-        """Return the records, and what is stored of them by their sources.
+    ) -> tuple[Sequence[ImageRecord], Mapping[ImageKey, StoredImage]]:
+        """Return the records, and what is stored of them by their sources and frames.
 
         An image that lay in another folder, or came without its file, is found by its name where names tell images. A
         record without a file then takes the source that is stored.
@@ -68,5 +68,8 @@ class StoredImages:
         }
         records = [replace(r, source=before[r.source]) if r.path is None else r for r in records]
         found = catalogue.stored_images(self._connection, dataset_id, [*before, *before.values()])
-        stored = {r.source: found.get(r.source) or found.get(before.get(r.source, "")) for r in records}
-        return records, {source: image for source, image in stored.items() if image is not None}
+        stored = {
+            (r.source, r.frame): found.get((r.source, r.frame)) or found.get((before.get(r.source, ""), r.frame))
+            for r in records
+        }
+        return records, {key: image for key, image in stored.items() if image is not None}

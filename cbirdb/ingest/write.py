@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import psycopg
 
 from cbirdb.db import catalogue
-from cbirdb.db.catalogue import ImageRow, StoredImage
+from cbirdb.db.catalogue import ImageKey, ImageRow, StoredImage
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import PixelError
 from cbirdb.ingest.classify import Batch
@@ -19,8 +19,8 @@ from cbirdb.ingest.stored import DatasetIds, StoredImages
 from cbirdb.ingest.summary import IngestSummary
 from cbirdb.records import Failure, FileFacts, ImageRecord
 
-Inspect = Callable[[Sequence[ImageRecord], Mapping[str, FileFacts | None]], Sequence[Look]]
-"""Looks at records' files, given the facts that are stored by source."""
+Inspect = Callable[[Sequence[ImageRecord], Mapping[ImageKey, FileFacts | None]], Sequence[Look]]
+"""Looks at records' files, given the facts that are stored by source and frame."""
 
 
 class BatchWriter:
@@ -58,7 +58,7 @@ class BatchWriter:
     def _write_images(self, dataset_id: int, records: Sequence[ImageRecord], inspect: Inspect) -> list[Failure]:
         """Write one dataset's images; return those that could not be read."""
         records, stored = self._stored.match(dataset_id, self._skip_erased(records))
-        looked = inspect(records, {source: image.row.facts for source, image in stored.items()})
+        looked = inspect(records, {key: image.row.facts for key, image in stored.items()})
         failures: list[Failure] = []
         rows: list[ImageRow] = []
         for record, look in zip(records, looked, strict=True):
@@ -68,28 +68,28 @@ class BatchWriter:
                 self._summary.count_missing(record.source, "not on disk")
             else:
                 failures.append(Failure(record.source, look.reason, look.message, record.dataset))
-                self._summary.stored_failed += record.source in stored
+                self._summary.stored_failed += (record.source, record.frame) in stored
         self._store(dataset_id, rows, stored)
         resolve_failures(self._connection, "ingest", dataset_id, [row.source for row in rows])
         return failures
 
     def _row(self, record: ImageRecord, facts: FileFacts | None) -> ImageRow:
         split = record.split
-        if record.split_by_content and facts is not None:
+        if record.split_by_content and facts is not None and facts.sha256 is not None:
             split = self._shares.of(facts.sha256)
         self._summary.count_labels(record, split)
         self._summary.damaged += facts is not None and facts.damage is not None
         patient, study = self._patients.rows_of(record)
         return ImageRow(
             record.source, split, record.modality, record.anatomic_region, dict(record.labels), facts, record.view,
-            patient, study,
+            patient, study, record.frame, record.sop_uid, record.series_uid, record.dicom,
         )  # fmt: skip
 
-    def _store(self, dataset_id: int, rows: Sequence[ImageRow], stored: Mapping[str, StoredImage]) -> None:
-        new = [row for row in rows if row.source not in stored]
-        old = [(stored[row.source], row) for row in rows if row.source in stored]
+    def _store(self, dataset_id: int, rows: Sequence[ImageRow], stored: Mapping[ImageKey, StoredImage]) -> None:
+        new = [row for row in rows if row.key not in stored]
+        old = [(stored[row.key], row) for row in rows if row.key in stored]
         changed = {before.image_id: row for before, row in old if before.row != row}
-        hashes = [row.facts.sha256 for row in new if row.facts is not None]
+        hashes = [row.facts.sha256 for row in new if row.facts is not None and row.facts.sha256 is not None]
         known = catalogue.known_hashes(self._connection, hashes) if hashes else set()
         ids = catalogue.store_images(self._connection, dataset_id, new, changed)
         self._summary.added += len(ids)
@@ -107,7 +107,7 @@ class BatchWriter:
 
     def _skip_erased(self, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
         """Leave out images of erased patients; their files are not even looked at."""
-        kept = without_erased(self._connection, records, self._patients.pseudonym)
+        kept = without_erased(self._connection, records, self._patients.pseudonym_of)
         self._summary.count_excluded("erased patient", len(records) - len(kept))
         return kept
 

@@ -14,7 +14,8 @@ SELECT
     e.spec,
     e.provenance,
     e.golden_embedding,
-    e.created_at
+    e.created_at,
+    e.rendering_sha256
 FROM cbir.encoder AS e;
 
 COMMENT ON VIEW cbir.encoder_overview IS

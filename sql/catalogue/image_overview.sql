@@ -23,7 +23,25 @@ SELECT
     i.width + 0 AS width,
     i.height + 0 AS height,
     encode(i.sha256, 'hex') AS sha256,
-    i.damage || '' AS damage
+    i.damage || '' AS damage,
+    i.frame + 1 AS frame,
+    i.modality_code || '' AS modality_code,
+    i.body_part || '' AS body_part,
+    i.laterality || '' AS laterality,
+    i.image_type[1:] AS image_type,
+    i.presentation_intent || '' AS presentation_intent,
+    i.manufacturer || '' AS manufacturer,
+    i.manufacturer_model || '' AS manufacturer_model,
+    i.burned_in_annotation || '' AS burned_in_annotation,
+    i.photometric_interpretation || '' AS photometric_interpretation,
+    i.sop_class_uid || '' AS sop_class_uid,
+    i.transfer_syntax_uid || '' AS transfer_syntax_uid,
+    i.pixel_spacing[1:] AS pixel_spacing,
+    i.slice_position[1:] AS slice_position,
+    i.slice_orientation[1:] AS slice_orientation,
+    st.accession || '' AS accession,
+    encode(i.pixel_sha256, 'hex') AS pixel_sha256,
+    i.replaced_by + 0 AS replaced_by
 FROM cbir.image AS i
 INNER JOIN cbir.dataset AS d ON i.dataset_id = d.dataset_id
 LEFT JOIN cbir.series AS se ON i.series_id = se.series_id
@@ -37,5 +55,5 @@ CROSS JOIN LATERAL (
 ) AS labelled;
 
 COMMENT ON VIEW cbir.image_overview IS
-'Lists images, one per row: dataset, file, split, modality, anatomic region, positive labels, UIDs, patient'
-' pseudonym.';
+'Lists images, one per row: dataset, file, frame (from 1), split, modality, anatomic region, positive labels, UIDs,'
+' patient pseudonym, and what DICOM says of it.';

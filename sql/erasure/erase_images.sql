@@ -27,7 +27,7 @@ BEGIN
     DELETE FROM cbir.failure AS f
     USING cbir.image AS i
     WHERE
-        i.image_id = ANY (image_ids) AND f.source = i.source
+        i.image_id = ANY (image_ids) AND f.source IN (i.source, i.source || '#' || (i.frame + 1))
         AND (f.dataset_id = i.dataset_id OR f.dataset_id IS NULL);
     GET DIAGNOSTICS number = ROW_COUNT;
     removed := removed || of_encoders || jsonb_build_object('failure', number);

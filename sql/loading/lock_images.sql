@@ -4,7 +4,7 @@
 --   a changed file could then proceed, and would not see the embedding that it must remove.
 -- Inputs: ids of the images' datasets; ids of images; for each, the SHA-256 of the file that was read, which excludes
 --   images whose file has changed (NULL: whatever the file is).
--- Returns: ids of those of the images that still exist.
+-- Returns: ids of those of the images that still exist and that no other image replaces.
 CREATE FUNCTION cbir_internal.lock_images(dataset_ids bigint[], image_ids bigint[], hashes bytea[] DEFAULT NULL)
 RETURNS SETOF bigint
 LANGUAGE plpgsql
@@ -19,7 +19,7 @@ BEGIN
     SELECT i.image_id
     FROM cbir.image AS i
     INNER JOIN unnest(image_ids, hashes) AS r (image_id, sha256) ON r.image_id = i.image_id
-    WHERE hashes IS NULL OR i.sha256 IS NOT DISTINCT FROM r.sha256
+    WHERE (hashes IS NULL OR i.sha256 IS NOT DISTINCT FROM r.sha256) AND i.replaced_by IS NULL
     ORDER BY i.image_id
     FOR SHARE OF i;
 END

@@ -3,7 +3,8 @@
 --   time.
 -- Inputs: encoders; names of datasets (NULL: all); number of shards of the work, and this shard's number from 0; the
 --   last image id of the previous page (0: none); number of images per page.
--- Returns: the columns that encoding needs; missing tells for each encoder whether its embedding is lacking.
+-- Returns: the columns that encoding needs; missing tells for each encoder whether its embedding is lacking; frame
+--   counts from 0.
 CREATE FUNCTION cbir_internal.pending_images(
     encoders text[], datasets text[], shards integer, shard integer, after bigint, page integer
 )
@@ -15,7 +16,9 @@ RETURNS TABLE (
     root text,
     sha256 bytea,
     damaged boolean,
-    missing boolean[]
+    missing boolean[],
+    frame integer,
+    sop_uid text
 )
 LANGUAGE plpgsql
 STABLE
@@ -26,7 +29,8 @@ DECLARE
     lacks constant text [] := cbir_internal.lacking(encoders);
 BEGIN
     RETURN QUERY EXECUTE format(
-        'SELECT i.image_id, i.dataset_id, d.name, i.source, d.root, i.sha256, i.damage IS NOT NULL, ARRAY[%s]::boolean[]'
+        'SELECT i.image_id, i.dataset_id, d.name, i.source, d.root, i.sha256, i.damage IS NOT NULL, ARRAY[%s]::boolean[],'
+        ' i.frame, i.sop_uid'
         ' FROM cbir.image AS i INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id'
         ' WHERE ($1 IS NULL OR d.name = ANY($1)) AND mod(i.image_id, $2) = $3 AND i.image_id > $4'
         ' AND d.root IS NOT NULL AND (%s) ORDER BY i.image_id LIMIT $5',

@@ -44,6 +44,39 @@ BEGIN
             given := (filter).anatomic_region;
         END IF;
     END IF;
+    IF kind IS NULL AND (filter).view IS NOT NULL THEN
+        known := ARRAY(SELECT DISTINCT i.view FROM cbir.image AS i WHERE i.view IS NOT NULL ORDER BY 1);
+        IF (filter).view <> ALL (known) THEN
+            kind := 'view';
+            given := (filter).view;
+        END IF;
+    END IF;
+    IF kind IS NULL AND (filter).image_type IS NOT NULL THEN
+        known := ARRAY(SELECT DISTINCT t.value FROM cbir.image AS i CROSS JOIN unnest(i.image_type) AS t (value) ORDER BY 1);
+        IF (filter).image_type <> ALL (known) THEN
+            kind := 'image type';
+            given := (filter).image_type;
+        END IF;
+    END IF;
+    IF kind IS NULL AND (filter).manufacturer IS NOT NULL THEN
+        known := ARRAY(SELECT DISTINCT i.manufacturer FROM cbir.image AS i WHERE i.manufacturer IS NOT NULL ORDER BY 1);
+        IF (filter).manufacturer <> ALL (known) THEN
+            kind := 'manufacturer';
+            given := (filter).manufacturer;
+        END IF;
+    END IF;
+    IF kind IS NULL AND (filter).body_part IS NOT NULL THEN
+        known := ARRAY(SELECT DISTINCT i.body_part FROM cbir.image AS i WHERE i.body_part IS NOT NULL ORDER BY 1);
+        IF (filter).body_part <> ALL (known) THEN
+            kind := 'body part';
+            given := (filter).body_part;
+        END IF;
+    END IF;
+    IF kind IS NULL AND (filter).laterality NOT IN ('L', 'R', 'B', 'U') THEN
+        known := '{L,R,B,U}';
+        kind := 'laterality';
+        given := (filter).laterality;
+    END IF;
     IF kind IS NULL AND (filter).label IS NOT NULL AND NOT EXISTS (
         SELECT FROM cbir.label AS l WHERE l.name = (filter).label OR starts_with(l.name, (filter).label || '/')
     ) THEN

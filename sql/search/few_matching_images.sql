@@ -64,7 +64,9 @@ BEGIN
             ELSE ARRAY(SELECT n.id FROM unnest(narrowed) AS n (id) WHERE n.id = ANY(filter.image_ids))
         END;
     END IF;
-    IF num_nonnulls(rest.dataset, rest.modality, rest.anatomic_region, rest.label, rest.split, rest.study_from, rest.study_to) = 0
+    part := rest;
+    part.image_ids := NULL;
+    IF part IS NULL
         AND NOT cbir_internal.rows_are_restricted() THEN
         found := rest.image_ids;
     ELSE

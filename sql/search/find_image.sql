@@ -27,13 +27,13 @@ BEGIN
     END IF;
     RETURN QUERY
     SELECT
-        i.image_id, d.name, d.root, i.source, i.frame, i.split, i.modality, i.anatomic_region,
+        i.image_id, d.name, d.root, i.source, i.frame + 1, i.split, i.modality, i.anatomic_region,
         ARRAY(
             SELECT l.name FROM cbir.image_label AS il
             INNER JOIN cbir.label AS l ON l.label_id = il.label_id
             WHERE il.image_id = i.image_id AND il.value = 1 ORDER BY l.name
         ),
-        i.sop_uid, se.series_uid, st.study_uid, st.study_date, p.pseudonym
+        i.sop_uid, se.series_uid, st.study_uid, st.study_date, p.pseudonym, i.replaced_by
     FROM cbir.image AS i
     INNER JOIN cbir.dataset AS d ON d.dataset_id = i.dataset_id
     LEFT JOIN cbir.series AS se ON se.series_id = i.series_id

@@ -24,7 +24,15 @@ CREATE FUNCTION cbir.label_suggestions(
     same_patient boolean DEFAULT FALSE,
     mode text DEFAULT 'auto',
     without_image bigint DEFAULT NULL,
-    without_patient bigint DEFAULT NULL
+    without_patient bigint DEFAULT NULL,
+    laterality text DEFAULT NULL,
+    view text DEFAULT NULL,
+    image_type text DEFAULT NULL,
+    manufacturer text DEFAULT NULL,
+    body_part text DEFAULT NULL,
+    series_uid text DEFAULT NULL,
+    study_uid text DEFAULT NULL,
+    frame integer DEFAULT NULL
 )
 RETURNS SETOF cbir.label_suggestion
 LANGUAGE plpgsql
@@ -34,9 +42,12 @@ DECLARE
     boundary constant boolean := cbir_internal.inside_boundary();
     number constant integer := cbir_internal.checked_count('k', k);
     tab constant text := cbir_internal.embedding_table(encoder);
-    query_image_id constant bigint := cbir_internal.query_image(image_id, sop_uid, query);
+    query_image_id constant bigint := cbir_internal.query_image(
+        image_id, sop_uid, query, series_uid, study_uid, frame
+    );
     filter constant cbir.image_filter := ROW(
-        dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids
+        dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids, laterality, view, image_type,
+        manufacturer, body_part
     );
     ids bigint[];
     distances double precision[];
@@ -94,7 +105,7 @@ $$;
 
 COMMENT ON FUNCTION cbir.label_suggestions(
     text, bigint, bigint, text, vector, text, text, text, text, text, date, date, bigint[], boolean, text, bigint,
-    bigint
+    bigint, text, text, text, text, text, text, text, integer
 ) IS
 'Returns the labels of the k nearest images with their share of the votes, and the precision of this encoder on each'
 ' class at this k in its latest finished run. Not a diagnosis.';

@@ -29,6 +29,11 @@ WHERE
             AND (($1).study_from IS NULL OR st.study_date >= ($1).study_from)
             AND (($1).study_to IS NULL OR st.study_date <= ($1).study_to)
     ))
+    AND (($1).laterality IS NULL OR i.laterality = ($1).laterality)
+    AND (($1).view IS NULL OR i.view = ($1).view)
+    AND (($1).image_type IS NULL OR ($1).image_type = ANY(i.image_type))
+    AND (($1).manufacturer IS NULL OR i.manufacturer = ($1).manufacturer)
+    AND (($1).body_part IS NULL OR i.body_part = ($1).body_part)
     AND (($1).image_ids IS NULL OR i.image_id = ANY((SELECT ($1).image_ids)::bigint []))
 $$;
 

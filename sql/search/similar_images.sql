@@ -6,9 +6,11 @@
 --     SELECT * FROM cbir.similar_images('tiny-image', sop_uid => '1.2.840.1', study_from => '2020-01-01');
 --   It is one function and not an overload per kind of query: named arguments tell which is meant, whatever type a
 --   driver sends.
--- Inputs: an encoder; one of an image's id, its SOP instance UID, and a vector of the encoder's dimension; k; filters
---   (a NULL one filters nothing; a label matches all labels below it); same_patient; mode: auto, exact or approximate
---   (see nearest_image); for a vector, an image and a patient to leave out.
+--     SELECT * FROM cbir.similar_images('tiny-image', sop_uid => '1.2.840.2', frame => 3, image_type => 'ORIGINAL');
+-- Inputs: an encoder; an image's id, or its UIDs (SOP, series or study) with the number of its frame (from 1), or a
+--   vector of the encoder's dimension; k; filters (a NULL one filters nothing; a label matches all labels below it; an
+--   image type is one of its values); same_patient; mode: auto, exact or approximate (see nearest_image); for a vector,
+--   an image and a patient to leave out.
 CREATE FUNCTION cbir.similar_images(
     encoder text,
     image_id bigint DEFAULT NULL,
@@ -26,7 +28,15 @@ CREATE FUNCTION cbir.similar_images(
     same_patient boolean DEFAULT FALSE,
     mode text DEFAULT 'auto',
     without_image bigint DEFAULT NULL,
-    without_patient bigint DEFAULT NULL
+    without_patient bigint DEFAULT NULL,
+    laterality text DEFAULT NULL,
+    view text DEFAULT NULL,
+    image_type text DEFAULT NULL,
+    manufacturer text DEFAULT NULL,
+    body_part text DEFAULT NULL,
+    series_uid text DEFAULT NULL,
+    study_uid text DEFAULT NULL,
+    frame integer DEFAULT NULL
 )
 RETURNS SETOF cbir.similar_image
 LANGUAGE plpgsql
@@ -36,9 +46,12 @@ DECLARE
     boundary constant boolean := cbir_internal.inside_boundary();
     number constant integer := cbir_internal.checked_count('k', k);
     tab constant text := cbir_internal.embedding_table(encoder);
-    query_image_id constant bigint := cbir_internal.query_image(image_id, sop_uid, query);
+    query_image_id constant bigint := cbir_internal.query_image(
+        image_id, sop_uid, query, series_uid, study_uid, frame
+    );
     filter constant cbir.image_filter := ROW(
-        dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids
+        dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids, laterality, view, image_type,
+        manufacturer, body_part
     );
     ids bigint[];
     distances double precision[];
@@ -82,7 +95,7 @@ $$;
 
 COMMENT ON FUNCTION cbir.similar_images(
     text, bigint, bigint, text, vector, text, text, text, text, text, date, date, bigint[], boolean, text, bigint,
-    bigint
+    bigint, text, text, text, text, text, text, text, integer
 ) IS
-'Returns the k images most similar to an image (image_id or sop_uid) or to a vector (query), nearest first, with'
+'Returns the k images most similar to an image (image_id or UIDs) or to a vector (query), nearest first, with'
 ' descriptions; never fewer than exist. Leaves out the image itself, and its patient unless same_patient.';

@@ -21,7 +21,12 @@ CREATE FUNCTION cbir.similar_studies(
     study_to date DEFAULT NULL,
     image_ids bigint[] DEFAULT NULL,
     same_patient boolean DEFAULT FALSE,
-    mode text DEFAULT 'auto'
+    mode text DEFAULT 'auto',
+    laterality text DEFAULT NULL,
+    view text DEFAULT NULL,
+    image_type text DEFAULT NULL,
+    manufacturer text DEFAULT NULL,
+    body_part text DEFAULT NULL
 )
 RETURNS SETOF cbir.similar_study
 LANGUAGE plpgsql
@@ -34,7 +39,8 @@ DECLARE
     tab constant text := cbir_internal.embedding_table(encoder);
     query_study_id constant bigint := cbir_internal.query_study(study_uid, study_id);
     filter constant cbir.image_filter := ROW(
-        dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids
+        dataset, modality, anatomic_region, label, split, study_from, study_to, image_ids, laterality, view, image_type,
+        manufacturer, body_part
     );
     query_ids bigint[];
     query_vectors vector[];
@@ -94,7 +100,8 @@ END
 $$;
 
 COMMENT ON FUNCTION cbir.similar_studies(
-    text, text, bigint, bigint, bigint, text, text, text, text, text, date, date, bigint[], boolean, text
+    text, text, bigint, bigint, bigint, text, text, text, text, text, date, date, bigint[], boolean, text, text,
+    text, text, text, text
 ) IS
 'Returns the k studies most similar to a study (study_uid or study_id) by the best match, or the mean of the best m,'
 ' most similar first, with the pair of images that matched; never fewer than exist. Leaves out the patient unless'

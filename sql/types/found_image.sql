@@ -15,9 +15,10 @@ CREATE TYPE cbir.found_image AS (
     series_uid text,
     study_uid text,
     study_date date,
-    patient text
+    patient text,
+    replaced_by bigint
 );
 
 COMMENT ON TYPE cbir.found_image IS
 'Describes an image as cbir.find_image returns it: dataset and its folder, file, positive labels, UIDs, patient'
-' pseudonym.';
+' pseudonym, number of its frame from 1, and the image that is searched in its place (NULL: it is searched itself).';

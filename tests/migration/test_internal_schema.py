@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from cbirdb.db.catalogue import DICOM_COLUMNS
 from cbirdb.db.schema import migrate
 from cbirdb.db.schema.sql_objects import drop_sql_objects, sql_files
 from cbirdb.errors import DatabaseError
@@ -18,6 +19,16 @@ AUDIENCES = """
 SELECT p.proname FROM cbir_internal.function_audience() AS a INNER JOIN pg_proc AS p ON p.oid = a.routine
 WHERE p.pronamespace = %s::regnamespace AND (a.audience IN ('reader', 'admin')) = %s
 """
+
+
+WITHOUT_DICOM = (
+    "DROP TABLE cbir.body_part",
+    "ALTER TABLE cbir.study DROP COLUMN accession",
+    "ALTER TABLE cbir.encoder DROP COLUMN rendering_sha256",
+    "ALTER TABLE cbir.image "
+    + ", ".join(f"DROP COLUMN {name}" for name in ("pixel_sha256", "replaced_by", *DICOM_COLUMNS)),
+)
+"""Takes back what revision 0010 added."""
 
 
 def make_one_schema(connection: psycopg.Connection) -> None:
@@ -46,6 +57,8 @@ def make_one_schema(connection: psycopg.Connection) -> None:
             connection.execute(statement)
         connection.execute("SELECT cbir.create_triggers(), cbir.grant_roles()")
         connection.execute("UPDATE cbir.alembic_version SET version_num = '0008'")
+        for statement in WITHOUT_DICOM:
+            connection.execute(statement)
 
 
 def become_owner(connection: psycopg.Connection, role: str, *schemas: str) -> None:
