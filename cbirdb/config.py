@@ -42,6 +42,11 @@ class Settings:
         return self.home_folder / "pseudonym.key"
 
     @property
+    def path_map(self) -> Path:
+        """Return the file that says where the files of opaque names lie."""
+        return self.home_folder / "path-map.sqlite"
+
+    @property
     def embedded(self) -> bool:
         """Return True if no server was named, so that the embedded one is used."""
         return self.dsn is None and not any(os.environ.get(name) for name in LIBPQ_TARGET_VARIABLES)

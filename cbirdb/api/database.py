@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cbirdb.encoders.base import DType, Encoder, LoadOptions
     from cbirdb.evaluate import EvaluationOptions, EvaluationSummary
     from cbirdb.ingest import IngestSummary
-    from cbirdb.records import Precision, Shard
+    from cbirdb.records import OnConflict, Precision, Shard
     from cbirdb.search.similar_images import Mode
 
 
@@ -146,7 +146,9 @@ class Database(Session):
         image_timeout_s: float = IMAGE_TIMEOUT_S,
         max_pixels: int = MAX_PIXELS,
         allow_roots: Iterable[str | os.PathLike[str]] = (),
+        path_map: str | os.PathLike[str] | None = None,
         accept_damaged: bool = False,
+        on_conflict: OnConflict = "keep",
         progress: Progress = SILENT,
     ) -> list[EncodeSummary]:
         """Compute the embeddings of all images that lack one, and load them.
@@ -160,6 +162,9 @@ class Database(Session):
         :param limit: encode no more than so many images.
         :param shard: this process's share of the images; None: all.
         :param workers: processes that decode; None: one a core.
+        :param path_map: file that says where the files of opaque names lie; None: the one in ``home``.
+        :param on_conflict: what becomes of two DICOM frames with one SOP instance UID and other pixels: ``keep`` both,
+            ``replace`` the older one, or ``skip`` the newer one.
         :returns: a summary for each encoder.
         :raises EncoderError: when libraries or weights cannot be had, or differ from those of the stored embeddings.
         """
@@ -171,9 +176,10 @@ class Database(Session):
         names = [encoder] if isinstance(encoder, str) else list(encoder)
         options = EncodeOptions(
             datasets=[datasets] if isinstance(datasets, str) else datasets, precision=precision, batch_size=batch_size, limit=limit, shard=shard or WHOLE,
+            on_conflict=on_conflict,
             decode=DecodeOptions(
                 workers, image_timeout_s, max_pixels,
-                accept_damaged=accept_damaged, allowed=self._allowed_roots(allow_roots),
+                accept_damaged=accept_damaged, allowed=self._allowed_roots(allow_roots, path_map),
             ),
         )  # fmt: skip
         with self._in_use() as connection:
@@ -188,6 +194,9 @@ class Database(Session):
         image: str | os.PathLike[str] | None = None,
         image_id: int | None = None,
         sop_uid: str | None = None,
+        series_uid: str | None = None,
+        study_uid: str | None = None,
+        frame: int | None = None,
         vector: ArrayLike | None = None,
         k: int = 10,
         dataset: str | None = None,
@@ -198,6 +207,11 @@ class Database(Session):
         study_from: date | None = None,
         study_to: date | None = None,
         image_ids: Collection[int] | None = None,
+        laterality: str | None = None,
+        view: str | None = None,
+        image_type: str | None = None,
+        manufacturer: str | None = None,
+        body_part: str | None = None,
         same_patient: bool = False,
         mode: Mode = "auto",
         purpose: str | None = None,
@@ -210,6 +224,11 @@ class Database(Session):
 
         Return k images, or all that pass the filters, or raise an error.
         :param image: a picture that need not be in the database.
+        :param sop_uid: SOP instance UID; it may be combined with the UIDs of series and study, and any of them may stand
+            alone where it names one image.
+        :param frame: number of the frame, from 1, of a file with several.
+        :param image_type: one of the image type's values, such as ORIGINAL or LOCALIZER.
+        :param body_part: the code that DICOM files have.
         :param vector: an embedding of this encoder, shape (dim,); its length does not matter.
         :param label: this label or one below it.
         :param image_ids: only these images.
@@ -221,25 +240,30 @@ class Database(Session):
         from cbirdb.db.known_encoders import stored_encoder
         from cbirdb.search import similar_images as verb
 
-        if sum(query is not None for query in (image, image_id, sop_uid, vector)) != 1:
-            raise OptionError("A search takes exactly one of image, image_id, sop_uid and vector.")
+        query = verb.QueryImage(image_id, sop_uid, series_uid, study_uid, frame if image is None else None)
+        by_uid = any(uid is not None for uid in (sop_uid, series_uid, study_uid))
+        if sum((image is not None, image_id is not None, by_uid, vector is not None)) != 1:
+            raise OptionError("A search takes exactly one of image, image_id, UIDs and vector.")
+        if frame is not None and (frame < 1 or not (by_uid or image is not None)):
+            raise OptionError("A frame is a number from 1, of an image that a UID names or of a file.")
         if study_from is not None and study_to is not None and study_from > study_to:
             raise OptionError(f"study_from ({study_from}) lies after study_to ({study_to}).")
         ids = None if image_ids is None else tuple(image_ids)
-        filters = verb.Filters(dataset, modality, anatomic_region, label, split, study_from, study_to, ids)
+        filters = verb.Filters(
+            dataset, modality, anatomic_region, label, split, study_from, study_to, ids, laterality, view, image_type,
+            manufacturer, body_part,
+        )  # fmt: skip
         how: dict[str, Any] = {"k": k, "filters": filters, "mode": mode, "purpose": purpose}
         with self._in_use() as connection:
             stored = stored_encoder(connection, encoder)
             if image is not None:
                 model = self._encoder(connection, encoder, weights, device)
                 on_damage = verb.damage_handler(progress, accept_damaged=accept_damaged)
-                found = verb.search_by_file(connection, stored, model, Path(image), on_damage=on_damage, **how)
+                found = verb.search_by_file(connection, stored, model, Path(image), frame=frame or 1, on_damage=on_damage, **how)
             elif vector is not None:
                 found = verb.search_by_vector(connection, stored, vector, **how)
             else:
-                found = verb.search_by_image(
-                    connection, stored, image_id, sop_uid=sop_uid, same_patient=same_patient, **how
-                )
+                found = verb.search_by_image(connection, stored, query, same_patient=same_patient, **how)
         return Rows.of(SimilarImage, found)
 
     def contact_sheet(
@@ -251,7 +275,11 @@ class Database(Session):
         image: str | os.PathLike[str] | None = None,
         image_id: int | None = None,
         sop_uid: str | None = None,
+        series_uid: str | None = None,
+        study_uid: str | None = None,
+        frame: int | None = None,
         allow_roots: Iterable[str | os.PathLike[str]] = (),
+        path_map: str | os.PathLike[str] | None = None,
         font: str | os.PathLike[str] | None = None,
     ) -> list[str]:
         """Draw one picture of a query and of what a search found for it.
@@ -265,15 +293,16 @@ class Database(Session):
         from cbirdb.search.contact_sheet import write_contact_sheet
         from cbirdb.search.sheet_font import SheetFont
 
-        if sum(query is not None for query in (image, image_id, sop_uid)) != 1:
-            raise OptionError("A contact sheet takes exactly one of image, image_id and sop_uid.")
-        allowed = self._allowed_roots(allow_roots)
+        query = verb.QueryImage(image_id, sop_uid, series_uid, study_uid, frame)
+        if query.given() == (image is not None):
+            raise OptionError("A contact sheet takes either an image file, or an image of the database.")
+        allowed = self._allowed_roots(allow_roots, path_map)
         rows = found.to_dicts()
         with self._in_use() as connection:
             tile, labels = (
-                verb.file_tile(Path(image))
+                verb.file_tile(Path(image), frame or 1)
                 if image is not None
-                else verb.query_tile(connection, allowed, image_id=image_id, sop_uid=sop_uid)
+                else verb.query_tile(connection, allowed, query)
             )
             tiles = verb.result_tiles(connection, allowed, rows, labels)
             write_contact_sheet(Path(path), tile, tiles, title=title, font=SheetFont(Path(font) if font else None))
@@ -379,11 +408,18 @@ class Database(Session):
                 raise InputError("Two columns of this query have the same name.", hint="Name them apart with AS.")
             return Rows((Record(dict(zip(names, row, strict=True))) for row in cursor), names)
 
-    def _allowed_roots(self, named: Iterable[str | os.PathLike[str]]) -> AllowedRoots:
+    def _allowed_roots(
+        self, named: Iterable[str | os.PathLike[str]], path_map: str | os.PathLike[str] | None = None
+    ) -> AllowedRoots:
         """Return folders that images may be read from: those of ingests on this machine, and those that are named."""
         from cbirdb.allowed_roots import AllowedRoots
 
-        return AllowedRoots.of_machine(self.settings.home_folder, [Path(folder) for folder in named])
+        return AllowedRoots.of_machine(
+            self.settings.home_folder, [Path(folder) for folder in named], self._path_map(path_map)
+        )
+
+    def _path_map(self, named: str | os.PathLike[str] | None) -> Path:
+        return Path(named) if named is not None else self.settings.path_map
 
     def _encoder(
         self, connection: psycopg.Connection, name: str, weights: str | os.PathLike[str] | None, device: str

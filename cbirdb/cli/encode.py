@@ -18,6 +18,7 @@ from cbirdb.cli.options import (
     format_option,
     max_pixels_option,
     pass_context,
+    path_map_option,
     precision_option,
     weights_option,
 )
@@ -30,7 +31,7 @@ from cbirdb.records import Precision
 if TYPE_CHECKING:
     from cbirdb.encoders.base import DType
     from cbirdb.progress import Progress
-    from cbirdb.records import Shard
+    from cbirdb.records import OnConflict, Shard
 
 LARGEST_BATCH, MOST_WORKERS, LONGEST_TIMEOUT_S = 1_000_000, 10_000, 86_400
 
@@ -67,7 +68,13 @@ LARGEST_BATCH, MOST_WORKERS, LONGEST_TIMEOUT_S = 1_000_000, 10_000, 86_400
 )  # fmt: skip
 @max_pixels_option
 @allow_root_option
+@path_map_option
 @accept_damaged_option
+@click.option(
+    "--on-conflict", type=click.Choice(["keep", "replace", "skip"]), default="keep",
+    help="What to do with two DICOM frames that have one SOP instance UID and other pixels: keep both, replace the older"
+    " one, or skip the newer one.",
+)  # fmt: skip
 @format_option
 @pass_context
 def encode(
@@ -85,7 +92,9 @@ def encode(
     image_timeout: float,
     max_pixels: int,
     allow_root: tuple[Path, ...],
+    path_map: Path | None,
     accept_damaged: bool,
+    on_conflict: OnConflict,
     output_format: str,
 ) -> int:
     """Compute the embeddings of all images that lack one, and store them.
@@ -98,14 +107,16 @@ def encode(
         summaries = database.encode(
             names, datasets=datasets, device=device, dtype=dtype, weights=weights, precision=precision,
             batch_size=batch_size, limit=limit, shard=_shard(shard, progress), workers=workers,
-            image_timeout_s=image_timeout, max_pixels=max_pixels, allow_roots=allow_root, accept_damaged=accept_damaged,
-            progress=progress,
+            image_timeout_s=image_timeout, max_pixels=max_pixels, allow_roots=allow_root, path_map=path_map,
+            accept_damaged=accept_damaged, on_conflict=on_conflict, progress=progress,
         )  # fmt: skip
     for summary in summaries:
         for line in summary.describe_failures(f"encoded by {summary.encoder}", "encode"):
             progress.note(line)
         if summary.damaged:
             progress.note(f"{summary.damaged:,} are damaged and recorded as such (cbir.image.damage).")
+        for line in summary.describe_equal_uids():
+            progress.note(line)
         if summary.without_file:
             progress.note(f"{summary.without_file:,} belong to datasets that were ingested without their images.")
         if summary.changed:

@@ -93,6 +93,11 @@ def show(context: Context, name: str, output_format: str) -> None:
     help="Training scheme.",
 )  # fmt: skip
 @click.option("--citation", default="", help="Publication that describes it.")
+@click.option(
+    "--rendering", type=Line(), default="as-displayed",
+    help="How DICOM is shown to it: as-displayed, ct-preset:NAME, hu-windows:LOW..HIGH,LOW..HIGH,LOW..HIGH, min-max or"
+    " equalise.",
+)  # fmt: skip
 @pass_context
 def add(
     context: Context,
@@ -106,6 +111,7 @@ def add(
     licence: str,
     training_scheme: TrainingScheme,
     citation: str,
+    rendering: str,
 ) -> None:
     """Add an encoder to this database, to use by its NAME from now on.
 
@@ -116,6 +122,7 @@ def add(
     record = make_record(
         name, loader=loader, weights=weights, revision=revision, dim=dim, pooling=pooling, quick_gelu=quick_gelu,
         licence=licence, training_scheme=training_scheme, citation=citation,
+        rendering=rendering,
     )  # fmt: skip
     with context.open_database() as connection:
         add_encoder(connection, record)

@@ -77,11 +77,11 @@ class Context:
 
         return machine_options(self.settings, weights, device)
 
-    def allowed_roots(self, named: tuple[Path, ...]) -> AllowedRoots:
+    def allowed_roots(self, named: tuple[Path, ...], path_map: Path | None = None) -> AllowedRoots:
         """Return the folders that may be read: those of ingests on this machine, and those that the command names."""
         from cbirdb.allowed_roots import AllowedRoots
 
-        return AllowedRoots.of_machine(self.settings.home_folder, named)
+        return AllowedRoots.of_machine(self.settings.home_folder, named, path_map or self.settings.path_map)
 
     def connect(self) -> psycopg.Connection:
         """Open a further connection."""
@@ -179,6 +179,15 @@ def allow_root_option(function: F) -> F:
         envvar="CBIRDB_ALLOW_ROOT", show_envvar=False,
         help="A folder of this machine from which images may be read, besides those ingested here; symbolic links may"
         " lead there. May be repeated; CBIRDB_ALLOW_ROOT separates folders by ':'.",
+    )(function)  # fmt: skip
+
+
+def path_map_option(function: F) -> F:
+    """Add ``--path-map``, which says where the files of opaque names lie."""
+    return click.option(
+        "--path-map", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
+        envvar="CBIRDB_PATH_MAP", show_envvar=True,
+        help="File that maps opaque names to paths.  [default: in CBIRDB_HOME]",
     )(function)  # fmt: skip
 
 

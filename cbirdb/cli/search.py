@@ -16,6 +16,7 @@ from cbirdb.cli.options import (
     encoder_option,
     format_option,
     pass_context,
+    path_map_option,
     weights_option,
 )
 from cbirdb.cli.output import write_rows
@@ -36,6 +37,9 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 )
 @click.option("--image-id", type=COUNT, metavar="N", help="An image of the database.")
 @click.option("--sop-uid", type=Text(), metavar="UID", help="An image of the database, by its SOP instance UID.")
+@click.option("--series-uid", type=Text(), metavar="UID", help="The only image of this series, or with --sop-uid.")
+@click.option("--study-uid", type=Text(), metavar="UID", help="The only image of this study, or with --sop-uid.")
+@click.option("--frame", type=COUNT, metavar="N", help="Frame of a file with several, from 1.")
 @encoder_option
 @click.option("-k", type=click.IntRange(1, LARGEST_K), default=10, help="Number of images.")
 @click.option("--dataset", type=Text(), help="Only images of this dataset.")
@@ -45,6 +49,11 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only images of this split.")
 @click.option("--study-from", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or later.")
 @click.option("--study-to", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or earlier.")
+@click.option("--laterality", type=click.Choice(["L", "R", "B", "U"]), help="Only images of this side.")
+@click.option("--view", type=Text(), help="Only images of this view: PA, LATERAL, ...")
+@click.option("--image-type", type=Text(), help="Only images with this value in their image type: ORIGINAL, ...")
+@click.option("--manufacturer", type=Text(), help="Only images from devices of this manufacturer.")
+@click.option("--body-part", type=Text(), help="Only images with this code of the body part: CHEST, ...")
 @click.option(
     "--images",
     "image_ids",
@@ -70,6 +79,7 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 )
 @click.option("--purpose", type=Purpose(), metavar="TEXT", help="Reason of the search, for the audit of searches.")
 @allow_root_option
+@path_map_option
 @accept_damaged_option
 @weights_option
 @device_option
@@ -80,6 +90,9 @@ def search(
     image: Path | None,
     image_id: int | None,
     sop_uid: str | None,
+    series_uid: str | None,
+    study_uid: str | None,
+    frame: int | None,
     encoder: str,
     k: int,
     dataset: str | None,
@@ -89,6 +102,11 @@ def search(
     split: str | None,
     study_from: datetime | None,
     study_to: datetime | None,
+    laterality: str | None,
+    view: str | None,
+    image_type: str | None,
+    manufacturer: str | None,
+    body_part: str | None,
     image_ids: tuple[int, ...] | None,
     same_patient: bool,
     mode: Mode,
@@ -96,6 +114,7 @@ def search(
     sheet_font: Path | None,
     purpose: str | None,
     allow_root: tuple[Path, ...],
+    path_map: Path | None,
     accept_damaged: bool,
     weights: Path | None,
     device: str,
@@ -105,9 +124,12 @@ def search(
     from cbirdb.search.contact_sheet import check_target
     from cbirdb.search.sheet_font import SheetFont
 
-    if sum(given is not None for given in (image, image_id, sop_uid)) != 1:
-        raise click.UsageError("Give one of --image, --image-id and --sop-uid.")
-    context.allowed_roots(allow_root)  # a folder that is not there is said first
+    by_uid = any(uid is not None for uid in (sop_uid, series_uid, study_uid))
+    if sum((image is not None, image_id is not None, by_uid)) != 1:
+        raise click.UsageError("Give one of --image, --image-id and --sop-uid (or the other UIDs).")
+    if frame is not None and image_id is not None:
+        raise click.UsageError("--frame goes with --image or a UID; an image id names one frame.")
+    context.allowed_roots(allow_root, path_map)  # a folder that is not there is said first
     if sheet is not None:
         check_target(sheet)
         SheetFont(sheet_font).of(14)  # an unreadable font is said before the search
@@ -117,15 +139,18 @@ def search(
     progress = context.progress()
     with context.database() as database:
         found = database.search(
-            image=image, image_id=image_id, sop_uid=sop_uid, encoder=encoder, k=k, dataset=dataset, modality=modality,
+            image=image, image_id=image_id, sop_uid=sop_uid, series_uid=series_uid, study_uid=study_uid, frame=frame,
+            encoder=encoder, k=k, dataset=dataset, modality=modality,
             anatomic_region=anatomic_region, label=label, split=split, study_from=first_day, study_to=last_day,
+            laterality=laterality, view=view, image_type=image_type, manufacturer=manufacturer, body_part=body_part,
             image_ids=image_ids, same_patient=same_patient, mode=mode, purpose=purpose, accept_damaged=accept_damaged,
             weights=weights, device=device, progress=progress,
         )  # fmt: skip
         if sheet is not None:
             refused = database.contact_sheet(
                 sheet, found, title=f"Most similar images, {encoder}", image=image, image_id=image_id, sop_uid=sop_uid,
-                allow_roots=allow_root, font=sheet_font,
+                series_uid=series_uid, study_uid=study_uid, frame=frame, allow_roots=allow_root, path_map=path_map,
+                font=sheet_font,
             )  # fmt: skip
             _tell_sheet(progress, sheet, refused)
     write_rows(found.to_dicts(), output_format, columns=TABLE)

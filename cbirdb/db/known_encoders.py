@@ -13,6 +13,7 @@ from cbirdb.db.encoder_records import insert_record, stored_records
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import LOADERS, EncoderSpec, TrainingScheme
 from cbirdb.errors import InputError, OptionError
+from cbirdb.pixels.rendering import Rendering
 
 
 def known_encoders(connection: psycopg.Connection) -> dict[str, EncoderSpec]:
@@ -47,10 +48,12 @@ def make_record(
     licence: str,
     training_scheme: TrainingScheme,
     citation: str,
+    rendering: str = "as-displayed",
 ) -> EncoderSpec:
     """Return the record of an encoder that one of the general loaders can run.
 
     :param weights: repository at the hub, or a folder of this machine.
+    :param rendering: how DICOM is shown to it, as ``cbirdb.pixels.rendering`` reads it.
     :raises InputError: when the parts do not fit together.
     """
     if name in SHIPPED:
@@ -82,6 +85,7 @@ def make_record(
         name=name, family=LOADERS[loader], dim=dim, embedding=embeddings[loader], preprocessing="the model's own",
         licence=licence, training_scheme=training_scheme, citation=citation, weights=weights,
         revision=revision if not folder.is_dir() else None, options=options,
+        rendering=str(Rendering.parse(rendering)),
     )  # fmt: skip
 
 

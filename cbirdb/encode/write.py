@@ -46,6 +46,25 @@ class EncodeSummary(FailureTally):
     largest_batch: int | None = None
     """Images per step that fitted, where memory ran out with more."""
 
+    def describe_equal_uids(self) -> list[str]:
+        """Say what became of DICOM frames whose SOP instance UID another one has."""
+        lines = []
+        if self.copies:
+            lines.append(
+                f"{self.copies:,} are copies: another file has their SOP instance UID and their pixels, and searches find"
+                " that one (cbir.image.replaced_by)."
+            )
+        words = {
+            "kept": "are kept beside it (--on-conflict)",
+            "replaced": "take its place",
+            "skipped": "are left out (cbirdb failures)",
+        }
+        lines += [
+            f"{count:,} have the SOP instance UID of an older file and other pixels; they {words[outcome]}."
+            for outcome, count in self.conflicts.items()
+        ]
+        return lines
+
     def row(self) -> dict[str, object]:
         """Return the row that the command line prints."""
         return {

@@ -223,6 +223,7 @@ NEWER = (
         licence="MIT",
         training_scheme="self-supervised",
         citation="Perez-Garcia et al., Exploring scalable medical image encoders beyond text supervision, Nature Machine Intelligence 2025",
+        rendering="min-max",
     ),
     EncoderSpec(
         name="siglip2-so400m",
@@ -272,6 +273,7 @@ NEWER = (
         licence="HAI-DEF terms",
         training_scheme="weakly-supervised",
         citation="Sellergren et al., MedGemma Technical Report, arXiv:2507.05201, 2025",
+        rendering="hu-windows:-1024..1024,-135..215,0..80",
     ),
     EncoderSpec(
         name="eva02-vit-b14",

@@ -21,7 +21,8 @@ from cbirdb.db.extension import see_extension
 from cbirdb.encode.load import check_same_encoder
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
-from cbirdb.pixels import OnDamage, read_rgb, refuse
+from cbirdb.pixels import OnDamage, read_picture, refuse
+from cbirdb.pixels.rendering import Rendering
 from cbirdb.progress import Progress
 from cbirdb.search.contact_sheet import Tile
 from cbirdb.vectors.normalize import l2_normalize, unusable_reason
@@ -41,6 +42,29 @@ class Filters:
     study_from: date | None = None
     study_to: date | None = None
     image_ids: tuple[int, ...] | None = None
+    laterality: str | None = None
+    view: str | None = None
+    image_type: str | None = None
+    """One of the image type's values, such as ORIGINAL or LOCALIZER."""
+    manufacturer: str | None = None
+    body_part: str | None = None
+    """Code of the body part, as DICOM has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryImage:
+    """An image of the database: by its id, or by UIDs, and the number of its frame where the file has several."""
+
+    image_id: int | None = None
+    sop_uid: str | None = None
+    series_uid: str | None = None
+    study_uid: str | None = None
+    frame: int | None = None
+    """From 1."""
+
+    def given(self) -> bool:
+        """Return True if anything names an image."""
+        return any(value is not None for value in (self.image_id, self.sop_uid, self.series_uid, self.study_uid))
 
 
 NO_FILTERS = Filters()
@@ -54,9 +78,8 @@ COLUMNS = (
 def search_by_image(
     connection: psycopg.Connection,
     encoder: StoredEncoder,
-    image_id: int | None,
+    query: QueryImage,
     *,
-    sop_uid: str | None = None,
     k: int = 10,
     filters: Filters = NO_FILTERS,
     same_patient: bool = False,
@@ -65,21 +88,19 @@ def search_by_image(
 ) -> list[dict[str, Any]]:
     """Return the k images most similar to one of the database, without itself and (by default) its patient's others.
 
-    :param sop_uid: its SOP instance UID, instead of its id.
     :param purpose: reason of the search, for the audit. None: the setting ``cbir.purpose``, if it is set.
     :raises InputError: when there is no such image, or several, or it has no embedding of this encoder.
     """
-    if image_id is not None and not 0 < image_id <= LARGEST_ID:
+    if query.image_id is not None and not 0 < query.image_id <= LARGEST_ID:
         raise InputError(
-            f"There is no image {image_id}.", hint="Image ids are positive; cbir.image_overview lists them."
+            f"There is no image {query.image_id}.", hint="Image ids are positive; cbir.image_overview lists them."
         )
     return _rows(
         connection,
-        "image_id => %(image_id)s::bigint, sop_uid => %(sop_uid)s, same_patient => %(same_patient)s",
+        f"{_QUERY_IMAGE}, same_patient => %(same_patient)s",
         {
             "encoder": encoder.name,
-            "image_id": image_id,
-            "sop_uid": sop_uid,
+            **{f"query_{name}": value for name, value in asdict(query).items()},
             "k": k,
             "same_patient": same_patient,
             "mode": mode,
@@ -89,27 +110,36 @@ def search_by_image(
     )
 
 
+_QUERY_IMAGE = (
+    "image_id => %(query_image_id)s::bigint, sop_uid => %(query_sop_uid)s, series_uid => %(query_series_uid)s,"
+    " study_uid => %(query_study_uid)s, frame => %(query_frame)s::integer"
+)
+
+
 def search_by_file(
     connection: psycopg.Connection,
     stored: StoredEncoder,
     encoder: Encoder,
     path: Path,
     *,
+    frame: int = 1,
     k: int = 10,
     filters: Filters = NO_FILTERS,
     mode: Mode = "auto",
     purpose: str | None = None,
     on_damage: OnDamage = refuse,
 ) -> list[dict[str, Any]]:
-    """Return the k images most similar to a picture in a file.
+    """Return the k images most similar to a picture in a file. A DICOM file is shown as the encoder wants it.
 
+    :param frame: number of the frame of a DICOM file, from 1.
     :param on_damage: called with each report on a damaged picture.
     :raises InputError: when the file is not a picture, or has one grey value and thus no embedding.
     :raises EncoderError: when the encoder differs from the one that made the stored embeddings.
     """
     check_same_encoder(stored, encoder)
     try:
-        picture = read_rgb(path, on_damage=on_damage)
+        rendering = Rendering.parse(encoder.spec.rendering)
+        picture = read_picture(path, frame=frame - 1, rendering=rendering, on_damage=on_damage).picture
     except PixelError as error:
         raise InputError(f"The query {path} cannot be used: {error.reason} ({error.message}).") from error
     raw = encoder.encode(encoder.preprocess(picture)[None])
@@ -221,6 +251,10 @@ def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
         ("modality", filters.modality),
         ("anatomic region", filters.anatomic_region),
         ("label", filters.label),
+        ("view", filters.view),
+        ("image type", filters.image_type),
+        ("manufacturer", filters.manufacturer),
+        ("body part", filters.body_part),
     ):
         if name is not None:
             known = [
@@ -231,24 +265,28 @@ def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
 
 
 def query_tile(
-    connection: psycopg.Connection, allowed: AllowedRoots, *, image_id: int | None, sop_uid: str | None
+    connection: psycopg.Connection, allowed: AllowedRoots, query: QueryImage
 ) -> tuple[Tile, tuple[str, ...]]:
     """Return the query of a contact sheet from the database, and its labels."""
-    row = connection.execute(
-        "SELECT image_id, labels, source, root FROM cbir.find_image(image_id => %s::bigint, sop_uid => %s)",
-        [image_id, sop_uid],
-    ).fetchone()
+    values = asdict(query)
+    del values["frame"]
+    found = connection.execute(
+        "SELECT image_id, labels, source, root, frame FROM cbir.find_image(image_id => %(image_id)s::bigint,"
+        " sop_uid => %(sop_uid)s, series_uid => %(series_uid)s, study_uid => %(study_uid)s) WHERE replaced_by IS NULL",
+        values,
+    ).fetchall()
+    row = next((row for row in found if query.frame in (None, row[4])), None)
     if row is None:
         raise InputError("Someone has just removed the query image.")
-    found_id, labels, source, root = row
+    found_id, labels, source, root, frame = row
     caption = (f"image {found_id}", *(labels or ["no label"]))
-    return Tile(_picture(root, source, allowed), caption, None), tuple(labels)
+    return Tile(_picture(root, source, frame, allowed), caption, None), tuple(labels)
 
 
-def file_tile(path: Path) -> tuple[Tile, tuple[str, ...]]:
+def file_tile(path: Path, frame: int) -> tuple[Tile, tuple[str, ...]]:
     """Return the query of a contact sheet from a file, which has no known labels."""
     # The search has already refused or accepted damage.
-    return Tile(read_rgb(path, on_damage=lambda _: None), (path.name,), None), ()
+    return Tile(read_picture(path, frame=frame - 1, on_damage=lambda _: None).picture, (path.name,), None), ()
 
 
 def result_tiles(
@@ -258,11 +296,17 @@ def result_tiles(
     roots: dict[str, str | None] = dict(
         connection.execute("SELECT dataset, root FROM cbir.dataset_overview").fetchall()
     )
+    frames: dict[int, int] = dict(
+        connection.execute(
+            "SELECT image_id, frame FROM cbir.image_overview WHERE image_id = ANY(%s)",
+            [[row["image_id"] for row in rows]],
+        ).fetchall()
+    )
     tiles = []
     for row in rows:
         caption = (f"distance {row['distance']:.4f}", *(row["labels"] or ["no label"]))
         verdict = bool(set(row["labels"]) & set(query_labels)) if query_labels else None
-        tiles.append(Tile(_picture(roots[row["dataset"]], row["source"], allowed), caption, verdict))
+        tiles.append(Tile(_picture(roots[row["dataset"]], row["source"], frames.get(row["image_id"], 1), allowed), caption, verdict))
     return tiles
 
 
@@ -278,10 +322,11 @@ def refused_datasets(connection: psycopg.Connection, allowed: AllowedRoots, rows
     return [name for name, root in found if not allowed.allows(root)]
 
 
-def _picture(root: str | None, source: str, allowed: AllowedRoots) -> Any:
+def _picture(root: str | None, source: str, frame: int, allowed: AllowedRoots) -> Any:
     if root is None or not allowed.allows(root):
         return None
     try:
-        return read_rgb(allowed.file(root, source))
+        file = allowed.file(root, source)
+        return read_picture(file.path, member=file.member, frame=frame - 1).picture
     except PixelError:
         return None  # the sheet draws a crossed-out box

@@ -27,6 +27,7 @@ BEGIN
             WHERE jsonb_typeof(spec -> f.field) IS DISTINCT FROM 'string'
         )
         OR jsonb_typeof(coalesce(spec -> 'revision', 'null')) NOT IN ('string', 'null')
+        OR coalesce(spec ->> 'rendering', '') !~ '^[a-z0-9:.,-]{0,200}$'
         OR (spec -> 'dim' = 'null' OR spec ->> 'dim' ~ '^[1-9][0-9]{0,4}$') IS NOT TRUE
         OR octet_length(spec::text) > 20000
     THEN
