@@ -21,6 +21,12 @@ the newer one.
 """
 
 
+UidOption: TypeAlias = Literal["keep", "hash"]
+DateOption: TypeAlias = Literal["keep", "shift", "drop"]
+PathOption: TypeAlias = Literal["opaque", "keep"]
+"""How DICOM's UIDs, dates and paths are stored; ``docs/privacy.md`` describes them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One process's share of the work: every ``count``-th image, starting with the ``index``-th (from 0)."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cbirdb.encoders.base import DType, Encoder, LoadOptions
     from cbirdb.evaluate import EvaluationOptions, EvaluationSummary
     from cbirdb.ingest import IngestSummary
-    from cbirdb.records import OnConflict, Precision, Shard
+    from cbirdb.records import DateOption, OnConflict, PathOption, Precision, Shard, UidOption
     from cbirdb.search.similar_images import Mode
 
 
@@ -83,6 +83,12 @@ class Database(Session):
         modality: str | None = None,
         anatomic_region: str | None = None,
         label_pattern: str | None = None,
+        labels: str | os.PathLike[str] | None = None,
+        frames: str = "every",
+        uids: UidOption = "keep",
+        dates: DateOption = "keep",
+        paths: PathOption = "opaque",
+        path_map: str | os.PathLike[str] | None = None,
         limit: int | None = None,
         max_pixels: int = MAX_PIXELS,
         allow_roots: Iterable[str | os.PathLike[str]] = (),
@@ -102,6 +108,12 @@ class Database(Session):
         :param pseudonym_key: key file of patients' pseudonyms; None: the one in ``home``, made if it is not there.
         :param split: percent of train/val/test, where the split comes from the content.
         :param label_pattern: regular expression with a group ``label``, applied to paths.
+        :param labels: CSV file with labels of DICOM UIDs or accession numbers.
+        :param frames: frames of DICOM files: ``every``, ``first``, ``middle`` or ``every:N``.
+        :param uids: store DICOM UIDs (``keep``), or keyed hashes of them (``hash``).
+        :param dates: store DICOM study dates (``keep``), ``shift`` them by some days per patient, or ``drop`` them.
+        :param paths: name DICOM files by keyed hashes of their paths (``opaque``), or by the paths (``keep``).
+        :param path_map: file that says where the files of opaque names lie; None: the one in ``home``.
         :param limit: look at no more than so many images.
         :param allow_roots: folders that symbolic links may lead to.
         :param accept_damaged: take images of which a decoder reports damage, and record it.

@@ -14,6 +14,7 @@ from cbirdb.cli.options import (
     format_option,
     max_pixels_option,
     pass_context,
+    path_map_option,
 )
 from cbirdb.cli.output import write_parts, write_rows
 from cbirdb.cli.values import COUNT, FilePath, Line, Text
@@ -21,6 +22,7 @@ from cbirdb.errors import ExitCode
 
 if TYPE_CHECKING:
     from cbirdb.ingest import IngestSummary
+    from cbirdb.records import DateOption, PathOption, UidOption
 
 
 @click.command()
@@ -39,6 +41,25 @@ if TYPE_CHECKING:
 @click.option(
     "--label-pattern", type=Text(), metavar="REGEX", help="Pattern of the path whose group 'label' is the label."
 )
+@click.option(
+    "--labels", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
+    help="dicom: CSV file with labels of UIDs or accession numbers.",
+)  # fmt: skip
+@click.option(
+    "--frames", type=Text(), default="every", metavar="every|first|middle|every:N", help="dicom: frames to take of a file."
+)
+@click.option(
+    "--uids", type=click.Choice(["keep", "hash"]), default="keep", help="dicom: store UIDs, or keyed hashes of them."
+)
+@click.option(
+    "--dates", type=click.Choice(["keep", "shift", "drop"]), default="keep",
+    help="dicom: store study dates, shift them by some days per patient, or drop them.",
+)  # fmt: skip
+@click.option(
+    "--paths", type=click.Choice(["opaque", "keep"]), default="opaque",
+    help="dicom: name files by keyed hashes of their paths, which may hold patients' names, or by the paths.",
+)  # fmt: skip
+@path_map_option
 @click.option("--limit", type=COUNT, metavar="N", help="Read no more than N images.")
 @max_pixels_option
 @allow_root_option
@@ -60,6 +81,12 @@ def ingest(
     modality: str | None,
     anatomic_region: str | None,
     label_pattern: str | None,
+    labels: Path | None,
+    frames: str,
+    uids: UidOption,
+    dates: DateOption,
+    paths: PathOption,
+    path_map: Path | None,
     limit: int | None,
     max_pixels: int,
     allow_root: tuple[Path, ...],
@@ -78,12 +105,14 @@ def ingest(
     cbirdb ingest folder /data/xray                       one sub-folder per class
     cbirdb ingest folder busi --label-pattern '(?P<label>[a-z]+) [(]'
     cbirdb ingest paper-csv datasets --images /data       the paper's CSV files
+    cbirdb ingest dicom /archive/2026                     DICOM of any kind; reads headers only
     """  # noqa: D301 (Click wants the character itself)
     progress = context.progress()
     with context.database() as database:
         summary = database.ingest(
             dataset, path, name=name, images=images, labels_only=labels_only, pseudonym_key=pseudonym_key, split=split,
-            modality=modality, anatomic_region=anatomic_region, label_pattern=label_pattern, limit=limit,
+            modality=modality, anatomic_region=anatomic_region, label_pattern=label_pattern,
+            labels=labels, frames=frames, uids=uids, dates=dates, paths=paths, path_map=path_map, limit=limit,
             max_pixels=max_pixels, allow_roots=allow_root, accept_damaged=accept_damaged, recheck=recheck, moved=moved,
             dry_run=dry_run, progress=progress,
         )  # fmt: skip
