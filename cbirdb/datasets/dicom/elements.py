@@ -26,6 +26,8 @@ MOST_ELEMENTS = 5_000_000
 """Elements after which a header is refused. An enhanced file of 100,000 frames has about as many."""
 DEEPEST = 32
 """Sequences inside sequences after which a header is refused."""
+TOO_LONG = b"?" * (LONGEST_VALUE + 1)
+"""Stands for a longer value."""
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 LONG_LENGTHS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -149,7 +151,7 @@ def walk(
         if inner is None:
             if length == UNDEFINED:
                 raise damaged("a text has no length")
-            found[tag] = window.value(position, length) if length <= LONGEST_VALUE else b"\0" * (LONGEST_VALUE + 1)
+            found[tag] = window.value(position, length) if length <= LONGEST_VALUE else TOO_LONG
             position += length
         else:
             inside = IMPLICIT if kind == b"UN" and not implicit else encoding
