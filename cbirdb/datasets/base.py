@@ -26,6 +26,8 @@ class ReadOptions:
     """Read the lists and not the images: for ``import-embeddings``."""
     label_pattern: str | None = None
     """Regular expression with a group ``label``, matched against the path below the folder."""
+    allowed: AllowedRoots = field(default=AllowedRoots(), metadata={"for_every_reader": True})
+    """Folders into which symbolic links may lead."""
     frames: str = "every"
     """Frames of a multi-frame file: every, first, middle or every:N."""
     uids: str = "keep"
@@ -40,8 +42,6 @@ class ReadOptions:
     """Makes pseudonyms, for readers whose records hold them already."""
     body_parts: Mapping[str, str] = field(default_factory=dict, metadata={"for_every_reader": True})
     """The user's words for anatomic regions, by the code of a body part."""
-    allowed: AllowedRoots = field(default=AllowedRoots(), metadata={"for_every_reader": True})
-    """Folders into which symbolic links may lead."""
 
 
 @dataclass(frozen=True, slots=True)

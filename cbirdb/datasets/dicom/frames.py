@@ -6,28 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from cbirdb.datasets.dicom import tags
 from cbirdb.datasets.dicom.elements import Elements
-from cbirdb.datasets.dicom.header import (
-    ANATOMIC_REGION,
-    CT_FRAME_TYPE,
-    DETECTOR_SPACING,
-    FRAME_ANATOMY,
-    FRAME_LATERALITY,
-    FRAME_TYPE,
-    FRAMES,
-    IMAGE_TYPE,
-    MR_FRAME_TYPE,
-    ORIENTATION,
-    PER_FRAME,
-    PIXEL_MEASURES,
-    PLANE_ORIENTATION,
-    PLANE_POSITION,
-    POSITION,
-    SHARED,
-    SPACING,
-    Header,
-    items_of,
-)
+from cbirdb.datasets.dicom.header import Header, items_of
 from cbirdb.datasets.dicom.values import decimals, whole
 from cbirdb.errors import OptionError, PixelError
 
@@ -85,7 +66,7 @@ def count_frames(header: Header, file_bytes: int | None) -> int:
     :raises PixelError: when the number is impossible.
     """
     try:
-        stated = whole(header.value(FRAMES))
+        stated = whole(header.value(tags.FRAMES))
     except ValueError:
         raise PixelError("impossible value", "the number of frames is no number") from None
     frames = 1 if stated is None else stated
@@ -100,7 +81,7 @@ def count_frames(header: Header, file_bytes: int | None) -> int:
 
 def frame_values(header: Header, frame: int) -> FrameValues:
     """Return what the header says of a frame: its own functional groups, else the shared ones, else the file's own."""
-    per_frame, shared = header.items(PER_FRAME), header.items(SHARED)
+    per_frame, shared = header.items(tags.PER_FRAME), header.items(tags.SHARED)
     groups = [*per_frame[frame : frame + 1], *shared[:1]]
 
     def value(group: int, tag: int) -> bytes | None:
@@ -110,13 +91,17 @@ def frame_values(header: Header, frame: int) -> FrameValues:
                     return found
         return None
 
-    spacing = decimals(value(PIXEL_MEASURES, SPACING) or header.value(SPACING) or header.value(DETECTOR_SPACING), 2)
-    anatomy = [item for elements in groups for item in items_of(elements, FRAME_ANATOMY)]
+    spacing = decimals(
+        value(tags.PIXEL_MEASURES, tags.SPACING) or header.value(tags.SPACING) or header.value(tags.DETECTOR_SPACING), 2
+    )
+    anatomy = [item for elements in groups for item in items_of(elements, tags.FRAME_ANATOMY)]
     return FrameValues(
-        position=decimals(value(PLANE_POSITION, POSITION) or header.value(POSITION), 3),
-        orientation=decimals(value(PLANE_ORIENTATION, ORIENTATION) or header.value(ORIENTATION), 6),
+        position=decimals(value(tags.PLANE_POSITION, tags.POSITION) or header.value(tags.POSITION), 3),
+        orientation=decimals(value(tags.PLANE_ORIENTATION, tags.ORIENTATION) or header.value(tags.ORIENTATION), 6),
         spacing=spacing if spacing is not None and min(spacing) > 0 else None,
-        image_type=value(MR_FRAME_TYPE, FRAME_TYPE) or value(CT_FRAME_TYPE, FRAME_TYPE) or header.value(IMAGE_TYPE),
-        laterality=value(FRAME_ANATOMY, FRAME_LATERALITY),
-        regions=[region for item in anatomy for region in items_of(item, ANATOMIC_REGION)],
+        image_type=value(tags.MR_FRAME_TYPE, tags.FRAME_TYPE)
+        or value(tags.CT_FRAME_TYPE, tags.FRAME_TYPE)
+        or header.value(tags.IMAGE_TYPE),
+        laterality=value(tags.FRAME_ANATOMY, tags.FRAME_LATERALITY),
+        regions=[region for item in anatomy for region in items_of(item, tags.ANATOMIC_REGION)],
     )

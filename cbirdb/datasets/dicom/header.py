@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from cbirdb.datasets.dicom import tags
 from cbirdb.datasets.dicom.elements import (
     BIG_ENDIAN,
     EXPLICIT,
@@ -12,7 +13,6 @@ from cbirdb.datasets.dicom.elements import (
     Elements,
     Encoding,
     ReadAt,
-    Wanted,
     Window,
     damaged,
     walk,
@@ -20,47 +20,6 @@ from cbirdb.datasets.dicom.elements import (
 from cbirdb.datasets.dicom.files import Inflated, Stream
 from cbirdb.datasets.dicom.values import is_uid, text
 
-MEDIA_SOP_CLASS, MEDIA_SOP_INSTANCE, TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
-CHARSET, IMAGE_TYPE, SOP_CLASS, SOP_INSTANCE = 0x00080005, 0x00080008, 0x00080016, 0x00080018
-STUDY_DATE, ACCESSION, MODALITY, PRESENTATION_INTENT = 0x00080020, 0x00080050, 0x00080060, 0x00080068
-MANUFACTURER, MODEL, FRAME_TYPE = 0x00080070, 0x00081090, 0x00089007
-CODE_VALUE, ANATOMIC_REGION = 0x00080100, 0x00082218
-PATIENT_ID, ISSUER, BIRTH_DATE, SEX, AGE = 0x00100020, 0x00100021, 0x00100030, 0x00100040, 0x00101010
-BODY_PART, DETECTOR_SPACING, VIEW_POSITION = 0x00180015, 0x00181164, 0x00185101
-STUDY, SERIES, POSITION, ORIENTATION = 0x0020000D, 0x0020000E, 0x00200032, 0x00200037
-LATERALITY, IMAGE_LATERALITY, FRAME_LATERALITY = 0x00200060, 0x00200062, 0x00209072
-PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING = 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030
-BURNED_IN = 0x00280301
-VIEW_CODE, SHARED, PER_FRAME = 0x00540220, 0x52009229, 0x52009230
-CT_FRAME_TYPE, MR_FRAME_TYPE, FRAME_ANATOMY = 0x00189329, 0x00189226, 0x00209071
-PLANE_POSITION, PLANE_ORIENTATION, PIXEL_MEASURES = 0x00209113, 0x00209116, 0x00289110
-DIRECTORY, FILE_ID = 0x00041220, 0x00041500
-
-CODES: Wanted = {CODE_VALUE: None}
-META: Wanted = {MEDIA_SOP_CLASS: None, MEDIA_SOP_INSTANCE: None, TRANSFER_SYNTAX: None}
-IMAGE: Wanted = {
-    **dict.fromkeys(
-        (
-            CHARSET, IMAGE_TYPE, SOP_CLASS, SOP_INSTANCE, STUDY_DATE, ACCESSION, MODALITY, PRESENTATION_INTENT,
-            MANUFACTURER, MODEL, PATIENT_ID, ISSUER, BIRTH_DATE, SEX, AGE, BODY_PART, DETECTOR_SPACING, VIEW_POSITION,
-            STUDY, SERIES, POSITION, ORIENTATION, LATERALITY, IMAGE_LATERALITY, PHOTOMETRIC, FRAMES, ROWS, COLUMNS,
-            SPACING, BURNED_IN,
-        )
-    ),
-    ANATOMIC_REGION: CODES,
-}  # fmt: skip
-"""The allow-list. No other element is decoded."""
-GROUPS: Wanted = {
-    PLANE_POSITION: {POSITION: None},
-    PLANE_ORIENTATION: {ORIENTATION: None},
-    PIXEL_MEASURES: {SPACING: None},
-    CT_FRAME_TYPE: {FRAME_TYPE: None},
-    MR_FRAME_TYPE: {FRAME_TYPE: None},
-    FRAME_ANATOMY: {FRAME_LATERALITY: None, ANATOMIC_REGION: CODES},
-}
-"""Elements of the functional groups of an enhanced multi-frame file."""
-LATER: Wanted = {VIEW_CODE: CODES, SHARED: GROUPS, PER_FRAME: GROUPS}
-"""Elements that lie behind the vendors' long private ones; most files have none."""
 LAST_META, LAST_IMAGE, LAST_LATER = 0x0002FFFF, 0x0028FFFF, 0x7FDFFFFF
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -92,19 +51,19 @@ class Header:
     @property
     def sop_class(self) -> str:
         """Return the SOP class, else the one of the file's own header; empty if both are absent."""
-        media = self.meta.get(MEDIA_SOP_CLASS)
-        return text(self.value(SOP_CLASS)) or text(media if isinstance(media, bytes) else None)
+        media = self.meta.get(tags.MEDIA_SOP_CLASS)
+        return text(self.value(tags.SOP_CLASS)) or text(media if isinstance(media, bytes) else None)
 
     @property
     def sop_instance(self) -> bytes | None:
         """Return the SOP instance UID, else the one of the file's own header."""
-        media = self.meta.get(MEDIA_SOP_INSTANCE)
-        return self.value(SOP_INSTANCE) or (media if isinstance(media, bytes) else None)
+        media = self.meta.get(tags.MEDIA_SOP_INSTANCE)
+        return self.value(tags.SOP_INSTANCE) or (media if isinstance(media, bytes) else None)
 
     @property
     def transfer_syntax(self) -> str | None:
         """Return the transfer syntax UID; None if it is absent or no UID."""
-        stated = self.meta.get(TRANSFER_SYNTAX)
+        stated = self.meta.get(tags.TRANSFER_SYNTAX)
         found = text(stated if isinstance(stated, bytes) else None)
         return found if is_uid(found) else None
 
@@ -124,11 +83,11 @@ def read_header(read_at: ReadAt) -> Header | None:
     if began is None:
         return None
     meta, window, position, encoding = began
-    elements, position = walk(window, position, None, encoding, IMAGE, last=LAST_IMAGE)
+    elements, position = walk(window, position, None, encoding, tags.IMAGE, last=LAST_IMAGE)
     header = Header(meta, elements, encoding)
-    lacks_view = not header.value(VIEW_POSITION) and header.value(MODALITY) in WITH_VIEWS
-    if header.value(FRAMES) or lacks_view:
-        later, _ = walk(window, position, None, encoding, LATER, last=LAST_LATER)
+    lacks_view = not header.value(tags.VIEW_POSITION) and header.value(tags.MODALITY) in WITH_VIEWS
+    if header.value(tags.FRAMES) or lacks_view:
+        later, _ = walk(window, position, None, encoding, tags.LATER, last=LAST_LATER)
         elements.update(later)
     return header
 
@@ -142,12 +101,12 @@ def read_directory(read_at: ReadAt) -> list[list[str]] | None:
     if began is None:
         return None
     _, window, position, encoding = began
-    elements, _ = walk(window, position, None, encoding, {DIRECTORY: {FILE_ID: None}}, last=DIRECTORY)
-    if DIRECTORY not in elements:
+    elements, _ = walk(window, position, None, encoding, {tags.DIRECTORY: {tags.FILE_ID: None}}, last=tags.DIRECTORY)
+    if tags.DIRECTORY not in elements:
         return None
     found = []
-    for record in items_of(elements, DIRECTORY):
-        value = record.get(FILE_ID)
+    for record in items_of(elements, tags.DIRECTORY):
+        value = record.get(tags.FILE_ID)
         if isinstance(value, bytes) and text(value):
             found.append([part.strip(" \0") for part in value.decode("utf-8", "surrogateescape").split("\\")])
     return found
@@ -165,8 +124,8 @@ def _begin(read_at: ReadAt) -> Beginning | None:
         return None
     meta: Elements = {}
     if window.data[position : position + 2] == b"\2\0":
-        meta, position = walk(window, position, None, EXPLICIT, META, last=LAST_META)
-    stated = meta.get(TRANSFER_SYNTAX)
+        meta, position = walk(window, position, None, EXPLICIT, tags.META, last=LAST_META)
+    stated = meta.get(tags.TRANSFER_SYNTAX)
     if isinstance(stated, bytes) and text(stated) == DEFLATED:
         window, position = Window(Stream(Inflated(read_at, position)).read_at), 0
     offset = window.at(position, 8)

@@ -38,7 +38,7 @@ class Labels:
         for line, row in read_rows(file, (LABEL,)):
             if labels is None:
                 labels = cls(_key_column(file, row))
-            labels._add(file, line, row, privacy)  # noqa: SLF001
+            labels._add(file, line, row, privacy)
         if labels is None:
             raise InputError(f"{file} has no rows.", hint="Give each label a row.")
         return labels

@@ -90,7 +90,10 @@ def _items(found: Found, settings: Settings, labels: Labels | None) -> Iterator[
         yield Missing(settings.privacy.source(name), "not on disk")
     workers = max(1, min(machine_cpus(), found.count))
     with WorkerPool(
-        partial(read_file, settings=settings), workers=workers, timeout_s=IMAGE_TIMEOUT_S, preload=[read_file.__module__]
+        partial(read_file, settings=settings),
+        workers=workers,
+        timeout_s=IMAGE_TIMEOUT_S,
+        preload=[read_file.__module__],
     ) as pool:
         for item in _in_order(pool, map(Task, found), AHEAD * workers, settings):
             yield labels.labelled(item) if labels is not None and isinstance(item, ImageRecord) else item

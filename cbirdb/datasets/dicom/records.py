@@ -6,15 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cbirdb.datasets.dicom import tags
 from cbirdb.datasets.dicom.body_parts import REGIONS, TERMS_OF_CODES, compact, region_of
 from cbirdb.datasets.dicom.devices import model, vendor
 from cbirdb.datasets.dicom.elements import TOO_LONG, Elements
 from cbirdb.datasets.dicom.frames import FrameChoice, FrameValues, count_frames, frame_values
-from cbirdb.datasets.dicom.header import (
-    ACCESSION, AGE, ANATOMIC_REGION, BIRTH_DATE, BODY_PART, BURNED_IN, CHARSET, CODE_VALUE, COLUMNS, DEFLATED,
-    IMAGE_LATERALITY, ISSUER, LATERALITY, MANUFACTURER, MODALITY, MODEL, PATIENT_ID, PHOTOMETRIC, PRESENTATION_INTENT,
-    ROWS, SERIES, SEX, STUDY, STUDY_DATE, VIEW_CODE, VIEW_POSITION, Header,
-)  # fmt: skip
+from cbirdb.datasets.dicom.header import DEFLATED, Header
 from cbirdb.datasets.dicom.privacy import Privacy
 from cbirdb.datasets.dicom.values import age_years, choice, code, day, identifier, number, text, texts, uid
 from cbirdb.errors import PixelError
@@ -73,11 +70,13 @@ def items_of_header(
     if name := excluded_sop_class(sop_class):
         yield Excluded(source, name)
         return
-    rows, columns = (number(header.value(tag), big_endian=header.encoding.big_endian) for tag in (ROWS, COLUMNS))
+    rows, columns = (
+        number(header.value(tag), big_endian=header.encoding.big_endian) for tag in (tags.ROWS, tags.COLUMNS)
+    )
     sop_class = uid(sop_class.encode("latin-1"), "SOP class")
     sop_uid = uid(header.sop_instance, "SOP instance")
-    study_uid = uid(header.value(STUDY), "study")
-    series_uid = uid(header.value(SERIES), "series")
+    study_uid = uid(header.value(tags.STUDY), "study")
+    series_uid = uid(header.value(tags.SERIES), "series")
     if not rows or not columns:
         raise PixelError("no size", f"the header has no {'columns' if rows else 'rows'}")
     compressed = header.transfer_syntax == DEFLATED or member is not None
@@ -86,16 +85,18 @@ def items_of_header(
         raise PixelError("too large", f"{rows} rows of {columns} columns in {frames} frames are no picture")
 
     privacy = settings.privacy
-    charset = header.value(CHARSET)
+    charset = header.value(tags.CHARSET)
     owner, patient = _patient(header, privacy, charset)
-    study_day = day(header.value(STUDY_DATE))
+    study_day = day(header.value(tags.STUDY_DATE))
     study = Study(
         privacy.uid(study_uid),
         privacy.day(study_day, owner or study_uid),
-        age_years(header.value(AGE), day(header.value(BIRTH_DATE)), study_day),
+        age_years(header.value(tags.AGE), day(header.value(tags.BIRTH_DATE)), study_day),
     )
-    modality = code(text(header.value(MODALITY)))
-    facts = _FileFacts(header, privacy.accession(identifier(header.value(ACCESSION), charset)), sop_class, modality)
+    modality = code(text(header.value(tags.MODALITY)))
+    facts = _FileFacts(
+        header, privacy.accession(identifier(header.value(tags.ACCESSION), charset)), sop_class, modality
+    )
     for frame in settings.frames.of_file(frames):
         values = frame_values(header, frame)
         body_part, region = _body_part(header, values, settings.body_parts)
@@ -120,14 +121,14 @@ def items_of_header(
 
 def _patient(header: Header, privacy: Privacy, charset: bytes | None) -> tuple[str | None, Patient | None]:
     """Return the patient's pseudonym and the patient; None if the header names none."""
-    value = header.value(PATIENT_ID)
+    value = header.value(tags.PATIENT_ID)
     if value is TOO_LONG:
         raise PixelError("impossible value", "the patient's id is too long")
     given = identifier(value, charset)
     if not given:
         return None, None
-    pseudonym = privacy.pseudonyms.of_dicom(given, identifier(header.value(ISSUER), charset))
-    return pseudonym, Patient(pseudonym, choice(header.value(SEX), "F", "M", "O"), pseudonym)
+    pseudonym = privacy.pseudonyms.of_dicom(given, identifier(header.value(tags.ISSUER), charset))
+    return pseudonym, Patient(pseudonym, choice(header.value(tags.SEX), "F", "M", "O"), pseudonym)
 
 
 def _body_part(header: Header, values: FrameValues, words: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -136,13 +137,13 @@ def _body_part(header: Header, values: FrameValues, words: Mapping[str, str]) ->
     The code is the header's Body Part Examined if it has the form of a code, or is a term in another form ("Chest");
     else the term for the frame's or the header's anatomic region.
     """
-    stated = text(header.value(BODY_PART))
+    stated = text(header.value(tags.BODY_PART))
     if stated:
         given = code(stated) or (compact(stated) if compact(stated) in REGIONS else None)
         if given is not None:
             return given, region_of(given, words)
-    for item in (*values.regions, *header.items(ANATOMIC_REGION)):
-        value = item.get(CODE_VALUE)
+    for item in (*values.regions, *header.items(tags.ANATOMIC_REGION)):
+        value = item.get(tags.CODE_VALUE)
         found = text(value if isinstance(value, bytes) else None)
         if found in words:
             return TERMS_OF_CODES.get(found, code(found)), words[found]
@@ -152,10 +153,10 @@ def _body_part(header: Header, values: FrameValues, words: Mapping[str, str]) ->
 
 
 def _view(header: Header) -> str | None:
-    if (stated := code(text(header.value(VIEW_POSITION)))) is not None:
+    if (stated := code(text(header.value(tags.VIEW_POSITION)))) is not None:
         return stated
-    codes: list[Elements] = header.items(VIEW_CODE)[:1]
-    values = [value for item in codes if isinstance(value := item.get(CODE_VALUE), bytes)]
+    codes: list[Elements] = header.items(tags.VIEW_CODE)[:1]
+    values = [value for item in codes if isinstance(value := item.get(tags.CODE_VALUE), bytes)]
     return VIEWS.get(text(values[0])) if values else None
 
 
@@ -165,8 +166,10 @@ class _FileFacts:
     def __init__(self, header: Header, accession: str | None, sop_class: str, modality: str | None) -> None:
         self._header = header
         self._accession, self._sop_class, self._modality = accession, sop_class, modality
-        self._laterality = choice(header.value(IMAGE_LATERALITY), *"LRBU") or choice(header.value(LATERALITY), *"LRBU")
-        maker, device = text(header.value(MANUFACTURER)), text(header.value(MODEL))
+        self._laterality = choice(header.value(tags.IMAGE_LATERALITY), *"LRBU") or choice(
+            header.value(tags.LATERALITY), *"LRBU"
+        )
+        maker, device = text(header.value(tags.MANUFACTURER)), text(header.value(tags.MODEL))
         self._maker = vendor(maker) if maker else None
         self._model = model(device) if device else None
 
@@ -179,11 +182,11 @@ class _FileFacts:
             body_part=body_part,
             laterality=choice(values.laterality, *"LRBU") or self._laterality,
             image_type=_image_type(values.image_type),
-            presentation_intent=choice(header.value(PRESENTATION_INTENT), "FOR PRESENTATION", "FOR PROCESSING"),
+            presentation_intent=choice(header.value(tags.PRESENTATION_INTENT), "FOR PRESENTATION", "FOR PROCESSING"),
             manufacturer=self._maker,
             manufacturer_model=self._model,
-            photometric_interpretation=code(text(header.value(PHOTOMETRIC))),
-            burned_in_annotation=choice(header.value(BURNED_IN), "YES", "NO"),
+            photometric_interpretation=code(text(header.value(tags.PHOTOMETRIC))),
+            burned_in_annotation=choice(header.value(tags.BURNED_IN), "YES", "NO"),
             pixel_spacing=values.spacing,  # type: ignore[arg-type]
             slice_position=values.position,  # type: ignore[arg-type]
             slice_orientation=values.orientation,  # type: ignore[arg-type]
