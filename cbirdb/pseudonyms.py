@@ -56,6 +56,18 @@ class Pseudonyms:
         """Return the pseudonym of a patient, 32 hexadecimal digits."""
         return self._digest(f"{dataset}\0{patient}").hex()
 
+    def of_dicom(self, patient: str, issuer: str = "") -> str:
+        """Return the pseudonym of a patient of DICOM files, the same in all datasets.
+
+        :param issuer: whoever gave the id: two hospitals number their patients alike.
+        """
+        return self.keyed("DICOM patient", f"{issuer}\0{patient}".encode())[:PSEUDONYM_BYTES].hex()
+
+    def keyed(self, purpose: str, value: bytes) -> bytes:
+        """Return 32 bytes that only the holder of the key can link to the value, other ones for each purpose."""
+        # No dataset's name begins with NUL, so that nothing here equals a patient's pseudonym.
+        return hmac.digest(self._key, f"\0{purpose}\0".encode() + value, hashlib.sha256)
+
     @property
     def fingerprint(self) -> str:
         """Return a digest that tells keys apart without revealing them."""

@@ -132,6 +132,8 @@ class ImageRecord:
     """Pixels, where the header states them."""
     height: int | None = None
     dicom: DicomFacts | None = None
+    member: str | None = None
+    """Name inside the zip that ``path`` is."""
 
 
 @dataclass(frozen=True, slots=True)

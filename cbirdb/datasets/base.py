@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from cbirdb.allowed_roots import AllowedRoots
+from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.records import DatasetItem
 
 
@@ -27,6 +28,20 @@ class ReadOptions:
     """Regular expression with a group ``label``, matched against the path below the folder."""
     allowed: AllowedRoots = field(default=AllowedRoots(), metadata={"for_every_reader": True})
     """Folders into which symbolic links may lead."""
+    frames: str = "every"
+    """Frames of a multi-frame file: every, first, middle or every:N."""
+    uids: str = "keep"
+    """keep, or hash: the same UID gives the same other UID."""
+    dates: str = "keep"
+    """keep, shift by a number of days that is the patient's own, or drop."""
+    paths: str = "opaque"
+    """opaque: a keyed hash stands for the path of a file, which may name a patient; or keep."""
+    labels: Path | None = None
+    """CSV file with labels by a UID or by accession number."""
+    pseudonyms: Pseudonyms | None = field(default=None, metadata={"for_every_reader": True})
+    """Makes pseudonyms, for readers whose records hold them already."""
+    body_parts: Mapping[str, str] = field(default_factory=dict, metadata={"for_every_reader": True})
+    """The user's words for anatomic regions, by the code of a body part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +53,7 @@ class Source:
     root: Path | None
     """Folder that ``ImageRecord.source`` is relative to; None without images."""
     total: int
-    """Number of items that ``items`` will yield."""
+    """Number of items that ``items`` will yield; of DICOM the number of files, which hold any number of images."""
     items: Iterator[DatasetItem]
     lists: tuple[str, ...] = ()
     """Files that list the images (CSV files), named as a ``Failure`` of such a file names it."""
@@ -48,6 +63,8 @@ class Source:
     """Folder whose lists are all read. None: a list that was read earlier may still exist."""
     names_tell_images: bool = False
     """True if a file's name alone identifies the image, so that the same name in another folder is the same image."""
+    stored_root: str | None = None
+    """Name under which ``root`` is stored. None: its path. Another name needs a path map, as sources are no paths."""
 
 
 class DatasetReader(Protocol):

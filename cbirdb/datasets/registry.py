@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cbirdb.datasets.base import DatasetReader, ReadOptions, Source
 from cbirdb.datasets.chexpert import ChexpertReader
+from cbirdb.datasets.dicom import DicomReader
 from cbirdb.datasets.folder import FolderReader
 from cbirdb.datasets.mimic_cxr import MimicCxrReader
 from cbirdb.datasets.name_checks import replace_unstorable
@@ -24,6 +25,7 @@ READERS: dict[str, DatasetReader] = {
         ChexpertReader(),
         FolderReader(),
         PaperCsvReader(),
+        DicomReader(),
     )
 }
 

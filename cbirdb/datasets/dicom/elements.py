@@ -1,0 +1,190 @@
+"""Walks over the elements of a DICOM header and takes the values of an allow-list; it decodes nothing else.
+
+The rules are those of PS3.5, sections 7.1 to 7.5. The walk is bounded in memory and steps, whatever the file says. A
+library that builds objects of all that it passes is not: 16 MB of empty items became gigabytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cbirdb.errors import PixelError
+
+Wanted: TypeAlias = "Mapping[int, Wanted | None]"
+"""Tags to take. A sequence has the tags to take from its items, any other element None."""
+Elements: TypeAlias = "dict[int, bytes | list[Elements]]"
+"""Values by tag; those of a sequence are its items."""
+
+WINDOW = 16 << 10
+"""Bytes that are read at once. Most headers of slices and radiographs are shorter."""
+LONGEST_VALUE = 4096
+"""Bytes of the longest value that is taken; no element that is wanted has a longer one."""
+MOST_ELEMENTS = 5_000_000
+"""Elements after which a header is refused. An enhanced file of 100,000 frames has about as many."""
+DEEPEST = 32
+"""Sequences inside sequences after which a header is refused."""
+TOO_LONG = b"?" * (LONGEST_VALUE + 1)
+"""Stands for a longer value."""
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+LONG_LENGTHS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+"""Value representations whose length has four bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Encoding of elements: the part of a transfer syntax that concerns headers."""
+
+    implicit: bool
+    big_endian: bool = False
+
+
+IMPLICIT = Encoding(implicit=True)
+EXPLICIT = Encoding(implicit=False)
+BIG_ENDIAN = Encoding(implicit=False, big_endian=True)
+
+ReadAt: TypeAlias = Callable[[int, int], bytes]
+"""Returns as many bytes from a position, fewer at the end. The positions never go back by more than a window."""
+
+
+def damaged(detail: str) -> PixelError:
+    """Return the error of a header that breaks the rules of the encoding."""
+    return PixelError("damaged header", detail)
+
+
+class Window:
+    """Holds the part of a file at which the walk is."""
+
+    def __init__(self, read_at: ReadAt) -> None:
+        self._read_at = read_at
+        self.start = 0
+        self.data = read_at(0, WINDOW)
+        self.steps = 0
+
+    def at(self, position: int, size: int) -> int:
+        """Make bytes available.
+
+        :returns: where they begin in ``data``; -1 if the file ends before them.
+        """
+        offset = position - self.start
+        if offset < 0 or offset + size > len(self.data):
+            self.data = self._read_at(position, max(size, WINDOW))
+            self.start = position
+            offset = 0
+            if size > len(self.data):
+                return -1
+        return offset
+
+    def value(self, position: int, size: int) -> bytes:
+        """Return a value.
+
+        :raises PixelError: when the file ends inside it.
+        """
+        offset = self.at(position, size)
+        if offset < 0:
+            raise damaged("the file ends inside its header")
+        return self.data[offset : offset + size]
+
+
+def walk(
+    window: Window,
+    position: int,
+    end: int | None,
+    encoding: Encoding,
+    wanted: Wanted,
+    *,
+    last: int = 0xFFFFFFFF,
+    depth: int = 0,
+) -> tuple[Elements, int]:
+    """Take the wanted elements from a data set.
+
+    :param end: position after its last byte. None: it ends with a delimiter or with the file.
+    :param last: greatest tag to pass; the walk ends before the first that is greater.
+    :returns: the elements, and the position where the walk ended.
+    :raises PixelError: when the header is damaged or too large.
+    """
+    if depth > DEEPEST:
+        raise damaged(f"more than {DEEPEST} sequences lie in one another")
+    found: Elements = {}
+    order = ">" if encoding.big_endian else "<"
+    short = struct.Struct(f"{order}HH2sH").unpack_from
+    long = struct.Struct(f"{order}L").unpack_from
+    implicit = encoding.implicit
+    while end is None or position < end:
+        window.steps += 1
+        if window.steps > MOST_ELEMENTS:
+            raise damaged(f"it has more than {MOST_ELEMENTS:,} elements")
+        offset = position - window.start
+        if offset < 0 or offset + 12 > len(window.data):
+            offset = window.at(position, 12)
+            if offset < 0 and (offset := window.at(position, 8)) < 0:
+                return found, position  # the end of the file; what is missing will be missed
+        group, number, kind, length = short(window.data, offset)
+        tag = group << 16 | number
+        if tag > last:
+            return found, position
+        if tag in (ITEM_END, SEQUENCE_END):
+            return found, position + 8
+        header = 8
+        if implicit:
+            (length,) = long(window.data, offset + 4)
+        elif kind in LONG_LENGTHS:
+            header = 12
+            if offset + 12 > len(window.data):
+                return found, position
+            (length,) = long(window.data, offset + 8)
+        elif not (kind.isalpha() and kind.isupper()):  # some writers change to implicit inside an explicit data set
+            (length,) = long(window.data, offset + 4)
+        position += header
+        if tag not in wanted:
+            if length == UNDEFINED:
+                # An unknown element of undefined length is an implicit sequence (PS3.5, section 6.2.2).
+                inside = IMPLICIT if kind == b"UN" and not implicit else encoding
+                _, position = _items(window, position, None, inside, None, depth)
+            else:
+                position += length
+            continue
+        inner = wanted[tag]
+        if inner is None:
+            if length == UNDEFINED:
+                raise damaged("a text has no length")
+            found[tag] = window.value(position, length) if length <= LONGEST_VALUE else TOO_LONG
+            position += length
+        else:
+            inside = IMPLICIT if kind == b"UN" and not implicit else encoding
+            stop = None if length == UNDEFINED else position + length
+            found[tag], position = _items(window, position, stop, inside, inner, depth)
+    return found, position
+
+
+def _items(
+    window: Window, position: int, end: int | None, encoding: Encoding, wanted: Wanted | None, depth: int
+) -> tuple[list[Elements], int]:
+    """Take the items of a sequence; none if nothing is wanted of them."""
+    unpack = struct.Struct(">HHL" if encoding.big_endian else "<HHL").unpack_from
+    items: list[Elements] = []
+    while end is None or position < end:
+        window.steps += 1
+        if window.steps > MOST_ELEMENTS:
+            raise damaged(f"it has more than {MOST_ELEMENTS:,} elements")
+        offset = window.at(position, 8)
+        if offset < 0:
+            raise damaged("the file ends inside a sequence")
+        group, number, length = unpack(window.data, offset)
+        tag = group << 16 | number
+        position += 8
+        if tag == SEQUENCE_END:
+            return items, position
+        if tag != ITEM:
+            raise damaged("a sequence holds something that is no item")
+        if wanted is None and length != UNDEFINED:
+            position += length
+            continue
+        stop = None if length == UNDEFINED else position + length
+        elements, position = walk(window, position, stop, encoding, wanted or {}, depth=depth + 1)
+        if wanted is not None:
+            items.append(elements)
+    return items, position

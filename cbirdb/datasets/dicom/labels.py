@@ -1,0 +1,95 @@
+"""Reads labels of images from a CSV file, by a UID or the accession number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cbirdb.datasets.csv_rows import Row, read_rows
+from cbirdb.datasets.dicom.privacy import Privacy
+from cbirdb.datasets.official_layout import LABEL_VALUES
+from cbirdb.errors import InputError
+from cbirdb.names import problem_of_line
+from cbirdb.records import POSITIVE, ImageRecord, Missing
+
+KEYS = ("sop_uid", "series_uid", "study_uid", "accession_number")
+LABEL, VALUE = "label", "value"
+
+
+@dataclass(slots=True)
+class Labels:
+    """Labels by the stored form of a key."""
+
+    key: str
+    _of: dict[str, dict[str, int]] = field(default_factory=dict)
+    _lines: dict[str, int] = field(default_factory=dict)
+    """Lines of the keys that no image has had so far."""
+
+    @classmethod
+    def read(cls, file: Path, privacy: Privacy) -> Labels:
+        """Read the file.
+
+        :raises InputError: when it is missing, or a column or value is wrong; the message names the line, not the key.
+        """
+        if not file.is_file():
+            raise InputError(f"There is no file {file}.", hint="Check --labels.")
+        labels: Labels | None = None
+        for line, row in read_rows(file, (LABEL,)):
+            if labels is None:
+                labels = cls(_key_column(file, row))
+            labels._add(file, line, row, privacy)
+        if labels is None:
+            raise InputError(f"{file} has no rows.", hint="Give each label a row.")
+        return labels
+
+    def labelled(self, record: ImageRecord) -> ImageRecord:
+        """Return the record with its labels."""
+        key = {
+            "sop_uid": record.sop_uid,
+            "series_uid": record.series_uid,
+            "study_uid": record.study.key if record.study else None,
+            "accession_number": record.dicom.accession if record.dicom else None,
+        }[self.key]
+        if key is None or key not in self._of:
+            return record
+        self._lines.pop(key, None)
+        return replace(record, labels=self._of[key])
+
+    def unmatched(self) -> Iterator[Missing]:
+        """Yield the keys that no image had, by their lines: the key itself may name a person."""
+        for line in sorted(self._lines.values()):
+            yield Missing(f"labels, line {line}", f"no image has this {self.key}")
+
+    def _add(self, file: Path, line: int, row: Row, privacy: Privacy) -> None:
+        stated, label, value = row[self.key], row[LABEL], row.get(VALUE)
+        if not stated or not label:
+            raise InputError(
+                f"Line {line} of {file} has no {LABEL if stated else self.key}.", hint="Fill it in, or remove the line."
+            )
+        if problem := problem_of_line(label):
+            raise InputError(f"The label in line {line} of {file} cannot be stored: {problem[1]}.", hint="Rename it.")
+        number = POSITIVE if value is None else LABEL_VALUES.get(value)
+        if number is None:
+            raise InputError(
+                f"The value in line {line} of {file} is none.", hint="Values are 1 (yes), 0 (no) and -1 (uncertain)."
+            )
+        key = privacy.accession(stated) if self.key == "accession_number" else privacy.uid(stated)
+        known = self._of.setdefault(key or "", {})
+        if known.setdefault(label, number) != number:
+            raise InputError(
+                f"Line {line} of {file} gives a label another value than an earlier line.", hint="Remove one of them."
+            )
+        self._lines.setdefault(key or "", line)
+
+
+def _key_column(file: Path, row: Row) -> str:
+    keys = [key for key in KEYS if key in row]
+    if len(keys) != 1:
+        problem = f"has the columns {' and '.join(keys)}" if keys else "has no column that names images"
+        raise InputError(f"{file} {problem}.", hint=f"Give exactly one of {', '.join(KEYS)}.")
+    if unknown := sorted(set(row) - {*keys, LABEL, VALUE}):
+        raise InputError(
+            f"{file} has the unknown column '{unknown[0][:40]}'.", hint=f"Its columns are {keys[0]}, label and value."
+        )
+    return keys[0]
