@@ -9,16 +9,29 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from filelock import FileLock
 
 from cbirdb.errors import InputError, PixelError
+from cbirdb.path_map import PathMap
 
 FILE = "allowed-roots.json"
+IN_ZIP = "!/"
+"""Stands in a source between a zip and the name of its member."""
+
+
+class ImageFile(NamedTuple):
+    """The place of an image's bytes."""
+
+    path: Path
+    member: str | None = None
+    """Name inside the zip that ``path`` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +42,11 @@ class AllowedRoots:
     """Folders of earlier ingests. None: every folder that a caller of the Python functions names."""
     named: tuple[str, ...] = ()
     """Folders of ``--allow-root``. Symbolic links may lead there, too."""
+    path_map: Path | None = None
+    """File that says where folders and files of opaque names lie."""
 
     @classmethod
-    def of_machine(cls, home: Path, named: Iterable[Path] = ()) -> AllowedRoots:
+    def of_machine(cls, home: Path, named: Iterable[Path] = (), path_map: Path | None = None) -> AllowedRoots:
         """Read the folders remembered under ``home`` and add those that this command names.
 
         :raises InputError: when a named folder does not exist, or the file of remembered folders is damaged.
@@ -40,7 +55,7 @@ class AllowedRoots:
         for folder in folders:
             if not folder.is_dir():
                 raise InputError(f"There is no folder {folder}.", hint="Check --allow-root and CBIRDB_ALLOW_ROOT.")
-        return cls(_read(home / FILE), tuple(os.path.realpath(folder) for folder in folders))
+        return cls(_read(home / FILE), tuple(os.path.realpath(folder) for folder in folders), path_map)
 
     def allows(self, root: str) -> bool:
         """Return True if images of a dataset in this folder may be read.
@@ -48,36 +63,75 @@ class AllowedRoots:
         An ingest stores the real path of a dataset's folder. Any other path is a symbolic link, which may lead into the
         folder of another site.
         """
+        folder = self.folder(root)
+        if folder is None:
+            return False
         if self.remembered is None:
             return True
-        real = os.path.realpath(root)
-        return _inside(real, self.named) or (real == os.path.normpath(root) and _inside(real, self.remembered))
+        real = os.path.realpath(folder)
+        return _inside(real, self.named) or (real == os.path.normpath(folder) and _inside(real, self.remembered))
+
+    def folder(self, root: str) -> str | None:
+        """Return the folder that a dataset's stored root stands for; None if this machine does not know it."""
+        if root.startswith("/"):
+            return root
+        known = self._paths().folder(root) if self.path_map is not None and self.path_map.exists() else None
+        return None if known is None else str(known)
 
     def check(self, dataset: str, root: str) -> None:
         """Refuse a dataset whose images may not be read here.
 
         :raises InputError: when its folder is not allowed.
         """
+        if self.folder(root) is None:
+            raise InputError(
+                f"This machine does not know where the files of the dataset '{dataset}' lie.",
+                hint="Ingest its folder again here, or name the path map of the machine that did: --path-map FILE",
+            )
         if not self.allows(root):
             raise InputError(
                 f"The folder of the dataset '{dataset}' is not allowed on this machine.",
                 hint="Look at the folder (cbir.dataset_overview). Then allow it or a folder above it: --allow-root DIR.",
             )
 
-    def file(self, root: str, source: str) -> Path:
-        """Return the path of an image of a dataset.
+    def file(self, root: str, source: str) -> ImageFile:
+        """Return the place of an image of a dataset.
 
-        :raises PixelError: when it lies outside of the dataset's folder, or a symbolic link leads outside.
+        :raises PixelError: when it lies outside of the dataset's folder, a symbolic link leads outside, or this machine
+            does not know what an opaque name stands for.
         """
+        if root.startswith("/"):
+            return self._checked(root, source)
+        known = self._paths().find(root, source) if self.path_map is not None and self.path_map.exists() else None
+        folder = self.folder(root)
+        if known is None or folder is None:
+            raise PixelError("path unknown", "the path map of this machine does not have it; ingest its folder again")
+        path, member = known
+        return ImageFile(self._checked(folder, os.path.relpath(path, folder)).path, member)
+
+    def _checked(self, root: str, source: str) -> ImageFile:
         relative = PurePosixPath(source)
         if relative.is_absolute() or ".." in relative.parts:
             raise PixelError("outside of its folder", "the file's name leads out of the dataset's folder")
-        path = Path(root, source)
+        path, member = Path(root, source), None
+        if IN_ZIP in source and not path.exists():
+            archive, member = source.split(IN_ZIP, 1)
+            path = Path(root, archive)
         if not _inside(os.path.realpath(path), (_real_root(root), *self.named)):
             raise PixelError(
                 "outside of its folder", "a symbolic link leads out of the dataset's folder; --allow-root allows it"
             )
-        return path
+        return ImageFile(path, member)
+
+    def _paths(self) -> PathMap:
+        assert self.path_map is not None
+        return _opened_map(self.path_map, os.getpid(), threading.get_ident())
+
+
+@lru_cache(maxsize=8)
+def _opened_map(path: Path, _process: int, _thread: int) -> PathMap:
+    """Return the open path map; each process and each thread has its own."""
+    return PathMap.open(path, read_only=True)
 
 
 def remember(home: Path, root: Path) -> None:

@@ -131,15 +131,18 @@ class Database(Session):
         if folder is not None and not folder.is_dir():
             raise InputError(f"There is no folder {folder}.", hint="Check --images.")
         options = ReadOptions(
-            name, folder, modality, anatomic_region, labels_only, label_pattern, self._allowed_roots(allow_roots)
-        )
+            name, folder, modality, anatomic_region, labels_only, label_pattern,
+            self._allowed_roots(allow_roots, path_map), frames, uids, dates, paths,
+            Path(labels) if labels is not None else None,
+        )  # fmt: skip
         key = Path(pseudonym_key) if pseudonym_key is not None else self.settings.pseudonym_key
         shares = SplitShares.parse(split)
         with self._in_use() as connection:
             return ingest(
                 connection, dataset, Path(path), options=options, shares=shares, limit=limit, max_pixels=max_pixels,
                 accept_damaged=accept_damaged, recheck=recheck, moved=moved, dry_run=dry_run,
-                pseudonyms=partial(Pseudonyms.from_file, key), home=self.settings.home_folder, progress=progress,
+                pseudonyms=partial(Pseudonyms.from_file, key), home=self.settings.home_folder,
+                path_map=self._path_map(path_map), progress=progress,
             )  # fmt: skip
 
     def encode(
@@ -271,7 +274,9 @@ class Database(Session):
             if image is not None:
                 model = self._encoder(connection, encoder, weights, device)
                 on_damage = verb.damage_handler(progress, accept_damaged=accept_damaged)
-                found = verb.search_by_file(connection, stored, model, Path(image), frame=frame or 1, on_damage=on_damage, **how)
+                found = verb.search_by_file(
+                    connection, stored, model, Path(image), frame=frame or 1, on_damage=on_damage, **how
+                )
             elif vector is not None:
                 found = verb.search_by_vector(connection, stored, vector, **how)
             else:

@@ -46,7 +46,11 @@ if TYPE_CHECKING:
     help="dicom: CSV file with labels of UIDs or accession numbers.",
 )  # fmt: skip
 @click.option(
-    "--frames", type=Text(), default="every", metavar="every|first|middle|every:N", help="dicom: frames to take of a file."
+    "--frames",
+    type=Text(),
+    default="every",
+    metavar="every|first|middle|every:N",
+    help="dicom: frames to take of a file.",
 )
 @click.option(
     "--uids", type=click.Choice(["keep", "hash"]), default="keep", help="dicom: store UIDs, or keyed hashes of them."

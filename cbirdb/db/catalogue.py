@@ -228,6 +228,15 @@ def _hex(digest: bytes | None) -> str | None:
     return None if digest is None else f"\\x{digest.hex()}"
 
 
+def check_folder(connection: psycopg.Connection, folder: str, overlapping: Sequence[str]) -> None:
+    """Refuse a folder that belongs to a dataset which the acting role may not see.
+
+    :param overlapping: opaque names of folders that are this one, hold it or lie in it.
+    :raises psycopg.errors.InsufficientPrivilege: when it does.
+    """
+    connection.execute("SELECT cbir_internal.check_folder(%s, %s::text[])", [folder, list(overlapping)])
+
+
 def body_parts(connection: psycopg.Connection) -> dict[str, str]:
     """Return the words for codes of body parts that users have added."""
     return dict(connection.execute("SELECT code, anatomic_region FROM cbir_internal.body_parts()").fetchall())

@@ -32,7 +32,7 @@ from cbirdb.parallel.worker_pool import (
     as_pixel_error,
     preload_modules,
 )
-from cbirdb.pixels import OnDamage, Picture, read_picture, refuse
+from cbirdb.pixels import OnDamage, ReadPicture, read_picture, refuse
 from cbirdb.pixels.rendering import Rendering
 
 SLOTS = 3
@@ -123,7 +123,8 @@ class Decoder:
         self._options = options
         # Encoders with the same preprocessing (SAM and MedSAM) share its results.
         keys = [
-            (encoder.provenance.preprocessing_sha256, encoder.input_shape, encoder.spec.rendering) for encoder in encoders
+            (encoder.provenance.preprocessing_sha256, encoder.input_shape, encoder.spec.rendering)
+            for encoder in encoders
         ]
         distinct = dict(zip(keys, encoders, strict=True))
         self._layout_numbers = [list(distinct).index(key) for key in keys]
@@ -214,13 +215,15 @@ class _Prepare:
         image, slot, row, wanted, accepted = task
         reports: list[PixelError] = []
         errors: dict[int, PixelError] = {}
-        pictures: dict[Rendering, Picture] = {}
+        pictures: dict[Rendering, ReadPicture] = {}
         for number, layout in enumerate(self._layouts):
             if not wanted & 1 << number:
                 continue
             try:
                 if layout.rendering not in pictures:
-                    pictures[layout.rendering] = self._read(image, layout.rendering, reports.append if accepted else refuse)
+                    pictures[layout.rendering] = self._read(
+                        image, layout.rendering, reports.append if accepted else refuse
+                    )
             except PixelError as error:
                 return error
             except MemoryError:
@@ -237,7 +240,7 @@ class _Prepare:
                 errors[number] = PixelError("preprocessing", f"{type(error).__name__}: {error}")
         return _Prepared(errors, reports[0].message if reports else None, _read_pixels(next(iter(pictures.values()))))
 
-    def _read(self, image: PendingImage, rendering: Rendering, on_damage: OnDamage) -> Picture:
+    def _read(self, image: PendingImage, rendering: Rendering, on_damage: OnDamage) -> ReadPicture:
         file = self._options.allowed.file(image.root, image.source)
         picture = read_picture(
             file.path,
@@ -252,7 +255,7 @@ class _Prepare:
         return picture
 
 
-def _read_pixels(picture: Picture) -> ReadPixels | None:
+def _read_pixels(picture: ReadPicture) -> ReadPixels | None:
     if not picture.is_dicom:
         return None
     return ReadPixels(picture.sha256, picture.pixel_sha256, picture.width, picture.height)

@@ -222,7 +222,9 @@ class _Submitted:
 
     def batches(self) -> Iterator[EncodedBatch]:
         """Yield each encoder's embeddings; wait for the GPU."""
-        for (stored, summary, part), result, rendering in zip(self._parts, self._results, self._renderings, strict=True):
+        for (stored, summary, part), result, rendering in zip(
+            self._parts, self._results, self._renderings, strict=True
+        ):
             if part.images or part.failures:
                 raw: NDArray[np.float32] = result()
                 yield EncodedBatch(stored, summary, part.images, raw, part.failures, part.damage, part.read, rendering)

@@ -7,6 +7,7 @@ where it was, because what is there already and has not changed is neither read 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,10 +17,12 @@ import psycopg
 from cbirdb.allowed_roots import remember
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.registry import open_dataset
+from cbirdb.db import catalogue
 from cbirdb.db.connection import server_time
 from cbirdb.db.errors import translated_errors
 from cbirdb.ingest.classify import Classifier
 from cbirdb.ingest.inspect_files import look_pool, looks
+from cbirdb.ingest.paths import NotedPaths, check_root, stored_root
 from cbirdb.ingest.patients import MakePseudonyms, Patients
 from cbirdb.ingest.resolve import resolve
 from cbirdb.ingest.split_shares import SplitShares
@@ -48,6 +51,7 @@ def ingest(
     dry_run: bool = False,
     pseudonyms: MakePseudonyms | None = None,
     home: Path | None = None,
+    path_map: Path | None = None,
     progress: Progress = SILENT,
 ) -> IngestSummary:
     """Bring a dataset into the catalogue. Idempotent.
@@ -61,29 +65,38 @@ def ingest(
     :param dry_run: read everything, write nothing that lasts.
     :param pseudonyms: gives those of patients; asked only for datasets that tell patients apart.
     :param home: where this machine remembers that the dataset's folder may be read; None: nowhere.
+    :param path_map: file that says where the files of opaque names lie, for readers that give them.
     :raises InputError: when the path does not hold such a dataset.
     """
-    options = options or ReadOptions()
-    source = open_dataset(reader_name, path, options)
-    total = min(source.total, limit) if limit is not None else source.total
-    size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
-    root = str(source.root) if source.root is not None else None
     summary = IngestSummary()
     classifier = Classifier(summary)
-    datasets = DatasetIds(connection, summary, reader=reader_name, root=root, moved=moved)
     patients = Patients(connection, pseudonyms)
-    stored = StoredImages(connection, names_tell_images=source.names_tell_images)
-    writer = BatchWriter(connection, datasets, stored, patients, shares or SplitShares(), summary)
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
-    with translated_errors(), progress.task("ingesting", total=total, unit="images") as task, whole:
+    with translated_errors(), whole:
         began = server_time(connection)
+        options = replace(
+            options or ReadOptions(),
+            pseudonyms=patients.checked_pseudonyms,
+            body_parts=catalogue.body_parts(connection),
+        )
+        source = open_dataset(reader_name, path, options)
         if source.tells_patients:
             patients.checked_pseudonyms()
+        check_root(connection, source, path_map)
+        datasets = DatasetIds(connection, summary, reader=reader_name, root=stored_root(source), moved=moved)
         datasets.open(source.datasets)
         if source.root is not None and home is not None and not dry_run:
             _remember(home, source.root, progress)
-        with look_pool(max_pixels, accept_damaged=accept_damaged) as pool:
+        total = min(source.total, limit) if limit is not None else source.total
+        size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
+        with (
+            NotedPaths(source, None if dry_run else path_map) as paths,
+            look_pool(max_pixels, accept_damaged=accept_damaged) as pool,
+            progress.task("ingesting", total=total, unit="images") as task,
+        ):
+            stored = StoredImages(connection, names_tell_images=source.names_tell_images)
+            writer = BatchWriter(connection, datasets, stored, patients, shares or SplitShares(), paths, summary)
             inspect = partial(looks, pool=pool, root=source.root, allowed=options.allowed, recheck=recheck)
             items = islice(source.items, limit)
             while batch := list(islice(items, size)):

@@ -12,6 +12,7 @@ from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.errors import PixelError
 from cbirdb.ingest.classify import Batch
 from cbirdb.ingest.inspect_files import Look
+from cbirdb.ingest.paths import NotedPaths
 from cbirdb.ingest.patients import Patients
 from cbirdb.ingest.skip_erased import without_erased, without_erased_files
 from cbirdb.ingest.split_shares import SplitShares
@@ -33,6 +34,7 @@ class BatchWriter:
         stored: StoredImages,
         patients: Patients,
         shares: SplitShares,
+        paths: NotedPaths,
         summary: IngestSummary,
     ) -> None:
         self._connection = connection
@@ -40,6 +42,7 @@ class BatchWriter:
         self._stored = stored
         self._patients = patients
         self._shares = shares
+        self._paths = paths
         self._summary = summary
 
     def write(self, batch: Batch, inspect: Inspect) -> None:
@@ -59,6 +62,8 @@ class BatchWriter:
         """Write one dataset's images; return those that could not be read."""
         records, stored = self._stored.match(dataset_id, self._skip_erased(records))
         looked = inspect(records, {key: image.row.facts for key, image in stored.items()})
+        # Before the commit: a row whose file nobody finds would be worth nothing.
+        self._paths.note(records)
         failures: list[Failure] = []
         rows: list[ImageRow] = []
         for record, look in zip(records, looked, strict=True):

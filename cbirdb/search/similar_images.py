@@ -306,7 +306,13 @@ def result_tiles(
     for row in rows:
         caption = (f"distance {row['distance']:.4f}", *(row["labels"] or ["no label"]))
         verdict = bool(set(row["labels"]) & set(query_labels)) if query_labels else None
-        tiles.append(Tile(_picture(roots[row["dataset"]], row["source"], frames.get(row["image_id"], 1), allowed), caption, verdict))
+        tiles.append(
+            Tile(
+                _picture(roots[row["dataset"]], row["source"], frames.get(row["image_id"], 1), allowed),
+                caption,
+                verdict,
+            )
+        )
     return tiles
 
 

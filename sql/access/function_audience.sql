@@ -52,6 +52,7 @@ LEFT JOIN (
     ('erased_source', 'ingest'),
     ('erased_dataset', 'ingest'),
     ('note_pseudonym_key', 'ingest'),
+    ('check_folder', 'ingest'),
     ('store_dataset', 'loader'),
     ('store_images', 'loader'),
     ('store_embeddings', 'loader'),

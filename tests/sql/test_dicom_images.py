@@ -272,5 +272,7 @@ def test_word_for_a_body_part_needs_a_code_of_dicom(connection: psycopg.Connecti
 
 def test_vector_search_needs_no_frame(connection: psycopg.Connection, searchable: list[int]) -> None:
     vector = Vector(unit(len(PICTURES))[0])
-    rows = connection.execute("SELECT image_id FROM cbir.similar_images('toy', query => %s::vector)", [vector.to_text()])
+    rows = connection.execute(
+        "SELECT image_id FROM cbir.similar_images('toy', query => %s::vector)", [vector.to_text()]
+    )
     assert rows.fetchone() is not None
