@@ -1,7 +1,7 @@
 -- Title: Check a folder before an ingest of it
--- Description: Raises an error if row-level security restricts the acting role and a hidden dataset has this folder, one
---   that holds it or one that lies in it. The server compares the paths that it has; of folders with opaque names the
---   caller knows which overlap. check_root, the trigger, stays the last word on paths.
+-- Description: Raises an error if row-level security restricts the acting role and a hidden dataset has this folder,
+--   one that holds it or one that lies in it. The server compares the paths that it has; of folders with opaque names
+--   the caller knows which overlap. check_root, the trigger, stays the last word on paths.
 -- Inputs: the folder's absolute path; opaque names of folders that overlap with it.
 CREATE FUNCTION cbir_internal.check_folder(folder text, opaque_roots text[])
 RETURNS void

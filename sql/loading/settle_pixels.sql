@@ -2,8 +2,8 @@
 -- Description: Writes what the first reading of DICOM frames gave. Then it looks at other frames of the same dataset
 --   with the same SOP instance UID and frame number whose pixels are known. If one has the same pixels, the frame is a
 --   copy, and the older one is searched in its place. If the pixels differ, the caller's choice decides: keep both;
---   replace the older one, whose embeddings are removed; skip, which writes nothing. The function locks all these frames
---   in the order of their ids, so that two processes that read both frames at once decide one after the other.
+--   replace the older one, whose embeddings are removed; skip, which writes nothing. The function locks all these
+--   frames in the order of their ids, so that two processes that read both frames at once decide one after the other.
 -- Inputs: ids of frames; for each the SHA-256 of file and pixels, width and height; keep, replace or skip.
 -- Returns: each frame that had not been read, with its outcome: own, copy, kept, replaced or skipped; and frames that
 --   had been read and are copies.
