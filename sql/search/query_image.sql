@@ -15,7 +15,7 @@ DECLARE
     found bigint[];
 BEGIN
     IF given <> 1 THEN
-        RAISE EXCEPTION 'give one of image_id, sop_uid and query, not %', CASE given WHEN 0 THEN 'none' ELSE 'several' END
+        RAISE EXCEPTION 'give exactly one of image_id, sop_uid and query, not %', CASE given WHEN 0 THEN 'none' ELSE 'several' END
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'For example: image_id => 42, sop_uid => ''1.2.3'', query => ''[0.1,0.2]''; NULL counts as not given.';
     ELSIF query IS NOT NULL THEN
@@ -26,11 +26,11 @@ BEGIN
             RAISE EXCEPTION 'there is no image with this SOP instance UID' USING
                 ERRCODE = 'no_data_found',
                 HINT = format(
-                    '%s of %s images have one: column sop_uid of cbir.image_overview.',
+                    '%s of %s images have one; it is the column sop_uid of cbir.image_overview.',
                     (SELECT count(i.sop_uid) FROM cbir.image AS i), (SELECT count(*) FROM cbir.image)
                 );
         ELSIF cardinality(found) > 1 THEN
-            RAISE EXCEPTION 'this SOP instance UID names % images', cardinality(found) USING
+            RAISE EXCEPTION '% images have this SOP instance UID', cardinality(found) USING
                 ERRCODE = 'cardinality_violation',
                 HINT = format('Give image_id => one of %s.', cbir_internal.listed(found::text[]));
         END IF;
@@ -41,8 +41,8 @@ BEGIN
             HINT = (
                 SELECT
                     CASE count(*)
-                        WHEN 0 THEN 'There is none; '
-                        ELSE format('There are %s, from %s to %s; ', count(*), min(i.image_id), max(i.image_id))
+                        WHEN 0 THEN 'There are no images; '
+                        ELSE format('There are %s images, with ids from %s to %s; ', count(*), min(i.image_id), max(i.image_id))
                     END || 'cbir.image_overview lists them.'
                 FROM cbir.image AS i
             );

@@ -254,7 +254,7 @@ def test_unreadable_file_is_refused_and_nothing_is_stored(
         ("paper", ("--precision", "single"), DIM, "are stored in half precision, not single"),
         ("paper.", (), DIM, "would share the table embedding_paper"),
         ("resnet50", (), DIM, f"The vectors have {DIM} dimensions, the encoder 'resnet50' makes 1000"),
-        ("!", (), DIM, "'!' cannot name an encoder"),
+        ("!", (), DIM, "'!' is not a valid encoder name"),
         ("paper", ("--dataset", "nih41"), DIM, "Did you mean 'nih14'"),
         ("new", (), 4001, "4001 dimensions"),
     ],
