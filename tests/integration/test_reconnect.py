@@ -28,6 +28,7 @@ from cbirdb.encode import EncodeOptions, EncodeSummary
 from cbirdb.encode import run as verb
 from cbirdb.errors import DatabaseError, ExitCode, UnreachableError
 from tests.conftest import picture_bytes
+from tests.support.waiting import eventually
 from tests.support.worker_encoders import Slow
 
 PICTURES = 60
@@ -161,7 +162,7 @@ def test_encode_continues_after_a_server_restart(
     with running(lambda: encode(ingested, seconds=0.1, notes=notes)) as work:
         wait_for_first(ingested, work)
         stop(own_server)
-        time.sleep(1)
+        eventually(lambda: bool(notes.notes))
         own_server.start()
         summary = work.result(timeout=120)
     assert (summary.encoded + summary.already_there, summary.failed) == (PICTURES, 0)
