@@ -308,16 +308,17 @@ def audit_index(
 
 
 def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild:
+    # Such a role sees no builds either, and would read that there is no index.
+    if one_value(connection.execute("SELECT cbir_internal.rows_are_restricted()")):
+        raise InputError(
+            "Row-level security hides images from this role, so its searches do not use the index.",
+            hint="Audit as the owner of schema 'cbir' or as a member of cbir_admin.",
+        )
     build = current_build(connection, encoder)
     if build is None:
         raise NoIndexError(
             f"The encoder '{encoder.name}' has no vector index.",
             hint=f"Build one: cbirdb index build -e {encoder.name}",
-        )
-    if one_value(connection.execute("SELECT cbir_internal.rows_are_restricted()")):
-        raise InputError(
-            "Row-level security hides images from this role, so its searches do not use the index.",
-            hint="Audit as the owner of schema 'cbir'.",
         )
     refuse_rival(connection, build)
     return build
