@@ -83,7 +83,7 @@ def test_encoders_list_and_show_do_not_create_a_database(
 @pytest.mark.parametrize(
     ("dsn", "words"),
     [
-        ("host=/nowhere dbname=x", "No server answers there"),
+        ("host=/nowhere dbname=x", "No server answers at"),
         ("nonsense", "connection string is not valid"),
     ],
 )

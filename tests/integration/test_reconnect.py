@@ -184,7 +184,7 @@ def test_encode_gives_up_on_an_absent_server_and_the_next_run_completes_it(
         took = time.monotonic() - stopped
     assert ended.value.exit_code == ExitCode.DATABASE
     assert len(str(ended.value).splitlines()) == 1
-    assert str(ended.value).startswith("No server answers there")
+    assert str(ended.value).startswith("No server answers at")
     # The patience is for the outage, and not for each batch that waits to be written.
     assert took < 12
     own_server.start()
@@ -325,8 +325,8 @@ def test_error_on_a_living_connection_is_not_retried(dsn: str, statement: str, e
 @pytest.mark.parametrize(
     ("part", "kind", "words"),
     [
-        ({"host": "/nowhere"}, UnreachableError, "No server answers there"),
-        ({"host": "127.0.0.1", "port": "1"}, UnreachableError, "No server answers there"),
+        ({"host": "/nowhere"}, UnreachableError, "No server answers at"),
+        ({"host": "127.0.0.1", "port": "1"}, UnreachableError, "No server answers at"),
         ({"dbname": "nowhere"}, DatabaseError, "no such database or role"),
         ({"user": "nobody"}, DatabaseError, "no such database or role"),
     ],
