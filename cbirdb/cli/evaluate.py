@@ -85,7 +85,7 @@ def evaluate(
     split_seed: int,
     exclude_patient: bool,
     floor_recall: float,
-    floor_zeros: float,
+    max_share_without_hit: float,
     device: str,
     memory_mb: int,
     output_format: str,
@@ -103,7 +103,7 @@ def evaluate(
         summary = database.evaluate(
             encoder, datasets=datasets, query_split=query_split, index_split=index_split, k=k, mode=mode, seed=seed,
             protocol=protocol, split_seed=split_seed, same_patient=not exclude_patient,
-            floor=Floor(floor_recall, floor_zeros), device=device, memory_mb=memory_mb, progress=progress,
+            floor=Floor(floor_recall, max_share_without_hit), device=device, memory_mb=memory_mb, progress=progress,
         )  # fmt: skip
     _note_summary(progress, summary, protocol)
     row = summary.row()

@@ -82,7 +82,7 @@ def build(
     allow_ivfflat: bool,
     audited: bool,
     floor_recall: float,
-    floor_zeros: float,
+    max_share_without_hit: float,
     output_format: str,
     **options: int | None,
 ) -> int:
@@ -96,7 +96,7 @@ def build(
     given = {name: value for name, value in options.items() if value is not None}
     automatic = method == "auto" and not given
     _refuse_unused_options(automatic=automatic, audited=audited)
-    floor = Floor(floor_recall, floor_zeros)
+    floor = Floor(floor_recall, max_share_without_hit)
     chosen = _method(method, given)
     progress = context.progress()
     recorded, missed = None, None
@@ -152,7 +152,7 @@ def _audit(
 def _refuse_unused_options(*, automatic: bool, audited: bool) -> None:
     """Refuse options on the command line that would have no effect."""
     unused = set() if automatic else {"sample", "searches"}
-    unused |= set() if automatic or audited else {"seed", "floor_recall", "floor_zeros"}
+    unused |= set() if automatic or audited else {"seed", "floor_recall", "max_share_without_hit"}
     context = click.get_current_context()
     for name in sorted(unused):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -206,7 +206,7 @@ def audit(
     sample: int,
     seed: int,
     floor_recall: float,
-    floor_zeros: float,
+    max_share_without_hit: float,
     output_format: str,
 ) -> int:
     """Measure the recall of searches through the index, and store it with the index.
@@ -216,7 +216,7 @@ def audit(
     from cbirdb.db.known_encoders import stored_encoder
     from cbirdb.index import Floor, audit_index
 
-    floor = Floor(floor_recall, floor_zeros)
+    floor = Floor(floor_recall, max_share_without_hit)
     with context.open_database() as connection:
         stored = stored_encoder(connection, encoder)
         built, measured = audit_index(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cbirdb.cli.renamed_option import RenamedOption
 from cbirdb.cli.values import FilePath, NumberRange, Text
 from cbirdb.config import Settings
 from cbirdb.errors import ExitCode
@@ -150,9 +151,11 @@ def resamples_option(function: F) -> F:
 
 
 def floor_options(function: F) -> F:
-    """Add ``--floor-recall`` and ``--floor-zeros``, the least quality of an index whose answers are final."""
-    zeros = click.option(
-        "--floor-zeros",
+    """Add ``--floor-recall`` and ``--max-share-without-hit``, the least quality of an index whose answers are final."""
+    without_hit = click.option(
+        "--max-share-without-hit",
+        cls=RenamedOption,
+        old="--floor-zeros",
         type=NumberRange(0, 1),
         default=0.001,
         help="Largest share of queries that find none of their nearest images.",
@@ -160,7 +163,7 @@ def floor_options(function: F) -> F:
     recall = click.option(
         "--floor-recall", type=NumberRange(0, 1), default=0.99, help="Smallest mean recall of an index."
     )
-    return recall(zeros(function))
+    return recall(without_hit(function))
 
 
 def precision_option(function: F) -> F:

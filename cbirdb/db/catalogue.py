@@ -89,12 +89,12 @@ def ensure_dataset(connection: psycopg.Connection, name: str, reader: str, root:
     if stored_reader != reader:
         raise InputError(
             f"The dataset '{name}' exists and was ingested by the reader {stored_reader}.",
-            hint="Give this one another --name.",
+            hint="Give the new dataset another --name.",
         )
     if root is not None and stored_root != root:
         raise InputError(
             f"The dataset '{name}' exists and lies in {stored_root}.",
-            hint="Give this one another --name. If it is the same dataset in a new place, add --moved.",
+            hint="Give the new dataset another --name. If it is the same dataset in a new place, add --moved.",
         )
     return int(dataset_id)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from cbirdb.db.extension import extension_version, see_extension, version_tuple
+from cbirdb.db.extension import add_extension_to_search_path, extension_version, version_tuple
 from cbirdb.db.index_builds import stray_indexes
 from cbirdb.db.known_defects import how_to_update, missing_fixes
 from cbirdb.db.rows import first_value, one_row
@@ -129,7 +129,7 @@ def check_memory(connection: psycopg.Connection) -> Check:
 
 def check_search(connection: psycopg.Connection) -> Check:
     """Check a nearest-neighbour query through an index."""
-    see_extension(connection)
+    add_extension_to_search_path(connection)
     if not _value(connection, "SELECT has_database_privilege(current_database(), 'TEMP')"):
         return _check_search_without_index(connection)
     # Search real vectors through a real index, in a table that vanishes with the transaction.

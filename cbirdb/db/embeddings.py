@@ -66,7 +66,7 @@ def table_name(encoder: str) -> str:
     """
     if not ENCODER_NAME.fullmatch(encoder):
         raise InputError(
-            f"'{printable(encoder)}' cannot name an encoder.",
+            f"'{printable(encoder)}' is not a valid encoder name.",
             hint="Use 1 to 40 of the characters a-z, 0-9, '-' and '.'. Optionally add '@' and 8 of 0-9, a-f.",
         )
     return "embedding_" + re.sub(r"[^a-z0-9]+", "_", encoder).strip("_")

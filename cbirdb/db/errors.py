@@ -131,10 +131,10 @@ _CAUSES = (
     ),
     (
         "Connection refused",
-        "No server answers there ({where}).",
+        "No server answers at {where}.",
         "Check host and port, and that the server runs. If it has stopped, its log says why.",
     ),
-    ("No such file", "No server answers there ({where}).", "Check the socket folder, and that the server runs."),
+    ("No such file", "No server answers at {where}.", "Check the socket folder, and that the server runs."),
     ("resolve", "The host name is unknown: {cause}.", "Check the host in the connection string."),
     ("timeout", "The server did not answer in time ({where}).", "Check host, port and firewall."),
 )
@@ -163,7 +163,7 @@ def connection_error(error: psycopg.OperationalError) -> DatabaseError:
     """Explain in our words why the driver could not connect. It has only a text then, no SQLSTATE."""
     text = str(error)
     target = re.search(r'connection to server (?:at|on socket) "([^"]+)"(?: \([^)]*\))?(?:, port (\d+))?', text)
-    where = " port ".join(part for part in target.groups() if part) if target else "as named"
+    where = " port ".join(part for part in target.groups() if part) if target else "the given address"
     for needle, sentence, hint in _CAUSES:
         if needle in text:
             kind = _KINDS.get(needle, DatabaseError if needle in _LASTING else UnreachableError)

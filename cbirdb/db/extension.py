@@ -17,7 +17,7 @@ def version_tuple(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def see_extension(connection: psycopg.Connection) -> None:
+def add_extension_to_search_path(connection: psycopg.Connection) -> None:
     """Add pgvector's schema to the search path for this transaction."""
     connection.execute(
         """

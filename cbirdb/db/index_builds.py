@@ -48,11 +48,11 @@ class IndexBuild:
             "memory_estimate_mb": round((self.memory_estimate_bytes or 0) / 2**20, 1),
             "seconds": round(self.build_seconds, 2),
             "built_at": self.built_at,
-            "audit": audit_words(self.audit),
+            "audit": describe_audit(self.audit),
         }
 
 
-def audit_words(audit: dict[str, Any] | None) -> str:
+def describe_audit(audit: dict[str, Any] | None) -> str:
     """Describe an audit in one line, to show beside results that came through the index."""
     if audit is None:
         return "not audited"

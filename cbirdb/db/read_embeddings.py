@@ -12,7 +12,7 @@ from psycopg import sql
 from cbirdb.db.copy import HEADER, row_type
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.errors import translated_errors
-from cbirdb.db.extension import see_extension
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.records import Precision
 
@@ -55,7 +55,7 @@ def iterate_embeddings(connect: Callable[[], psycopg.Connection], stored: Stored
     """Yield all embeddings of an encoder, as they are at one moment, on a connection of its own."""
     everything = sql.SQL("SELECT image_id, embedding FROM {}").format(sql.Identifier(SCHEMA, stored.table))
     with translated_errors(), connect() as connection, connection.transaction():
-        see_extension(connection)
+        add_extension_to_search_path(connection)
         yield from read_embeddings(connection, everything, stored.dim, stored.precision)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cbirdb.db.evaluation.measure_pairs import measure_pairs, most_excluded, read_part
 from cbirdb.db.evaluation.neighbours import Search
 from cbirdb.db.evaluation.selection import ChangedError
-from cbirdb.db.evaluation.store_neighbours import Found, ImageFacts, number_label_sets, read_image_facts
+from cbirdb.db.evaluation.store_neighbours import ImageFacts, NearestImages, number_label_sets, read_image_facts
 from cbirdb.db.read_embeddings import Block
 from cbirdb.vectors.exact_knn import exact_neighbours
 
@@ -73,7 +73,7 @@ class MatrixSearch:
         per_query = 12 * self._search.task.encoder.dim + 3 * 20 * self._wanted(margin)
         return max(1, self._memory // per_query)
 
-    def find(self, queries: Sequence[int], count: Count, margin: int | None = None) -> Iterator[Found]:
+    def find(self, queries: Sequence[int], count: Count, margin: int | None = None) -> Iterator[NearestImages]:
         """Yield the nearest images of all queries, some queries at a time, in no particular order.
 
         :param queries: image ids.
@@ -127,7 +127,7 @@ class MatrixSearch:
             nearest.distances,
         )
 
-    def _rank(self, lists: _Lists, which: slice) -> tuple[Found, list[int]]:
+    def _rank(self, lists: _Lists, which: slice) -> tuple[NearestImages, list[int]]:
         """Return some of the lists as the server would order them, and the queries whose lists do not reach far enough."""
         queries, ids = lists.queries.ids[which], lists.ids[which]
         barred = self._is_excluded(lists, which)
@@ -145,7 +145,7 @@ class MatrixSearch:
         there = np.isfinite(distances)
         label_sets = lists.images.label_sets[lists.images.positions(ids)]
         is_relevant = self._overlaps[lists.queries.label_sets[which][sure][:, None], label_sets] & there
-        found = Found(
+        found = NearestImages(
             queries[sure],
             ids,
             distances.astype(np.float32),

@@ -20,7 +20,7 @@ from cbirdb.db.errors import translated_errors
 from cbirdb.db.evaluation import neighbours, selection
 from cbirdb.db.evaluation.runs import Definition, HeldRun, count_without_relevant, held_run
 from cbirdb.db.evaluation.selection import Counts, Selection
-from cbirdb.db.index_builds import IndexBuild, audit_words, current_build, refuse_rival, server_versions
+from cbirdb.db.index_builds import IndexBuild, current_build, describe_audit, refuse_rival, server_versions
 from cbirdb.errors import InputError
 from cbirdb.evaluate.find_neighbours import RECALL_AT, Connect, FoundByIndex, Resources, find_neighbours, measure_recall
 from cbirdb.evaluate.options import PROTOCOLS, EvaluationOptions, Mode
@@ -290,7 +290,7 @@ def _summary(prepared: _Prepared, searched: _Searched, run: HeldRun, without_rel
         left_out=counts.left_out,
         not_encoded=counts.not_encoded,
         without_relevant=without_relevant,
-        index_audit=audit_words(build.audit) if build else None,
+        index_audit=describe_audit(build.audit) if build else None,
         not_final=searched.not_final,
         resumed=len(run.stored),
         outdated=run.outdated,

@@ -26,7 +26,7 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.db.errors import translated_errors
-from cbirdb.db.extension import see_extension
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, refuse_rival
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.read_embeddings import read_embeddings
@@ -54,9 +54,9 @@ class Floor:
     """Largest share of queries for which none of the nearest is found."""
 
     def __post_init__(self) -> None:
-        for value, what in ((self.recall, "recall"), (self.share_without_hit, "zeros")):
+        for value, option in ((self.recall, "--floor-recall"), (self.share_without_hit, "--max-share-without-hit")):
             if not 0 <= value <= 1:
-                raise OptionError(f"--floor-{what} must lie between 0 and 1, not {value}.")
+                raise OptionError(f"{option} must lie between 0 and 1, not {value}.")
 
     def for_unseen(self) -> Floor:
         """Return what stored vectors must reach for vectors that are not stored to reach this floor.
@@ -166,7 +166,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """Hold what one search found, nearest first."""
 
     ids: Sequence[int]
@@ -175,7 +175,7 @@ class Found:
 
 
 Floats = NDArray[np.float32]
-Search = Callable[[str, int], Found]
+Search = Callable[[str, int], SearchResult]
 """A query vector as text, and k."""
 
 
@@ -200,7 +200,7 @@ def find_truth(
     """
     if sample < 1:
         raise OptionError(f"--sample must be at least 1, not {sample}.")
-    see_extension(connection)
+    add_extension_to_search_path(connection)
     # As a search does it: its query is scaled to length 1 and rounded again to what is stored.
     drawn = sql.SQL(
         "SELECT image_id, l2_normalize(embedding::vector)::{kind} FROM {table}"
@@ -308,16 +308,17 @@ def audit_index(
 
 
 def _build_to_audit(connection: psycopg.Connection, encoder: StoredEncoder) -> IndexBuild:
+    # Such a role sees no builds either, and would read that there is no index.
+    if one_value(connection.execute("SELECT cbir_internal.rows_are_restricted()")):
+        raise InputError(
+            "Row-level security hides images from this role, so its searches do not use the index.",
+            hint="Audit as the owner of schema 'cbir' or as a member of cbir_admin.",
+        )
     build = current_build(connection, encoder)
     if build is None:
         raise NoIndexError(
             f"The encoder '{encoder.name}' has no vector index.",
             hint=f"Build one: cbirdb index build -e {encoder.name}",
-        )
-    if one_value(connection.execute("SELECT cbir_internal.rows_are_restricted()")):
-        raise InputError(
-            "Row-level security hides images from this role, so its searches do not use the index.",
-            hint="Audit as the owner of schema 'cbir'.",
         )
     refuse_rival(connection, build)
     return build
@@ -329,9 +330,9 @@ def _product_search(connection: psycopg.Connection, encoder: StoredEncoder) -> S
         " FROM cbir_internal.nearest_image(%s, %s::vector, %s, mode => 'approximate') ORDER BY rank"
     )
 
-    def search(query: str, k: int) -> Found:
+    def search(query: str, k: int) -> SearchResult:
         rows = connection.execute(statement, [encoder.name, query, k]).fetchall()
-        return Found([row[0] for row in rows], [row[1] for row in rows], bool(rows and rows[0][2]))
+        return SearchResult([row[0] for row in rows], [row[1] for row in rows], bool(rows and rows[0][2]))
 
     return search
 
@@ -358,11 +359,11 @@ def walk_search(
         )
         return statement, walk
 
-    def search(query: str, k: int) -> Found:
+    def search(query: str, k: int) -> SearchResult:
         statement, walk = walks[k] if k in walks else walks.setdefault(k, prepare(k))
         apply_settings(connection, walk.settings)
         found = connection.execute(statement, [query]).fetchall()
-        return Found([row[0] for row in found], [row[1] for row in found])
+        return SearchResult([row[0] for row in found], [row[1] for row in found])
 
     return search
 

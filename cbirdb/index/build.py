@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.errors import translated_errors
-from cbirdb.db.extension import see_extension
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.db.index_builds import IndexBuild, NoIndexError, current_build, leftover_indexes, server_versions
 from cbirdb.db.known_defects import refuse_unsafe_ivfflat
 from cbirdb.db.lock_waits import WRITERS_QUEUE_S, Connect, LockWaits, wait_without_limit
@@ -96,7 +96,7 @@ def _build_and_record(
     if leftover_indexes(connection, encoder):
         # Of a build that ended while this one waited. Until it is gone searches do without an index.
         return None
-    see_extension(connection)
+    add_extension_to_search_path(connection)
     name = _new_name(connection, encoder, method)
     started = time.monotonic()
     with _watched(connection.info.backend_pid, connect, task), _memory_needed(estimate):

@@ -22,7 +22,7 @@ from psycopg import sql
 
 from cbirdb.db.embeddings import StoredEncoder, count_embeddings
 from cbirdb.db.errors import translated_errors
-from cbirdb.db.extension import see_extension
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.db.known_defects import ivfflat_refusal
 from cbirdb.db.rows import one_value
 from cbirdb.db.schema_name import SCHEMA
@@ -252,7 +252,7 @@ def choose_method(
         progress.task(f"choosing an index for {encoder.name}", total=None, unit="methods") as bar,
         connection.transaction(),
     ):
-        see_extension(connection)
+        add_extension_to_search_path(connection)
         candidates = _candidates(connection, encoder, progress, allow_ivfflat=allow_ivfflat)
         whole_rows = count_embeddings(connection, encoder)
         taken = _draw(connection, encoder, rows, seed)

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cbirdb.db.errors import translated_errors
-from cbirdb.db.index_builds import audit_words
+from cbirdb.db.index_builds import describe_audit
 from cbirdb.db.known_encoders import stored_encoder
 from cbirdb.db.schema_name import SCHEMA
 from cbirdb.errors import InputError
@@ -137,7 +137,7 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             f" of {datasets}; {mode}, k = {k}"
         )
         if mode == "approximate":
-            line += f"; the index found {recall:.2%} of the true {at} nearest over {sample} queries; audit of the index {audit_words(audit)}"
+            line += f"; the index found {recall:.2%} of the true {at} nearest over {sample} queries; audit of the index {describe_audit(audit)}"
         if protocol != "paper":
             line += f"; protocol {protocol}"
         if not same_patient:

@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.db.embeddings import StoredEncoder, check_datasets
 from cbirdb.db.errors import translated_errors
-from cbirdb.db.extension import see_extension
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.encode.load import check_same_encoder
 from cbirdb.encoders.base import Encoder
 from cbirdb.errors import InputError, PixelError, UnknownNameError
@@ -215,7 +215,7 @@ def _rows(
     with translated_errors():
         try:
             with connection.transaction():
-                see_extension(connection)
+                add_extension_to_search_path(connection)
                 if purpose is not None:
                     connection.execute("SELECT set_config('cbir.purpose', %s, true)", [purpose])
                 cursor = connection.cursor(row_factory=dict_row)

@@ -20,8 +20,8 @@ DECLARE
 BEGIN
     IF NOT bounded THEN
         object := 'role cbir_search';
-        fault := 'not there, or not the owner''s to act as: searches run as their caller, and row-level security cannot be'
-        ' switched on';
+        fault := 'it is missing, or the schema''s owner may not SET ROLE to it: searches run as their caller, and row-level'
+        ' security cannot be switched on';
         RETURN NEXT;
     END IF;
     FOR tab IN
@@ -61,13 +61,13 @@ BEGIN
             EXECUTE format('DROP TABLE pg_temp.%I', tab.relname);
         END IF;
         IF wanted <> there THEN
-            fault := 'its policies are others than this version makes';
+            fault := 'its policies differ from those that this version creates';
             RETURN NEXT;
         END IF;
     END LOOP;
     RETURN QUERY
     SELECT format('trigger %s on %s', d.trigger_name, d.table_name),
-        CASE WHEN t.tgenabled = 'D' THEN 'switched off' WHEN t.oid IS NULL THEN 'missing' ELSE 'another one' END
+        CASE WHEN t.tgenabled = 'D' THEN 'disabled' WHEN t.oid IS NULL THEN 'missing' ELSE 'differs from this version''s' END
     FROM cbir_internal.trigger_definition() AS d
     LEFT JOIN pg_trigger AS t
         ON t.tgrelid = to_regclass(format('cbir.%I', d.table_name)) AND t.tgname = d.trigger_name AND NOT t.tgisinternal
@@ -94,8 +94,8 @@ BEGIN
     RETURN QUERY
     SELECT format('dataset_access of %s', a.role_name),
         CASE
-            WHEN r.oid IS NULL THEN 'there is no such role; the row counts for nobody'
-            ELSE 'the role was made again since, or this is another cluster; confirm it: cbirdb db row-security confirm'
+            WHEN r.oid IS NULL THEN 'there is no such role, so the row has no effect'
+            ELSE 'the role was created again, or the database was restored; to confirm, run: cbirdb db row-security confirm'
         END
     FROM (SELECT DISTINCT x.role_name, x.role_oid FROM cbir.dataset_access AS x) AS a
     LEFT JOIN pg_roles AS r ON r.rolname = a.role_name

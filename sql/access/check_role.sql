@@ -9,19 +9,19 @@ SET search_path FROM CURRENT
 AS $$
 BEGIN
     IF tg_relid <> 'cbir.dataset_access'::regclass THEN
-        RAISE EXCEPTION 'cbir_internal.check_role belongs to cbir.dataset_access' USING ERRCODE = 'object_not_in_prerequisite_state';
+        RAISE EXCEPTION 'cbir_internal.check_role is a trigger function for cbir.dataset_access only' USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     new.role_oid := (SELECT r.oid FROM pg_roles AS r WHERE r.rolname = new.role_name);
     IF new.role_oid IS NULL THEN
         RAISE EXCEPTION 'there is no role "%"', new.role_name USING
             ERRCODE = 'undefined_object',
-            HINT = 'Roles: ' || coalesce(
+            HINT = 'Existing roles: ' || coalesce(
                 (
                     SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles AS r
                     WHERE NOT r.rolsuper AND NOT starts_with(r.rolname, 'pg_')
                 ),
                 'none yet'
-            ) || '. A new one: CREATE ROLE site_a IN ROLE cbir_reader';
+            ) || '. To create one: CREATE ROLE site_a IN ROLE cbir_reader';
     END IF;
     RETURN new;
 END

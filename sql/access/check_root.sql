@@ -12,7 +12,7 @@ SET search_path FROM CURRENT
 AS $$
 BEGIN
     IF tg_relid <> 'cbir.dataset'::regclass THEN
-        RAISE EXCEPTION 'cbir_internal.check_root belongs to cbir.dataset' USING ERRCODE = 'object_not_in_prerequisite_state';
+        RAISE EXCEPTION 'cbir_internal.check_root is a trigger function for cbir.dataset only' USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     IF new.root IS NULL OR NOT cbir_internal.rows_are_restricted() THEN
         PERFORM cbir_internal.refuse_maintenance();
@@ -20,7 +20,7 @@ BEGIN
     END IF;
     IF new.root !~ '^dicom-[0-9a-f]{32}$' AND new.root <> '/' AND (new.root !~ '^(/[^/]+)+$' OR new.root ~ '/[.]{1,2}(/|$)') THEN
         RAISE EXCEPTION 'the folder of a dataset must be an absolute path' USING
-            ERRCODE = 'invalid_parameter_value', HINT = 'Without ".", ".." and doubled or closing slashes.';
+            ERRCODE = 'invalid_parameter_value', HINT = 'Write it without ".", "..", double slashes and a slash at the end.';
     END IF;
     IF EXISTS (
         SELECT FROM cbir.dataset AS d

@@ -49,9 +49,9 @@ BEGIN
             RETURN new;
         END IF;
     END IF;
-    RAISE EXCEPTION 'the search audit can only be added to' USING
+    RAISE EXCEPTION 'rows of the search audit cannot be changed or deleted' USING
         ERRCODE = 'insufficient_privilege',
-        HINT = 'Erasing a patient takes the ids of their images and the pseudonym out of it; nothing else changes it.';
+        HINT = 'Only the erasure of a patient changes them: it removes the pseudonym and the ids of the patient''s images.';
 END
 $$;
 

@@ -23,7 +23,7 @@ BEGIN
         RETURN FALSE;
     END IF;
     IF NOT has_schema_privilege('cbir_search', extension_schema, 'USAGE') THEN
-        RAISE EXCEPTION 'cbir_search may not use schema "%", where pgvector lies', extension_schema USING
+        RAISE EXCEPTION 'role cbir_search lacks the privilege USAGE on schema "%", which contains pgvector', extension_schema USING
             ERRCODE = 'insufficient_privilege',
             HINT = format('A database administrator runs: GRANT USAGE ON SCHEMA %I TO cbir_search;', extension_schema);
     END IF;

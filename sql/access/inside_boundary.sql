@@ -14,9 +14,9 @@ DECLARE
     restricted constant boolean := cbir_internal.rows_are_restricted();
 BEGIN
     IF current_user NOT IN ('cbir_search', cbir_internal.acting_role()) AND restricted THEN
-        RAISE EXCEPTION 'this function does not run as cbir_search, so row-level security would not hold' USING
+        RAISE EXCEPTION 'this function does not run as cbir_search, so it would bypass row-level security' USING
             ERRCODE = 'insufficient_privilege',
-            HINT = 'The owner of schema cbir runs this once, after a restore: cbirdb db upgrade';
+            HINT = 'After a restore, the owner of schema cbir must run: cbirdb db upgrade';
     END IF;
     IF
         current_user = 'cbir_search' AND NOT restricted

@@ -9,7 +9,7 @@ SET search_path FROM CURRENT
 AS $$
 BEGIN
     IF TG_RELID <> 'cbir.setting'::regclass THEN
-        RAISE EXCEPTION 'this trigger function is for cbir.setting' USING ERRCODE = 'insufficient_privilege';
+        RAISE EXCEPTION 'cbir_internal.note_setting is a trigger function for cbir.setting only' USING ERRCODE = 'insufficient_privilege';
     END IF;
     INSERT INTO cbir.search_audit (login, role, purpose, function, filter, returned)
     VALUES (

@@ -14,16 +14,16 @@ DECLARE
     erased boolean := EXISTS (SELECT FROM cbir.erasure_certificate);
 BEGIN
     IF TG_RELID NOT IN ('cbir.patient'::regclass, 'cbir.image'::regclass, 'cbir.dataset'::regclass) THEN
-        RAISE EXCEPTION 'this trigger function is for cbir.patient, cbir.image and cbir.dataset' USING
+        RAISE EXCEPTION 'cbir_internal.refuse_erased is a trigger function for cbir.patient, cbir.image and cbir.dataset only' USING
             ERRCODE = 'insufficient_privilege';
     END IF;
     IF NOT erased THEN
         RETURN NULL;
     ELSIF TG_RELID = 'cbir.dataset'::regclass THEN
         IF EXISTS (SELECT FROM cbir.erasure_certificate AS c WHERE c.dataset IN (old.name, new.name)) THEN
-            RAISE EXCEPTION 'dataset "%" cannot be named "%"', old.name, new.name USING
+            RAISE EXCEPTION 'dataset "%" cannot be renamed to "%"', old.name, new.name USING
                 ERRCODE = 'integrity_constraint_violation',
-                HINT = 'A patient of one of the two has been erased, and is known by that name alone.';
+                HINT = 'A patient of one of these datasets was erased, and only the dataset''s name identifies the erased patient.';
         END IF;
         RETURN NULL;
     ELSIF TG_RELID = 'cbir.patient'::regclass AND TG_LEVEL = 'ROW' THEN
@@ -54,7 +54,7 @@ BEGIN
     IF erased THEN
         RAISE EXCEPTION 'an erased patient cannot be brought back' USING
             ERRCODE = 'integrity_constraint_violation',
-            HINT = 'cbir.erasure_certificate says which datasets and when; cbir_internal.erased_source names the files.';
+            HINT = 'cbir.erasure_certificate lists the erasures; cbir_internal.erased_source names the files.';
     END IF;
     RETURN NULL;
 END

@@ -16,9 +16,9 @@ BEGIN
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN
-        RAISE EXCEPTION 'nothing is answered to the functions of an index while a table is maintained' USING
+        RAISE EXCEPTION 'this function does not run inside VACUUM, ANALYZE, REINDEX, CREATE INDEX or REFRESH' USING
             ERRCODE = 'insufficient_privilege',
-            HINT = 'Call it in a session of your own.';
+            HINT = 'Call it in a query of your own, not from an index or a materialized view.';
 END
 $$;
 

@@ -17,9 +17,9 @@ BEGIN
         INNER JOIN pg_roles AS r ON r.oid = p.proowner
         WHERE p.oid = 'cbir.similar_images'::regproc AND r.rolname = 'cbir_search' AND p.prosecdef
     ) THEN
-        RAISE EXCEPTION 'row-level security needs the role cbir_search, as whom searches run' USING
+        RAISE EXCEPTION 'row-level security needs the role cbir_search, which runs the searches' USING
             ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'A database administrator runs the script of "cbirdb db roles --script" once; then: cbirdb db upgrade';
+            HINT = 'A database administrator runs once: cbirdb db roles --script | psql. Then run: cbirdb db upgrade';
     END IF;
     UPDATE cbir.setting AS s
     SET enabled = set_row_security.enabled, changed_at = now(), changed_by = session_user

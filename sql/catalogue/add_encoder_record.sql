@@ -31,8 +31,8 @@ BEGIN
         OR (spec -> 'dim' = 'null' OR spec ->> 'dim' ~ '^[1-9][0-9]{0,4}$') IS NOT TRUE
         OR octet_length(spec::text) > 20000
     THEN
-        RAISE EXCEPTION 'this is no record of an encoder' USING
-            ERRCODE = 'invalid_parameter_value', HINT = 'Records are made by: cbirdb encoders add';
+        RAISE EXCEPTION 'the record of encoder "%" is not valid', name USING
+            ERRCODE = 'invalid_parameter_value', HINT = 'Create it by running: cbirdb encoders add';
     END IF;
     INSERT INTO cbir.encoder_record (name, spec) VALUES (add_encoder_record.name, add_encoder_record.spec)
     ON CONFLICT DO NOTHING;

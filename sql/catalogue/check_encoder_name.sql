@@ -11,9 +11,9 @@ SET search_path FROM CURRENT
 AS $$
 BEGIN
     IF name IS NULL OR name !~ '^[a-z0-9.-]{1,40}(@[0-9a-f]{8})?$' OR name !~ '^[^@]*[a-z0-9]' THEN
-        RAISE EXCEPTION '"%" cannot name an encoder', coalesce(left(name, 60), 'NULL') USING
+        RAISE EXCEPTION '"%" is not a valid encoder name', coalesce(left(name, 60), 'NULL') USING
             ERRCODE = 'invalid_name',
-            HINT = 'Use 1 to 40 of the characters a-z, 0-9, "-" and "."; then, if at all, one "@" and 8 of 0-9, a-f.';
+            HINT = 'Use 1 to 40 of the characters a-z, 0-9, "-" and ".". Optionally add "@" and 8 of 0-9, a-f.';
     END IF;
     RETURN name;
 END

@@ -20,7 +20,7 @@ BEGIN
         OR (abs(norm - 1) < 0.01) IS NOT TRUE
     THEN
         RAISE EXCEPTION 'the vector of the fixed picture must have % components and length 1', dim
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'It is what the encoder gives, normalised.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the encoder''s embedding of the fixed picture, normalised.';
     END IF;
 END
 $$;

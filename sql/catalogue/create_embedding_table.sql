@@ -28,9 +28,9 @@ BEGIN
     END IF;
     max_dim := CASE spec.precision WHEN 'half' THEN 4000 ELSE 2000 END;
     IF spec.dim > max_dim THEN
-        RAISE EXCEPTION 'encoder "%" has % dimensions, an indexed % precision table holds at most %',
+        RAISE EXCEPTION 'encoder "%" has % dimensions, but an index of % precision vectors supports at most %',
             encoder, spec.dim, spec.precision, max_dim
-            USING ERRCODE = 'program_limit_exceeded', HINT = 'Use half precision up to 4,000 dimensions.';
+            USING ERRCODE = 'program_limit_exceeded', HINT = 'Half precision supports up to 4,000 dimensions.';
     END IF;
     EXECUTE format(
         'CREATE TABLE IF NOT EXISTS cbir.%1$I (

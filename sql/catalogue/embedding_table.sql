@@ -16,7 +16,7 @@ BEGIN
             ERRCODE = 'undefined_object',
             HINT = coalesce(
                 'Encoders here: ' || cbir_internal.listed(ARRAY(SELECT e.name FROM cbir.encoder AS e ORDER BY e.name)) || '.',
-                'None has been used yet; run: cbirdb encode -e tiny-image'
+                'There are no encoders yet; run: cbirdb encode -e tiny-image'
             );
     END IF;
     RETURN known;

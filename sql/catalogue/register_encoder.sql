@@ -25,14 +25,15 @@ AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM cbir.encoder AS e WHERE e.name = register_encoder.name) THEN
         PERFORM cbir_internal.check_golden_embedding(golden_embedding, dim);
-    -- Limited, because each command of each site reads these fields.
-    IF
-        (jsonb_typeof(spec) = 'object' AND jsonb_typeof(provenance) = 'object') IS NOT TRUE
-        OR octet_length(concat(spec, provenance, licence, weights_sha256, preprocessing_sha256)) > 50000
-    THEN
-        RAISE EXCEPTION 'this does not describe an encoder' USING
-            ERRCODE = 'invalid_parameter_value', HINT = 'Give objects for spec and provenance, 50,000 bytes in all at most.';
-    END IF;
+        -- Limited, because each command of each site reads these fields.
+        IF
+            (jsonb_typeof(spec) = 'object' AND jsonb_typeof(provenance) = 'object') IS NOT TRUE
+            OR octet_length(concat(spec, provenance, licence, weights_sha256, preprocessing_sha256)) > 50000
+        THEN
+            RAISE EXCEPTION 'this description of an encoder is not valid' USING
+                ERRCODE = 'invalid_parameter_value',
+                HINT = 'spec and provenance must be JSON objects; all fields together may have at most 50,000 bytes.';
+        END IF;
     END IF;
     INSERT INTO cbir.encoder (
         name, table_name, dim, precision, licence, weights_sha256, preprocessing_sha256, spec, provenance, golden_embedding

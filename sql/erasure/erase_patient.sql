@@ -92,7 +92,7 @@ BEGIN
         RAISE EXCEPTION 'there is no patient with this pseudonym%',
             coalesce(' in dataset "' || erase_patient.dataset || '"', '') USING
             ERRCODE = 'no_data_found',
-            HINT = 'Pseudonyms are in cbir.patient; from the patient''s own number:'
+            HINT = 'cbir.patient lists the pseudonyms. To erase by the original patient ID, run:'
             ' cbirdb erase --patient-id ID --pseudonym-key FILE';
     END IF;
 END

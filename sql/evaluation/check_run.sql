@@ -20,7 +20,7 @@ BEGIN
                     SELECT r.run_id::text FROM cbir.search_run AS r
                     WHERE r.finished_at IS NOT NULL ORDER BY r.run_id DESC
                 )) || '.',
-                'There is none yet; make one: cbirdb evaluate -e ENCODER'
+                'There are no finished runs yet; run: cbirdb evaluate -e ENCODER'
             );
     END IF;
     RETURN run;

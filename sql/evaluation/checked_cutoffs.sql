@@ -18,8 +18,8 @@ DECLARE
     );
 BEGIN
     IF wrong IS NOT NULL THEN
-        RAISE EXCEPTION '% must lie between 1 and %, the neighbours that run % kept, not %', named, kept, run_id, wrong
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'For more neighbours: cbirdb evaluate -e ENCODER -k NUMBER';
+        RAISE EXCEPTION '% must lie between 1 and %, the number of neighbours that run % stored, not %', named, kept, run_id, wrong
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'To store more neighbours, run: cbirdb evaluate -e ENCODER -k NUMBER';
     END IF;
     RETURN coalesce(cutoffs, ARRAY(SELECT c.cutoff FROM unnest('{1, 3, 5, 10}'::integer[]) AS c (cutoff) WHERE c.cutoff <= kept));
 END

@@ -25,13 +25,13 @@ BEGIN
         INNER JOIN cbir.%I AS e ON e.image_id = s.image_id', tab
     ) INTO now_indexed, now_sum USING run.protocol, run.index_split, run.datasets, run.split_seed;
     IF now_indexed <> run.indexed_images THEN
-        RAISE EXCEPTION 'run % retrieved from % images, of which there are % now', run_id, run.indexed_images, now_indexed
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Images, labels or embeddings have come or gone'
-                ' since. Run cbirdb evaluate again.';
+        RAISE EXCEPTION 'run % searched % images, but the same selection has % images now', run_id, run.indexed_images, now_indexed
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Images, labels or embeddings were added or removed'
+                ' after the run. Run cbirdb evaluate again.';
     ELSIF now_sum <> nullif(split_part(run.fingerprint, ' ', 3), '') THEN
-        RAISE EXCEPTION 'the % images that run % retrieved from have other labels or patients now, or are others',
-            now_indexed, run_id
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Run cbirdb evaluate again.';
+        RAISE EXCEPTION 'the images that run % searched have changed since the run', run_id
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Labels or patients were changed, or images were'
+                ' replaced. Run cbirdb evaluate again.';
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT s.image_id, s.patient_id, s.label_ids

@@ -19,8 +19,8 @@ DECLARE
     run constant cbir.search_run := cbir_internal.check_run(run_id);
 BEGIN
     IF run.protocol <> 'paper' THEN
-        RAISE EXCEPTION 'run % is of protocol "%", under which an image may have several labels', run.run_id, run.protocol
-            USING ERRCODE = 'feature_not_supported', HINT = 'Use a run of protocol "paper".';
+        RAISE EXCEPTION 'run % has protocol "%", which allows several labels per image', run.run_id, run.protocol
+            USING ERRCODE = 'feature_not_supported', HINT = 'This function needs one label per image. Use a run of protocol "paper".';
     END IF;
     ks := cbir_internal.checked_cutoffs('k', ks, run.run_id);
     RETURN QUERY

@@ -38,12 +38,12 @@ DECLARE
     run constant cbir.search_run := cbir_internal.check_run(run_id);
 BEGIN
     IF run.protocol <> 'paper' THEN
-        RAISE EXCEPTION 'run % is of protocol "%", under which an image may have several labels', run.run_id, run.protocol
-            USING ERRCODE = 'feature_not_supported', HINT = 'Use a run of protocol "paper".';
+        RAISE EXCEPTION 'run % has protocol "%", which allows several labels per image', run.run_id, run.protocol
+            USING ERRCODE = 'feature_not_supported', HINT = 'This function needs one label per image. Use a run of protocol "paper".';
     END IF;
     IF EXISTS (SELECT FROM unnest(fractions) AS f (part) WHERE f.part IS NULL OR f.part <= 0 OR f.part > 1) THEN
-        RAISE EXCEPTION 'fractions must lie above 0 and not above 1' USING
-            ERRCODE = 'invalid_parameter_value', HINT = 'As in fractions => ''{0.1, 0.5, 1}''.';
+        RAISE EXCEPTION 'every fraction must be above 0 and at most 1' USING
+            ERRCODE = 'invalid_parameter_value', HINT = 'For example: fractions => ''{0.1, 0.5, 1}''.';
     END IF;
     cutoffs := cbir_internal.checked_cutoffs('N', cutoffs, run.run_id);
     RETURN QUERY

@@ -19,7 +19,7 @@ BEGIN
     IF (filter).study_from > (filter).study_to THEN
         RAISE EXCEPTION 'study_from (%) lies after study_to (%)', (filter).study_from, (filter).study_to USING
             ERRCODE = 'invalid_parameter_value',
-            HINT = 'No study has such a date; give the earlier day as study_from.';
+            HINT = 'Give the earlier day as study_from.';
     END IF;
     IF (filter).dataset IS NOT NULL THEN
         known := ARRAY(SELECT d.name FROM cbir.dataset AS d ORDER BY d.name);
@@ -92,7 +92,7 @@ BEGIN
     IF kind IS NOT NULL THEN
         RAISE EXCEPTION 'there is no % "%" in this database', kind, given USING
             ERRCODE = 'undefined_object',
-            HINT = coalesce('There is: ' || cbir_internal.listed(known) || '.', 'There is none.');
+            HINT = coalesce('Known: ' || cbir_internal.listed(known) || '.', 'There is none yet.');
     END IF;
 END
 $$;

@@ -24,7 +24,7 @@ BEGIN
     IF query IS NULL THEN
         RAISE EXCEPTION 'the query vector is NULL' USING
             ERRCODE = 'invalid_parameter_value',
-            HINT = 'To ask by an image of the database: cbir.similar_images(encoder, image_id => 42).';
+            HINT = 'To search with an image of the database: cbir.similar_images(encoder, image_id => 42).';
     END IF;
     IF vector_dims(query) <> spec.dim OR vector_norm(query) = 0 THEN
         -- Raises an error that says what is wrong.

@@ -15,7 +15,7 @@ BEGIN
     IF number IS NULL OR number < 1 OR number > largest THEN
         RAISE EXCEPTION '% must lie between 1 and %, not %', named, largest, coalesce(number::text, 'NULL') USING
             ERRCODE = 'invalid_parameter_value',
-            HINT = format('Leave %s out for its default, or narrow the search by filters.', named);
+            HINT = format('Omit %s to use its default, or narrow the search by filters.', named);
     END IF;
     RETURN number::integer;
 END

@@ -20,7 +20,7 @@ DECLARE
     distances double precision[] := '{}';
 BEGIN
     IF num_nulls(image_a, image_b) > 0 THEN
-        RAISE EXCEPTION 'give two images, not NULL' USING
+        RAISE EXCEPTION 'give two images, neither of them NULL' USING
             ERRCODE = 'invalid_parameter_value', HINT = 'For example: cbir.explain_match(42, 97), by their image ids.';
     END IF;
     id_a := cbir_internal.query_image(image_a, NULL, NULL);

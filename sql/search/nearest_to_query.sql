@@ -20,9 +20,9 @@ SET search_path FROM CURRENT
 AS $$
 BEGIN
     IF query_image_id IS NOT NULL AND num_nonnulls(without_image, without_patient) > 0 THEN
-        RAISE EXCEPTION 'without_image and without_patient go with a query vector only' USING
+        RAISE EXCEPTION 'without_image and without_patient work only with a query vector' USING
             ERRCODE = 'invalid_parameter_value',
-            HINT = 'An image of the database is left out by itself, and so is its patient unless same_patient => true.';
+            HINT = 'A search by image already excludes that image, and its patient unless same_patient => true.';
     ELSIF query_image_id IS NOT NULL THEN
         without_image := query_image_id;
         without_patient := (

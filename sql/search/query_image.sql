@@ -23,7 +23,8 @@ DECLARE
     found bigint[];
 BEGIN
     IF given <> 1 THEN
-        RAISE EXCEPTION 'give one of image_id, a UID and query, not %', CASE given WHEN 0 THEN 'none' ELSE 'several' END
+        RAISE EXCEPTION 'give exactly one of image_id, a UID and query, not %',
+            CASE given WHEN 0 THEN 'none' ELSE 'several' END
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'For example: image_id => 42, sop_uid => ''1.2.3'', query => ''[0.1,0.2]''; NULL counts as not given.';
     ELSIF frame IS NOT NULL AND NOT by_uid THEN
@@ -51,14 +52,17 @@ BEGIN
             ORDER BY 1
         );
         IF cardinality(found) = 0 THEN
-            RAISE EXCEPTION 'there is no image with % UID', CASE WHEN num_nonnulls(sop_uid, series_uid, study_uid) > 1 THEN 'each' ELSE 'this' END
+            RAISE EXCEPTION 'no image has %', CASE
+                WHEN num_nonnulls(sop_uid, series_uid, study_uid, frame) > 1 THEN 'all of these: UIDs and frame'
+                ELSE 'this UID'
+            END
                 USING ERRCODE = 'no_data_found',
                 HINT = format(
-                    '%s of %s images have a SOP instance UID: column sop_uid of cbir.image_overview.',
+                    '%s of %s images have a SOP instance UID; it is the column sop_uid of cbir.image_overview.',
                     (SELECT count(i.sop_uid) FROM cbir.image AS i), (SELECT count(*) FROM cbir.image)
                 );
         ELSIF cardinality(found) > 1 THEN
-            RAISE EXCEPTION 'this UID names % images', cardinality(found) USING
+            RAISE EXCEPTION '% images have this UID', cardinality(found) USING
                 ERRCODE = 'cardinality_violation',
                 HINT = format('Give image_id => one of %s.', cbir_internal.listed(found::text[]));
         END IF;
@@ -69,8 +73,8 @@ BEGIN
             HINT = (
                 SELECT
                     CASE count(*)
-                        WHEN 0 THEN 'There is none; '
-                        ELSE format('There are %s, from %s to %s; ', count(*), min(i.image_id), max(i.image_id))
+                        WHEN 0 THEN 'There are no images; '
+                        ELSE format('There are %s images, with ids from %s to %s; ', count(*), min(i.image_id), max(i.image_id))
                     END || 'cbir.image_overview lists them.'
                 FROM cbir.image AS i
             );

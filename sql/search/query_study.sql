@@ -14,7 +14,7 @@ DECLARE
     found bigint[];
 BEGIN
     IF given <> 1 THEN
-        RAISE EXCEPTION 'give one of study_uid and study_id, not %', CASE given WHEN 0 THEN 'none' ELSE 'both' END
+        RAISE EXCEPTION 'give exactly one of study_uid and study_id, not %', CASE given WHEN 0 THEN 'none' ELSE 'both' END
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'For example: study_uid => ''1.2.3''; NULL counts as not given.';
     END IF;
@@ -26,10 +26,10 @@ BEGIN
         RAISE EXCEPTION 'there is no such study' USING
             ERRCODE = 'no_data_found',
             HINT = format(
-                '%s studies are here: column study_uid of cbir.image_overview.', (SELECT count(*) FROM cbir.study)
+                'There are %s studies; their UIDs are the column study_uid of cbir.image_overview.', (SELECT count(*) FROM cbir.study)
             );
     ELSIF cardinality(found) > 1 THEN
-        RAISE EXCEPTION 'this study instance UID names % studies', cardinality(found) USING
+        RAISE EXCEPTION '% studies have this study instance UID', cardinality(found) USING
             ERRCODE = 'cardinality_violation',
             HINT = 'Give study_id => one of ' || cbir_internal.listed(ARRAY(
                 SELECT format('%s (dataset %s)', st.study_id, d.name)

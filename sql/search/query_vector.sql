@@ -25,7 +25,7 @@ BEGIN
                 ERRCODE = 'no_data_found',
                 HINT = format(
                     CASE spec.spec ->> 'family'
-                        WHEN 'imported' THEN 'Its embeddings are imported: cbirdb import-embeddings -e %s FILE.h5'
+                        WHEN 'imported' THEN 'Import its embeddings: cbirdb import-embeddings -e %s FILE.h5'
                         ELSE 'Run: cbirdb encode -e %s'
                     END, encoder);
         END IF;
@@ -38,11 +38,11 @@ BEGIN
                 format('Encoders here with %s dimensions: ', vector_dims(query)) || cbir_internal.listed(ARRAY(
                     SELECT e.name FROM cbir.encoder AS e WHERE e.dim = vector_dims(query) ORDER BY e.name
                 )) || '.',
-                'No encoder here has as many.'
+                'No encoder here has this number of dimensions.'
             );
     ELSIF vector_norm(query) = 0 THEN
-        RAISE EXCEPTION 'a query vector must have a length above zero'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'A vector of zeros has no direction to compare.';
+        RAISE EXCEPTION 'a query vector must not consist of zeros'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Cosine distance compares directions, and this vector has none.';
     END IF;
     RETURN (query);
 END

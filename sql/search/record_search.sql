@@ -34,18 +34,18 @@ DECLARE
     number bigint;
 BEGIN
     IF why IS NULL AND 'purpose_required' = ANY (switched_on) THEN
-        RAISE EXCEPTION 'a search needs a purpose here' USING
+        RAISE EXCEPTION 'this database requires a purpose for every search' USING
             ERRCODE = 'invalid_parameter_value',
-            HINT = 'Say it in the search''s transaction: SELECT set_config(''cbir.purpose'', ''...'', true);'
+            HINT = 'Set it in the transaction of the search: SELECT set_config(''cbir.purpose'', ''...'', true);'
             ' or: cbirdb search --purpose "..."';
     END IF;
     IF 'audit' <> ALL (switched_on) THEN
         RETURN;
     END IF;
     IF current_setting('transaction_read_only')::boolean THEN
-        RAISE EXCEPTION 'searches are written into an audit, which a read-only transaction cannot do' USING
+        RAISE EXCEPTION 'the audit cannot record a search in a read-only transaction' USING
             ERRCODE = 'read_only_sql_transaction',
-            HINT = 'Search in a transaction that may write, on the primary server; an administrator can switch the audit'
+            HINT = 'Search in a read-write transaction on the primary server. An administrator can switch the audit'
             ' off: UPDATE cbir.setting SET enabled = FALSE WHERE name = ''audit'';';
     END IF;
     IF (record_search.filter).image_ids IS NOT NULL THEN

@@ -91,7 +91,7 @@ def test_every_command_and_option_has_a_help_text(words: str) -> None:
         ("CBIRDB_INDEX_BUILD_EF_SEARCH", "x", "index build -e tiny-image", "'x' is not a valid integer"),
         ("CBIRDB_DB_STATUS_FORMAT", "xml", "db status", "'xml' is not one of"),
         ("CBIRDB_IMPORT_EMBEDDINGS_PRECISION", "x", "import-embeddings -e n f.h5", "'x' is not one of"),
-        ("CBIRDB_DSN", "host=127.0.0.1 port=1", "db status", "No server answers there"),
+        ("CBIRDB_DSN", "host=127.0.0.1 port=1", "db status", "No server answers at"),
     ],
 )
 def test_option_can_be_set_by_its_environment_variable(
@@ -192,7 +192,7 @@ def test_search_accepts_a_sop_uid_and_keeps_to_a_list_of_images(
     connection.execute("UPDATE cbir.image SET sop_uid = '1.2.3' WHERE image_id = 4")
     ambiguous = filled("search", "-e", "tiny-image", "--sop-uid", "1.2.3")
     assert ambiguous.code == 1
-    assert "This SOP instance UID names 2 images. Give image_id => one of 3, 4." in ambiguous.err
+    assert "2 images have this SOP instance UID. Give image_id => one of 3, 4." in ambiguous.err
 
 
 def test_listing_without_rows_is_an_empty_json_array_or_an_empty_csv(cli: Callable) -> None:
@@ -224,7 +224,7 @@ def test_only_verbose_adds_a_traceback_to_an_error() -> None:
         )
         assert done.returncode == 3
         assert done.stdout == ""
-        assert "Error: No server answers there" in done.stderr
+        assert "Error: No server answers at" in done.stderr
         assert ("Traceback" in done.stderr) == wanted
 
 

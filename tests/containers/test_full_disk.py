@@ -171,7 +171,7 @@ def test_server_stopped_by_a_full_disk_loses_nothing(small: SmallDisk, small_cli
     crash(small.server)
     outcome = small_cli("encode", "-e", "tiny-image")
     assert (outcome.code, outcome.out) == (3, "")
-    assert outcome.err.startswith("Error: No server answers there ")
+    assert outcome.err.startswith("Error: No server answers at ")
     assert "its log says why" in outcome.err
     assert "No space left on device" in small.server.log()
     small.make_room()

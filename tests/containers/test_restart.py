@@ -148,4 +148,4 @@ def test_commands_say_that_the_server_is_down(
         database.container.start()
         database.wait()
     assert (outcome.code, outcome.out) == (3, "")
-    assert outcome.err.startswith(f"Error: No server answers there (127.0.0.1 port {database.port}).")
+    assert outcome.err.startswith(f"Error: No server answers at 127.0.0.1 port {database.port}.")

@@ -132,9 +132,6 @@ def test_member_of_cbir_reader_can_search_and_cannot_build_an_index(
     assert cli("-q", "--dsn", owner, "ingest", "folder", class_folder, "--name", "readers").code == 0
     assert cli("-q", "--dsn", owner, "encode", "-e", "tiny-image").code == 0
     deployed.superuser("CREATE ROLE radiologist LOGIN PASSWORD 'eins' IN ROLE cbir_reader")
-    with psycopg.connect(owner, autocommit=True) as connection:
-        connection.execute("GRANT USAGE ON SCHEMA cbir TO cbir_reader")
-        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA cbir TO cbir_reader")
     reader = deployed.dsn("radiologist", "eins")
     search = cli("-q", "--dsn", reader, "search", "--image-id", 1, "-e", "tiny-image", "-k", 2, "--format", "json")
     assert search.code == 0, search.err

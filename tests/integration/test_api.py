@@ -311,13 +311,11 @@ def test_second_call_at_once_is_refused_and_the_first_ends(db: cbirdb.Database) 
     with psycopg.connect(db.connection.info.dsn, autocommit=True) as other:
         slow = threading.Thread(target=lambda: answers.append(db.sql("SELECT 1 AS one FROM pg_sleep(1.5)")))
         slow.start()
-        for _ in range(1000):
-            busy = other.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1.5)'"
-                " AND state = 'active' AND pid <> pg_backend_pid()"
-            ).fetchone()
-            if busy == (1,):
-                break
+        busy = (
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1.5)'"
+            " AND state = 'active' AND pid <> pg_backend_pid()"
+        )
+        eventually(lambda: other.execute(busy).fetchone() == (1,))
         with pytest.raises(cbirdb.InputError, match="at work already; a Database is for one thread"):
             db.sql("SELECT 2 AS two")
         slow.join()

@@ -65,9 +65,9 @@ def refused(outcome: tuple[int, str, str]) -> str:
 @pytest.mark.parametrize(
     ("dsn", "words"),
     [
-        ("postgresql://me@127.0.0.1:1/x", "No server answers there"),
-        ("postgresql://me@127.0.0.1:1,127.0.0.1:2/x", "No server answers there"),
-        ("postgresql://me@/x?host=/nowhere/socket", "No server answers there"),
+        ("postgresql://me@127.0.0.1:1/x", "No server answers at"),
+        ("postgresql://me@127.0.0.1:1,127.0.0.1:2/x", "No server answers at"),
+        ("postgresql://me@/x?host=/nowhere/socket", "No server answers at"),
         ("postgresql://me@no-such-host.invalid/x", "host name is unknown"),
         ("postgresql://me@127.0.0.1:port/x", 'invalid integer value "port"'),
         ("host=127.0.0.1 nonsense", "connection string is not valid"),
@@ -85,7 +85,7 @@ def test_unreachable_server_gives_the_cause_and_advice(dsn: str, words: str, cal
     "command", ["search --image-id 1 -e tiny-image", "metrics", "db doctor", "db upgrade", "db uri"]
 )
 def test_every_command_says_that_no_server_answers(command: str, call: Call) -> None:
-    assert "No server answers there" in refused(call("--dsn", "host=127.0.0.1 port=1", *command.split()))
+    assert "No server answers at" in refused(call("--dsn", "host=127.0.0.1 port=1", *command.split()))
 
 
 def test_unknown_database_is_named(own: EmbeddedServer, call: Call) -> None:

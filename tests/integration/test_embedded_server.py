@@ -37,7 +37,7 @@ def cbirdb(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProc
 def one_sentence(done: subprocess.CompletedProcess[str]) -> None:
     assert done.stdout == ""
     # As root, that folders above the home were opened for the server's user is said before.
-    said = [line for line in done.stderr.splitlines() if "letting other users pass through" not in line]
+    said = [line for line in done.stderr.splitlines() if "allowing other users to enter" not in line]
     assert [line[:7] for line in said] == ["Error: "], done.stderr
 
 

@@ -83,7 +83,7 @@ def test_encoders_list_and_show_do_not_create_a_database(
 @pytest.mark.parametrize(
     ("dsn", "words"),
     [
-        ("host=/nowhere dbname=x", "No server answers there"),
+        ("host=/nowhere dbname=x", "No server answers at"),
         ("nonsense", "connection string is not valid"),
     ],
 )
@@ -173,8 +173,8 @@ def test_folder_of_weights_is_recorded_with_its_full_path(
     [
         ("my-model", "An encoder named 'my-model' already exists."),
         ("my.model", "'my.model' would share the table embedding_my_model"),
-        ("my_model", "'my_model' cannot name an encoder"),
-        ("MY.MODEL", "'MY.MODEL' cannot name an encoder"),
+        ("my_model", "'my_model' is not a valid encoder name"),
+        ("MY.MODEL", "'MY.MODEL' is not a valid encoder name"),
     ],
 )
 def test_encoders_add_refuses_a_name_that_is_taken_or_invalid(

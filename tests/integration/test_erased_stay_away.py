@@ -107,7 +107,7 @@ def test_dataset_with_a_certificate_keeps_its_name_and_no_other_takes_it(
     for old, new in (("nih", "nih2"), ("free", "nih")):
         if new == "nih":
             assert cli("datasets", "drop", "nih", "--yes").code == 0
-        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="cannot be named") as caught:
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="cannot be renamed") as caught:
             connection.execute("UPDATE cbir.dataset SET name = %s WHERE name = %s", [new, old])
         assert caught.value.diag.message_hint
     connection.execute("UPDATE cbir.dataset SET name = 'freed', root = '/elsewhere' WHERE name = 'free'")

@@ -218,7 +218,7 @@ def test_run_through_a_poor_or_unaudited_index_is_not_final(
     assert "FAILED: of 72 stored vectors" in said(poor["run"])
     assert f"Run {poor['run']} is NOT FINAL" in said(poor["run"])
     # What is low enough for the user is final; earlier runs keep their audit.
-    outcome, row = approximate("--floor-recall", 0, "--floor-zeros", 1)
+    outcome, row = approximate("--floor-recall", 0, "--max-share-without-hit", 1)
     assert (outcome.code, row["final"]) == (0, True)
     audits = connection.execute(
         "SELECT index_audit IS NULL, index_audit ->> 'passed', not_final IS NULL FROM cbir.search_run ORDER BY run_id"

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -19,6 +19,7 @@ from cbirdb.db.evaluation.runs import RUN_LOCK
 from cbirdb.evaluate import find_neighbours
 from cbirdb.evaluate import run as module
 from tests.support.evaluations import TEST, Cli, assert_same, evaluate, runs, write_catalogue
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -26,36 +27,54 @@ def catalogue(connection: psycopg.Connection) -> list[int]:
     return write_catalogue(connection)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_interrupted_evaluation_leaves_no_run_and_stops_searching(
+@pytest.fixture
+def fail_in_first_batch(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], list[Sequence[int]]]:
+    """Provide a function that makes the first of two connections fail; it returns the list of batches that were begun.
+
+    Batches of the other connection last until the evaluation tells it to stop.
+    """
+    begun: list[Sequence[int]] = []
+    stop = threading.Event()
+    monkeypatch.setattr(find_neighbours, "EXACT_PER_BATCH", 1)
+    monkeypatch.setattr(module, "machine_cpus", lambda: 2)
+    monkeypatch.setattr(find_neighbours, "threading", SimpleNamespace(Event=lambda: stop))
+
+    def fail_with(error: BaseException) -> list[Sequence[int]]:
+        def store(_self: object, _connection: object, queries: Sequence[int]) -> None:
+            begun.append(queries)
+            if len(begun) == 1:
+                raise error
+            stop.wait(10)
+
+        monkeypatch.setattr(neighbours.Search, "store", store)
+        return begun
+
+    return fail_with
+
+
+def test_evaluation_interrupted_by_ctrl_c_leaves_no_run_and_stops_searching(
     cli: Cli,
     catalogue: list[int],
     connection: psycopg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
-    error: type[BaseException],
+    fail_in_first_batch: Callable[[BaseException], list[Sequence[int]]],
 ) -> None:
-    monkeypatch.setattr(find_neighbours, "EXACT_PER_BATCH", 1)
-    monkeypatch.setattr(module, "machine_cpus", lambda: 2)
-    searched = []
-    failed = threading.Event()
-
-    def store(_self: object, _connection: object, queries: Sequence[int]) -> None:
-        searched.append(list(queries))
-        if len(searched) == 1:
-            failed.set()
-            raise error
-        failed.wait(10)
-        time.sleep(0.5)
-
-    monkeypatch.setattr(neighbours.Search, "store", store)
-    try:
-        outcome = cli("-q", "evaluate", "-e", "toy")
-    except (KeyboardInterrupt, RuntimeError):
-        pass
-    else:
-        assert outcome.code != 0
+    begun = fail_in_first_batch(KeyboardInterrupt())
+    assert cli("-q", "evaluate", "-e", "toy").code == 130
     assert runs(connection) == []
-    assert len(searched) < TEST / 2
+    assert len(begun) <= 2, "more than one batch of each connection"
+
+
+def test_failed_evaluation_leaves_no_run_and_stops_searching(
+    cli: Cli,
+    catalogue: list[int],
+    connection: psycopg.Connection,
+    fail_in_first_batch: Callable[[BaseException], list[Sequence[int]]],
+) -> None:
+    begun = fail_in_first_batch(RuntimeError("a fault of the program"))
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        cli("-q", "evaluate", "-e", "toy")
+    assert runs(connection) == []
+    assert len(begun) <= 2, "more than one batch of each connection"
 
 
 HANGING = """
@@ -100,15 +119,10 @@ def hanging_evaluate(dsn: str, *arguments: object, before: int, scan: int = 10**
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+    held = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for _ in range(100):
-            held = connection.execute(
-                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", [RUN_LOCK]
-            ).fetchone()
-            if held is None:
-                return
-            time.sleep(0.1)  # the server has yet to notice that the client is gone
-    pytest.fail("the server still holds the lock of a dead client")
+        # The server notices a moment later that the client is gone.
+        eventually(lambda: connection.execute(held, [RUN_LOCK]).fetchone() is None)
 
 
 def results(connection: psycopg.Connection, run: object) -> list[tuple[object, ...]]:

@@ -254,7 +254,7 @@ def test_unreadable_file_is_refused_and_nothing_is_stored(
         ("paper", ("--precision", "single"), DIM, "are stored in half precision, not single"),
         ("paper.", (), DIM, "would share the table embedding_paper"),
         ("resnet50", (), DIM, f"The vectors have {DIM} dimensions, the encoder 'resnet50' makes 1000"),
-        ("!", (), DIM, "'!' cannot name an encoder"),
+        ("!", (), DIM, "'!' is not a valid encoder name"),
         ("paper", ("--dataset", "nih41"), DIM, "Did you mean 'nih14'"),
         ("new", (), 4001, "4001 dimensions"),
     ],
@@ -309,16 +309,68 @@ def test_broken_and_circular_links_do_not_stop_the_import(cli: Cli, tmp_path: Pa
     assert (code, counts["added"], counts["failed"], counts["unknown"]) == (4, 1, 3, 2)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_damaged_file_gives_no_traceback(cli: Cli, tmp_path: Path, seed: int) -> None:
-    file = write(tmp_path / "damaged.h5", dict(zip(NAMES, unit(), strict=True)))
-    damaged = bytearray(file.read_bytes())
-    for place in np.random.default_rng(seed).integers(600, len(damaged), len(damaged) // 50):
-        damaged[place] ^= 0xFF
-    file.write_bytes(damaged)
+INSIDE = "A file is damaged inside: "
+DAMAGED_PARTS = {
+    "signature of the file": (b"\x89HDF", "is not a readable HDF5 file."),
+    "tree of a group": (b"TREE", INSIDE),
+    "node of names": (b"SNOD", INSIDE),
+    "heap of names": (b"HEAP", INSIDE),
+}
+"""The mark that begins each part of an HDF5 file, and the message when it is damaged."""
+
+
+def damaged(folder: Path) -> tuple[Path, bytearray]:
+    """Write a file of vectors; return its path and its bytes, which the test damages and writes again."""
+    file = write(folder / "damaged.h5", dict(zip(NAMES, unit(), strict=True)))
+    return file, bytearray(file.read_bytes())
+
+
+def assert_refused(cli: Cli, file: Path, words: str = "") -> None:
     outcome = cli("import-embeddings", "-e", "paper", file)
-    assert outcome.code in {0, 1, 4}
-    assert "Traceback" not in outcome.err
+    assert (outcome.code, outcome.out) == (1, "")
+    assert len(outcome.err.splitlines()) == 1, outcome.err
+    assert outcome.err.startswith("Error: ")
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize("part", DAMAGED_PARTS)
+def test_file_with_damaged_structure_is_refused(cli: Cli, tmp_path: Path, part: str) -> None:
+    mark, words = DAMAGED_PARTS[part]
+    file, content = damaged(tmp_path)
+    content[content.index(mark)] ^= 0xFF
+    file.write_bytes(content)
+    assert_refused(cli, file, words)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+def test_file_that_was_cut_off_is_refused(cli: Cli, tmp_path: Path, kept: float) -> None:
+    file, content = damaged(tmp_path)
+    file.write_bytes(content[: int(kept * len(content))])
+    assert_refused(cli, file, "is not a readable HDF5 file.")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_file_with_damage_in_many_places_is_refused(cli: Cli, tmp_path: Path, seed: int) -> None:
+    file, content = damaged(tmp_path)
+    for place in np.random.default_rng(seed).integers(600, len(content), len(content) // 50):
+        content[place] ^= 0xFF
+    file.write_bytes(content)
+    assert_refused(cli, file)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "counts"),
+    [(np.nan, 4, {"added": 9, "missing": 1, "failed": 1}), (2.0, 0, {"added": 10, "normalised": 1})],
+    ids=["no number", "another number"],
+)
+def test_damage_within_a_vector_affects_that_vector_alone(
+    cli: Cli, tmp_path: Path, number: float, code: int, counts: dict[str, int]
+) -> None:
+    file, content = damaged(tmp_path)
+    start = content.index(unit()[0].tobytes())
+    content[start : start + 4] = np.float32(number).tobytes()
+    file.write_bytes(content)
+    assert load(cli, file)[:2] == (code, COUNTS | counts)
 
 
 def test_failure_is_resolved_once_its_image_is_ingested(

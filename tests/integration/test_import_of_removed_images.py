@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from tests.conftest import Outcome
 from tests.support.official_layouts import NIH_ROWS, write_key, write_nih14
 from tests.support.published_vectors import add_images, unit, write
+from tests.support.waiting import eventually
 
 Cli = Callable[..., Outcome]
 
@@ -58,10 +58,10 @@ def test_image_removed_during_import_is_left_out_and_the_others_are_loaded(
 
         def commit_when_waited_for() -> None:
             waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            deadline = time.monotonic() + 60
-            while watcher.execute(waiting).fetchone() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            holder.commit()
+            try:
+                eventually(lambda: watcher.execute(waiting).fetchone() is not None)
+            finally:
+                holder.commit()
 
         finisher = threading.Thread(target=commit_when_waited_for)
         finisher.start()

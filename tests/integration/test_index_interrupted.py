@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from psycopg import sql
 from cbirdb.db.embeddings import StoredEncoder
 from cbirdb.index import build as index_build
 from tests.support.index_checks import ROWS, TABLE, Cli, build, fill, indexes, records
+from tests.support.waiting import eventually
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PROGRAM = Path(sys.executable).with_name("cbirdb")
@@ -65,27 +65,29 @@ LOCK_ENCODER = "SELECT FROM cbir.encoder FOR UPDATE"
 """Blocks the new record: the old one is closed already, and the table is not yet counted and analyzed."""
 
 
+def blocked(connection: psycopg.Connection) -> list[int]:
+    """Return the sessions of cbirdb that wait for a lock."""
+    return [pid for (pid,) in connection.execute(f"SELECT pid FROM pg_stat_activity WHERE {BLOCKED}".encode())]
+
+
 def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Connection) -> int:
     """Return the build's session at the server as soon as it waits for what the test holds."""
-    deadline = time.monotonic() + 60
-    while True:
-        found = connection.execute(f"SELECT pid FROM pg_stat_activity WHERE {BLOCKED}".encode()).fetchall()
-        if found:
-            [(pid,)] = found
-            return pid
+    pids: list[int] = []
+
+    def is_blocked() -> bool:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "the build never came to the lock"
-        time.sleep(0.005)
+        pids[:] = blocked(connection)
+        return bool(pids)
+
+    eventually(is_blocked, seconds=60)
+    (pid,) = pids
+    return pid
 
 
 def wait_for_server(connection: psycopg.Connection) -> None:
     """Wait until the sessions of killed clients have ended and rolled back."""
-    deadline = time.monotonic() + 30
-    while connection.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
-    ).fetchone() != (0,):
-        assert time.monotonic() < deadline, "the killed process's session lives on"
-        time.sleep(0.01)
+    sessions = "SELECT FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
+    eventually(lambda: connection.execute(sessions).fetchone() is None)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -182,10 +184,7 @@ def test_searches_go_on_while_a_rebuild_waits_or_runs(
 
 def wait_for_both(connection: psycopg.Connection) -> None:
     """Wait until two sessions wait for a lock."""
-    deadline = time.monotonic() + 60
-    while connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {BLOCKED}".encode()).fetchone() != (2,):
-        assert time.monotonic() < deadline, "the two never came to the lock"
-        time.sleep(0.005)
+    eventually(lambda: len(blocked(connection)) == 2, seconds=60)
 
 
 def test_drop_and_rebuild_at_once_both_succeed(

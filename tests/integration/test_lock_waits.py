@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from cbirdb.db.schema import migrate
 from cbirdb.db.schema.roles import set_row_security
 from tests.conftest import Logins, new_database
 from tests.support.index_checks import TABLE, Cli, build, fill, indexes, one_sentence, records
+from tests.support.waiting import eventually
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PROGRAM = Path(sys.executable).with_name("cbirdb")
@@ -93,12 +96,26 @@ def waiting(connection: psycopg.Connection) -> int | None:
 
 
 def wait_until_blocked(process: subprocess.Popen[str], connection: psycopg.Connection) -> int:
-    deadline = time.monotonic() + 60
-    while (pid := waiting(connection)) is None:
+    pids: list[int] = []
+
+    def is_blocked() -> bool:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it never came to the lock"
-        time.sleep(0.005)
-    return pid
+        pids[:] = filter(None, [waiting(connection)])
+        return bool(pids)
+
+    eventually(is_blocked, seconds=60)
+    return pids[0]
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read what the process says on stderr until the words are in it."""
+    assert process.stderr is not None
+    said = b""
+    while words.encode() not in said:
+        ready, _, _ = select.select([process.stderr], [], [], 30)
+        part = os.read(process.stderr.fileno(), 65536) if ready else b""
+        assert part, f"it says only: {said.decode()}"
+        said += part
 
 
 def ends_well(process: subprocess.Popen[str]) -> str:
@@ -196,8 +213,8 @@ def two_valid(cli: Cli, start: Start, dsn: str, connection: psycopg.Connection, 
         process = start(dsn, *COMMANDS["build"])
         pid = wait_until_blocked(process, connection)
         queued = thread.submit(queue_for_table, dsn)
-        while connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() != (2,):
-            time.sleep(0.005)
+        ungranted = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        eventually(lambda: connection.execute(ungranted).fetchone() == (2,))
         recording.rollback()
         with queued.result(timeout=30):
             assert wait_until_blocked(process, connection) == pid
@@ -217,8 +234,7 @@ def one_invalid(
     build(cli, "--m", 8)
     with idle_reader(dsn):
         process = start(dsn, *COMMANDS["build"])
-        while wait_until_blocked(process, connection) and indexes(connection)[0][3]:
-            time.sleep(0.005)
+        eventually(lambda: not indexes(connection)[0][3])
         end(connection, process, wait_until_blocked(process, connection))
     (old, *_), (new, *_) = indexes(connection)
     assert [valid for *_, valid in indexes(connection)] == [False, True]
@@ -407,10 +423,7 @@ def test_first_ingest_names_the_session_that_blocks_its_pseudonym_key(
     with psycopg.connect(dsn) as holder, ThreadPoolExecutor(max_workers=1) as thread:
         holder.execute("LOCK TABLE cbir.pseudonym_key IN SHARE ROW EXCLUSIVE MODE")
         checked = thread.submit(check_pseudonym_key, connection, "a fingerprint")
-        deadline = time.monotonic() + 30
-        while f"held by pid {holder.info.backend_pid} (role postgres" not in caplog.text:
-            assert time.monotonic() < deadline, "nobody is named"
-            time.sleep(0.01)
+        eventually(lambda: f"held by pid {holder.info.backend_pid} (role postgres" in caplog.text)
         holder.rollback()
         checked.result(timeout=30)
 
@@ -422,8 +435,5 @@ def test_evaluation_names_the_session_that_blocks_its_run(
     with psycopg.connect(dsn) as holder:
         holder.execute("SELECT pg_advisory_xact_lock(%s, 1)", [RUN_LOCK])
         process = start(dsn, "evaluate", "-e", "toy")
-        wait_until_blocked(process, connection)
-        time.sleep(2)
-        pid = holder.info.backend_pid
-    # Said once a second after the wait began.
-    assert f"held by pid {pid} (role postgres" in ends_well(process)
+        read_until(process, f"held by pid {holder.info.backend_pid} (role postgres")
+    ends_well(process)

@@ -28,6 +28,7 @@ from cbirdb.encode import EncodeOptions, EncodeSummary
 from cbirdb.encode import run as verb
 from cbirdb.errors import DatabaseError, ExitCode, UnreachableError
 from tests.conftest import picture_bytes
+from tests.support.waiting import eventually
 from tests.support.worker_encoders import Slow
 
 PICTURES = 60
@@ -161,7 +162,7 @@ def test_encode_continues_after_a_server_restart(
     with running(lambda: encode(ingested, seconds=0.1, notes=notes)) as work:
         wait_for_first(ingested, work)
         stop(own_server)
-        time.sleep(1)
+        eventually(lambda: bool(notes.notes))
         own_server.start()
         summary = work.result(timeout=120)
     assert (summary.encoded + summary.already_there, summary.failed) == (PICTURES, 0)
@@ -183,7 +184,7 @@ def test_encode_gives_up_on_an_absent_server_and_the_next_run_completes_it(
         took = time.monotonic() - stopped
     assert ended.value.exit_code == ExitCode.DATABASE
     assert len(str(ended.value).splitlines()) == 1
-    assert str(ended.value).startswith("No server answers there")
+    assert str(ended.value).startswith("No server answers at")
     # The patience is for the outage, and not for each batch that waits to be written.
     assert took < 12
     own_server.start()
@@ -324,8 +325,8 @@ def test_error_on_a_living_connection_is_not_retried(dsn: str, statement: str, e
 @pytest.mark.parametrize(
     ("part", "kind", "words"),
     [
-        ({"host": "/nowhere"}, UnreachableError, "No server answers there"),
-        ({"host": "127.0.0.1", "port": "1"}, UnreachableError, "No server answers there"),
+        ({"host": "/nowhere"}, UnreachableError, "No server answers at"),
+        ({"host": "127.0.0.1", "port": "1"}, UnreachableError, "No server answers at"),
         ({"dbname": "nowhere"}, DatabaseError, "no such database or role"),
         ({"user": "nobody"}, DatabaseError, "no such database or role"),
     ],

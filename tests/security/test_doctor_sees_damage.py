@@ -50,10 +50,10 @@ def test_doctor_finds_no_fault_without_row_security(owner: psycopg.Connection) -
 DAMAGE = {
     "ALTER TABLE cbir.image DISABLE ROW LEVEL SECURITY": "table image: row-level security is off",
     "ALTER TABLE cbir.embedding_toy NO FORCE ROW LEVEL SECURITY": "table embedding_toy: row-level security is off",
-    "DROP POLICY cbir_tenant ON cbir.patient": "table patient: its policies are others",
-    "CREATE POLICY open ON cbir.patient USING (TRUE)": "table patient: its policies are others",
-    "ALTER POLICY cbir_tenant ON cbir.study USING (TRUE)": "table study: its policies are others",
-    "ALTER TABLE cbir.search_audit DISABLE TRIGGER guard_rows": "trigger guard_rows on search_audit: switched off",
+    "DROP POLICY cbir_tenant ON cbir.patient": "table patient: its policies differ",
+    "CREATE POLICY open ON cbir.patient USING (TRUE)": "table patient: its policies differ",
+    "ALTER POLICY cbir_tenant ON cbir.study USING (TRUE)": "table study: its policies differ",
+    "ALTER TABLE cbir.search_audit DISABLE TRIGGER guard_rows": "trigger guard_rows on search_audit: disabled",
     "DROP TRIGGER refuse_erased ON cbir.image": "trigger refuse_erased on image: missing",
     "CREATE TRIGGER mine BEFORE INSERT ON cbir.image FOR EACH ROW EXECUTE FUNCTION cbir_internal.check_root()": (
         "trigger mine on image: not made by cbirdb"
@@ -132,7 +132,7 @@ def test_recreated_role_sees_nothing_until_it_is_confirmed(role_server: str, sec
             assert "there is no such role" in fault.detail
             connection.execute("CREATE ROLE cbirdb_test_again IN ROLE cbir_reader")
             assert _seen(connection, "cbirdb_test_again") == []
-            assert "confirm it: cbirdb db row-security confirm" in check_access(connection).detail
+            assert "run: cbirdb db row-security confirm" in check_access(connection).detail
             assert len(connection.execute("SELECT * FROM cbir.confirm_access()").fetchall()) == 1
             assert _seen(connection, "cbirdb_test_again") == ["again"]
             assert check_access(connection).passed

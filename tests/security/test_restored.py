@@ -85,9 +85,7 @@ def test_this_file_tries_every_function_that_readers_call(restored: str, logins:
 def test_restored_function_refuses_a_site_until_the_upgrade(restored: str, logins: Logins, call: str) -> None:
     with logins.connect("site_a", restored) as here, pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
         here.execute(call.encode())
-    assert (
-        caught.value.diag.message_hint == "The owner of schema cbir runs this once, after a restore: cbirdb db upgrade"
-    )
+    assert caught.value.diag.message_hint == "After a restore, the owner of schema cbir must run: cbirdb db upgrade"
 
 
 def test_restored_views_show_a_site_only_its_own_rows(restored: str, logins: Logins) -> None:

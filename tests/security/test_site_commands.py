@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from cbirdb.cli.main import run
 from tests.conftest import Logins
+from tests.support.two_sites import IMAGES, answer
 
 READS = [
     ("db", "status"),
@@ -77,6 +81,49 @@ def test_commands_say_that_hidden_data_does_not_exist(
 ) -> None:
     assert run(["--dsn", logins.dsn("site_a", sites), *command]) == 1
     assert "here is no" in capsys.readouterr().err
+
+
+def test_administrator_audits_an_index_over_the_vectors_of_all_sites(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--dsn", logins.dsn("admin", sites), "index", "audit", "-e", "toy", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["sample"], row["self_retrieval"], row["passed"]) == (2 * IMAGES, 1, True)
+    assert row["answered_exactly"] == 0, "the audit measured exact searches"
+    with logins.connect("admin", sites) as admin:
+        stored = admin.execute("SELECT sample, recall_at_10, passed FROM cbir.index_audit").fetchall()
+    assert stored == [(2 * IMAGES, row["recall_10"], True)]
+
+
+@pytest.mark.parametrize("login", ["site_a", "ingest_a"])
+def test_site_can_neither_audit_an_index_nor_read_its_audit(
+    sites: str, logins: Logins, capsys: pytest.CaptureFixture[str], login: str
+) -> None:
+    assert run(["--dsn", logins.dsn("admin", sites), "index", "audit", "-e", "toy"]) == 0
+    with logins.connect("admin", sites) as admin:
+        before = admin.execute("SELECT index_build_id, audit FROM cbir.index_build").fetchall()
+    capsys.readouterr()
+    assert run(["--dsn", logins.dsn(login, sites), "index", "audit", "-e", "toy"]) == 3
+    refused = capsys.readouterr()
+    assert refused.out == ""
+    assert "not allowed" in refused.err
+    with logins.connect("admin", sites) as admin:
+        assert admin.execute("SELECT index_build_id, audit FROM cbir.index_build").fetchall() == before
+    with logins.connect(login, sites) as site:
+        assert answer(site, "SELECT * FROM cbir.index_audit") == []
+
+
+def test_audit_by_a_restricted_role_with_table_rights_names_row_level_security(
+    sites: str, logins: Logins, role_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables, site = "SELECT ON cbir.embedding_toy, cbir.index_build, cbir.encoder", logins.names["site_a"]
+    with psycopg.connect(make_conninfo(role_server, dbname=sites), autocommit=True) as superuser:
+        superuser.execute(f"GRANT {tables} TO {site}".encode())
+        try:
+            assert run(["--dsn", logins.dsn("site_a", sites), "index", "audit", "-e", "toy"]) == 1
+        finally:
+            superuser.execute(f"REVOKE {tables} FROM {site}".encode())
+    assert "Row-level security hides images from this role" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

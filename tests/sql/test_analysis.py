@@ -93,9 +93,9 @@ def test_indexed_query_does_not_count_itself_as_relevant(connection: psycopg.Con
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("SELECT * FROM cbir.precision_by_index_size(%s, '{0}')", "fractions must lie above 0"),
-        ("SELECT * FROM cbir.precision_by_index_size(%s, '{1.1}')", "fractions must lie above 0"),
-        ("SELECT * FROM cbir.precision_by_index_size(%s, '{NULL}')", "fractions must lie above 0"),
+        ("SELECT * FROM cbir.precision_by_index_size(%s, '{0}')", "every fraction must be above 0"),
+        ("SELECT * FROM cbir.precision_by_index_size(%s, '{1.1}')", "every fraction must be above 0"),
+        ("SELECT * FROM cbir.precision_by_index_size(%s, '{NULL}')", "every fraction must be above 0"),
         ("SELECT * FROM cbir.precision_by_index_size(%s, '{1}', '{5}')", "N must lie between 1 and 4"),
         ("SELECT * FROM cbir.precision_without_leakage(%s, 0, '{1, 5}')", "N must lie between 1 and 4, .* not 5"),
         ("SELECT * FROM cbir.precision_without_leakage(%s, 0, '{-1}')", "N must lie between 1 and 4"),
@@ -123,7 +123,7 @@ def test_analysis_refuses_a_run_that_has_lost_images(connection: psycopg.Connect
     summary = run(connection, 4)
     connection.execute(f"{change} WHERE image_id = (SELECT min(image_id) FROM cbir.image)".encode())
     for function in ("precision_by_index_size(%s)", "knn_accuracy(%s, '{1}')", "leakage(%s)"):
-        with pytest.raises(psycopg.Error, match="retrieved from 4 images, of which there are 3 now") as caught:
+        with pytest.raises(psycopg.Error, match="searched 4 images, but the same selection has 3 images now") as caught:
             rows(connection, f"SELECT * FROM cbir.{function}", summary.run_id)
         assert "Run cbirdb evaluate again" in (caught.value.diag.message_hint or "")
 
@@ -145,7 +145,7 @@ def test_analysis_refuses_a_run_whose_images_have_other_labels_or_patients(
         f"{change} WHERE image_id = (SELECT min(image_id) FROM cbir_internal.indexed_image(%s))".encode(),
         [summary.run_id],
     )
-    with pytest.raises(psycopg.Error, match="have other labels or patients now") as caught:
+    with pytest.raises(psycopg.Error, match="have changed since the run") as caught:
         rows(connection, "SELECT * FROM cbir.knn_accuracy(%s, '{1}')", summary.run_id)
     assert caught.value.diag.message_hint
 
@@ -154,7 +154,7 @@ def test_index_size_and_knn_refuse_a_run_under_any_label(connection: psycopg.Con
     store(connection, HAND)
     summary = run(connection, 4, protocol="any-label")
     for function in ("precision_by_index_size(%s)", "knn_accuracy(%s, '{1}')"):
-        with pytest.raises(psycopg.Error, match='of protocol "any-label"'):
+        with pytest.raises(psycopg.Error, match='has protocol "any-label"'):
             rows(connection, f"SELECT * FROM cbir.{function}", summary.run_id)
 
 

@@ -12,10 +12,10 @@ from pgvector import Vector
 from psycopg import sql
 
 from cbirdb.db.embeddings import find_encoder
-from cbirdb.db.extension import see_extension
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.db.index_builds import current_build
 from cbirdb.index import Floor, audit_index
-from cbirdb.index.audit import Found, NoIndexError, Truth, measure, walk_search
+from cbirdb.index.audit import NoIndexError, SearchResult, Truth, measure, walk_search
 from cbirdb.index.methods import Hnsw, IndexMethod, IvfFlat
 from cbirdb.records import Precision
 from tests.conftest import Outcome
@@ -55,11 +55,13 @@ def test_audit_passes_a_good_index_and_fails_a_poor_one(
     assert min(row["recall_10"], row["recall_100"]) < 0.99
     assert row["p1_10"] <= row["recall_10"]
     after = connection.execute(
-        "SELECT method, sample, self_retrieval, recall_at_10, recall_at_10_p1, zeros_at_10, recall_at_100,"
-        " recall_at_100_p1, zeros_at_100, passed FROM cbir.index_audit"
+        "SELECT method, sample, self_retrieval, recall_at_10, recall_at_10_p1, queries_without_hit_at_10, recall_at_100,"
+        " recall_at_100_p1, queries_without_hit_at_100, passed FROM cbir.index_audit"
     ).fetchall()
     names = ("self_retrieval", "recall_10", "p1_10", "zeros_10", "recall_100", "p1_100", "zeros_100")
     assert after == [(poor.name, 200, *(row[name] for name in names), False)]
+    earlier = connection.execute("SELECT zeros_at_10, zeros_at_100 FROM cbir.index_audit").fetchall()
+    assert earlier == [(row["zeros_10"], row["zeros_100"])]
     assert "FAILED" in cli("index", "status", "-e", "toy").err
 
 
@@ -104,12 +106,12 @@ def test_finding_the_query_itself_does_not_count_as_recall(
     )
     queries = [Vector(vector).to_text() for vector in vectors]
 
-    def search(query: str, k: int) -> Found:
+    def search(query: str, k: int) -> SearchResult:
         n = queries.index(query)
         itself, others = (n, 0.0), list(zip(ids[ids != n].tolist(), away[1:].tolist(), strict=True))
         far = [(1000 + m, 2.0) for m in range(k)]
         found = {"itself": [itself, *far], "others": others, "all": [itself, *others]}[finds][:k]
-        return Found([row[0] for row in found], [row[1] for row in found])
+        return SearchResult([row[0] for row in found], [row[1] for row in found])
 
     measured = measure(search, truth)
     found = measured.recall_at_10
@@ -181,7 +183,7 @@ def test_audit_walks_the_index_as_a_search_does(connection: psycopg.Connection) 
     for method in (*GOOD, *POOR):
         stored.build(method)
         with connection.transaction():
-            see_extension(connection)
+            add_extension_to_search_path(connection)
             walk = walk_search(connection, sql.Identifier("cbir", "embedding_toy"), stored.encoder, method, ROWS)
             for query in stored.vectors[:20]:
                 for k in (10, 100):
@@ -197,7 +199,7 @@ def test_audit_without_an_index_or_with_bad_options_is_refused(connection: psyco
     assert cli("index", "audit", "-e", "toy").code == 1
     assert cli("index", "audit", "-e", "toi").code == 1
     stored.build(GOOD[0])
-    for arguments in (("--sample", 0), ("--floor-recall", 1.5), ("--floor-zeros", -1)):
+    for arguments in (("--sample", 0), ("--floor-recall", 1.5), ("--max-share-without-hit", -1)):
         outcome = cli("index", "audit", "-e", "toy", *arguments)
         assert outcome.code == 2
         assert str(arguments[0]) in outcome.err

@@ -11,7 +11,7 @@ from pgvector import Vector
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from cbirdb.db.extension import see_extension
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_scan import apply_settings, index_walk
 from cbirdb.db.schema.migrate import upgrade
@@ -25,7 +25,7 @@ from tests.support.stored_pictures import FILTERS, PICTURES, Picture, fill, scan
 def explain(stored: Stored, build: IndexBuild, k: int) -> str:
     """Return the plan of a walk through the index in use."""
     with stored.connection.transaction():
-        see_extension(stored.connection)
+        add_extension_to_search_path(stored.connection)
         walk = index_walk(stored.connection, build.method, build, rows=build.rows_indexed, dim=DIM, k=k)
         apply_settings(stored.connection, walk.settings)
         kind = "halfvec" if stored.encoder.precision == "half" else "vector"

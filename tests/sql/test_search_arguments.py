@@ -129,15 +129,15 @@ def test_text_arguments_are_never_executed(connection: psycopg.Connection, known
     [
         ("encoder", "toi", psycopg.errors.UndefinedObject, 'no encoder "toi"', "Encoders here: toy."),
         ("encoder", None, psycopg.errors.UndefinedObject, 'no encoder "NULL"', "Encoders here: toy."),
-        ("dataset", "three", psycopg.errors.UndefinedObject, 'no dataset "three"', "There is: one, two."),
-        ("dataset", "One", psycopg.errors.UndefinedObject, 'no dataset "One"', "There is: one, two."),
-        ("modality", "XX", psycopg.errors.UndefinedObject, 'no modality "XX"', "There is: CT, MR, XR."),
+        ("dataset", "three", psycopg.errors.UndefinedObject, 'no dataset "three"', "Known: one, two."),
+        ("dataset", "One", psycopg.errors.UndefinedObject, 'no dataset "One"', "Known: one, two."),
+        ("modality", "XX", psycopg.errors.UndefinedObject, 'no modality "XX"', "Known: CT, MR, XR."),
         ("anatomic_region", "leg", psycopg.errors.UndefinedObject, 'no anatomic region "leg"', "abd, chest, knee, wall."),
         ("label", "XR/ches", psycopg.errors.UndefinedObject, 'no label "XR/ches"', "100%/x_y, CT/abd, CT/abd/a, XR/chest,"),
         ("label", "XR/ches_", psycopg.errors.UndefinedObject, "no label", "XR/chestwall."),
         ("label", "%", psycopg.errors.UndefinedObject, "no label", "XR/chestwall."),
         ("label", "XR/", psycopg.errors.UndefinedObject, "no label", "XR/chestwall."),
-        ("split", "valid", psycopg.errors.UndefinedObject, 'no split "valid"', "There is: train, val, test."),
+        ("split", "valid", psycopg.errors.UndefinedObject, 'no split "valid"', "Known: train, val, test."),
         ("mode", "fast", psycopg.errors.InvalidParameterValue, 'no search mode "fast"', "auto, exact, approximate"),
         ("mode", None, psycopg.errors.InvalidParameterValue, "no search mode", "auto, exact, approximate"),
         ("k", 0, psycopg.errors.InvalidParameterValue, "k must lie between 1 and 10000, not 0", "default"),
@@ -180,17 +180,17 @@ def test_missing_or_invalid_query_image_is_refused_with_a_hint(
     vector = Vector(unit(1)[0]).to_text()
     invalid, missing = psycopg.errors.InvalidParameterValue, psycopg.errors.NoDataFound
     for arguments, kind, message, hint in (
-        ({}, invalid, "give one of image_id, sop_uid and query, not none", "image_id => 42"),
+        ({}, invalid, "give exactly one of image_id, sop_uid and query, not none", "image_id => 42"),
         ({"image_id": None, "sop_uid": None}, invalid, "not none", "image_id => 42"),
         ({"image_id": 1, "sop_uid": "1.2.0"}, invalid, "not several", "image_id => 42"),
         ({"image_id": 1, "query": vector}, invalid, "not several", "image_id => 42"),
-        ({"image_id": 10**9}, missing, "no image 1000000000", "There are 7, from 1 to 7"),
-        ({"image_id": -1}, missing, "no image -1", "There are 7, from 1 to 7"),
+        ({"image_id": 10**9}, missing, "no image 1000000000", "There are 7 images, with ids from 1 to 7"),
+        ({"image_id": -1}, missing, "no image -1", "There are 7 images, with ids from 1 to 7"),
         ({"sop_uid": "9.9.9"}, missing, "no image with this SOP instance UID", "7 of 7 images have one"),
-        ({"query": "[1,2]"}, invalid, "must have 8 dimensions, not 2", "No encoder here has as many"),
-        ({"query": str([0] * 8)}, invalid, "length above zero", "no direction"),
-        ({"image_id": 1, "without_image": 2}, invalid, "go with a query vector only", "same_patient"),
-        ({"image_id": 1, "without_patient": 2}, invalid, "go with a query vector only", "same_patient"),
+        ({"query": "[1,2]"}, invalid, "must have 8 dimensions, not 2", "No encoder here has this number"),
+        ({"query": str([0] * 8)}, invalid, "must not consist of zeros", "compares directions"),
+        ({"image_id": 1, "without_image": 2}, invalid, "work only with a query vector", "same_patient"),
+        ({"image_id": 1, "without_patient": 2}, invalid, "work only with a query vector", "same_patient"),
     ):
         with pytest.raises(kind, match=message) as caught:
             call(connection, function, encoder="toy", **arguments)
@@ -213,7 +213,7 @@ def test_uid_of_several_images_is_refused_and_the_hint_lists_them(
 ) -> None:
     connection.execute("UPDATE cbir.image SET sop_uid = '1.2.0' WHERE image_id = ANY(%s)", [known[4:6]])
     for function in ("similar_images", "label_suggestions"):
-        with pytest.raises(psycopg.errors.CardinalityViolation, match="names 3 images") as caught:
+        with pytest.raises(psycopg.errors.CardinalityViolation, match="3 images have this SOP") as caught:
             call(connection, function, encoder="toy", sop_uid="1.2.0")
         assert caught.value.diag.message_hint == "Give image_id => one of 1, 5, 6."
 
@@ -225,22 +225,22 @@ def test_long_list_of_names_is_shortened_in_the_hint(connection: psycopg.Connect
     with pytest.raises(psycopg.errors.UndefinedObject) as caught:
         call(connection, "similar_images", encoder="toy", image_id=1, label="nothing")
     hint = caught.value.diag.message_hint or ""
-    assert hint.startswith("There is: 100%/x_y, CT/abd, CT/abd/a, MR/001, ")
+    assert hint.startswith("Known: 100%/x_y, CT/abd, CT/abd/a, MR/001, ")
     assert hint.endswith("MR/017 and 487 more.")
 
 
 def test_hints_of_an_empty_database_say_that_there_is_nothing(connection: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.UndefinedObject) as caught:
         call(connection, "similar_images", encoder="toy", image_id=1)
-    assert caught.value.diag.message_hint == "None has been used yet; run: cbirdb encode -e tiny-image"
+    assert caught.value.diag.message_hint == "There are no encoders yet; run: cbirdb encode -e tiny-image"
     fill(connection, unit(1))
     connection.execute("DELETE FROM cbir.image")
     with pytest.raises(psycopg.errors.NoDataFound) as caught:
         call(connection, "similar_images", encoder="toy", image_id=1)
-    assert caught.value.diag.message_hint == "There is none; cbir.image_overview lists them."
+    assert caught.value.diag.message_hint == "There are no images; cbir.image_overview lists them."
     with pytest.raises(psycopg.errors.UndefinedObject) as caught:
         call(connection, "similar_images", encoder="toy", query=str([1] * 8), label="a")
-    assert caught.value.diag.message_hint == "There is none."
+    assert caught.value.diag.message_hint == "There is none yet."
 
 
 @pytest.mark.parametrize("function", list(CALLS))

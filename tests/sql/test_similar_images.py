@@ -149,7 +149,7 @@ Call = Callable[[psycopg.Connection, list[int]], object]
         (lambda c, i: search(c, i[0], None), psycopg.errors.UndefinedObject, "no encoder", "toy"),
         (lambda c, _: search(c, unit(1)[0], "toi"), psycopg.errors.UndefinedObject, 'no encoder "toi"', "toy"),
         (lambda c, _: search(c, 0), psycopg.errors.NoDataFound, "no image 0", "image_overview"),
-        (lambda c, _: search(c, None), psycopg.errors.InvalidParameterValue, "give one of image_id", "image_id => 42"),
+        (lambda c, _: search(c, None), psycopg.errors.InvalidParameterValue, "give exactly one of image_id", "image_id => 42"),
         (lambda c, i: search(c, i[3]), psycopg.errors.NoDataFound, "no embedding", "cbirdb encode -e toy"),
         *(
             (lambda c, i, k=k: search(c, i[0], k=k), psycopg.errors.InvalidParameterValue, "k must lie between", None)
@@ -160,7 +160,7 @@ Call = Callable[[psycopg.Connection, list[int]], object]
             for m in ("fast", "", None)
         ),
         (lambda c, _: search(c, "[1,2]"), psycopg.errors.InvalidParameterValue, "must have 8 dimensions", None),
-        (lambda c, _: search(c, np.zeros(DIM)), psycopg.errors.InvalidParameterValue, "length above zero", None),
+        (lambda c, _: search(c, np.zeros(DIM)), psycopg.errors.InvalidParameterValue, "must not consist of zeros", None),
         (lambda c, i: search(c, i[0], mode="approximate"), psycopg.errors.UndefinedObject, "no vector index", "index build"),
     ],
 )  # fmt: skip
@@ -177,11 +177,11 @@ def test_bad_input_is_refused_with_a_hint(
 @pytest.mark.parametrize(
     ("call", "message", "hint"),
     [
-        ("'toy', '[1,2]', 10", "must have 8 dimensions, not 2", "No encoder here has as many."),
+        ("'toy', '[1,2]', 10", "must have 8 dimensions, not 2", "No encoder here has this number of dimensions."),
         ("'toy', NULL, 10", "the query vector is NULL", "image_id => 42"),
-        ("'toy', '[0,0,0,0,0,0,0,0]', 10", "length above zero", "no direction"),
-        ("'toy', '[1,2,3,4,5,6,7,8]', 0", "k must lie between 1 and 10000, not 0", "Leave k out"),
-        ("'toy', '[1,2,3,4,5,6,7,8]', NULL", "k must lie between 1 and 10000, not NULL", "Leave k out"),
+        ("'toy', '[0,0,0,0,0,0,0,0]', 10", "must not consist of zeros", "compares directions"),
+        ("'toy', '[1,2,3,4,5,6,7,8]', 0", "k must lie between 1 and 10000, not 0", "Omit k"),
+        ("'toy', '[1,2,3,4,5,6,7,8]', NULL", "k must lie between 1 and 10000, not NULL", "Omit k"),
         ("'toy', '[1,2,3,4,5,6,7,8]', 10, mode => 'fast'", 'no search mode "fast"', "auto, exact, approximate"),
     ],
 )  # fmt: skip
@@ -196,7 +196,7 @@ def test_nearest_image_refuses_bad_input_with_a_hint(
 
 def test_null_vector_is_refused(connection: psycopg.Connection) -> None:
     fill(connection, unit(4))
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"give one of .* not none"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"give exactly one of .* not none"):
         connection.execute("SELECT * FROM cbir.similar_images('toy', query => NULL::vector)")
 
 
@@ -210,7 +210,7 @@ def test_encoder_without_embeddings_finds_nothing(connection: psycopg.Connection
     "name", ['o\'brien "x"; --', "Tiny", "a_b", "", "-.-", "x" * 41, "a@b", "a@1234567", "a@12345678@12345678", None]
 )
 def test_encoder_name_that_cannot_name_a_table_is_refused(connection: psycopg.Connection, name: str | None) -> None:
-    with pytest.raises(psycopg.errors.InvalidName, match="cannot name an encoder") as caught:
+    with pytest.raises(psycopg.errors.InvalidName, match="is not a valid encoder name") as caught:
         connection.execute("SELECT cbir_internal.register_encoder(%s, 4, 'half', NULL, NULL, NULL, '{}', '{}')", [name])
     assert "1 to 40 of the characters" in str(caught.value.diag.message_hint)
 

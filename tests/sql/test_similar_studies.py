@@ -188,10 +188,10 @@ def test_bad_input_is_refused_with_a_hint(connection: psycopg.Connection) -> Non
     connection.execute("DELETE FROM cbir.embedding_toy WHERE image_id = %s", [known[3]])
     errors = psycopg.errors
     for arguments, kind, message, hint in (
-        ({"study_uid": "nowhere"}, errors.NoDataFound, "no such study", "4 studies are here"),
+        ({"study_uid": "nowhere"}, errors.NoDataFound, "no such study", "There are 4 studies"),
         ({"study_uid": None}, errors.InvalidParameterValue, "not none", "study_uid => '1.2.3'"),
         ({"study_id": 1}, errors.InvalidParameterValue, "not both", "study_uid => '1.2.3'"),
-        ({"study_uid": "a"}, errors.CardinalityViolation, "names 2 studies", "(dataset two)"),
+        ({"study_uid": "a"}, errors.CardinalityViolation, "2 studies have this", "(dataset two)"),
         ({"study_uid": "bare"}, errors.NoDataFound, "no image of this study", "cbirdb encode -e toy"),
         ({"k": 0}, errors.InvalidParameterValue, "k must lie between 1 and 10000, not 0", ""),
         ({"m": 0}, errors.InvalidParameterValue, "m must lie between 1 and 10000, not 0", ""),

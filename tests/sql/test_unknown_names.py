@@ -28,7 +28,7 @@ def test_unknown_run_is_an_error(connection: psycopg.Connection, call: str, run:
         return
     with pytest.raises(psycopg.errors.NoDataFound, match=r"there is no finished run (999|NULL)") as caught:
         connection.execute(call.format(run).encode())
-    assert caught.value.diag.message_hint == "There is none yet; make one: cbirdb evaluate -e ENCODER"
+    assert caught.value.diag.message_hint == "There are no finished runs yet; run: cbirdb evaluate -e ENCODER"
 
 
 @pytest.mark.parametrize("call", ["SELECT * FROM cbir.precision_by({})", "SELECT * FROM cbir.scored_list({}, 1)"])

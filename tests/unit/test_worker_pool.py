@@ -135,12 +135,14 @@ def test_unused_pool_starts_no_process() -> None:
     assert done.stdout.split() == ["ps"]
 
 
-def test_closed_pool_refuses_items_and_can_be_closed_again() -> None:
-    started = pool()
-    started.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        started.submit(("echo", 1))
-    started.close()  # once more does no harm
+@pytest.mark.parametrize("items", [0, 2], ids=["unused", "used"])
+def test_closed_pool_refuses_items_and_can_be_closed_again(items: int) -> None:
+    with pool(1) as closed:
+        for number in range(items):
+            assert closed.submit(("echo", number)).result(timeout=LIMIT_S) == number
+    with pytest.raises(RuntimeError, match="the pool is closed"):
+        closed.submit(("echo", 1))
+    closed.close()  # once more does no harm
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -404,13 +406,6 @@ def test_workers_of_a_killed_process_end_even_if_they_hang(action: str) -> None:
         wait_until(
             lambda: not any(alive(pid) for pid in pids), f"a worker that does '{action}' outlives its owner", seconds=15
         )
-
-
-def test_pool_closed_after_work_refuses_items() -> None:
-    with pool(1) as closed:
-        assert closed.submit(("echo", 1)).result(timeout=LIMIT_S) == 1
-    with pytest.raises(RuntimeError, match="the pool is closed"):
-        closed.submit(("echo", 2))
 
 
 def test_ctrl_c_ends_a_process_and_its_workers_with_one_traceback() -> None:

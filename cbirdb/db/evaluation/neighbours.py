@@ -19,8 +19,8 @@ from cbirdb.db.evaluation.selection import (
     parameters_of,
     table_of,
 )
-from cbirdb.db.evaluation.store_neighbours import JOIN_FOUND, Found, send_found
-from cbirdb.db.extension import see_extension
+from cbirdb.db.evaluation.store_neighbours import JOIN_FOUND, NearestImages, send_found
+from cbirdb.db.extension import add_extension_to_search_path
 from cbirdb.db.index_builds import IndexBuild
 from cbirdb.db.index_scan import Walk, apply_settings, index_walk
 from cbirdb.db.rows import one_row, one_value
@@ -236,14 +236,14 @@ class Search:
                 connection.execute(self._statement(self._for_each(self._exact())), parameters | {"queries": short})
         self._store_labels(connection, parameters)
 
-    def store_found(self, connection: psycopg.Connection, found: Found) -> None:
+    def store_found(self, connection: psycopg.Connection, found: NearestImages) -> None:
         """Store neighbours that were found outside the server."""
         send_found(connection, found)
         parameters = self._parameters(found.queries.tolist())
         connection.execute(self._statement(sql.SQL(JOIN_FOUND).format()), parameters)
         self._store_labels(connection, parameters)
 
-    def recall(self, connection: psycopg.Connection, nearest: Found) -> tuple[float, int]:
+    def recall(self, connection: psycopg.Connection, nearest: NearestImages) -> tuple[float, int]:
         """Return the share of the true nearest that are stored, and the number of queries without any.
 
         A tie with the farthest of them counts as found.
@@ -300,5 +300,5 @@ class Search:
         return index_walk(connection, build.method, build, rows=build.rows_indexed, dim=dim, k=self.k, share=share)
 
     def _apply_settings(self, connection: psycopg.Connection) -> None:
-        see_extension(connection)
+        add_extension_to_search_path(connection)
         apply_settings(connection, self._walk(connection, self.build).settings if self.build else {"jit": "off"})

@@ -48,7 +48,7 @@ JOIN_FOUND: LiteralString = "LEFT JOIN pg_temp.found ON found.query_image_id = q
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class NearestImages:
     """The nearest images of some queries, nearest first."""
 
     queries: Ids
@@ -109,7 +109,7 @@ def read_image_facts(connection: psycopg.Connection, part: LiteralString, ids: I
     return ImageFacts(ids, patients, label_sets)
 
 
-def send_found(connection: psycopg.Connection, found: Found) -> None:
+def send_found(connection: psycopg.Connection, found: NearestImages) -> None:
     """Replace the contents of the temporary table that ``JOIN_FOUND`` joins."""
     connection.execute(
         "CREATE TEMPORARY TABLE IF NOT EXISTS found"
@@ -124,7 +124,7 @@ def send_found(connection: psycopg.Connection, found: Found) -> None:
     connection.execute("ANALYZE pg_temp.found (query_image_id)")
 
 
-def _encode(found: Found, selected: NDArray[np.bool_], count: int) -> bytes:
+def _encode(found: NearestImages, selected: NDArray[np.bool_], count: int) -> bytes:
     """Encode rows of binary COPY. Rows with lists of one length have one size, and so form an array."""
     arrays: Sequence[tuple[str, NDArray[Any], int, str]] = (
         ("ids", found.ids, *_BIGINT), ("distances", found.distances, *_REAL), ("hits", found.hits, *_SMALLINT)

@@ -48,7 +48,7 @@ def create_roles(connection: psycopg.Connection, script: Path) -> None:
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(
             "This role may not create roles.",
-            hint="A database administrator can: cbirdb db roles --script | psql",
+            hint="A database administrator can run: cbirdb db roles --script | psql",
         ) from error
 
 

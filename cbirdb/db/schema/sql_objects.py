@@ -83,7 +83,7 @@ def _check_foreign_code(connection: psycopg.Connection) -> None:
     if found:
         raise SchemaError(
             f"An upgrade by a superuser would run code that is not cbirdb's: {', '.join(found)}.",
-            hint="Upgrade as a member of the schema's owner that is no superuser.",
+            hint="Upgrade as a role that is a member of the schema's owner and is no superuser.",
         )
 
 

@@ -74,7 +74,7 @@ class _UserForRoot:
         for parent in path.parents:
             bits = parent.stat().st_mode
             if not bits & 0o001:
-                log.warning("letting other users pass through (not list) %s, for the server's own user", parent)
+                log.warning("allowing other users to enter (not list) %s, for the server's own user", parent)
                 parent.chmod(bits | 0o001)
 
     def run_as(self) -> dict[str, Any]:
