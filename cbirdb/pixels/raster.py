@@ -18,6 +18,7 @@ from cbirdb.errors import PixelError
 from cbirdb.limits import LARGEST_FILE, MAX_PIXELS
 from cbirdb.pixels import jpeg, png, tiff
 from cbirdb.pixels.damage import OnDamage, check_pixels, refuse
+from cbirdb.pixels.dicom import decode_dicom, is_dicom
 from cbirdb.records import FileFacts
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "PPM", "WEBP")
@@ -34,7 +35,7 @@ def inspect_file(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bo
     :param accept_damaged: note a decoder's report instead of refusing the file.
     :raises PixelError: when the file cannot be read, is no image, or is damaged.
     """
-    data, modified_ns = _read_bytes(path)
+    data, modified_ns = read_file(path)
     reports: list[PixelError] = []
     picture = decode(data, max_pixels, reports.append if accept_damaged else refuse)
     return FileFacts(
@@ -53,7 +54,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = ref
     :param on_damage: called with each report on a damaged picture.
     :raises PixelError: when the file cannot be read, is no image, or is damaged.
     """
-    data, _ = _read_bytes(path)
+    data, _ = read_file(path)
     return to_rgb(decode(data, max_pixels, on_damage))
 
 
@@ -95,7 +96,11 @@ def _white_is_zero(picture: Image.Image) -> bool:
     return tags is not None and tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
 
 
-def _read_bytes(path: Path) -> tuple[bytes, int]:
+def read_file(path: Path) -> tuple[bytes, int]:
+    """Return a file's bytes, and when it was last changed, in nanoseconds.
+
+    :raises PixelError: when it cannot be read or is too large.
+    """
     try:
         # Before reading: a later write makes the file newer than its recorded time.
         found = path.stat()
@@ -115,10 +120,10 @@ def _read_bytes(path: Path) -> tuple[bytes, int]:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, on_damage: OnDamage = refuse) -> Image.Image:
-    """Decode the only frame completely."""
+    """Decode the only frame completely; of DICOM the first one, as displayed."""
     # A DICOM file may begin as a TIFF does and hold a second picture.
-    if data[128:132] == b"DICM":
-        raise PixelError("not an image", "a DICOM file; this version does not read DICOM yet")
+    if is_dicom(data):
+        return decode_dicom(data, max_pixels=max_pixels, on_damage=on_damage).picture
     try:
         with warnings.catch_warnings():
             # Our own limit replaces Pillow's warning about size, and damaged metadata do not matter here.
