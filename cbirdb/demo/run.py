@@ -115,8 +115,9 @@ def _queries(connection: psycopg.Connection, run_id: int) -> list[int]:
 
 def _search(connection: psycopg.Connection, encoder: StoredEncoder, image_id: int, sheet: Path) -> SearchExample:
     filters = similar_images.Filters(dataset=DATASET, split="train")
-    rows = similar_images.search_by_image(connection, encoder, image_id, k=10, filters=filters)
-    query, labels = similar_images.query_tile(connection, AllowedRoots(), image_id=image_id, sop_uid=None)
+    image = similar_images.QueryImage(image_id)
+    rows = similar_images.search_by_image(connection, encoder, image, k=10, filters=filters)
+    query, labels = similar_images.query_tile(connection, AllowedRoots(), image)
     write_contact_sheet(
         sheet,
         query,

@@ -35,6 +35,7 @@ class ReadPicture:
     modified_ns: int
     damage: str | None
     """The decoder's first report that was accepted."""
+    is_dicom: bool = False
 
 
 def read_picture(
@@ -59,7 +60,7 @@ def read_picture(
     if is_dicom(data):
         found = decode_dicom(data, frame, rendering, max_pixels, on_damage)
         facts = (found.picture, sha256, found.pixel_sha256, found.width, found.height)
-        return ReadPicture(*facts, len(data), modified_ns, found.damage)
+        return ReadPicture(*facts, len(data), modified_ns, found.damage, is_dicom=True)
     if frame:
         raise PixelError("no such frame", f"frame {frame + 1}, but an image file has one")
     reports: list[PixelError] = []

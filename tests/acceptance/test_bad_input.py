@@ -115,7 +115,7 @@ BAD = [
     ("two queries", "search --image-id 1 --image {}/grey.png -e tiny-image", USAGE, "Give one of --image"),
     ("unknown image id", "search --image-id 999999 -e tiny-image", USER, "There is no image 999999"),
     ("image id too large for a bigint", f"search --image-id {10**20} -e tiny-image", USAGE, "is not in the range"),
-    ("unknown SOP instance UID", "search --sop-uid 1.2.3 -e tiny-image", USER, "no image with this SOP instance UID"),
+    ("unknown SOP instance UID", "search --sop-uid 1.2.3 -e tiny-image", USER, "o image has this UID"),
     ("images as words", "search --image-id 1 -e tiny-image --images x", USAGE, "not a list of image ids"),
     ("images with an empty item", "search --image-id 1 -e tiny-image --images 1,,3", USAGE, "not a list of image ids"),
     ("image ids too large for a bigint", f"search --image-id 1 -e tiny-image --images {10**20}", USAGE, "not a list of image ids"),

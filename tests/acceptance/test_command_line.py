@@ -192,7 +192,7 @@ def test_search_accepts_a_sop_uid_and_keeps_to_a_list_of_images(
     connection.execute("UPDATE cbir.image SET sop_uid = '1.2.3' WHERE image_id = 4")
     ambiguous = filled("search", "-e", "tiny-image", "--sop-uid", "1.2.3")
     assert ambiguous.code == 1
-    assert "2 images have this SOP instance UID. Give image_id => one of 3, 4." in ambiguous.err
+    assert "2 images have this UID. Give image_id => one of 3, 4." in ambiguous.err
 
 
 def test_listing_without_rows_is_an_empty_json_array_or_an_empty_csv(cli: Callable) -> None:

@@ -180,13 +180,13 @@ def test_missing_or_invalid_query_image_is_refused_with_a_hint(
     vector = Vector(unit(1)[0]).to_text()
     invalid, missing = psycopg.errors.InvalidParameterValue, psycopg.errors.NoDataFound
     for arguments, kind, message, hint in (
-        ({}, invalid, "give exactly one of image_id, sop_uid and query, not none", "image_id => 42"),
+        ({}, invalid, "give exactly one of image_id, a UID and query, not none", "image_id => 42"),
         ({"image_id": None, "sop_uid": None}, invalid, "not none", "image_id => 42"),
         ({"image_id": 1, "sop_uid": "1.2.0"}, invalid, "not several", "image_id => 42"),
         ({"image_id": 1, "query": vector}, invalid, "not several", "image_id => 42"),
         ({"image_id": 10**9}, missing, "no image 1000000000", "There are 7 images, with ids from 1 to 7"),
         ({"image_id": -1}, missing, "no image -1", "There are 7 images, with ids from 1 to 7"),
-        ({"sop_uid": "9.9.9"}, missing, "no image with this SOP instance UID", "7 of 7 images have one"),
+        ({"sop_uid": "9.9.9"}, missing, "no image has this UID", "7 of 7 images have a SOP instance UID"),
         ({"query": "[1,2]"}, invalid, "must have 8 dimensions, not 2", "No encoder here has this number"),
         ({"query": str([0] * 8)}, invalid, "must not consist of zeros", "compares directions"),
         ({"image_id": 1, "without_image": 2}, invalid, "work only with a query vector", "same_patient"),
@@ -213,7 +213,7 @@ def test_uid_of_several_images_is_refused_and_the_hint_lists_them(
 ) -> None:
     connection.execute("UPDATE cbir.image SET sop_uid = '1.2.0' WHERE image_id = ANY(%s)", [known[4:6]])
     for function in ("similar_images", "label_suggestions"):
-        with pytest.raises(psycopg.errors.CardinalityViolation, match="3 images have this SOP") as caught:
+        with pytest.raises(psycopg.errors.CardinalityViolation, match="3 images have this UID") as caught:
             call(connection, function, encoder="toy", sop_uid="1.2.0")
         assert caught.value.diag.message_hint == "Give image_id => one of 1, 5, 6."
 
