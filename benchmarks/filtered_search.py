@@ -165,7 +165,7 @@ def with_cbirdb(connection: psycopg.Connection, case: Case, mode: str) -> Way:
     """Return the product's way."""
     statement = (
         "SELECT distance, mode_used FROM cbir_internal.nearest_image(%s, %s::vector, %s,"
-        " filter => ROW(NULL, %s, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter, mode => %s) ORDER BY rank"
+        " filter => ROW(NULL, %s, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter, mode => %s) ORDER BY rank"
     )
 
     def search(query: str, k: int) -> tuple[list[float], str]:
@@ -206,11 +206,11 @@ def measure(
     exact = with_cbirdb(connection, case, "exact")
     ways = {"cbirdb": with_cbirdb(connection, case, "auto"), "plain pgvector": with_pgvector(connection, case, encoder)}
     matching = connection.execute(
-        "SELECT count(*) FROM cbir_internal.matching_image(ROW(%s, %s, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT count(*) FROM cbir_internal.matching_image(ROW(%s, %s, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
         [NAME, case.modality, case.label],
     ).fetchone()[0]
     total = connection.execute(
-        "SELECT count(*) FROM cbir_internal.matching_image(ROW(%s, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT count(*) FROM cbir_internal.matching_image(ROW(%s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
         [NAME],
     ).fetchone()[0]
     results = {

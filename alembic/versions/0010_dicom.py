@@ -47,7 +47,7 @@ def upgrade() -> None:
     for name, kind, comment in IMAGE:
         op.add_column("image", sa.Column(name, kind, nullable=True, comment=comment), schema="cbir")
     op.create_foreign_key(
-        "image_replaced_by_fkey",
+        op.f("image_replaced_by_fkey"),
         "image",
         "image",
         ["replaced_by"],
@@ -57,13 +57,15 @@ def upgrade() -> None:
         ondelete="SET NULL",
     )
     op.create_index(
-        "image_replaced_by_idx",
+        op.f("image_replaced_by_idx"),
         "image",
         ["replaced_by"],
         schema="cbir",
         postgresql_where=sa.text("replaced_by IS NOT NULL"),
     )
-    op.create_check_constraint("image_laterality_check", "image", "laterality IN ('L', 'R', 'B', 'U')", schema="cbir")
+    op.create_check_constraint(
+        op.f("image_laterality_check"), "image", "laterality IN ('L', 'R', 'B', 'U')", schema="cbir"
+    )
     op.execute(
         "COMMENT ON COLUMN cbir.image.frame IS 'Frame of a multi-frame file, from 0; functions, views and commands count"
         " from 1, as DICOM does.'"
@@ -89,8 +91,8 @@ def upgrade() -> None:
             "code", sa.Text(), nullable=False, comment="Body part as DICOM files have it, in capitals: CHEST, ABD, ..."
         ),
         sa.Column("anatomic_region", sa.Text(), nullable=False, comment="Word for it in image.anatomic_region."),
-        sa.CheckConstraint("code ~ '^[A-Z0-9 _]{1,16}$'", name="body_part_code_check"),
-        sa.PrimaryKeyConstraint("code", name="body_part_pkey"),
+        sa.CheckConstraint("code ~ '^[A-Z0-9 _]{1,16}$'", name=op.f("body_part_code_check")),
+        sa.PrimaryKeyConstraint("code", name=op.f("body_part_pkey")),
         schema="cbir",
         comment="Words for codes of body parts that a user adds to those that cbirdb knows, or that replace them.",
     )

@@ -74,7 +74,7 @@ def test_ingest_cannot_call_inner_functions_and_readers_can_call_reader_function
         "SELECT cbir_internal.record_search('similar_images', 'toy', 1, 1, NULL, 'exact', '{1}')",
         "SELECT * FROM cbir_internal.nearest_image('toy', '[1,0]', 50)",
         "SELECT cbir_internal.query_image(NULL, 'study b1.1', NULL)",
-        "SELECT cbir_internal.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+        "SELECT cbir_internal.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
         "SELECT * FROM cbir_internal.matching_image(NULL)",
         "SELECT cbir.erase_patient('b1')",
         "SELECT * FROM cbir.embedding_toy",

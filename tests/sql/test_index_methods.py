@@ -251,7 +251,7 @@ def test_each_method_works_with_pgvector_in_another_schema(empty_database: str, 
 def test_few_matching_images_returns_the_same_images_as_matching_image(connection: psycopg.Connection) -> None:
     known = fill(connection, unit(len(PICTURES)), PICTURES)
     names = ("dataset", "modality", "anatomic_region", "label", "split", "study_from", "study_to", "image_ids")
-    row = f"ROW({', '.join(f'%({name})s' for name in names)})::cbir.image_filter"
+    row = f"ROW({', '.join(f'%({name})s' for name in names)}, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter"
     for filters, wanted in FILTERS:
         if not filters:
             continue
@@ -280,7 +280,7 @@ def test_estimated_matches_tell_rare_labels_from_common_ones(connection: psycopg
         (None, "small", 10), (None, "big", 990), (None, "absent", 0),
     ):  # fmt: skip
         row = connection.execute(
-            "SELECT cbir_internal.estimated_matches(ROW(%s, NULL, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter)",
+            "SELECT cbir_internal.estimated_matches(ROW(%s, NULL, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
             [dataset, label],
         ).fetchone()
         assert row is not None

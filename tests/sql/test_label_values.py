@@ -59,7 +59,7 @@ def test_index_walk_skips_images_with_a_negative_or_uncertain_label(
 def test_few_matching_images_contain_only_positive_labels(
     connection: psycopg.Connection, labelled: list[int], label: str, positive: list[int]
 ) -> None:
-    filters = "ROW(NULL, NULL, NULL, %s, NULL, NULL, NULL, NULL)::cbir.image_filter"
+    filters = "ROW(NULL, NULL, NULL, %s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter"
     few = connection.execute(
         f"SELECT cbir_internal.few_matching_images({filters}, %s)", [label, len(positive)]
     ).fetchone()

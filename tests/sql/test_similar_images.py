@@ -240,7 +240,7 @@ def matching(connection: psycopg.Connection, filter_: str, *values: object) -> l
 
 def test_list_of_images_restricts_a_search(connection: psycopg.Connection) -> None:
     known = fill(connection, unit(len(PICTURES)), PICTURES)
-    listed = "ROW(NULL, %s, NULL, NULL, NULL, NULL, NULL, %s)::cbir.image_filter"
+    listed = "ROW(NULL, %s, NULL, NULL, NULL, NULL, NULL, %s, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter"
     assert matching(connection, "NULL") == known
     assert matching(connection, listed, None, None) == known
     assert matching(connection, listed, None, []) == []
@@ -262,11 +262,15 @@ def test_plan_of_a_filter_tests_only_the_given_fields(connection: psycopg.Connec
 
     assert "Function Scan" not in plan("NULL")
     assert "Filter" not in plan("NULL")
-    modality = plan("ROW(NULL, 'CT', NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter")
+    modality = plan(
+        "ROW(NULL, 'CT', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter"
+    )
     assert "modality = 'CT'::text" in modality
     assert "dataset" not in modality
     assert "SubPlan" not in modality
-    assert "Function Scan" not in plan("ROW('a', NULL, NULL, 'XR', NULL, '2020-01-01', NULL, '{1}')::cbir.image_filter")
+    assert "Function Scan" not in plan(
+        "ROW('a', NULL, NULL, 'XR', NULL, '2020-01-01', NULL, '{1}', NULL, NULL, NULL, NULL, NULL)::cbir.image_filter"
+    )
 
 
 @pytest.mark.parametrize("with_index", [False, True])

@@ -67,7 +67,7 @@ class Stored:
         filters = {name: arguments.get(name) for name in ("modality", "label", "image_ids")}
         rows = self.connection.execute(
             "SELECT image_id, distance, mode_used, complete FROM cbir_internal.nearest_image('toy', %(query)s::vector, %(k)s, filter =>"
-            " ROW(NULL, %(modality)s, NULL, %(label)s, NULL, NULL, NULL, %(image_ids)s)::cbir.image_filter"
+            " ROW(NULL, %(modality)s, NULL, %(label)s, NULL, NULL, NULL, %(image_ids)s, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter"
             f"{given}) ORDER BY rank",
             {"query": Vector(query).to_text(), "k": k} | filters | arguments,
         ).fetchall()
