@@ -19,7 +19,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "explain_match": {"image_a": 1, "image_b": 2},
 }
 """The public search functions, and arguments with which they answer."""
-STARTS = {"sop_uid": "image_id", "study_uid": None}
+STARTS = {"sop_uid": "image_id", "series_uid": "image_id", "study_uid": "image_id"}
 """Arguments that stand in the place of another one of ``CALLS``."""
 
 
@@ -110,7 +110,7 @@ def test_text_arguments_are_never_executed(connection: psycopg.Connection, known
         index(connection)
     arguments = list(text_arguments(connection))
     assert {function for function, _ in arguments} == {"similar_images", "similar_studies", "label_suggestions"}
-    assert len(arguments) == 3 * 8
+    assert len(arguments) == 3 * 13 + 4  # two of them take further UIDs
     before = state(connection)
     for payload in PAYLOADS:
         for function, name in arguments:
