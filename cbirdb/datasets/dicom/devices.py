@@ -8,7 +8,7 @@ OTHER = "other"
 """Stands for a text that is not known."""
 
 VENDORS = {
-    "SIEMENS": "Siemens", "GE MEDICAL": "GE", "GE HEALTHCARE": "GE", "GEHC": "GE", "GENERAL ELECTRIC": "GE",
+    "SIEMENS": "Siemens", "G E": "GE", "GE MEDICAL": "GE", "GE HEALTHCARE": "GE", "GEHC": "GE", "GENERAL ELECTRIC": "GE",
     "GEMS": "GE", "PHILIPS": "Philips", "MARCONI": "Philips", "PICKER": "Philips", "ADAC": "Philips",
     "ATL": "Philips", "CANON": "Canon", "TOSHIBA": "Canon", "HITACHI": "Hitachi", "ALOKA": "Hitachi",
     "FUJIFILM": "Fujifilm", "FUJI": "Fujifilm", "SONOSITE": "Fujifilm", "AGFA": "Agfa", "CARESTREAM": "Carestream",

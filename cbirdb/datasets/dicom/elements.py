@@ -23,6 +23,8 @@ LONGEST_VALUE = 4096
 """Bytes of the longest value that is taken; no element that is wanted has a longer one."""
 MOST_ELEMENTS = 5_000_000
 """Elements after which a header is refused. An enhanced file of 100,000 frames has about as many."""
+MOST_ITEMS = 100_000
+"""Items of a wanted sequence after which a header is refused: each frame has one at most."""
 DEEPEST = 32
 """Sequences inside sequences after which a header is refused."""
 TOO_LONG = b"?" * (LONGEST_VALUE + 1)
@@ -192,4 +194,6 @@ def _items(
         elements, position = walk(window, position, stop, encoding, wanted, depth=depth)
         if wanted is not SKIP:
             items.append(elements)
+            if len(items) > MOST_ITEMS:
+                raise damaged(f"a sequence has more than {MOST_ITEMS:,} items")
     return items, position
