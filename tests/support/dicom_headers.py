@@ -85,7 +85,9 @@ def read(path: Path, **options: Any) -> list[DatasetItem]:
     return list(replace_unstorable(source).items)
 
 
-def settings(root: Path, *, frames: str = "every", body_parts: Mapping[str, str] | None = None, **privacy: str) -> Settings:
+def settings(
+    root: Path, *, frames: str = "every", body_parts: Mapping[str, str] | None = None, **privacy: str
+) -> Settings:
     """Return the settings of a dataset."""
     return Settings(root, "dicom", Privacy(KEY, **privacy), FrameChoice.of(frames), body_parts or {})
 

@@ -38,6 +38,7 @@ from tests.support.dicom_headers import (
     settings,
 )
 
+
 def read_traced(folder: Path, content: bytes) -> tuple[list[DatasetItem], int]:
     """Return the items of a file with this content, and the most bytes that Python held meanwhile."""
     (folder / "a.dcm").write_bytes(content)
@@ -48,6 +49,7 @@ def read_traced(folder: Path, content: bytes) -> tuple[list[DatasetItem], int]:
         tracemalloc.stop()
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 
 

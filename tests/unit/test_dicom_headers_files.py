@@ -18,6 +18,7 @@ from cbirdb.errors import InputError, OptionError
 from cbirdb.records import Excluded, Failure, ImageRecord, Missing
 from tests.support.dicom_headers import KEY, encoded, header, read, sequence, write
 
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 
@@ -96,7 +97,6 @@ def test_folder_with_a_dicomdir_gives_all_files(tmp_path: Path) -> None:
     assert items[0] == Excluded("DICOMDIR", "Media Storage Directory Storage")
 
 
-@pytest.mark.filterwarnings("ignore:.*VR CS")
 @pytest.mark.parametrize(
     "name", [["..", "OUT"], ["A", "..", "..", "OUT"], ["../OUT"], [".", "OUT"], ["", "OUT"], ["/etc/passwd"]]
 )
@@ -113,7 +113,7 @@ def test_damaged_dicomdir_is_named(tmp_path: Path) -> None:
     path = dicomdir(tmp_path / "DICOMDIR", ["A"])
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"IMAGE")])
-    with pytest.raises(InputError, match="DICOMDIR cannot be read"):
+    with pytest.raises(InputError, match="The DICOMDIR cannot be read"):
         read(path)
 
 
@@ -152,7 +152,7 @@ def test_zip_member_that_leads_outside_is_a_failure(tmp_path: Path, name: str) -
     assert isinstance(found, Failure)
     assert found.reason == "outside of its folder"
     assert "out" not in found.source
-    assert os.listdir(tmp_path) == ["a.zip"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
 def test_damaged_zips_are_failures(tmp_path: Path) -> None:
@@ -180,11 +180,22 @@ def test_zip_inside_a_zip_is_excluded(tmp_path: Path) -> None:
     assert found.reason == "a zip inside a zip"
 
 
+def test_folder_whose_name_is_no_text_is_read_under_an_opaque_name(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(bytes(tmp_path) + b"/M\xfcller"))
+    write(root / "a.dcm")
+    assert [type(item) for item in read(root)] == [ImageRecord]
+    with pytest.raises(InputError, match="cannot be stored"):
+        read(root, paths="keep")
+
+
 def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
     write(tmp_path / "real/a.dcm")
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "real/up").symlink_to("..")
-    assert [item.source for item in read(tmp_path, paths="keep")] == ["link/a.dcm", "real/a.dcm"]
+    (tmp_path / "real/self").symlink_to("self")
+    found = read(tmp_path, paths="keep")
+    assert [item.reason for item in found if isinstance(item, Failure)] == ["unreadable"] * 2
+    assert [item.source for item in found if isinstance(item, ImageRecord)] == ["link/a.dcm", "real/a.dcm"]
 
 
 def test_links_that_lead_outside_are_failures_unless_allowed(tmp_path: Path) -> None:

@@ -22,7 +22,17 @@ from cbirdb.datasets.dicom.reader import DicomReader
 from cbirdb.pseudonyms import Pseudonyms
 from cbirdb.records import DatasetItem, Failure, ImageRecord
 from tests.support.dicom_headers import (
-    KEY, SERIES, SOP, STUDY, encoded, header, read, read_bytes, record, sequence, write,
+    KEY,
+    SERIES,
+    SOP,
+    STUDY,
+    encoded,
+    header,
+    read,
+    read_bytes,
+    record,
+    sequence,
+    write,
 )  # fmt: skip
 
 OTHER_KEY = Pseudonyms(b"o" * 32)
@@ -154,7 +164,10 @@ def test_patient_and_accession_are_stored_as_pseudonyms(tmp_path: Path) -> None:
 def test_padding_and_character_set_do_not_change_a_patient(tmp_path: Path) -> None:
     plain = record(tmp_path, PatientID="MÜLLER1", SpecificCharacterSet="ISO_IR 100").patient
     assert plain.pseudonym == KEY.of_dicom("MÜLLER1")
-    for elements in ({"SpecificCharacterSet": "ISO_IR 192"}, {"SpecificCharacterSet": "ISO_IR 100", "PatientID": " MÜLLER1 "}):
+    for elements in (
+        {"SpecificCharacterSet": "ISO_IR 192"},
+        {"SpecificCharacterSet": "ISO_IR 100", "PatientID": " MÜLLER1 "},
+    ):
         assert record(tmp_path, **{"PatientID": "MÜLLER1"} | elements).patient == plain
 
 
@@ -163,7 +176,9 @@ def test_hashed_uids_keep_the_hierarchy(tmp_path: Path) -> None:
     (kept,) = read_bytes(tmp_path, content)
     (hashed,) = read_bytes(tmp_path, content, uids="hash")
     assert (kept.study.key, kept.series_uid, kept.sop_uid) == (STUDY, SERIES, SOP)
-    assert (hashed.study.key, hashed.series_uid, hashed.sop_uid) == tuple(hash_uid(u, KEY) for u in (STUDY, SERIES, SOP))
+    assert (hashed.study.key, hashed.series_uid, hashed.sop_uid) == tuple(
+        hash_uid(u, KEY) for u in (STUDY, SERIES, SOP)
+    )
     assert hashed.dicom.sop_class_uid == kept.dicom.sop_class_uid, "classes name no person"
 
 
@@ -216,7 +231,11 @@ def test_opaque_name_is_the_same_again_and_differs_by_file_member_and_key(
     privacy = Privacy(key)
     source = privacy.source(name, member)
     assert source == Privacy(key).source(name, member)
-    others = {privacy.source(name + b"x", member), privacy.source(name, f"{member}x"), Privacy(OTHER_KEY).source(name, member)}
+    others = {
+        privacy.source(name + b"x", member),
+        privacy.source(name, f"{member}x"),
+        Privacy(OTHER_KEY).source(name, member),
+    }
     assert source not in others
     assert source.removeprefix("dicom-").isalnum()
     assert len(source) == len("dicom-") + 32

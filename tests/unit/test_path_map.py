@@ -108,7 +108,7 @@ def test_map_in_a_folder_that_nobody_may_write_is_read(tmp_path: Path) -> None:
                 assert paths.find(ROOT, "a") == (Path("/data/one/Doe/1.dcm"), None)
                 with pytest.raises(InputError, match="cannot be read or written"):
                     paths.add([MappedFile(ROOT, "z", Path("z"))])
-        assert os.listdir(tmp_path / "m") == ["map"]
+        assert [path.name for path in (tmp_path / "m").iterdir()] == ["map"]
     finally:
         (tmp_path / "m").chmod(0o700)
 
