@@ -20,9 +20,10 @@ def replace_unstorable(source: Source) -> Source:
         if problem := problem_of_line(name):
             shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in printable(name))
             raise InputError(f"'{shown}' cannot name a dataset: {problem[1]}.", hint="Give it another --name.")
-    if source.root is not None and (problem := problem_of_name(str(source.root))):
+    root = source.stored_root or source.root
+    if root is not None and (problem := problem_of_name(str(root))):
         raise InputError(
-            f"The name of the folder {printable(str(source.root))} cannot be stored: {problem[1]}.",
+            f"The name of the folder {printable(str(root))} cannot be stored: {problem[1]}.",
             hint="Rename it, or create a link with another name.",
         )
     return replace(source, items=map(_replace_unstorable, source.items), lists=tuple(map(printable, source.lists)))

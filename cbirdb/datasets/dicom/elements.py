@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from cbirdb.errors import PixelError
@@ -24,22 +23,31 @@ LONGEST_VALUE = 4096
 """Bytes of the longest value that is taken; no element that is wanted has a longer one."""
 MOST_ELEMENTS = 5_000_000
 """Elements after which a header is refused. An enhanced file of 100,000 frames has about as many."""
+MOST_ITEMS = 100_000
+"""Items of a wanted sequence after which a header is refused: each frame has one at most."""
 DEEPEST = 32
 """Sequences inside sequences after which a header is refused."""
 TOO_LONG = b"?" * (LONGEST_VALUE + 1)
 """Stands for a longer value."""
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+ENDS = (ITEM_END, SEQUENCE_END)
+SKIP: Wanted = {}
+"""Stands for an element that is passed."""
 LONG_LENGTHS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 """Value representations whose length has four bytes."""
 
 
-@dataclass(frozen=True, slots=True)
 class Encoding:
     """Encoding of elements: the part of a transfer syntax that concerns headers."""
 
-    implicit: bool
-    big_endian: bool = False
+    def __init__(self, *, implicit: bool, big_endian: bool = False) -> None:
+        order = ">" if big_endian else "<"
+        self.implicit = implicit
+        self.big_endian = big_endian
+        self.short = struct.Struct(f"{order}HH2sH").unpack_from
+        self.long = struct.Struct(f"{order}L").unpack_from
+        self.item = struct.Struct(f"{order}HHL").unpack_from
 
 
 IMPLICIT = Encoding(implicit=True)
@@ -56,13 +64,13 @@ def damaged(detail: str) -> PixelError:
 
 
 class Window:
-    """Holds the part of a file at which the walk is."""
+    """Holds the part of a file at which the walk is, and counts the steps."""
 
     def __init__(self, read_at: ReadAt) -> None:
         self._read_at = read_at
+        self._steps = 0
         self.start = 0
         self.data = read_at(0, WINDOW)
-        self.steps = 0
 
     def at(self, position: int, size: int) -> int:
         """Make bytes available.
@@ -88,6 +96,34 @@ class Window:
             raise damaged("the file ends inside its header")
         return self.data[offset : offset + size]
 
+    def count(self) -> None:
+        """Count a step.
+
+        :raises PixelError: when there were too many.
+        """
+        self._steps += 1
+        if self._steps > MOST_ELEMENTS:
+            raise damaged(f"it has more than {MOST_ELEMENTS:,} elements")
+
+    def element(self, position: int, encoding: Encoding) -> tuple[int, bytes, int, int] | None:
+        """Return an element's tag, representation, length, and the position of its value; None at the file's end."""
+        self.count()
+        offset = self.at(position, 12)
+        if offset < 0 and (offset := self.at(position, 8)) < 0:
+            return None
+        group, number, kind, length = encoding.short(self.data, offset)
+        tag = group << 16 | number
+        # Some writers change to implicit inside an explicit data set; delimiters are always so.
+        if encoding.implicit or not (kind.isalpha() and kind.isupper()):
+            (length,) = encoding.long(self.data, offset + 4)
+            return tag, kind, length, position + 8
+        if kind not in LONG_LENGTHS:
+            return tag, kind, length, position + 8
+        if offset + 12 > len(self.data):
+            return None
+        (length,) = encoding.long(self.data, offset + 8)
+        return tag, kind, length, position + 12
+
 
 def walk(
     window: Window,
@@ -106,85 +142,58 @@ def walk(
     :returns: the elements, and the position where the walk ended.
     :raises PixelError: when the header is damaged or too large.
     """
-    if depth > DEEPEST:
-        raise damaged(f"more than {DEEPEST} sequences lie in one another")
     found: Elements = {}
-    order = ">" if encoding.big_endian else "<"
-    short = struct.Struct(f"{order}HH2sH").unpack_from
-    long = struct.Struct(f"{order}L").unpack_from
-    implicit = encoding.implicit
     while end is None or position < end:
-        window.steps += 1
-        if window.steps > MOST_ELEMENTS:
-            raise damaged(f"it has more than {MOST_ELEMENTS:,} elements")
-        offset = position - window.start
-        if offset < 0 or offset + 12 > len(window.data):
-            offset = window.at(position, 12)
-            if offset < 0 and (offset := window.at(position, 8)) < 0:
-                return found, position  # the end of the file; what is missing will be missed
-        group, number, kind, length = short(window.data, offset)
-        tag = group << 16 | number
-        if tag > last:
+        element = window.element(position, encoding)
+        if element is None or element[0] > last:
+            return found, position  # at the file's end: what is missing will be missed
+        tag, kind, length, position = element
+        if tag in ENDS:
             return found, position
-        if tag in (ITEM_END, SEQUENCE_END):
-            return found, position + 8
-        header = 8
-        if implicit:
-            (length,) = long(window.data, offset + 4)
-        elif kind in LONG_LENGTHS:
-            header = 12
-            if offset + 12 > len(window.data):
-                return found, position
-            (length,) = long(window.data, offset + 8)
-        elif not (kind.isalpha() and kind.isupper()):  # some writers change to implicit inside an explicit data set
-            (length,) = long(window.data, offset + 4)
-        position += header
-        if tag not in wanted:
-            if length == UNDEFINED:
-                # An unknown element of undefined length is an implicit sequence (PS3.5, section 6.2.2).
-                inside = IMPLICIT if kind == b"UN" and not implicit else encoding
-                _, position = _items(window, position, None, inside, None, depth)
-            else:
-                position += length
-            continue
-        inner = wanted[tag]
+        inner = wanted.get(tag, SKIP)
         if inner is None:
             if length == UNDEFINED:
                 raise damaged("a text has no length")
             found[tag] = window.value(position, length) if length <= LONGEST_VALUE else TOO_LONG
             position += length
+        elif inner is SKIP and length != UNDEFINED:
+            position += length
         else:
-            inside = IMPLICIT if kind == b"UN" and not implicit else encoding
+            # An unknown element of undefined length is an implicit sequence (PS3.5, section 6.2.2).
+            inside = IMPLICIT if kind == b"UN" else encoding
             stop = None if length == UNDEFINED else position + length
-            found[tag], position = _items(window, position, stop, inside, inner, depth)
+            items, position = _items(window, position, stop, inside, inner, depth + 1)
+            if inner is not SKIP:
+                found[tag] = items
     return found, position
 
 
 def _items(
-    window: Window, position: int, end: int | None, encoding: Encoding, wanted: Wanted | None, depth: int
+    window: Window, position: int, end: int | None, encoding: Encoding, wanted: Wanted, depth: int
 ) -> tuple[list[Elements], int]:
-    """Take the items of a sequence; none if nothing is wanted of them."""
-    unpack = struct.Struct(">HHL" if encoding.big_endian else "<HHL").unpack_from
+    """Take the items of a sequence; none if it is only to be passed."""
+    if depth > DEEPEST:
+        raise damaged(f"more than {DEEPEST} sequences lie in one another")
     items: list[Elements] = []
     while end is None or position < end:
-        window.steps += 1
-        if window.steps > MOST_ELEMENTS:
-            raise damaged(f"it has more than {MOST_ELEMENTS:,} elements")
+        window.count()
         offset = window.at(position, 8)
         if offset < 0:
             raise damaged("the file ends inside a sequence")
-        group, number, length = unpack(window.data, offset)
+        group, number, length = encoding.item(window.data, offset)
         tag = group << 16 | number
         position += 8
         if tag == SEQUENCE_END:
             return items, position
         if tag != ITEM:
             raise damaged("a sequence holds something that is no item")
-        if wanted is None and length != UNDEFINED:
+        if wanted is SKIP and length != UNDEFINED:
             position += length
             continue
         stop = None if length == UNDEFINED else position + length
-        elements, position = walk(window, position, stop, encoding, wanted or {}, depth=depth + 1)
-        if wanted is not None:
+        elements, position = walk(window, position, stop, encoding, wanted, depth=depth)
+        if wanted is not SKIP:
             items.append(elements)
+            if len(items) > MOST_ITEMS:
+                raise damaged(f"a sequence has more than {MOST_ITEMS:,} items")
     return items, position

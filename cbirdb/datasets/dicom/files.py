@@ -137,14 +137,18 @@ def is_folder(path: Path, index: int) -> bool:
 def _archive(path: Path) -> zipfile.ZipFile:
     try:
         facts = path.stat()
-        return _list(path, facts.st_size, facts.st_mtime_ns)
+        return _list(path, (facts.st_size, facts.st_mtime_ns))
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OverflowError, UnicodeError):
         raise PixelError("damaged zip", "the list of the zip's members cannot be read") from None
 
 
 @lru_cache(maxsize=1)
-def _list(path: Path, size: int, modified_ns: int) -> zipfile.ZipFile:
-    """Read the list of members once for all members that this process reads one after the other."""
+def _list(path: Path, state: tuple[int, int]) -> zipfile.ZipFile:
+    """Read the list of members once for all members that this process reads one after the other.
+
+    :param state: the file's size and time, so that a changed file is read again.
+    """
+    size, _ = state
     with path.open("rb") as file:
         file.seek(max(0, size - LONGEST_ZIP_END))
         ending = file.read()

@@ -50,11 +50,13 @@ class Found:
 def find_files(path: Path, allowed: AllowedRoots) -> Found:
     """Find the files at a path: a file, all files of a folder, or those that a DICOMDIR names.
 
-    :raises InputError: when there is nothing at this path, or the DICOMDIR cannot be read.
+    :raises InputError: when there is nothing at this path, or the DICOMDIR cannot be read. The message does not name
+        the path: it may hold the name of a patient.
     """
-    if not path.exists():
-        raise InputError(f"There is no file or folder {path}.", hint="Check the path.")
-    path = path.resolve()
+    try:
+        path = path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        raise InputError("There is no file or folder at this path.", hint="Check it.") from None
     if path.is_dir():
         return _walk(path, allowed)
     found = Found(path.parent)
@@ -62,10 +64,10 @@ def find_files(path: Path, allowed: AllowedRoots) -> Found:
         with opened(path) as (read_at, _):
             named = read_directory(read_at)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
+        raise InputError(f"The file cannot be read: {error.strerror}.", hint="Check its permissions.") from None
     except PixelError as error:
         if path.name.upper() == "DICOMDIR":
-            raise InputError(f"{path} cannot be read: {error.message}.", hint="Give its folder instead.") from None
+            raise InputError(f"The DICOMDIR cannot be read: {error.message}.", hint="Give its folder.") from None
         named = None  # the file is read, and its damage reported, as any other's
     if named is None:
         found.add(b"", [os.fsencode(path.name)])
@@ -85,9 +87,10 @@ def _walk(root: Path, allowed: AllowedRoots) -> Found:
             with os.scandir(os.path.join(os.fsencode(root), folder)) as entries:  # noqa: PTH118
                 for entry in entries:
                     name = os.path.join(folder, entry.name)  # noqa: PTH118
-                    if entry.is_symlink() and not _may_follow(found, name, allowed):
-                        continue
-                    (below if entry.is_dir() else names).append(entry.name)
+                    if not entry.is_symlink():
+                        (below if entry.is_dir() else names).append(entry.name)
+                    elif _may_follow(found, name, allowed):
+                        (below if os.path.isdir(entry.path) else names).append(entry.name)  # noqa: PTH112
         except OSError as error:
             found.problems.append(
                 Problem(folder or b".", "unreadable", error.strerror or "the folder cannot be listed")
@@ -105,9 +108,8 @@ def _may_follow(found: Found, name: bytes, allowed: AllowedRoots) -> bool:
     except PixelError as error:
         found.problems.append(Problem(name, error.reason, error.message))
         return False
-    return not any(
-        path.exists() and path.samefile(parent) for parent in path.parents if parent.is_relative_to(found.root)
-    )
+    real = os.path.realpath(path)
+    return all(os.path.realpath(parent) != real for parent in path.parents if parent.is_relative_to(found.root))
 
 
 def _add_named(found: Found, named: list[list[str]], allowed: AllowedRoots) -> None:
@@ -119,7 +121,8 @@ def _add_named(found: Found, named: list[list[str]], allowed: AllowedRoots) -> N
         if any(part in {"", ".", ".."} or "/" in part or "\0" in part for part in parts):
             found.problems.append(Problem(raw, "outside of its folder", "the DICOMDIR names a file outside its folder"))
             continue
-        path = next((path for path in _spellings(found.root, name) if path.is_file()), None)
+        # Unlike Path.is_file, this raises nothing for a name that is too long.
+        path = next((path for path in _spellings(found.root, name) if os.path.isfile(path)), None)  # noqa: PTH113
         if path is None:
             found.not_there.append(raw)
             continue

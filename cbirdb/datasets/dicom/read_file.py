@@ -45,17 +45,16 @@ def read_file(task: Task, settings: Settings) -> Outcome:
         if task.member is not None:
             return _read_member(path, task.name, task.member, settings)
         with opened(path) as (read_at, size):
-            if size == 0:
-                return [Excluded(source, "empty file")]
             if read_at(0, 4) in {ZIP_START, ZIP_END}:
                 return Archive(count_members(path))
             return _items(read_at, settings, source, path, None, size)
     except PixelError as error:
-        return [Failure(source, error.reason, error.message, settings.dataset)]
+        reason, detail = error.reason, error.message
     except OSError as error:
-        return [Failure(source, "unreadable", error.strerror or "it cannot be read", settings.dataset)]
+        reason, detail = "unreadable", error.strerror or "it cannot be read"
     except MemoryError:
-        return [Failure(source, "too large", "there is not enough memory to read its header", settings.dataset)]
+        reason, detail = "too large", "there is not enough memory to read its header"
+    return [Failure(source, reason, detail, settings.dataset)]
 
 
 def _read_member(path: Path, name: bytes, index: int, settings: Settings) -> list[DatasetItem]:
@@ -77,5 +76,5 @@ def _items(
 ) -> list[DatasetItem]:
     header = read_header(read_at)
     if header is None:
-        return [Excluded(source, NOT_DICOM)]
+        return [Excluded(source, NOT_DICOM if size else "empty file")]
     return list(items_of_header(header, settings, source, path, member, size))

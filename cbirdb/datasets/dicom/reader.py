@@ -62,7 +62,7 @@ class DicomReader:
         labels = Labels.read(options.labels, privacy) if options.labels is not None else None
         found = find_files(path, options.allowed)
         if not found.count and not found.problems and not found.not_there:
-            raise InputError(f"There are no files in {path}.", hint="Give a folder that holds DICOM files.")
+            raise InputError("There are no files in this folder.", hint="Give one that holds DICOM files.")
         settings = Settings(found.root, options.name or self.name, privacy, frames, dict(options.body_parts))
         return Source(
             datasets=(settings.dataset,),

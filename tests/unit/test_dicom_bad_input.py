@@ -1,0 +1,389 @@
+"""Bad DICOM ends in one short reason, in bounded memory, and says nothing that stands in the header."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import sys
+import tracemalloc
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import uid
+from pydicom.encaps import encapsulate
+
+from cbirdb.errors import PixelError
+from cbirdb.pixels import inspect_file, read_picture, read_rgb, source
+from cbirdb.pixels.dicom import decode_dicom, is_dicom
+from cbirdb.pixels.rendering import Rendering
+from cbirdb.pixels.sop_classes import STORAGE
+from tests.support.dicom_pixels import (
+    CT_IMAGE,
+    ENCODERS,
+    colours,
+    compressed,
+    encoded,
+    image,
+    native,
+    smooth,
+    with_value,
+)
+
+GREY = smooth()
+NAME = "Canary^Patient"
+
+
+def reason(data: bytes, **options: Any) -> str:
+    """Why a file is refused."""
+    with pytest.raises(PixelError) as caught:
+        decode_dicom(data, **options)
+    assert "\n" not in caught.value.message
+    return caught.value.reason
+
+
+# 7. Files without an image
+
+
+@pytest.mark.parametrize(
+    ("rest", "name"),
+    [
+        ("66.4", "Segmentation Storage"),
+        ("481.2", "RT Dose Storage"),
+        ("481.3", "RT Structure Set Storage"),
+        ("481.5", "RT Plan Storage"),
+        ("11.1", "Grayscale Softcopy Presentation State Storage"),
+        ("88.59", "Key Object Selection Document Storage"),
+        ("88.33", "Comprehensive SR Storage"),
+        ("104.1", "Encapsulated PDF Storage"),
+        ("9.1.1", "12-lead ECG Waveform Storage"),
+        ("4.2", "MR Spectroscopy Storage"),
+    ],
+)
+def test_file_of_a_class_without_image_is_named_though_it_has_pixels(rest: str, name: str) -> None:
+    assert reason(native(GREY, SOPClassUID=STORAGE + rest)) == f"no pixels: {name}"
+
+
+def test_image_class_without_pixel_data_is_named() -> None:
+    assert (
+        reason(encoded(image(GREY, SOPClassUID=CT_IMAGE), uid.ExplicitVRLittleEndian)) == "no pixels: CT Image Storage"
+    )
+
+
+def test_name_of_an_unknown_class_is_not_repeated() -> None:
+    made = image(GREY, SOPClassUID="1.2.3.4.5.6")
+    assert reason(encoded(made, uid.ExplicitVRLittleEndian)) == "no pixels: unknown SOP class"
+
+
+# 8. Bounds
+
+
+def test_deflate_bomb_is_too_large() -> None:
+    data = native(GREY, uid.DeflatedExplicitVRLittleEndian)
+    bomb = zlib.compressobj(9, wbits=-15)
+    start = 144 + struct.unpack_from("<I", data, 140)[0]  # behind the meta header, whose length its first element says
+    inflated = zlib.decompress(data[start:], -15)
+    body = bomb.compress(inflated) + b"".join(bomb.compress(bytes(1 << 20)) for _ in range(512)) + bomb.flush()
+    assert len(body) < 1 << 20
+    tracemalloc.start()
+    assert reason(data[:start] + body, max_pixels=1_000_000) == "too large"
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "syntax", [uid.JPEG2000Lossless, uid.JPEGBaseline8Bit, uid.JPEGLSLossless, uid.JPEGLosslessSV1]
+)
+def test_codestream_of_another_size_than_the_header_is_not_decoded(syntax: str) -> None:
+    data = compressed((GREY >> 4).astype(np.uint8), syntax)
+    at = data.index(b"\x28\x00\x10\x00US") + 8
+    assert reason(data[:at] + struct.pack("<H", 39) + data[at + 2 :]) == "corrupt"
+
+
+def test_more_pixels_than_allowed_are_too_large() -> None:
+    assert reason(native(GREY), max_pixels=GREY.size - 1) == "too large"
+    decode_dicom(native(GREY), max_pixels=GREY.size)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(65_535, 65_535), (0, 40), (40, 0)])
+def test_impossible_size_is_refused_before_memory_is_spent(rows: int, columns: int) -> None:
+    made = image(GREY, Rows=rows, Columns=columns)
+    made.add_new("PixelData", "OW", bytes(64))
+    tracemalloc.start()
+    assert reason(encoded(made, uid.ExplicitVRLittleEndian)) in ("too large", "corrupt")
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_number_of_frames_does_not_cost_memory() -> None:
+    data = native(GREY, NumberOfFrames=2_000_000_000)
+    decode_dicom(data, 0)
+    assert reason(data, frame=1_999_999_999) == "truncated"
+
+
+def test_segmented_palette_that_would_expand_to_gigabytes_is_cut_at_its_size() -> None:
+    numbers = [0, 1, 9] + [1, 65_535, 9] * 5000
+    table = np.array(numbers, "<u2").tobytes()
+    attributes: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour in ("Red", "Green", "Blue"):
+        attributes[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        attributes[f"Segmented{colour}PaletteColorLookupTableData"] = table
+    tracemalloc.start()
+    decode_dicom(native((GREY >> 4).astype(np.uint8), **attributes))
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+def test_segment_that_repeats_itself_is_refused() -> None:
+    attributes: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour in ("Red", "Green", "Blue"):
+        attributes[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        attributes[f"Segmented{colour}PaletteColorLookupTableData"] = np.array([2, 1, 0, 0], "<u2").tobytes()
+    assert reason(native((GREY >> 4).astype(np.uint8), **attributes)) == "corrupt"
+
+
+# Damage
+
+
+def test_short_pixel_data_are_truncated() -> None:
+    data = with_value(GREY, GREY.tobytes()[:-62])
+    assert reason(data) == "truncated"
+    found = decode_dicom(data, on_damage=lambda _: None)
+    assert found.damage == "DICOM: 3,778 bytes of pixels where 3,840 are needed"
+    assert found.picture.size == (48, 40)
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLosslessSV1, uid.JPEGLSLossless, uid.JPEG2000Lossless,
+     uid.HTJ2KLossless, uid.RLELossless],
+)  # fmt: skip
+def test_file_that_ends_within_its_codestream_is_refused(syntax: str) -> None:
+    eight = syntax == uid.JPEGBaseline8Bit
+    data = compressed((GREY >> 4).astype(np.uint8) if eight else GREY, syntax, BitsStored=8 if eight else 12)
+    assert reason(data[: len(data) - 60]) in ("truncated", "corrupt")
+
+
+def test_damaged_baseline_jpeg_is_reported_by_libjpeg() -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64), dtype=np.uint8)
+    made = image(noise)
+    stream = ENCODERS[uid.JPEGBaseline8Bit](noise, made)
+    half = stream[: len(stream) // 2] + b"\xff\xd9"
+    made.add_new("PixelData", "OB", encapsulate([half]))
+    made["PixelData"].is_undefined_length = True
+    data = encoded(made, uid.JPEGBaseline8Bit)
+    assert reason(data) in ("truncated", "corrupt")
+    found = decode_dicom(data, on_damage=lambda _: None)
+    assert found.damage is not None
+    assert found.damage.startswith("libjpeg: ")
+
+
+def test_cut_deflated_data_set_is_truncated() -> None:
+    assert reason(native(GREY, uid.DeflatedExplicitVRLittleEndian)[:-40]) == "truncated"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"BitsAllocated": 12, "BitsStored": 12}, {"BitsStored": 17}, {"BitsStored": 0, "HighBit": 0},
+        {"PhotometricInterpretation": "HSV"}, {"PhotometricInterpretation": "RGB"}, {"SamplesPerPixel": 3},
+        {"NumberOfFrames": -1}, {"Rows": None}, {"Columns": None},
+    ],
+)  # fmt: skip
+def test_impossible_layout_is_refused(attributes: dict[str, Any]) -> None:
+    made = image(GREY)
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    made.add_new("PixelData", "OW", GREY.tobytes())
+    assert reason(encoded(made, uid.ExplicitVRLittleEndian)) in ("corrupt", "unsupported")
+
+
+def test_number_of_frames_that_is_no_number_is_not_repeated() -> None:
+    data = native(GREY, NumberOfFrames=1).replace(b"\x28\x00\x08\x00IS\x02\x001 ", b"\x28\x00\x08\x00IS\x02\x00JD")
+    with pytest.raises(PixelError) as caught:
+        decode_dicom(data)
+    assert caught.value.reason == "corrupt"
+    assert "JD" not in str(caught.value)
+
+
+def test_video_is_unsupported() -> None:
+    made = image(GREY)
+    made.add_new("PixelData", "OB", encapsulate([b"\x00\x00\x01\xb3" + bytes(100)]))
+    made["PixelData"].is_undefined_length = True
+    assert reason(encoded(made, uid.MPEG2MPML)) == "unsupported"
+
+
+@pytest.mark.parametrize("data", [b"", b"DICM", b"\x89PNG\r\n\x1a\n", bytes(200), bytes(128) + b"DICM"])
+def test_bytes_without_a_data_set_are_refused(data: bytes) -> None:
+    assert reason(data) in ("not an image", "no pixels: unknown SOP class", "empty file")
+
+
+def raster(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(colours()).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000"])
+def test_image_formats_are_not_dicom(kind: str) -> None:
+    assert not is_dicom(raster(kind))
+
+
+# Privacy
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DA")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-100],
+        lambda data: data.replace(b"MONOCHROME2 ", b"CANARYPHOTO "),
+        lambda data: data.replace(STORAGE.encode() + b"7\0", b"9.9.999.99999.9.9.9.9.9.9\0")[:-4000],
+        lambda data: data[: data.index(b"\xe0\x7f\x10\x00")],
+    ],
+    ids=["truncated", "unknown colours", "unknown class", "no pixels"],
+)
+def test_nothing_of_the_header_reaches_message_log_or_warning(
+    spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = spoil(
+        native(
+            GREY, PatientName=NAME, PatientID="CANARY-1", StudyDescription="CANARY text", PatientBirthDate="CANARY",
+            InstitutionName="CANARY", BitsStored=12,
+        )
+    )  # fmt: skip
+    caplog.set_level(logging.DEBUG)
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(PixelError) as caught:
+            decode_dicom(data)
+    said = (
+        f"{caught.value.reason} {caught.value} {caplog.text} {[str(one.message) for one in seen]} {capfd.readouterr()}"
+    )
+    assert "canary" not in said.lower()
+    assert "9.9.999" not in said
+
+
+# One reader
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "files.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/one.dcm", native(GREY))
+        file.writestr("picture.png", raster("PNG"))
+        file.writestr("zeros", bytes(8 << 20))
+        file.writestr("nothing", b"")
+    return path
+
+
+def test_dicom_is_read_as_files_and_as_members_of_a_zip(tmp_path: Path, archive: Path) -> None:
+    path = tmp_path / "one.dcm"
+    path.write_bytes(native(GREY))
+    one, other = read_picture(path), read_picture(archive, member="a/one.dcm")
+    assert (one.sha256, one.pixel_sha256, one.file_bytes) == (other.sha256, other.pixel_sha256, other.file_bytes)
+    assert one.modified_ns == path.stat().st_mtime_ns
+    assert other.modified_ns == archive.stat().st_mtime_ns
+    assert (one.width, one.height) == (48, 40)
+    assert one.picture.tobytes() == read_rgb(path).tobytes()
+    assert (inspect_file(path).width, inspect_file(path).sha256) == (48, one.sha256)
+
+
+def test_rendering_and_frame_reach_the_decoder(tmp_path: Path) -> None:
+    path = tmp_path / "frames"
+    path.write_bytes(native(np.stack([GREY, GREY.max() - GREY]), frames=True))
+    pictures = [read_picture(path, frame=frame, rendering=Rendering.parse("min-max")).picture for frame in (0, 1)]
+    np.testing.assert_allclose(np.asarray(pictures[0]).astype(int) + np.asarray(pictures[1]), 255, atol=1)
+
+
+def test_image_files_are_read_as_before(tmp_path: Path, archive: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(raster("PNG"))
+    one, other = read_picture(path), read_picture(archive, member="picture.png", rendering=Rendering.parse("equalise"))
+    assert one.picture.tobytes() == other.picture.tobytes() == read_rgb(path).tobytes()
+    assert one.pixel_sha256 == other.pixel_sha256
+    assert one.sha256 == inspect_file(path).sha256
+    with pytest.raises(PixelError) as caught:
+        read_picture(path, frame=1)
+    assert caught.value.reason == "no such frame"
+
+
+def test_pixel_hash_of_an_image_file_depends_on_its_pixels_alone(tmp_path: Path) -> None:
+    hashes = []
+    for kind in ("PNG", "BMP", "TIFF"):
+        path = tmp_path / kind
+        path.write_bytes(raster(kind))
+        hashes.append(read_picture(path).pixel_sha256)
+    assert len({*hashes}) == 1
+
+
+@pytest.mark.parametrize(
+    ("member", "expected"),
+    [("absent", "file not found"), ("../../etc/passwd", "file not found"), ("nothing", "empty file")],
+)
+def test_member_that_cannot_be_read_has_a_reason_without_its_name(archive: Path, member: str, expected: str) -> None:
+    with pytest.raises(PixelError) as caught:
+        read_picture(archive, member=member)
+    assert caught.value.reason == expected
+    assert member not in str(caught.value) or member == "nothing"
+
+
+def test_zip_member_is_bounded_by_what_it_inflates_to(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "LARGEST_FILE", 4 << 20)
+    data = archive.read_bytes().replace(struct.pack("<I", 8 << 20), struct.pack("<I", 100))
+    archive.write_bytes(data)  # the archive states 100 bytes
+    with pytest.raises(PixelError) as caught:
+        read_picture(archive, member="zeros")
+    assert caught.value.reason in ("too large", "corrupt")
+    archive.write_bytes(data.replace(struct.pack("<I", 100), struct.pack("<I", 8 << 20)))
+    with pytest.raises(PixelError) as caught:
+        read_picture(archive, member="zeros")
+    assert caught.value.reason == "too large"
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_members_whose_decoder_is_not_bounded_are_refused(tmp_path: Path, compression: int) -> None:
+    path = tmp_path / "files.zip"
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("one.dcm", native(GREY))
+    with pytest.raises(PixelError) as caught:
+        read_picture(path, member="one.dcm")
+    assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-30], lambda _: b"x" * 100, lambda data: data[:60] + b"!!!!" + data[64:]]
+)
+def test_damaged_archive_has_a_reason(archive: Path, spoil: Callable[[bytes], bytes]) -> None:
+    archive.write_bytes(spoil(archive.read_bytes()))
+    with pytest.raises(PixelError) as caught:
+        read_picture(archive, member="a/one.dcm")
+    assert caught.value.reason == "corrupt"
+
+
+def test_pipe_is_not_opened(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PixelError) as caught:
+        read_picture(tmp_path / "pipe", member="x")
+    assert caught.value.reason == "unreadable"
+
+
+def test_missing_extra_is_named_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(PixelError, match=r"pip install 'cbirdb\[dicom\]'"):
+        decode_dicom(native_bytes())
+
+
+def native_bytes() -> bytes:
+    return bytes(128) + b"DICM" + bytes(16)
