@@ -75,7 +75,8 @@ class AllowedRoots:
         """Return the folder that a dataset's stored root stands for; None if this machine does not know it."""
         if root.startswith("/"):
             return root
-        known = self._paths().folder(root) if self.path_map is not None and self.path_map.exists() else None
+        paths = self._paths()
+        known = paths.folder(root) if paths is not None else None
         return None if known is None else str(known)
 
     def check(self, dataset: str, root: str) -> None:
@@ -102,7 +103,8 @@ class AllowedRoots:
         """
         if root.startswith("/"):
             return self._checked(root, source)
-        known = self._paths().find(root, source) if self.path_map is not None and self.path_map.exists() else None
+        paths = self._paths()
+        known = paths.find(root, source) if paths is not None else None
         folder = self.folder(root)
         if known is None or folder is None:
             raise PixelError("path unknown", "the path map of this machine does not have it; ingest its folder again")
@@ -123,8 +125,9 @@ class AllowedRoots:
             )
         return ImageFile(path, member)
 
-    def _paths(self) -> PathMap:
-        assert self.path_map is not None
+    def _paths(self) -> PathMap | None:
+        if self.path_map is None or not self.path_map.exists():
+            return None
         return _opened_map(self.path_map, os.getpid(), threading.get_ident())
 
 

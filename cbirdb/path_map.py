@@ -124,6 +124,25 @@ class PathMap:
             ).fetchone()
         return None if found is None else (Path(os.fsdecode(found[0]), os.fsdecode(found[1])), found[2])
 
+    def shown(self, root: str, source: str) -> str | None:
+        """Return the path that a person may open, with the name inside a zip; None if the map does not know it.
+
+        :raises InputError: when the map cannot be read.
+        """
+        found = self.find(root, source)
+        if found is None:
+            return None
+        path, member = found
+        return str(path) if member is None else f"{path}!/{member}"
+
+    def sources(self, root: str) -> list[str]:
+        """Return the names of all files of a folder that the map knows.
+
+        :raises InputError: when the map cannot be read.
+        """
+        with _said(self._path):
+            return [row[0] for row in self._connection.execute("SELECT source FROM file WHERE root = ?", (root,))]
+
     def folder(self, root: str) -> Path | None:
         """Return the folder of a stored name; None if the map does not know it.
 

@@ -153,6 +153,9 @@ class Failure:
     detail: str
     dataset: str | None = None
     line: int | None = None
+    path: Path | None = None
+    """The file, where ``source`` is an opaque name. Only the path map of this machine keeps it."""
+    member: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

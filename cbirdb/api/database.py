@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cbirdb.evaluate import EvaluationOptions, EvaluationSummary
     from cbirdb.ingest import IngestSummary
     from cbirdb.records import DateOption, OnConflict, PathOption, Precision, Shard, UidOption
-    from cbirdb.search.similar_images import Mode
+    from cbirdb.search.similar_images import Mode, QueryImage
 
 
 def connect(dsn: str | None = None, *, home: str | os.PathLike[str] | None = None) -> Database:
@@ -280,6 +280,7 @@ class Database(Session):
             elif vector is not None:
                 found = verb.search_by_vector(connection, stored, vector, **how)
             else:
+                query = self._as_stored(connection, query)
                 found = verb.search_by_image(connection, stored, query, same_patient=same_patient, **how)
         return Rows.of(SimilarImage, found)
 
@@ -295,6 +296,7 @@ class Database(Session):
         series_uid: str | None = None,
         study_uid: str | None = None,
         frame: int | None = None,
+        hide_burned_in: bool = False,
         allow_roots: Iterable[str | os.PathLike[str]] = (),
         path_map: str | os.PathLike[str] | None = None,
         font: str | os.PathLike[str] | None = None,
@@ -303,6 +305,7 @@ class Database(Session):
 
         :param path: the PNG file; an older sheet is replaced.
         :param image: the query, as it was given to :meth:`search`.
+        :param hide_burned_in: leave out pictures that may show a patient's name: those whose BurnedInAnnotation is not NO.
         :param font: a TrueType or OpenType file with the letters of the labels; None: Latin letters only.
         :returns: names of datasets whose pictures are left out, because nobody allowed their folders to be read here.
         """
@@ -319,9 +322,11 @@ class Database(Session):
             tile, labels = (
                 verb.file_tile(Path(image), frame or 1)
                 if image is not None
-                else verb.query_tile(connection, allowed, query)
+                else verb.query_tile(
+                    connection, allowed, self._as_stored(connection, query), hide_burned_in=hide_burned_in
+                )
             )
-            tiles = verb.result_tiles(connection, allowed, rows, labels)
+            tiles = verb.result_tiles(connection, allowed, rows, labels, hide_burned_in=hide_burned_in)
             write_contact_sheet(Path(path), tile, tiles, title=title, font=SheetFont(Path(font) if font else None))
             return verb.refused_datasets(connection, allowed, rows)
 
@@ -434,6 +439,17 @@ class Database(Session):
         return AllowedRoots.of_machine(
             self.settings.home_folder, [Path(folder) for folder in named], self._path_map(path_map)
         )
+
+    def _as_stored(self, connection: psycopg.Connection, query: QueryImage) -> QueryImage:
+        """Hash the UIDs of a query, where the database has hashes of them and this machine the key."""
+        from cbirdb.datasets.dicom.privacy import hash_uid
+        from cbirdb.pseudonyms import Pseudonyms
+        from cbirdb.search.similar_images import stored_uids
+
+        if not self.settings.pseudonym_key.exists():
+            return query
+        pseudonyms = Pseudonyms.from_file(self.settings.pseudonym_key, create=False)
+        return stored_uids(connection, query, partial(hash_uid, pseudonyms=pseudonyms))
 
     def _path_map(self, named: str | os.PathLike[str] | None) -> Path:
         return Path(named) if named is not None else self.settings.path_map

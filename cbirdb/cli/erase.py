@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cbirdb.cli.options import Context, confirm, format_option, pass_context
+from cbirdb.cli.options import Context, confirm, format_option, pass_context, path_map_option
 from cbirdb.cli.output import write_rows
 from cbirdb.cli.values import FilePath, Text
 from cbirdb.errors import ExitCode
@@ -30,6 +30,9 @@ TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
     help="The patient's number in the dataset, which stays on this machine; - prompts for it.",
 )
 @click.option(
+    "--issuer", type=Text(), default="", metavar="TEXT", help="Issuer of --patient-id, as DICOM files name it."
+)
+@click.option(
     "--pseudonym-key", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
     help="Key of the pseudonyms, for --patient-id.  [default: in CBIRDB_HOME]",
 )  # fmt: skip
@@ -47,6 +50,7 @@ TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
 @click.option(
     "--no-repair", is_flag=True, help="Do not rebuild indexes or VACUUM; the certificate lists the statements to run."
 )
+@path_map_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @format_option
 @pass_context
@@ -54,6 +58,7 @@ def erase(
     context: Context,
     patient: str | None,
     patient_id: str | None,
+    issuer: str,
     pseudonym_key: Path | None,
     dataset: str | None,
     certificate: Path | None,
@@ -61,6 +66,7 @@ def erase(
     reapply: bool,
     list_all: bool,
     no_repair: bool,
+    path_map: Path | None,
     yes: bool,
     output_format: str,
 ) -> int:
@@ -79,6 +85,8 @@ def erase(
         raise click.UsageError(
             "Give exactly one of --patient, --patient-id, --from-certificate or --reapply, and --list."
         )
+    if issuer and patient_id is None:
+        raise click.UsageError("--issuer needs --patient-id.")
     if dataset is not None and patient is None and patient_id is None:
         raise click.UsageError("--dataset needs --patient or --patient-id.")
     if certificate is not None:
@@ -90,12 +98,14 @@ def erase(
         elif given or reapply:
             rows = _erase_again(connection, kept, ask=not yes)
         else:
-            people = _people(context, connection, patient, patient_id, pseudonym_key, dataset)
+            people = _people(context, connection, patient, patient_id, issuer, pseudonym_key, dataset)
             rows = _erase(connection, people, ask=not yes)
         # First of all, since the erasure is committed and a later step may fail.
         if certificate is not None:
             verb.write_certificates(certificate, rows)
         write_rows(rows, output_format, columns=TABLE)
+        if not list_all:
+            verb.forget_paths(connection, path_map or context.settings.path_map, [*rows, *kept])
         left = [] if no_repair or list_all else verb.repair(connection, rows)
     wanted = [statement for row in rows for statement in list(row["to_run"])] if no_repair else left
     for line in _remarks(rows, wanted, list_all=list_all, certificate=certificate):
@@ -131,6 +141,7 @@ def _people(
     connection: psycopg.Connection,
     patient: str | None,
     patient_id: str | None,
+    issuer: str,
     pseudonym_key: Path | None,
     dataset: str | None,
 ) -> list[tuple[str, str | None]]:
@@ -143,7 +154,7 @@ def _people(
     if patient_id == "-":
         patient_id = click.prompt("Number of the patient", hide_input=True, err=True)
     pseudonyms = Pseudonyms.from_file(pseudonym_key or context.settings.pseudonym_key, create=False)
-    return find_pseudonyms(connection, patient_id, pseudonyms, dataset)
+    return find_pseudonyms(connection, patient_id, pseudonyms, dataset, issuer=issuer)
 
 
 def _remarks(rows: list[dict[str, Any]], wanted: list[str], *, list_all: bool, certificate: Path | None) -> list[str]:

@@ -77,6 +77,10 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
     metavar="FILE",
     help="TrueType or OpenType font of the sheet, for labels in other than Latin letters.",
 )
+@click.option(
+    "--hide-burned-in", is_flag=True,
+    help="Leave out of the sheet pictures that may show a name: those whose BurnedInAnnotation is not NO.",
+)  # fmt: skip
 @click.option("--purpose", type=Purpose(), metavar="TEXT", help="Reason of the search, for the audit of searches.")
 @allow_root_option
 @path_map_option
@@ -112,6 +116,7 @@ def search(
     mode: Mode,
     sheet: Path | None,
     sheet_font: Path | None,
+    hide_burned_in: bool,
     purpose: str | None,
     allow_root: tuple[Path, ...],
     path_map: Path | None,
@@ -149,8 +154,8 @@ def search(
         if sheet is not None:
             refused = database.contact_sheet(
                 sheet, found, title=f"Most similar images, {encoder}", image=image, image_id=image_id, sop_uid=sop_uid,
-                series_uid=series_uid, study_uid=study_uid, frame=frame, allow_roots=allow_root, path_map=path_map,
-                font=sheet_font,
+                series_uid=series_uid, study_uid=study_uid, frame=frame, hide_burned_in=hide_burned_in,
+                allow_roots=allow_root, path_map=path_map, font=sheet_font,
             )  # fmt: skip
             _tell_sheet(progress, sheet, refused)
     write_rows(found.to_dicts(), output_format, columns=TABLE)

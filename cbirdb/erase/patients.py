@@ -5,7 +5,9 @@ A patient's own number never reaches the database: this module turns it into a p
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from cbirdb.db.embeddings import check_datasets
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.rights import require_function
 from cbirdb.errors import InputError
+from cbirdb.path_map import PathMap
 from cbirdb.pseudonyms import Pseudonyms
 
 Certificate = dict[str, Any]
@@ -38,10 +41,13 @@ CERTIFICATE_KEYS = {
 
 
 def find_pseudonyms(
-    connection: psycopg.Connection, patient_id: str, pseudonyms: Pseudonyms, dataset: str | None
+    connection: psycopg.Connection, patient_id: str, pseudonyms: Pseudonyms, dataset: str | None, *, issuer: str = ""
 ) -> list[tuple[str, str | None]]:
     """Return the pseudonyms of a patient's own number, with their datasets.
 
+    A number has one pseudonym per dataset, and another one that is the same in all datasets of DICOM.
+
+    :param issuer: who gave the number, as DICOM files say it.
     :raises InputError: when the key is not this database's, or no dataset knows the patient.
     """
     with translated_errors():
@@ -54,13 +60,45 @@ def find_pseudonyms(
             if dataset is not None
             else [row[0] for row in connection.execute("SELECT name FROM cbir.dataset ORDER BY name")]
         )
-        known = erasure.known_pseudonyms(connection, [(pseudonyms.of(name, patient_id), name) for name in names])
+        both = [(form, name) for name in names for form in _forms(pseudonyms, name, patient_id, issuer)]
+        known = erasure.known_pseudonyms(connection, both)
     if not known:
         raise InputError(
             "No dataset here has a patient with this number.",
-            hint="Give the number as the dataset writes it, such as 'patient00001' in CheXpert.",
+            hint="Give the number as the dataset writes it, such as 'patient00001' in CheXpert. For DICOM add --issuer"
+            " where the files name an issuer of patient ids.",
         )
     return [(pseudonym, name) for pseudonym, name in known]
+
+
+def _forms(pseudonyms: Pseudonyms, dataset: str, patient_id: str, issuer: str) -> list[str]:
+    of_dicom = pseudonyms.of_dicom(patient_id, issuer)
+    return [of_dicom] if issuer else [pseudonyms.of(dataset, patient_id), of_dicom]
+
+
+def forget_paths(connection: psycopg.Connection, path_map: Path, certificates: Sequence[Certificate]) -> int:
+    """Remove the paths of erased files from the path map of this machine; return how many it knew.
+
+    :raises InputError: when the map cannot be written.
+    """
+    if not path_map.exists():
+        return 0
+    with translated_errors():
+        found = connection.execute("SELECT dataset, root FROM cbir.dataset_overview WHERE root IS NOT NULL").fetchall()
+    erased: dict[str, set[str]] = defaultdict(set)
+    for certificate in certificates:
+        erased[certificate["dataset"]].update(certificate["sources_sha256"])
+    removed = 0
+    with PathMap.open(path_map) as paths:
+        for dataset, root in found:
+            known = paths.sources(root) if erased[dataset] else []
+            removed += paths.remove(root, [name for name in known if _hash(dataset, name) in erased[dataset]])
+    return removed
+
+
+def _hash(dataset: str, source: str) -> str:
+    """Return the hash of an erased file's name, as ``cbir.erasure_hash`` computes it."""
+    return hashlib.sha256(f"{dataset}\0{source}".encode()).hexdigest()
 
 
 def check_people(connection: psycopg.Connection, people: Sequence[tuple[str, str | None]]) -> None:

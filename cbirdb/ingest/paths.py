@@ -13,7 +13,7 @@ import psycopg
 from cbirdb.datasets.base import Source
 from cbirdb.db import catalogue
 from cbirdb.path_map import MappedFile, PathMap
-from cbirdb.records import ImageRecord
+from cbirdb.records import Failure, ImageRecord
 
 
 def stored_root(source: Source) -> str | None:
@@ -62,16 +62,16 @@ class NotedPaths:
         if self._map is not None:
             self._map.close()
 
-    def note(self, records: Sequence[ImageRecord]) -> None:
-        """Write the paths of records. They are on disk when this returns.
+    def note(self, items: Sequence[ImageRecord | Failure]) -> None:
+        """Write the paths of images and of files that failed. They are on disk when this returns.
 
         :raises InputError: when the map cannot be written.
         """
         if self._map is None or self._root is None or self._folder is None:
             return
         files = {
-            record.source: MappedFile(self._root, record.source, record.path.relative_to(self._folder), record.member)
-            for record in records
-            if record.path is not None
+            item.source: MappedFile(self._root, item.source, item.path.relative_to(self._folder), item.member)
+            for item in items
+            if item.path is not None
         }
         self._map.add(files.values())

@@ -49,6 +49,7 @@ class BatchWriter:
         """Look at the files of a batch and write it in one transaction."""
         with self._connection.transaction():
             failures = self._skip_erased_failures(batch.failures)
+            self._paths.note(failures)
             for dataset, records in batch.records.items():
                 failures += self._write_images(self._datasets.id_of(dataset), records, inspect)
             failures += self._repeated(batch.repeated.values())

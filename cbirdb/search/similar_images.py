@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -265,7 +265,7 @@ def _check_filters(connection: psycopg.Connection, filters: Filters) -> None:
 
 
 def query_tile(
-    connection: psycopg.Connection, allowed: AllowedRoots, query: QueryImage
+    connection: psycopg.Connection, allowed: AllowedRoots, query: QueryImage, *, hide_burned_in: bool = False
 ) -> tuple[Tile, tuple[str, ...]]:
     """Return the query of a contact sheet from the database, and its labels."""
     values = asdict(query)
@@ -280,7 +280,8 @@ def query_tile(
         raise InputError("Someone has just removed the query image.")
     found_id, labels, source, root, frame = row
     caption = (f"image {found_id}", *(labels or ["no label"]))
-    return Tile(_picture(root, source, frame, allowed), caption, None), tuple(labels)
+    hidden = hide_burned_in and found_id not in _without_burned_in(connection, [found_id])
+    return Tile(None if hidden else _picture(root, source, frame, allowed), caption, None), tuple(labels)
 
 
 def file_tile(path: Path, frame: int) -> tuple[Tile, tuple[str, ...]]:
@@ -290,30 +291,65 @@ def file_tile(path: Path, frame: int) -> tuple[Tile, tuple[str, ...]]:
 
 
 def result_tiles(
-    connection: psycopg.Connection, allowed: AllowedRoots, rows: list[dict[str, Any]], query_labels: tuple[str, ...]
+    connection: psycopg.Connection,
+    allowed: AllowedRoots,
+    rows: list[dict[str, Any]],
+    query_labels: tuple[str, ...],
+    *,
+    hide_burned_in: bool = False,
 ) -> list[Tile]:
-    """Return the results of a contact sheet: distance, labels, and a verdict if a label is the query's."""
+    """Return the results of a contact sheet: distance, labels, and a verdict if a label is the query's.
+
+    :param hide_burned_in: leave out pictures that may show a patient's name: those whose BurnedInAnnotation is not NO.
+    """
     roots: dict[str, str | None] = dict(
         connection.execute("SELECT dataset, root FROM cbir.dataset_overview").fetchall()
     )
+    ids = [row["image_id"] for row in rows]
     frames: dict[int, int] = dict(
-        connection.execute(
-            "SELECT image_id, frame FROM cbir.image_overview WHERE image_id = ANY(%s)",
-            [[row["image_id"] for row in rows]],
-        ).fetchall()
+        connection.execute("SELECT image_id, frame FROM cbir.image_overview WHERE image_id = ANY(%s)", [ids]).fetchall()
     )
+    shown = _without_burned_in(connection, ids) if hide_burned_in else set(ids)
     tiles = []
     for row in rows:
         caption = (f"distance {row['distance']:.4f}", *(row["labels"] or ["no label"]))
         verdict = bool(set(row["labels"]) & set(query_labels)) if query_labels else None
-        tiles.append(
-            Tile(
-                _picture(roots[row["dataset"]], row["source"], frames.get(row["image_id"], 1), allowed),
-                caption,
-                verdict,
-            )
-        )
+        picture = None
+        if row["image_id"] in shown and row["image_id"] in frames:
+            picture = _picture(roots[row["dataset"]], row["source"], frames[row["image_id"]], allowed)
+        tiles.append(Tile(picture, caption, verdict))
     return tiles
+
+
+def _without_burned_in(connection: psycopg.Connection, image_ids: list[int]) -> set[int]:
+    """Return the images whose file says that no text is burned into the picture."""
+    found = connection.execute(
+        "SELECT image_id FROM cbir.image_overview WHERE image_id = ANY(%s) AND burned_in_annotation = 'NO'", [image_ids]
+    )
+    return {image_id for (image_id,) in found}
+
+
+def stored_uids(connection: psycopg.Connection, query: QueryImage, hashed: Callable[[str], str]) -> QueryImage:
+    """Return a query with its UIDs as they are stored: hashed, if nothing has them as they are.
+
+    :param hashed: hashes a UID with the key of this database's pseudonyms.
+    """
+    uids = {name: value for name, value in asdict(query).items() if name.endswith("_uid") and value is not None}
+    if not uids or _has_image(connection, uids):
+        return query
+    hashes = {name: hashed(value) for name, value in uids.items()}
+    return replace(query, **hashes) if _has_image(connection, hashes) else query
+
+
+def _has_image(connection: psycopg.Connection, uids: Mapping[str, str]) -> bool:
+    """Return True if an image has all these UIDs."""
+    values = {name: uids.get(name) for name in ("sop_uid", "series_uid", "study_uid")}
+    found = connection.execute(
+        "SELECT FROM cbir.find_image(sop_uid => %(sop_uid)s, series_uid => %(series_uid)s, study_uid => %(study_uid)s)"
+        " LIMIT 1",
+        values,
+    )
+    return found.fetchone() is not None
 
 
 def refused_datasets(connection: psycopg.Connection, allowed: AllowedRoots, rows: list[dict[str, Any]]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -54,7 +54,7 @@ def read_file(task: Task, settings: Settings) -> Outcome:
         reason, detail = "unreadable", error.strerror or "it cannot be read"
     except MemoryError:
         reason, detail = "too large", "there is not enough memory to read its header"
-    return [Failure(source, reason, detail, settings.dataset)]
+    return [Failure(source, reason, detail, settings.dataset, path=path)]
 
 
 def _read_member(path: Path, name: bytes, index: int, settings: Settings) -> list[DatasetItem]:
@@ -68,7 +68,7 @@ def _read_member(path: Path, name: bytes, index: int, settings: Settings) -> lis
                 return [Excluded(source, "a zip inside a zip")]
             return _items(read_at, settings, source, path, member, size)
     except PixelError as error:
-        return [Failure(source, error.reason, error.message, settings.dataset)]
+        return [Failure(source, error.reason, error.message, settings.dataset, path=path, member=member)]
 
 
 def _items(
@@ -77,4 +77,7 @@ def _items(
     header = read_header(read_at)
     if header is None:
         return [Excluded(source, NOT_DICOM if size else "empty file")]
-    return list(items_of_header(header, settings, source, path, member, size))
+    return [
+        replace(item, path=path, member=member) if isinstance(item, Failure) else item
+        for item in items_of_header(header, settings, source, path, member, size)
+    ]
