@@ -29,9 +29,7 @@ TABLE = ("certificate_id", "dataset", "erased_at", "login", "removed")
     metavar="ID",
     help="The patient's number in the dataset, which stays on this machine; - prompts for it.",
 )
-@click.option(
-    "--issuer", type=Text(), default="", metavar="TEXT", help="Issuer of --patient-id, as DICOM files name it."
-)
+@click.option("--issuer", type=Text(), metavar="TEXT", help="Issuer of --patient-id, as DICOM files name it.")
 @click.option(
     "--pseudonym-key", type=FilePath(dir_okay=False, path_type=Path), metavar="FILE",
     help="Key of the pseudonyms, for --patient-id.  [default: in CBIRDB_HOME]",
@@ -58,7 +56,7 @@ def erase(
     context: Context,
     patient: str | None,
     patient_id: str | None,
-    issuer: str,
+    issuer: str | None,
     pseudonym_key: Path | None,
     dataset: str | None,
     certificate: Path | None,
@@ -85,7 +83,7 @@ def erase(
         raise click.UsageError(
             "Give exactly one of --patient, --patient-id, --from-certificate or --reapply, and --list."
         )
-    if issuer and patient_id is None:
+    if issuer is not None and patient_id is None:
         raise click.UsageError("--issuer needs --patient-id.")
     if dataset is not None and patient is None and patient_id is None:
         raise click.UsageError("--dataset needs --patient or --patient-id.")
@@ -141,7 +139,7 @@ def _people(
     connection: psycopg.Connection,
     patient: str | None,
     patient_id: str | None,
-    issuer: str,
+    issuer: str | None,
     pseudonym_key: Path | None,
     dataset: str | None,
 ) -> list[tuple[str, str | None]]:
@@ -154,7 +152,7 @@ def _people(
     if patient_id == "-":
         patient_id = click.prompt("Number of the patient", hide_input=True, err=True)
     pseudonyms = Pseudonyms.from_file(pseudonym_key or context.settings.pseudonym_key, create=False)
-    return find_pseudonyms(connection, patient_id, pseudonyms, dataset, issuer=issuer)
+    return find_pseudonyms(connection, patient_id, pseudonyms, dataset, issuer=issuer or "")
 
 
 def _remarks(rows: list[dict[str, Any]], wanted: list[str], *, list_all: bool, certificate: Path | None) -> list[str]:

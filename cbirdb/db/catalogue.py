@@ -258,7 +258,8 @@ def settle_pixels(
     """Record pixels of DICOM frames that were read for the first time, and settle equal SOP instance UIDs.
 
     :param read: by image id.
-    :returns: by image id: own, copy, kept, replaced or skipped. Images that another process has read are absent.
+    :returns: by image id: own, copy, kept, replaced, skipped, or overtaken by one that replaces it. Images that another
+        process has read are absent, unless they are copies.
     """
     values = list(read.values())
     found = connection.execute(

@@ -139,7 +139,7 @@ class EmbeddingWriter:
         good = [
             row
             for row, (image, is_usable) in enumerate(zip(batch.images, usable, strict=True))
-            if is_usable and outcomes.get(image.image_id) not in ("copy", "skipped")
+            if is_usable and outcomes.get(image.image_id) not in ("copy", "skipped", "overtaken")
         ]
         failures = [(image, error.reason, error.message) for image, error in batch.unreadable]
         for image, row, is_usable in zip(batch.images, batch.raw, usable, strict=True):

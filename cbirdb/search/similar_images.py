@@ -337,7 +337,7 @@ def stored_uids(connection: psycopg.Connection, query: QueryImage, hashed: Calla
     uids = {name: value for name, value in asdict(query).items() if name.endswith("_uid") and value is not None}
     if not uids or _has_image(connection, uids):
         return query
-    hashes = {name: hashed(value) for name, value in uids.items()}
+    hashes: dict[str, Any] = {name: hashed(value) for name, value in uids.items()}
     return replace(query, **hashes) if _has_image(connection, hashes) else query
 
 

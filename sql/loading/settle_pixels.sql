@@ -5,8 +5,8 @@
 --   replace the older one, whose embeddings are removed; skip, which writes nothing. The function locks all these
 --   frames in the order of their ids, so that two processes that read both frames at once decide one after the other.
 -- Inputs: ids of frames; for each the SHA-256 of file and pixels, width and height; keep, replace or skip.
--- Returns: each frame that had not been read, with its outcome: own, copy, kept, replaced or skipped; and frames that
---   had been read and are copies.
+-- Returns: each frame that had not been read, with its outcome: own, copy, kept, replaced or skipped; frames that had
+--   been read and are copies; frames that another one has replaced: overtaken.
 CREATE FUNCTION cbir_internal.settle_pixels(
     image_ids bigint[], hashes bytea[], pixel_hashes bytea[], widths integer[], heights integer[], on_conflict text
 )
@@ -68,10 +68,13 @@ BEGIN
             WHERE i.image_id = given.image_id;
         END IF;
         IF result = 'replaced' THEN
+            -- Of these, some may have been read in the same call.
+            RETURN QUERY
             UPDATE cbir.image AS i SET replaced_by = given.image_id
             WHERE
                 i.dataset_id = given.dataset_id AND i.sop_uid = given.sop_uid AND i.frame = given.frame
-                AND i.image_id <> given.image_id AND i.pixel_sha256 IS NOT NULL;
+                AND i.image_id <> given.image_id AND i.pixel_sha256 IS NOT NULL
+            RETURNING i.image_id, 'overtaken';
             PERFORM cbir_internal.forget_embeddings(ARRAY(
                 SELECT i.image_id FROM cbir.image AS i WHERE i.replaced_by = given.image_id
             ));
