@@ -8,7 +8,7 @@ hangs.
 from __future__ import annotations
 
 import atexit
-import ctypes
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -38,7 +37,6 @@ FLUSH_S = 0.05
 """Seconds for which a worker collects results, to send several at once."""
 GRACE_S = 2.0
 """Seconds that workers have to end by themselves when the pool closes."""
-_PR_SET_PDEATHSIG = 1
 
 
 class WorkerDiedError(Exception):
@@ -155,6 +153,7 @@ class WorkerPool(Generic[Item, Result]):
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join(GRACE_S)
+            worker.held.close()
             for job in worker.sent:
                 job.future.cancel()
         self._wake_sender.close()
@@ -171,14 +170,16 @@ class WorkerPool(Generic[Item, Result]):
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(self._function, theirs), daemon=True)
+        watched, held = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_work, args=(self._function, theirs, watched), daemon=True)
         try:
             with _safe_path(), nullcontext() if self._needs_program else _program_hidden():
                 process.start()
         except (EOFError, OSError) as error:
             raise RuntimeError("No worker process can be started: the process that starts them has ended.") from error
         theirs.close()  # so that we notice when the worker ends
-        return _Worker(process, ours)
+        watched.close()
+        return _Worker(process, ours, held)
 
     def _dispatch(self) -> None:
         """Hand out items, collect results and replace processes: the loop of the pool's own thread."""
@@ -228,6 +229,7 @@ class WorkerPool(Generic[Item, Result]):
         worker.pipe.close()
         worker.process.join(GRACE_S)
         worker.process.kill()  # in case it closed the pipe but lives on
+        worker.held.close()
         if not worker.ready:
             raise RuntimeError(f"A worker process could not start (exit code {worker.process.exitcode}).")
         if len(worker.sent) == 1:
@@ -298,9 +300,11 @@ class _Job:
 class _Worker:
     """One process as the pool sees it."""
 
-    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
+    def __init__(self, process: BaseProcess, pipe: Connection, held: Connection) -> None:
         self.process = process
         self.pipe = pipe
+        self.held = held
+        """The end of a pipe without messages. The process is killed when it is closed, thus when this one ends."""
         self.ready = False
         self.sent: deque[_Job] = deque()
         self.since = 0.0
@@ -344,17 +348,22 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
+def _die_with_owner(watched: Connection) -> None:
+    """Have the kernel kill this process when the other end of a pipe is closed, even in the middle of a hanging call.
+
+    The other end is the pool's. Nothing is ever sent, so closing it is the only event.
+    """
+    descriptor = watched.fileno()
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _work(function: Callable[[Any], Any], pipe: Connection, watched: Connection) -> None:
     """Run the loop of a worker process until the pool closes its end of the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C
     if sys.platform == "linux":
-        # A hanging call would outlive a killed pool. So this process dies with the fork server, which dies with the
-        # pool. The fork server notices the pool's end by a pipe. Every worker inherits the other end, so close it.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        server: Any = getattr(forkserver, "_forkserver", None)
-        if (alive := getattr(server, "_forkserver_alive_fd", None)) is not None:
-            os.close(alive)
-            server._forkserver_alive_fd = None  # noqa: SLF001
+        _die_with_owner(watched)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)  # workers already use every core
     try:

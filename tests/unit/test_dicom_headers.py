@@ -17,6 +17,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from cbirdb.datasets.dicom.header import read_header
 from cbirdb.datasets.dicom.read_file import Task, read_file
 from cbirdb.errors import OptionError
 from cbirdb.records import DatasetItem, Excluded, Failure, ImageRecord
@@ -24,6 +25,7 @@ from tests.support.dicom_headers import (
     CT,
     DX_FOR_PROCESSING,
     ENHANCED_CT,
+    KEY,
     SECONDARY_CAPTURE,
     SERIES,
     SOP,
@@ -357,6 +359,38 @@ def test_long_private_element_is_passed_unread(tmp_path: Path) -> None:
     private = made.private_block(0x0011, "TEST", create=True)
     private.add_new(1, "OB", bytes(1 << 20))
     assert record(tmp_path, made).anatomic_region == "knee"
+
+
+def test_elements_out_of_order_are_found(tmp_path: Path) -> None:
+    content = encoded(header(PixelData=None))
+    began = content.index(b"\x08\0\x16\0")
+    late = b"\x29\0\x10\0LO\x02\0AA"
+    (found,) = read_bytes(tmp_path, content[:began] + late + content[began:])
+    assert isinstance(found, ImageRecord)
+    assert (found.sop_uid, found.patient.pseudonym) == (SOP, KEY.of_dicom("P1"))
+
+
+def test_pixels_are_not_read(tmp_path: Path) -> None:
+    read: list[int] = []
+    content = encoded(header(NumberOfFrames=64, Rows=512, Columns=512, PixelData=bytes(1 << 24)))
+
+    def read_at(position: int, size: int) -> bytes:
+        found = content[position : position + size]
+        read.append(len(found))
+        return found
+
+    assert read_header(read_at) is not None
+    assert sum(read) < 64 << 10
+
+
+def test_reading_writes_nothing(tmp_path: Path) -> None:
+    def state() -> list[tuple[str, int]]:
+        return [(str(path), path.stat().st_mtime_ns) for path in sorted(tmp_path.rglob("*"))]
+
+    (tmp_path / "a.dcm").write_bytes(encoded(header(SOPInstanceUID=None)))
+    before = state()
+    read_file(Task(b"a.dcm"), settings(tmp_path))
+    assert state() == before
 
 
 def test_pipe_is_not_waited_for(tmp_path: Path) -> None:

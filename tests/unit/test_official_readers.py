@@ -126,7 +126,10 @@ def test_labels_only_gives_records_without_paths(tmp_path: Path, name: str) -> N
     assert all(isinstance(item, ImageRecord) and item.path is None for item in items)
 
 
-GIVEN = ReadOptions("a", Path("b"), "XR", "chest", labels_only=True, label_pattern="(?P<label>c)")
+GIVEN = ReadOptions(
+    "a", Path("b"), "XR", "chest", labels_only=True, label_pattern="(?P<label>c)", frames="first", uids="hash",
+    dates="drop", paths="keep", labels=Path("d"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", READERS)

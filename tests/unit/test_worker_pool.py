@@ -408,6 +408,21 @@ def test_workers_of_a_killed_process_end_even_if_they_hang(action: str) -> None:
         )
 
 
+def test_item_outlives_the_process_that_started_its_worker_and_the_pool_goes_on() -> None:
+    done = python("""
+        from cbirdb.parallel.worker_pool import WorkerPool
+        from tests.support.worker_functions import obey
+        if __name__ == "__main__":
+            with WorkerPool(obey, workers=2, timeout_s=30, preload=["tests.support.worker_functions"]) as pool:
+                server = pool.submit(("which", None)).result()[1]
+                begun = [pool.submit(("sleep", 1)) for _ in range(2)]
+                time.sleep(0.3)
+                os.kill(server, signal.SIGKILL)
+                print([future.result() for future in begun], pool.submit(("echo", 1)).result())
+    """)
+    assert done.stdout.split("\n")[0] == "[None, None] 1"
+
+
 def test_ctrl_c_ends_a_process_and_its_workers_with_one_traceback() -> None:
     with owner_of_workers("sleep") as (process, pids):
         os.killpg(process.pid, signal.SIGINT)

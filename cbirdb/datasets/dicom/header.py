@@ -19,6 +19,7 @@ from cbirdb.datasets.dicom.elements import (
 )
 from cbirdb.datasets.dicom.files import Inflated, Stream
 from cbirdb.datasets.dicom.values import is_uid, text
+from cbirdb.pixels.sop_classes import excluded_sop_class
 
 LAST_META, LAST_IMAGE, LAST_LATER = 0x0002FFFF, 0x0028FFFF, 0x7FDFFFFF
 
@@ -85,11 +86,16 @@ def read_header(read_at: ReadAt) -> Header | None:
     meta, window, position, encoding = began
     elements, position = walk(window, position, None, encoding, tags.IMAGE, last=LAST_IMAGE)
     header = Header(meta, elements, encoding)
-    lacks_view = not header.value(tags.VIEW_POSITION) and header.value(tags.MODALITY) in WITH_VIEWS
-    if header.value(tags.FRAMES) or lacks_view:
-        later, _ = walk(window, position, None, encoding, tags.LATER, last=LAST_LATER)
+    if excluded_sop_class(header.sop_class) is None and _continues(header):
+        later, _ = walk(window, position, None, encoding, {**tags.IMAGE, **tags.LATER}, last=LAST_LATER)
         elements.update(later)
     return header
+
+
+def _continues(header: Header) -> bool:
+    """Return True if more is to be read: of several frames, a view, or what a careless writer has put out of order."""
+    lacks_view = not header.value(tags.VIEW_POSITION) and header.value(tags.MODALITY) in WITH_VIEWS
+    return bool(header.value(tags.FRAMES)) or lacks_view or any(tag not in header.elements for tag in tags.REQUIRED)
 
 
 def read_directory(read_at: ReadAt) -> list[list[str]] | None:

@@ -72,7 +72,8 @@ class Labels:
         number = POSITIVE if value is None else LABEL_VALUES.get(value)
         if number is None:
             raise InputError(
-                f"The value in line {line} of {file} is none.", hint="Values are 1 (yes), 0 (no) and -1 (uncertain)."
+                f"Line {line} of {file} has a value that is none of a label.",
+                hint="Values are 1 (yes), 0 (no) and -1 (uncertain).",
             )
         key = privacy.accession(stated) if self.key == "accession_number" else privacy.uid(stated)
         known = self._of.setdefault(key or "", {})

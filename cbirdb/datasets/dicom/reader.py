@@ -43,9 +43,12 @@ class DicomReader:
         """Return True if the folder has a DICOMDIR, or one of its first files has the mark of DICOM."""
         if (path / "DICOMDIR").is_file():
             return True
-        with os.scandir(path) as entries:
-            files = islice((entry for entry in entries if entry.is_file(follow_symlinks=False)), LOOKED_AT)
-            return any(_is_marked(Path(entry)) for entry in files)
+        try:
+            with os.scandir(path) as entries:
+                files = islice((entry for entry in entries if entry.is_file(follow_symlinks=False)), LOOKED_AT)
+                return any(_is_marked(Path(entry)) for entry in files)
+        except OSError:
+            return False
 
     def open(self, path: Path, options: ReadOptions) -> Source:
         if options.pseudonyms is None:

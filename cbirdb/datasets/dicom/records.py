@@ -24,6 +24,10 @@ LARGEST_STACK = 1 << 40
 MOST_IMAGE_TYPES = 16
 ONE_MODALITY: Mapping[str, str] = {"CR": "XR", "DX": "XR"}
 """Both are radiographs: one filter finds them."""
+PHOTOMETRIC = (
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422",
+    "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT", "XYB",
+)  # fmt: skip
 VIEWS: Mapping[str, str] = {
     value: view
     for view, values in {
@@ -185,7 +189,7 @@ class _FileFacts:
             presentation_intent=choice(header.value(tags.PRESENTATION_INTENT), "FOR PRESENTATION", "FOR PROCESSING"),
             manufacturer=self._maker,
             manufacturer_model=self._model,
-            photometric_interpretation=code(text(header.value(tags.PHOTOMETRIC))),
+            photometric_interpretation=choice(header.value(tags.PHOTOMETRIC), *PHOTOMETRIC),
             burned_in_annotation=choice(header.value(tags.BURNED_IN), "YES", "NO"),
             pixel_spacing=values.spacing,  # type: ignore[arg-type]
             slice_position=values.position,  # type: ignore[arg-type]

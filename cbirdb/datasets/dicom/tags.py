@@ -34,6 +34,8 @@ IMAGE: Wanted = {
     ANATOMIC_REGION: CODES,
 }  # fmt: skip
 """The allow-list. No other element is decoded."""
+REQUIRED = (SOP_INSTANCE, STUDY, SERIES, ROWS, COLUMNS)
+"""Without one of these there is no record."""
 GROUPS: Wanted = {
     PLANE_POSITION: {POSITION: None},
     PLANE_ORIENTATION: {ORIENTATION: None},
