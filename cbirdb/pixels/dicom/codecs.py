@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cbirdb.errors import PixelError
 from cbirdb.pixels.damage import OnDamage
@@ -213,13 +214,25 @@ def _is_rle(stream: bytes, header: Header) -> bool:
 
 
 def _decode_rle(stream: bytes, header: Header) -> Decoded:
-    from rle.utils import decode_pixel_data
-
-    buffer = decode_pixel_data(
-        stream, version=2, rows=header.rows, columns=header.columns, bits_allocated=header.allocated
-    )
-    pixels = _as_samples(buffer, max(8, header.allocated), header, planar=True)
-    return Decoded(pixels, header.allocated, header.photometric)
+    """Decode by Pillow's PackBits. pylibjpeg-rle panics on damaged segments: no exception, and lines on stderr."""
+    count, *places = struct.unpack_from("<16I", stream)
+    ends = [*places[1:count], len(stream)]
+    packed = header.allocated == 1
+    size = -(-header.pixels // 8) if packed else header.pixels
+    planes = np.empty((count, size), np.uint8)
+    for plane, start, end in zip(planes, places, ends, strict=False):
+        try:
+            line = Image.frombytes("L", (size, 1), stream[start:end], "packbits", "L")
+        except ValueError:  # too few bytes
+            raise PixelError("truncated", "DICOM: a segment of the RLE data ends too early") from None
+        plane[:] = np.asarray(line)[0]
+    if packed:
+        samples = np.unpackbits(planes[0], bitorder="little")[: header.pixels]
+        return Decoded(samples.reshape(_shape(header)), 1, header.photometric)
+    # The segments hold the bytes of a sample, the most significant first.
+    joined = np.ascontiguousarray(planes.reshape(header.samples, count // header.samples, size).transpose(0, 2, 1))
+    samples = joined.view(f">u{count // header.samples}").reshape(header.samples, header.rows, header.columns)
+    return Decoded(np.moveaxis(samples, 0, -1).reshape(_shape(header)), header.allocated, header.photometric)
 
 
 def _inflate(stream: bytes, header: Header) -> Decoded:
