@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-containers test-in-container lint docs format migration lock audit fuzz chaos mutants clean
+.PHONY: demo test test-slow test-containers test-in-container lint docs format migration lock audit fuzz fuzz-dicom chaos mutants clean
 
 demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
@@ -35,6 +35,9 @@ test-in-container: $(VENV)/.installed-test
 # Damaged pictures, real and generated, beside other decoders, which it names where they are missing; some minutes.
 fuzz: $(VENV)/.installed-test
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz_images $(ARGS)
+# Damaged DICOM files: nothing but a reason comes of them, in bounded time and memory; some minutes.
+fuzz-dicom: $(VENV)/.installed-test
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz_dicom $(ARGS)
 # Single faults in copies of the tree, each against the tests that touch its file (docs/mutants.md); takes hours. Goes on
 # where it was. As in: make mutants SEED=3 SAMPLE=20 JOBS=8
 mutants: $(VENV)/.installed-test

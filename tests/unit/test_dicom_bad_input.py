@@ -6,6 +6,7 @@ import io
 import logging
 import struct
 import sys
+import time
 import tracemalloc
 import warnings
 import zipfile
@@ -183,6 +184,18 @@ def test_damaged_baseline_jpeg_is_reported_by_libjpeg() -> None:
     found = decode_dicom(data, on_damage=lambda _: None)
     assert found.damage is not None
     assert found.damage.startswith("libjpeg: ")
+
+
+@pytest.mark.parametrize("left", range(100, 1500, 50))
+def test_cut_jpeg_ls_is_refused_at_once(left: int) -> None:
+    """CharLS needs ten seconds for some of them if no marker follows."""
+    made = image(GREY, BitsStored=12)
+    made.add_new("PixelData", "OB", encapsulate([ENCODERS[uid.JPEGLSLossless](GREY, made)[:left]]))
+    made["PixelData"].is_undefined_length = True
+    began = time.process_time()
+    with pytest.raises(PixelError):
+        decode_dicom(encoded(made, uid.JPEGLSLossless), on_damage=lambda _: None)
+    assert time.process_time() - began < 1
 
 
 def test_cut_deflated_data_set_is_truncated() -> None:

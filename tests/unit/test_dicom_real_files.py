@@ -137,9 +137,9 @@ def test_truncated_real_file_is_shown_if_damage_is_accepted() -> None:
 # Independent programs
 
 DCMTK = shutil.which("dcm2img") or shutil.which("dcmj2pnm")
-GDCM = shutil.which("gdcmimg")
+GDCM = shutil.which("gdcmconv")
 with_dcmtk = pytest.mark.skipif(not DCMTK, reason="DCMTK's dcm2img (or dcmj2pnm) is not installed")
-with_gdcm = pytest.mark.skipif(not GDCM, reason="GDCM's gdcmimg is not installed")
+with_gdcm = pytest.mark.skipif(not GDCM, reason="GDCM's gdcmconv is not installed")
 
 
 def by_dcmtk(path: Path, *options: str) -> NDArray[np.int16]:
@@ -230,8 +230,7 @@ def test_real_colours_are_those_of_dcmtk(tmp_path: Path, name: str) -> None:
 def by_gdcm(data: bytes, folder: Path) -> bytes:
     """The same file as GDCM stores it without compression."""
     (folder / "in.dcm").write_bytes(data)
-    program = shutil.which("gdcmconv") or "gdcmconv"
-    subprocess.run([program, "--raw", folder / "in.dcm", folder / "out.dcm"], check=True, capture_output=True)
+    subprocess.run([GDCM, "--raw", folder / "in.dcm", folder / "out.dcm"], check=True, capture_output=True)
     return (folder / "out.dcm").read_bytes()
 
 

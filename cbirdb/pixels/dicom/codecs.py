@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cbirdb.errors import PixelError
 from cbirdb.pixels.damage import OnDamage
@@ -181,7 +182,8 @@ def _decode_by_imagecodecs(stream: bytes, stated: _Stated, header: Header) -> De
 def _decode_jpeg_ls(stream: bytes, stated: _Stated, header: Header) -> Decoded:
     from jpeg_ls import decode_pixel_data
 
-    buffer, facts = decode_pixel_data(stream)
+    # Without a marker behind the last bit CharLS counts zeros for ten seconds and more, even of a tiny picture.
+    buffer, facts = decode_pixel_data(stream + END)
     planar = header.samples > 1 and facts["interleave_mode"] == 0
     pixels = _as_samples(buffer, stated.precision, header, planar=planar)
     return Decoded(pixels, stated.precision, header.photometric)
@@ -213,13 +215,38 @@ def _is_rle(stream: bytes, header: Header) -> bool:
 
 
 def _decode_rle(stream: bytes, header: Header) -> Decoded:
-    from rle.utils import decode_pixel_data
+    """Decode segments of PackBits. pylibjpeg-rle panics on damaged ones: no exception, and lines on stderr."""
+    count, *places = struct.unpack_from("<16I", stream)
+    ends = [*places[1:count], len(stream)]
+    packed = header.allocated == 1
+    size = -(-header.pixels // 8) if packed else header.pixels
+    planes = np.empty((count, size), np.uint8)
+    for plane, start, end in zip(planes, places, ends, strict=False):
+        plane[:] = np.frombuffer(_unpack_bits(stream[start:end], size), np.uint8)
+    if packed:
+        samples = np.unpackbits(planes[0], bitorder="little")[: header.pixels]
+        return Decoded(samples.reshape(_shape(header)), 1, header.photometric)
+    # The segments hold the bytes of a sample, the most significant first.
+    joined = np.ascontiguousarray(planes.reshape(header.samples, count // header.samples, size).transpose(0, 2, 1))
+    samples = joined.view(f">u{count // header.samples}").reshape(header.samples, header.rows, header.columns)
+    return Decoded(np.moveaxis(samples, 0, -1).reshape(_shape(header)), header.allocated, header.photometric)
 
-    buffer = decode_pixel_data(
-        stream, version=2, rows=header.rows, columns=header.columns, bits_allocated=header.allocated
-    )
-    pixels = _as_samples(buffer, max(8, header.allocated), header, planar=True)
-    return Decoded(pixels, header.allocated, header.photometric)
+
+def _unpack_bits(segment: bytes, size: int) -> bytes:
+    """Unpack a segment to so many bytes; more are ignored."""
+    from imagecodecs import packbits_decode
+
+    try:
+        unpacked = bytes(packbits_decode(segment, out=size))
+    # More bytes than wanted: damage, or a byte of padding. Pillow, which is slower, stops before them.
+    except RuntimeError:
+        try:
+            unpacked = Image.frombytes("L", (size, 1), segment, "packbits", "L").tobytes()
+        except ValueError:
+            unpacked = b""
+    if len(unpacked) < size:
+        raise PixelError("truncated", "DICOM: a segment of the RLE data ends too early")
+    return unpacked
 
 
 def _inflate(stream: bytes, header: Header) -> Decoded:

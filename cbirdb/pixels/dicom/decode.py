@@ -10,7 +10,8 @@ from PIL import Image
 from cbirdb.errors import PixelError
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.pixels.damage import OnDamage, refuse
-from cbirdb.pixels.dicom.file import is_dicom, parse, quiet
+from cbirdb.pixels.dicom.file import is_dicom, parse
+from cbirdb.pixels.dicom.silence import quiet
 from cbirdb.pixels.rendering import AS_DISPLAYED, Rendering
 from cbirdb.pixels.sop_classes import excluded_sop_class
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from cbirdb.pixels.windows import WHITE, Distribution, Values, Window, between, 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+Shown: TypeAlias = Callable[[Values], Values]
+"""Function from stored values to grey values between 0 and 255."""
 PERCENTILES = (0.5, 99.5)
 """Percent of the pixels, without padding, that end in black and begin in white if a header has no window."""
 MOST_LEVELS = 1 << 17
@@ -161,23 +164,23 @@ def show(stored: NDArray[Any], display: Display, rendering: Rendering) -> NDArra
     """
     padding = display.is_padding(stored)
     levels, low = _levels(stored)
-    spread = _distribution(stored, padding, levels, low, display)
     if rendering.kind == "hu-windows" and display.in_hounsfield:
-        channels = [
-            _map(stored, lambda values, ends=ends: between(display.rescaled(values), *ends), levels, low)
-            for ends in rendering.ranges
-        ]
+        channels = [_map(stored, _stretched(display, ends), levels, low) for ends in rendering.ranges]
         shown = np.stack(channels, axis=-1)
     elif rendering.kind in ("min-max", "equalise"):
-        ends = spread.ends()
-        shown = _map(stored, lambda values: between(display.rescaled(values), *ends), levels, low)
+        ends = _distribution(stored, padding, levels, low, display).ends()
+        shown = _map(stored, _stretched(display, ends), levels, low)
         if display.inverted:
             shown = 255 - shown
         if rendering.kind == "equalise":
             kept = shown if padding is None else shown[~padding]
             shown = equalising_table(np.bincount(kept.ravel(), minlength=256))[shown]
     else:
-        shown = _map(stored, _chosen(display, rendering, spread), levels, low)
+        chosen = _chosen(display, rendering)
+        if chosen is None:
+            ends = _distribution(stored, padding, levels, low, display).percentiles(*PERCENTILES)
+            chosen = _stretched(display, ends)
+        shown = _map(stored, chosen, levels, low)
         if display.inverted:
             shown = 255 - shown
     if padding is not None:
@@ -185,8 +188,13 @@ def show(stored: NDArray[Any], display: Display, rendering: Rendering) -> NDArra
     return shown
 
 
-def _chosen(display: Display, rendering: Rendering, spread: Distribution) -> Any:
-    """Return the function from stored values to grey values between 0 and 255, not inverted."""
+def _stretched(display: Display, ends: tuple[float, float]) -> Shown:
+    """Return the function that shows one end as black and the other as white."""
+    return lambda values: between(display.rescaled(values), *ends)
+
+
+def _chosen(display: Display, rendering: Rendering) -> Shown | None:
+    """Return the function from stored values to grey values between 0 and 255, not inverted; None: no window is given."""
     if rendering.kind == "ct-preset" and display.in_hounsfield:
         preset = Window(*CT_PRESETS[rendering.preset or DEFAULT_CT_PRESET])
         return lambda values: preset.apply(display.rescaled(values))
@@ -198,8 +206,7 @@ def _chosen(display: Display, rendering: Rendering, spread: Distribution) -> Any
     if display.in_hounsfield:
         preset = Window(*CT_PRESETS[DEFAULT_CT_PRESET])
         return lambda values: preset.apply(display.rescaled(values))
-    ends = spread.percentiles(*PERCENTILES)
-    return lambda values: between(display.rescaled(values), *ends)
+    return None
 
 
 def _levels(stored: NDArray[Any]) -> tuple[Values | None, int]:
@@ -232,15 +239,20 @@ def _distribution(
     return Distribution.of(display.rescaled(levels), counts)
 
 
-def _map(stored: NDArray[Any], shown_as: Any, levels: Values | None, low: int) -> NDArray[np.uint8]:
+def _map(stored: NDArray[Any], shown_as: Shown, levels: Values | None, low: int) -> NDArray[np.uint8]:
     """Apply a function to each pixel, through a table if the values are few."""
     shown = np.empty(stored.shape, np.uint8)
-    table = None if levels is None else to_bytes(shown_as(levels))
-    for block in _blocks(stored):
-        if table is None:
+    if levels is None:
+        for block in _blocks(stored):
             shown[block] = to_bytes(shown_as(stored[block].astype(np.float64)))
-        else:
-            shown[block] = table[stored[block].astype(np.int64) - low]
+        return shown
+    table, places = to_bytes(shown_as(levels)), stored
+    if stored.itemsize <= 2:  # a table of all bit patterns needs no subtraction
+        whole = np.zeros(1 << 8 * stored.itemsize, np.uint8)
+        whole[np.arange(low, low + len(levels)) % len(whole)] = table
+        table, places, low = whole, stored.view(f"u{stored.itemsize}"), 0
+    for block in _blocks(stored):
+        np.take(table, places[block].astype(np.int64) - low if low else places[block], out=shown[block], mode="clip")
     return shown
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -164,22 +160,6 @@ def _inflate(body: memoryview, max_pixels: int, on_damage: OnDamage) -> bytes | 
     if not inflater.eof:
         on_damage(PixelError("truncated", "DICOM: the deflated data set ends too early"))
     return inflated
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings and log lines from users: they may hold what stands in a header."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "pylibjpeg", "openjpeg", "rle")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def parse(data: bytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
