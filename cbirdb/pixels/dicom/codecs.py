@@ -22,7 +22,7 @@ from cbirdb.pixels.jpeg import UNKNOWN_SAMPLING, as_pixel_error, decode_strictly
 SOI, END = b"\xff\xd8", b"\xff\xd9"
 J2K, JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
-RLE_HEADER = 64
+RLE_HEADER, MOST_SEGMENTS = 64, 15
 DCT, LOSSLESS, JPEG_LS = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA), 0xC3, 0xF7
 FRAME_HEADERS = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
@@ -211,7 +211,7 @@ def _is_rle(stream: bytes, header: Header) -> bool:
     if len(stream) < RLE_HEADER:
         return False
     count, first = struct.unpack_from("<II", stream)
-    return bool(count == header.samples * -(-header.allocated // 8) and first == RLE_HEADER)
+    return bool(count == header.samples * -(-header.allocated // 8) <= MOST_SEGMENTS and first == RLE_HEADER)
 
 
 def _decode_rle(stream: bytes, header: Header) -> Decoded:
