@@ -115,6 +115,12 @@ def test_more_pixels_than_allowed_are_too_large() -> None:
     decode_dicom(native(GREY), max_pixels=GREY.size)
 
 
+def test_deeper_pixels_than_32_bits_count_more() -> None:
+    deep = GREY.astype(np.uint64)
+    assert reason(native(deep), max_pixels=2 * GREY.size - 1) == "too large"
+    decode_dicom(native(deep), max_pixels=2 * GREY.size)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(65_535, 65_535), (0, 40), (40, 0)])
 def test_impossible_size_is_refused_before_memory_is_spent(rows: int, columns: int) -> None:
     made = image(GREY, Rows=rows, Columns=columns)
