@@ -171,6 +171,14 @@ def test_padding_and_character_set_do_not_change_a_patient(tmp_path: Path) -> No
         assert record(tmp_path, **{"PatientID": "MÜLLER1"} | elements).patient == plain
 
 
+def test_id_in_japanese_is_read_in_its_character_set(tmp_path: Path) -> None:
+    content = encoded(header(PatientID="ID@@@@@@@@"))
+    content = content.replace(b"ID@@@@@@@@", b"ID\x1b$B;3\x1b(B")
+    (found,) = read_bytes(tmp_path, content)
+    assert isinstance(found, ImageRecord)
+    assert found.patient.pseudonym == KEY.of_dicom("ID山")
+
+
 def test_hashed_uids_keep_the_hierarchy(tmp_path: Path) -> None:
     content = encoded(header(PatientID="P1"))
     (kept,) = read_bytes(tmp_path, content)
