@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -38,8 +38,8 @@ class ReadOptions:
     """opaque: a keyed hash stands for the path of a file, which may name a patient; or keep."""
     labels: Path | None = None
     """CSV file with labels by a UID or by accession number."""
-    pseudonyms: Pseudonyms | None = field(default=None, metadata={"for_every_reader": True})
-    """Makes pseudonyms, for readers whose records hold them already."""
+    pseudonyms: Callable[[], Pseudonyms] | None = field(default=None, metadata={"for_every_reader": True})
+    """Reads the key of pseudonyms, for readers whose records hold them already."""
     body_parts: Mapping[str, str] = field(default_factory=dict, metadata={"for_every_reader": True})
     """The user's words for anatomic regions, by the code of a body part."""
 

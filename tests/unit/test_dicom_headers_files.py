@@ -58,7 +58,7 @@ def test_same_folder_gives_the_same_items_again(tmp_path: Path) -> None:
 def test_file_is_read_alone(tmp_path: Path) -> None:
     write(tmp_path / "b.dcm")
     path = write(tmp_path / "a.dcm")
-    source = DicomReader().open(path, ReadOptions(pseudonyms=KEY))
+    source = DicomReader().open(path, ReadOptions(pseudonyms=lambda: KEY))
     (found,) = source.items
     assert (found.path, source.root, source.total) == (path, tmp_path, 1)
 

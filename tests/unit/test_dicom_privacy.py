@@ -124,7 +124,7 @@ def test_no_canary_of_a_path_leaves_the_reader(tmp_path: Path) -> None:
     (root / "CANARY_cut.zip").write_bytes((root / "CANARY.zip").read_bytes()[:300])
     (root / "CANARY_link").symlink_to("/nowhere/CANARY")
     os.mkfifo(root / "CANARY_pipe")
-    source = DicomReader().open(root, ReadOptions(pseudonyms=KEY))
+    source = DicomReader().open(root, ReadOptions(pseudonyms=lambda: KEY))
     items = list(source.items)
     assert len(items) == 9
     assert_clean(items)
@@ -251,7 +251,7 @@ def test_opaque_name_is_the_same_again_and_differs_by_file_member_and_key(
 
 def test_paths_are_kept_if_asked(tmp_path: Path) -> None:
     write(tmp_path / "x/a.dcm")
-    source = DicomReader().open(tmp_path, ReadOptions(pseudonyms=KEY, paths="keep"))
+    source = DicomReader().open(tmp_path, ReadOptions(pseudonyms=lambda: KEY, paths="keep"))
     assert source.stored_root == str(tmp_path)
     assert [item.source for item in source.items] == ["x/a.dcm"]
 

@@ -60,7 +60,7 @@ class DicomReader:
         ):
             if value not in choices:
                 raise OptionError(f"'{value}' is no value of --{option}.", hint=f"Give one of {', '.join(choices)}.")
-        privacy = Privacy(options.pseudonyms, options.uids, options.dates, options.paths)
+        privacy = Privacy(options.pseudonyms(), options.uids, options.dates, options.paths)
         frames = FrameChoice.of(options.frames)
         labels = Labels.read(options.labels, privacy) if options.labels is not None else None
         found = find_files(path, options.allowed)
