@@ -327,6 +327,15 @@ def test_word_for_a_body_part_of_the_users_own_is_taken(cli: Cli, connection: ps
     assert rows(connection, "SELECT DISTINCT anatomic_region FROM cbir.image WHERE modality = 'CT'") == [("thorax",)]
 
 
+def test_images_of_one_patient_are_in_one_split(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+    for number in range(40):
+        write(tmp_path / "many" / str(number), 200 + number, PatientID=f"P{number // 4}")
+    ingest(cli, tmp_path / "many", "--split", "40/30/30")
+    found = rows(connection, "SELECT patient_id, count(DISTINCT split), min(split) FROM cbir.image GROUP BY 1")
+    assert {splits for _, splits, _ in found} == {1}
+    assert len({split for _, _, split in found}) > 1
+
+
 def test_one_patient_has_one_pseudonym_in_two_datasets(cli: Cli, connection: psycopg.Connection, files: Path) -> None:
     ingest(cli, files / "doe", "--name", "one")
     ingest(cli, files / "doe", "--name", "two")
