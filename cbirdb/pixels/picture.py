@@ -12,7 +12,7 @@ from PIL import Image
 from cbirdb.errors import PixelError
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.pixels.damage import OnDamage, refuse
-from cbirdb.pixels.dicom import decode_dicom, is_dicom
+from cbirdb.pixels.dicom import decode_dicom, forget, is_dicom
 from cbirdb.pixels.raster import decode, to_rgb
 from cbirdb.pixels.rendering import AS_DISPLAYED, Rendering
 from cbirdb.pixels.source import read_source_with_time
@@ -55,8 +55,7 @@ def read_picture(
     :param on_damage: called with each report on a damaged picture.
     :raises PixelError: when it cannot be read, holds no such frame, or is damaged.
     """
-    data, modified_ns = read_source_with_time(path, member)
-    sha256 = hashlib.sha256(data).digest()
+    data, modified_ns, sha256 = _read(path, member)
     if is_dicom(data):
         found = decode_dicom(data, frame, rendering, max_pixels, on_damage)
         facts = (found.picture, sha256, found.pixel_sha256, found.width, found.height)
@@ -73,6 +72,33 @@ def read_picture(
     damage = reports[0].message if reports else None
     facts = (to_rgb(picture), sha256, raster_sha256(picture), picture.width, picture.height)
     return ReadPicture(*facts, len(data), modified_ns, damage)
+
+
+_last: tuple[tuple[Path, str | None, int, int], tuple[bytes, int, bytes]] | None = None
+"""The file that this process read last. Its frames come one after the other, and there may be hundreds."""
+
+
+def _read(path: Path, member: str | None) -> tuple[bytes, int, bytes]:
+    """Return a file's bytes, the time of its last change in nanoseconds, and the hash of the bytes.
+
+    :raises PixelError: when it cannot be read.
+    """
+    global _last  # noqa: PLW0603
+    try:
+        found = path.stat()
+        key = (path, member, found.st_size, found.st_mtime_ns)
+    except OSError:
+        key = None
+    if _last is not None and _last[0] == key:
+        return _last[1]
+    # Before the next one is read: both may be large.
+    _last = None
+    forget()
+    data, modified_ns = read_source_with_time(path, member)
+    read = (data, modified_ns, hashlib.sha256(data).digest())
+    if key is not None and is_dicom(data):
+        _last = (key, read)
+    return read
 
 
 def raster_sha256(picture: Image.Image) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import struct
 import sys
 import time
@@ -417,3 +418,23 @@ def test_damaged_files_end_in_a_picture_or_a_reason(seed: int) -> None:
     assert [outcome.escaped for outcome in outcomes if outcome.escaped] == []
     assert {outcome.strict is None for outcome in outcomes} == {False, True}
     assert max(outcome.seconds for outcome in outcomes) < 20
+
+
+def test_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "cine"
+    frames = np.stack([smooth(), smooth()[::-1]])
+    path.write_bytes(native(frames, frames=True))
+    before = [read_picture(path, frame=frame).pixel_sha256 for frame in (0, 1)]
+    changed = path.stat().st_mtime_ns + 1_000_000_000
+    path.write_bytes(native(frames[::-1].copy(), frames=True))
+    os.utime(path, ns=(changed, changed))
+    assert [read_picture(path, frame=frame).pixel_sha256 for frame in (0, 1)] == before[::-1]
+
+
+def test_damage_is_reported_with_each_frame_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "cine"
+    frames = np.stack([smooth(), smooth()])
+    path.write_bytes(native(frames, uid.DeflatedExplicitVRLittleEndian, frames=True)[:-8])
+    for frame in (0, 0, 1):
+        with pytest.raises(PixelError, match="deflated data set ends too early"):
+            read_picture(path, frame=frame)

@@ -10,7 +10,7 @@ from PIL import Image
 from cbirdb.errors import PixelError
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.pixels.damage import OnDamage, refuse
-from cbirdb.pixels.dicom.file import is_dicom, parse
+from cbirdb.pixels.dicom.file import Parsed, is_dicom, parse
 from cbirdb.pixels.dicom.silence import quiet
 from cbirdb.pixels.rendering import AS_DISPLAYED, Rendering
 from cbirdb.pixels.sop_classes import excluded_sop_class
@@ -84,7 +84,7 @@ def _decode(
 
     if not is_dicom(data):
         raise PixelError("not an image", "no DICOM file")
-    parsed = parse(data, max_pixels, on_damage)
+    parsed = _parse(data, max_pixels, on_damage)
     if name := excluded_sop_class(parsed.sop_class):
         raise PixelError(f"no pixels: {name}", "files of this kind hold no image that could be searched")
     if parsed.tag is None:
@@ -103,6 +103,30 @@ def _decode(
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     picture = _with_square_pixels(picture, aspect(parsed.attributes, frame), max_pixels)
     return DecodedDicom(picture, digest, header.columns, header.rows, damage())
+
+
+_last: tuple[bytes, int, Parsed] | None = None
+"""The file that this process parsed last: the next frame is probably of the same one."""
+
+
+def forget() -> None:
+    """Let go of the file that was parsed last."""
+    global _last  # noqa: PLW0603
+    _last = None
+
+
+def _parse(data: bytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
+    global _last  # noqa: PLW0603
+    if _last is not None and _last[0] is data and _last[1] == max_pixels:
+        return _last[2]
+    _last = None
+    reports: list[PixelError] = []
+    parsed = parse(data, max_pixels, reports.append)
+    for report in reports:
+        on_damage(report)
+    if not reports:
+        _last = (data, max_pixels, parsed)
+    return parsed
 
 
 def _class_name(uid: str) -> str:
