@@ -63,6 +63,14 @@ class Pseudonyms:
         """
         return self.keyed("DICOM patient", f"{issuer}\0{patient}".encode())[:PSEUDONYM_BYTES].hex()
 
+    def forms(self, dataset: str, patient: str, issuer: str = "") -> tuple[str, ...]:
+        """Return the pseudonyms that a patient's own number may have in a dataset: the dataset's own, and DICOM's.
+
+        :param issuer: whoever gave the number; only DICOM files say it.
+        """
+        of_dicom = self.of_dicom(patient, issuer)
+        return (of_dicom,) if issuer else (self.of(dataset, patient), of_dicom)
+
     def keyed(self, purpose: str, value: bytes) -> bytes:
         """Return 32 bytes that only the holder of the key can link to the value, other ones for each purpose."""
         # No dataset's name begins with NUL, so that nothing here equals a patient's pseudonym.

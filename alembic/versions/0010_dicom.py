@@ -1,4 +1,4 @@
-"""Add what DICOM headers say of images, hashes of decoded pixels, and words for body parts.
+"""Add what DICOM headers say of images, hashes of decoded pixels, words for body parts, and merged patients.
 
 Revision: 0010, after 0009.
 """
@@ -95,6 +95,49 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("code", name=op.f("body_part_pkey")),
         schema="cbir",
         comment="Words for codes of body parts that a user adds to those that cbirdb knows, or that replace them.",
+    )
+    _add_merged_patients()
+
+
+def _add_merged_patients() -> None:
+    op.create_table(
+        "merged_patient",
+        sa.Column("dataset_id", sa.BigInteger(), nullable=False),
+        sa.Column("pseudonym", sa.Text(), nullable=False, comment="The patient's former pseudonym."),
+        sa.Column("patient_id", sa.BigInteger(), nullable=False, comment="The patient that this one turned out to be."),
+        sa.Column(
+            "former_patient_id",
+            sa.BigInteger(),
+            nullable=False,
+            comment="Its former patient_id, which the audit may hold.",
+        ),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"],
+            ["cbir.dataset.dataset_id"],
+            name=op.f("merged_patient_dataset_id_fkey"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(
+            ["patient_id"],
+            ["cbir.patient.patient_id"],
+            name=op.f("merged_patient_patient_id_fkey"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("dataset_id", "pseudonym", name=op.f("merged_patient_pkey")),
+        schema="cbir",
+        comment="Patients that were merged into another: their files, too, find that patient.",
+    )
+    op.create_index(op.f("merged_patient_patient_id_idx"), "merged_patient", ["patient_id"], schema="cbir")
+    op.add_column(
+        "search_run",
+        sa.Column(
+            "merged_images",
+            sa.BigInteger(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Queries and indexed images whose patient was merged into another since.",
+        ),
+        schema="cbir",
     )
 
 

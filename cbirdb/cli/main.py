@@ -31,6 +31,7 @@ COMMANDS = {
     "leakage": ("cbirdb.cli.leakage:leakage", "Show P@N with and without images that give answers away."),
     "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours, k chosen on val."),
     "erase": ("cbirdb.cli.erase:erase", "Erase a patient, with a certificate."),
+    "patients": ("cbirdb.cli.patients:patients", "Make one patient of two who are one person."),
     "failures": ("cbirdb.cli.failures:failures", "List the files that could not be ingested, encoded or imported."),
 }
 """Commands by name, with their place and their line of help. A new one is a file and a line here."""

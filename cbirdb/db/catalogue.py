@@ -174,6 +174,19 @@ def check_pseudonym_key(connection: psycopg.Connection, fingerprint: str) -> Non
         )
 
 
+def merged_pseudonyms(connection: psycopg.Connection, dataset: str, pseudonyms: Iterable[str]) -> dict[str, str]:
+    """Return by the pseudonyms of merged patients those under which their images are stored.
+
+    The answer stays true until the transaction ends, because no merge of this dataset's patients can happen before.
+    """
+    with LockWaits(connection).naming_blockers():
+        found = connection.execute(
+            "SELECT pseudonym, into_pseudonym FROM cbir_internal.merged_pseudonym(%s, %s::text[])",
+            [dataset, list(pseudonyms)],
+        )
+    return dict(found.fetchall())
+
+
 def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
     """Return the hashes whose files are already in the database, in any dataset."""
     found = connection.execute("SELECT cbir_internal.known_hashes(%s)", [list(hashes)])

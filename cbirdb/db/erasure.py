@@ -86,7 +86,7 @@ def all_certificates(connection: psycopg.Connection) -> list[dict[str, Any]]:
 
 
 def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the pairs of pseudonym and dataset that belong to a stored or an erased patient."""
+    """Return the pairs of pseudonym and dataset that belong to a stored, a merged or an erased patient."""
     found = connection.execute(
         """
         SELECT given.pseudonym, given.dataset
@@ -94,6 +94,9 @@ def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str,
         WHERE EXISTS (
             SELECT FROM cbir.patient AS p INNER JOIN cbir.dataset AS d ON d.dataset_id = p.dataset_id
             WHERE p.pseudonym = given.pseudonym AND d.name = given.dataset
+        ) OR EXISTS (
+            SELECT FROM cbir.merged_patient AS m INNER JOIN cbir.dataset AS d ON d.dataset_id = m.dataset_id
+            WHERE m.pseudonym = given.pseudonym AND d.name = given.dataset
         ) OR EXISTS (
             SELECT FROM cbir.erasure_certificate AS c
             WHERE c.pseudonym_sha256 = cbir.erasure_hash(given.dataset, given.pseudonym)
@@ -106,7 +109,7 @@ def known_pseudonyms(connection: psycopg.Connection, people: Sequence[tuple[str,
 
 
 def is_known(connection: psycopg.Connection, pseudonym: str, dataset: str | None) -> bool:
-    """Return True if the pseudonym belongs to a stored or an erased patient.
+    """Return True if the pseudonym belongs to a stored, a merged or an erased patient.
 
     :param dataset: None: in any dataset.
     """
@@ -115,6 +118,9 @@ def is_known(connection: psycopg.Connection, pseudonym: str, dataset: str | None
         SELECT EXISTS (
             SELECT FROM cbir.patient AS p INNER JOIN cbir.dataset AS d ON d.dataset_id = p.dataset_id
             WHERE p.pseudonym = %(pseudonym)s AND (%(dataset)s::text IS NULL OR d.name = %(dataset)s)
+        ) OR EXISTS (
+            SELECT FROM cbir.merged_patient AS m INNER JOIN cbir.dataset AS d ON d.dataset_id = m.dataset_id
+            WHERE m.pseudonym = %(pseudonym)s AND (%(dataset)s::text IS NULL OR d.name = %(dataset)s)
         ) OR EXISTS (
             SELECT FROM cbir.erasure_certificate AS c
             WHERE c.pseudonym_sha256 = cbir.erasure_hash(c.dataset, %(pseudonym)s)

@@ -60,7 +60,7 @@ def find_pseudonyms(
             if dataset is not None
             else [row[0] for row in connection.execute("SELECT name FROM cbir.dataset ORDER BY name")]
         )
-        both = [(form, name) for name in names for form in _forms(pseudonyms, name, patient_id, issuer)]
+        both = [(form, name) for name in names for form in pseudonyms.forms(name, patient_id, issuer)]
         known = erasure.known_pseudonyms(connection, both)
     if not known:
         raise InputError(
@@ -69,11 +69,6 @@ def find_pseudonyms(
             " where the files name an issuer of patient ids.",
         )
     return [(pseudonym, name) for pseudonym, name in known]
-
-
-def _forms(pseudonyms: Pseudonyms, dataset: str, patient_id: str, issuer: str) -> list[str]:
-    of_dicom = pseudonyms.of_dicom(patient_id, issuer)
-    return [of_dicom] if issuer else [pseudonyms.of(dataset, patient_id), of_dicom]
 
 
 def forget_paths(connection: psycopg.Connection, path_map: Path, certificates: Sequence[Certificate]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import psycopg
@@ -26,6 +27,8 @@ class Patients:
         self._connection = connection
         self._make = make_pseudonyms
         self._pseudonyms: Pseudonyms | None = None
+        self._merged: dict[str, str] = {}
+        """By the pseudonyms of merged patients of the dataset at hand: those under which they are stored."""
 
     def checked_pseudonyms(self) -> Pseudonyms:
         """Return the pseudonyms of this database's key.
@@ -44,12 +47,24 @@ class Patients:
         """Return the pseudonym of a dataset's patient."""
         return self.checked_pseudonyms().of(dataset, number)
 
+    def look_merged_up(self, records: Sequence[ImageRecord]) -> None:
+        """Ask which patients of one dataset's records have been merged; the transaction must last until they are stored."""
+        known = {self.pseudonym_of(r.patient, r.dataset) for r in records if r.patient is not None}
+        self._merged = catalogue.merged_pseudonyms(self._connection, records[0].dataset, known) if known else {}
+
     def rows_of(self, record: ImageRecord) -> tuple[PatientRow | None, StudyRow | None]:
         """Return patient and study as they are stored: by pseudonym."""
-        patient, owner = None, ""
+        patient: PatientRow | None = None
+        owner = ""
         if record.patient is not None:
             pseudonym = self.pseudonym_of(record.patient, record.dataset)
-            patient, owner = PatientRow(pseudonym, record.patient.sex), f"{pseudonym}/"
+            # A study keeps its key: two patients number their studies alike.
+            owner = f"{pseudonym}/"
+            if pseudonym in self._merged:
+                # Two records of one person may differ in sex; that of the patient who stayed counts.
+                patient = PatientRow(self._merged[pseudonym], None)
+            else:
+                patient = PatientRow(pseudonym, record.patient.sex)
         if (study := record.study) is None:
             return patient, None
         if record.dicom is not None:

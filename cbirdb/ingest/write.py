@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import psycopg
 
@@ -66,11 +67,13 @@ class BatchWriter:
         looked = inspect(records, {key: image.row.facts for key, image in stored.items()})
         # Before the commit: a row whose file nobody finds would be worth nothing.
         self._paths.note(records)
+        # After the files were read, because patients cannot be merged from here to the end of the transaction.
+        self._patients.look_merged_up(records)
         failures: list[Failure] = []
         rows: list[ImageRow] = []
         for record, look in zip(records, looked, strict=True):
             if not isinstance(look, PixelError):
-                rows.append(self._row(record, look))
+                rows.append(_with_known_sex(self._row(record, look), stored))
             elif _is_missing(record, look):
                 self._summary.count_missing(record.source, "not on disk")
             else:
@@ -126,6 +129,14 @@ class BatchWriter:
         kept = without_erased_files(self._connection, failures)
         self._summary.count_excluded("erased patient", len(failures) - len(kept))
         return kept
+
+
+def _with_known_sex(row: ImageRow, stored: Mapping[ImageKey, StoredImage]) -> ImageRow:
+    """Return the row as it will be stored: a known sex stays where a record has none."""
+    before = stored[row.key].row.patient if row.key in stored else None
+    if row.patient is None or before is None or row.patient.sex is not None:
+        return row
+    return replace(row, patient=before) if row.patient.pseudonym == before.pseudonym else row
 
 
 def _is_missing(record: ImageRecord, error: PixelError) -> bool:

@@ -123,7 +123,8 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             """
             SELECT r.run_id, r.encoder, r.query_images, r.query_split, r.indexed_images, r.index_split,
                    array_to_string(r.datasets, ', '), r.mode, r.k, r.ann_recall, r.ann_recall_at, r.ann_recall_queries,
-                   r.protocol, r.same_patient, r.index_audit, r.not_final, r.erased_images, r.erased_neighbours
+                   r.protocol, r.same_patient, r.index_audit, r.not_final, r.erased_images, r.erased_neighbours,
+                   r.merged_images
             FROM cbir.run_overview AS r
             WHERE r.run_id = ANY(%s) ORDER BY r.run_id
             """,
@@ -131,7 +132,7 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
         ).fetchall()
     lines = []
     for run, encoder, queries, query_split, indexed, index_split, datasets, *rest in found:
-        mode, k, recall, at, sample, protocol, same_patient, audit, not_final, erased, shortened = rest
+        mode, k, recall, at, sample, protocol, same_patient, audit, not_final, erased, shortened, merged = rest
         line = (
             f"Run {run}: {encoder}, {queries:,} {query_split} images among {indexed:,} {index_split} images"
             f" of {datasets}; {mode}, k = {k}"
@@ -146,6 +147,11 @@ def describe_runs(connection: psycopg.Connection, runs: Collection[int]) -> list
             line += (
                 f"; since then {erased:,} of its images were erased and {shortened:,} entries removed from its lists,"
                 " so the figures are not those of the original run"
+            )
+        if merged:
+            line += (
+                f"; since then the patient of {merged:,} of its images was merged into another, and the figures are those"
+                " of before"
             )
         lines.append(line + ".")
         if not_final is not None:

@@ -52,6 +52,7 @@ LEFT JOIN (
     ('erased_source', 'ingest'),
     ('erased_dataset', 'ingest'),
     ('note_pseudonym_key', 'ingest'),
+    ('merged_pseudonym', 'ingest'),
     ('check_folder', 'ingest'),
     ('store_dataset', 'loader'),
     ('store_images', 'loader'),
@@ -76,6 +77,7 @@ LEFT JOIN (
     ('resolve_gone_lists', 'loader'),
     ('create_embedding_table', 'owner'),
     ('erase_patient', 'admin'),
+    ('merge_patients', 'admin'),
     ('restore_certificates', 'admin'),
     ('reapply_erasures', 'admin'),
     ('set_row_security', 'admin'),
@@ -104,6 +106,10 @@ LEFT JOIN (
     ('note_setting', 'owner'),
     ('protect_table', 'owner'),
     ('refuse_erased', 'owner'),
+    ('refuse_merged', 'owner'),
+    ('note_merge', 'owner'),
+    ('merge_in_dataset', 'owner'),
+    ('refuse_merge', 'owner'),
     ('revoke_direct_access', 'owner'),
     ('sees_dataset', 'owner')
 ) AS a (name, audience) ON a.name = p.proname

@@ -22,7 +22,7 @@ FROM (
         END AS loading
 ) AS kind
 CROSS JOIN LATERAL (
-    SELECT NOT kind.of_audit AND $1 NOT IN ('sql_object', 'pseudonym_key') AS readable
+    SELECT NOT kind.of_audit AND $1 NOT IN ('sql_object', 'pseudonym_key', 'merged_patient') AS readable
 ) AS also
 CROSS JOIN LATERAL (
     VALUES

@@ -22,7 +22,7 @@ SELECT CASE
         ' AND pg_catalog.pg_has_role(%s, r.oid, ''USAGE''))', cbir_internal.acting_expression()
     )
     WHEN $1 = 'dataset' THEN 'name IN (SELECT a.dataset FROM cbir.dataset_access AS a)'
-    WHEN $1 IN ('patient', 'study', 'image') THEN 'dataset_id IN (SELECT d.dataset_id FROM cbir.dataset AS d)'
+    WHEN $1 IN ('patient', 'merged_patient', 'study', 'image') THEN 'dataset_id IN (SELECT d.dataset_id FROM cbir.dataset AS d)'
     WHEN $1 = 'failure' THEN
         'dataset_id IN (SELECT d.dataset_id FROM cbir.dataset AS d) OR (dataset_id IS NULL AND ' || ingests.condition || ')'
     WHEN $1 = 'series' THEN 'EXISTS (SELECT FROM cbir.study AS s WHERE s.study_id = series.study_id)'

@@ -32,6 +32,15 @@ VALUES
     'dataset', 'refuse_erased_name', 'AFTER UPDATE ON %s FOR EACH ROW WHEN (new.name IS DISTINCT FROM old.name)',
     'refuse_erased'
 ),
+(
+    'patient', 'refuse_merged', 'AFTER INSERT ON %s REFERENCING NEW TABLE AS added FOR EACH STATEMENT', 'refuse_merged'
+),
+(
+    'patient', 'refuse_merged_name',
+    'AFTER UPDATE ON %s FOR EACH ROW'
+    ' WHEN ((new.dataset_id, new.pseudonym) IS DISTINCT FROM (old.dataset_id, old.pseudonym))',
+    'refuse_merged'
+),
 ('dataset', 'check_root', 'BEFORE INSERT OR UPDATE OF root ON %s FOR EACH ROW', 'check_root'),
 ('dataset_access', 'check_role', 'BEFORE INSERT OR UPDATE ON %s FOR EACH ROW', 'check_role')
 $$;

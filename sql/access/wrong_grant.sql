@@ -55,7 +55,7 @@ WHERE
     )
     AND (
         h.grantee IN ('cbir_reader', 'cbir_ingest', 'cbir_auditor', 'cbir_search')
-        OR h.name IN ('search_audit', 'erasure_certificate', 'erased_image', 'pseudonym_key', 'returned_patient')
+        OR h.name IN ('search_audit', 'erasure_certificate', 'erased_image', 'pseudonym_key', 'merged_patient', 'returned_patient')
         OR (h.name IN ('encoder', 'encoder_record', 'dataset_access', 'setting') AND h.privilege_type <> 'SELECT')
         OR ($1 AND NOT h.is_view)
     )

@@ -24,6 +24,7 @@ SELECT
     r.short_queries + 0 AS short_queries,
     r.erased_images + 0 AS erased_images,
     r.erased_neighbours + 0 AS erased_neighbours,
+    r.merged_images + 0 AS merged_images,
     r.started_at + interval '0' AS started_at,
     r.finished_at + interval '0' AS finished_at
 FROM cbir.search_run AS r

@@ -101,7 +101,7 @@ def traces(connection: psycopg.Connection, numbers: dict[str, set[int]], words: 
         where = sql.SQL("{}").format(sql.Identifier(column))
         source = sql.SQL("cbir.{}").format(sql.Identifier(table))
         if kind == "bigint" and column.endswith("_id") and column not in OTHER_NUMBERS:
-            wanted = numbers[column.removeprefix("query_").removesuffix("_id")]
+            wanted = numbers[column.removeprefix("query_").removeprefix("former_").removesuffix("_id")]
             condition = sql.SQL("{} = ANY({})").format(where, list(wanted))
         elif kind == "bigint[]":
             condition = sql.SQL("{} && {}::bigint[]").format(where, list(numbers["image"]))

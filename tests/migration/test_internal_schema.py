@@ -35,6 +35,8 @@ LATER = {
 """Columns that revision 0010 adds, with their types. Views of today read them; those of then did not."""
 WITHOUT_DICOM = (
     "DROP TABLE cbir.body_part",
+    "DROP TABLE cbir.merged_patient",
+    "ALTER TABLE cbir.search_run DROP COLUMN merged_images",
     "ALTER TABLE cbir.study DROP COLUMN accession",
     "ALTER TABLE cbir.encoder DROP COLUMN rendering_sha256",
     "ALTER TABLE cbir.image "
@@ -42,10 +44,14 @@ WITHOUT_DICOM = (
 )
 """Takes back what revision 0010 added."""
 
+NO_MERGED_PATIENT = "SELECT NULL::bigint AS dataset_id, NULL::text AS pseudonym, NULL::bigint AS patient_id WHERE FALSE"
+
 
 def as_of_then(text: str) -> str:
     """Return the statement of an SQL file with one schema and without columns that came later."""
     text = re.sub(r"\b(?:i|st|e)\.(" + "|".join(LATER) + r")\b", lambda found: f"(NULL::{LATER[found[1]]})", text)
+    text = text.replace("r.merged_images + 0", "0::bigint")
+    text = text.replace("INNER JOIN cbir.merged_patient AS m", f"INNER JOIN ({NO_MERGED_PATIENT}) AS m")
     return text.replace("cbir_internal", "cbir")
 
 

@@ -77,6 +77,9 @@ def test_ingest_cannot_call_inner_functions_and_readers_can_call_reader_function
         "SELECT cbir_internal.estimated_matches(ROW('b', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)::cbir.image_filter)",
         "SELECT * FROM cbir_internal.matching_image(NULL)",
         "SELECT cbir.erase_patient('b1')",
+        "SELECT cbir.merge_patients('b1', 'b2')",
+        "SELECT cbir_internal.merged_pseudonym('b', '{b1}')",
+        "SELECT * FROM cbir.merged_patient",
         "SELECT * FROM cbir.embedding_toy",
     ],
 )

@@ -60,7 +60,7 @@ def new_encoder(acting: Acting) -> None:
 
 
 SEARCH = "SELECT image_id FROM cbir.similar_images('tiny-image', image_id => 1, k => 3)"
-PATIENT = "cafe" * 8
+PATIENT, OTHER = "cafe" * 8, "beef" * 8
 
 ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "search in SQL": ({READER, INGEST, ADMIN}, lambda a: a.sql(SEARCH)),
@@ -114,6 +114,12 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "switch the audit off": ({ADMIN}, lambda a: a.sql("UPDATE cbir.setting SET enabled = FALSE WHERE name = 'audit'")),
     "erase a patient": ({ADMIN}, lambda a: a.cli("erase", "--patient", PATIENT, "--yes")),
     "erase a patient in SQL": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erase_patient(%s)", PATIENT)),
+    "merge patients": ({ADMIN}, lambda a: a.cli("patients", "merge", "--from", PATIENT, "--into", OTHER, "--yes")),
+    "merge patients in SQL": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.merge_patients(%s, %s)", PATIENT, OTHER)),
+    "read who was merged": ({ADMIN}, lambda a: a.sql("SELECT * FROM cbir.merged_patient")),
+    "ask at an ingest who was merged": (
+        {INGEST, ADMIN}, lambda a: a.sql("SELECT * FROM cbir_internal.merged_pseudonym('images', ARRAY[%s])", PATIENT)
+    ),
     "erase images without a certificate": ({ADMIN}, lambda a: a.sql("SELECT cbir_internal.erase_images('{1}')")),
     "read certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.sql("SELECT * FROM cbir.erasure_certificate")),
     "list certificates of erasure": ({AUDITOR, ADMIN}, lambda a: a.cli("erase", "--list")),
@@ -148,7 +154,9 @@ def filled(
         assert run(["--dsn", admin, "index", "build", "-e", "tiny-image", "--method", "hnsw"]) == 0
         with psycopg.connect(admin, autocommit=True) as connection:
             connection.execute("UPDATE cbir.image SET split = CASE WHEN image_id % 4 = 0 THEN 'test' ELSE 'train' END")
-            connection.execute("INSERT INTO cbir.patient (dataset_id, pseudonym) SELECT 1, %s", [PATIENT])
+            connection.execute(
+                "INSERT INTO cbir.patient (dataset_id, pseudonym) VALUES (1, %s), (1, %s)", [PATIENT, OTHER]
+            )
             connection.execute("UPDATE cbir.image SET patient_id = 1 WHERE image_id = 5")
             connection.execute(SEARCH.encode())
         assert run(["--dsn", admin, "evaluate", "-e", "tiny-image", "--mode", "exact"]) == 0
@@ -182,7 +190,7 @@ def test_each_role_can_do_only_the_actions_that_it_is_for(
             act(acting)
 
 
-def test_reader_and_ingest_can_read_everything_except_six_listed_tables(role_database: str) -> None:
+def test_reader_and_ingest_can_read_everything_except_seven_listed_tables(role_database: str) -> None:
     """Check every table and view, later ones included."""
     query = (
         "SELECT relname FROM pg_class WHERE relnamespace = 'cbir'::regnamespace AND relkind IN ('r', 'v')"
@@ -192,7 +200,11 @@ def test_reader_and_ingest_can_read_everything_except_six_listed_tables(role_dat
     with psycopg.connect(role_database) as connection:
         kept = {role: [row[0] for row in connection.execute(query, [role]).fetchall()] for role in ROLES}
     assert kept["cbir_admin"] == []
-    assert kept["cbir_reader"] == kept["cbir_ingest"] == sorted([*of_audit, "pseudonym_key", "sql_object"])
+    assert (
+        kept["cbir_reader"]
+        == kept["cbir_ingest"]
+        == sorted([*of_audit, "merged_patient", "pseudonym_key", "sql_object"])
+    )
     assert "returned_patient" in kept["cbir_auditor"]
 
 

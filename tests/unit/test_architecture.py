@@ -39,7 +39,9 @@ def test_all_packages_beneath_the_encoders_are_forbidden_to_import_torch() -> No
     assert beneath | {"cbirdb.db"} <= set(kept)
 
 
-@pytest.mark.parametrize("name", ["demo", "encode", "erase", "evaluate", "index", "ingest", "metrics", "search"])
+@pytest.mark.parametrize(
+    "name", ["demo", "encode", "erase", "evaluate", "index", "ingest", "metrics", "patients", "search"]
+)
 def test_package_exports_every_name_that_it_promises(name: str) -> None:
     package = importlib.import_module(f"cbirdb.{name}")
     assert package.__all__

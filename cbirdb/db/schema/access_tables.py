@@ -1,5 +1,5 @@
-"""Defines the tables of access: who may see what, who searched what, and who was erased. Same metadata as
-``tables``.
+"""Defines the tables of access: who may see what, who searched what, who was erased, and what stands for patients. Same
+metadata as ``tables``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, OID
 
-from cbirdb.db.schema.tables import EMPTY_JSON, NOW, _key, _one_of, metadata
+from cbirdb.db.schema.tables import EMPTY_JSON, NOW, _key, _one_of, dataset, metadata, patient
 
 ACTING_ROLE = "The role that acted: the one of SET ROLE, else the login."
 
@@ -113,4 +113,29 @@ erased_image = Table(
         index=True,
     ),
     comment="Files of erased patients, so that a list that does not tell patients apart cannot bring them back.",
+)
+
+pseudonym_key = Table(
+    "pseudonym_key",
+    metadata,
+    Column("fingerprint", Text, primary_key=True, comment="Tells the key from others without giving it away."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    comment="With which key patient.pseudonym was made: at most one row. The key itself is not in the database.",
+)
+
+merged_patient = Table(
+    "merged_patient",
+    metadata,
+    Column("dataset_id", BigInteger, ForeignKey(dataset.c.dataset_id, ondelete="CASCADE"), primary_key=True),
+    Column("pseudonym", Text, primary_key=True, comment="The patient's former pseudonym."),
+    Column(
+        "patient_id",
+        BigInteger,
+        ForeignKey(patient.c.patient_id, ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+        comment="The patient that this one turned out to be.",
+    ),
+    Column("former_patient_id", BigInteger, nullable=False, comment="Its former patient_id, which the audit may hold."),
+    comment="Patients that were merged into another: their files, too, find that patient.",
 )

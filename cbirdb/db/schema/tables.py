@@ -82,14 +82,6 @@ patient = Table(
     comment="A person, known only by a pseudonym.",
 )
 
-pseudonym_key = Table(
-    "pseudonym_key",
-    metadata,
-    Column("fingerprint", Text, primary_key=True, comment="Tells the key from others without giving it away."),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
-    comment="With which key patient.pseudonym was made: at most one row. The key itself is not in the database.",
-)
-
 study = Table(
     "study",
     metadata,
@@ -319,6 +311,13 @@ search_run = Table(
         nullable=False,
         server_default=text("0"),
         comment="Entries taken out of the lists of other queries since.",
+    ),
+    Column(
+        "merged_images",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="Queries and indexed images whose patient was merged into another since.",
     ),
     Column("versions", JSONB, nullable=False),
     Column(
