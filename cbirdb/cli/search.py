@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 
 TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 """Columns of the table; JSON and CSV have all."""
+QUERY = ("image_id", "sop_uid", "series_uid", "study_uid", "frame")
+"""Options that name an image of the database."""
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+def _day(_context: click.Context, _parameter: click.Parameter, moment: datetime | None) -> date | None:
+    """Return the day of a moment."""
+    return moment.date() if moment is not None else None
 
 
 @click.command()
@@ -47,8 +56,8 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @click.option("--anatomic-region", type=Text(), help="Only images of this anatomic region.")
 @click.option("--label", type=Text(), help="Only images with this label or one below it.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only images of this split.")
-@click.option("--study-from", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or later.")
-@click.option("--study-to", type=click.DateTime(["%Y-%m-%d"]), help="Only studies of this day or earlier.")
+@click.option("--study-from", type=DAY, callback=_day, help="Only studies of this day or later.")
+@click.option("--study-to", type=DAY, callback=_day, help="Only studies of this day or earlier.")
 @click.option("--laterality", type=click.Choice(["L", "R", "B", "U"]), help="Only images of this side.")
 @click.option("--view", type=Text(), help="Only images of this view: PA, LATERAL, ...")
 @click.option("--image-type", type=Text(), help="Only images with this value in their image type: ORIGINAL, ...")
@@ -91,27 +100,10 @@ TABLE = ("rank", "image_id", "distance", "labels", "dataset", "source")
 @pass_context
 def search(
     context: Context,
+    /,
     image: Path | None,
-    image_id: int | None,
-    sop_uid: str | None,
-    series_uid: str | None,
-    study_uid: str | None,
-    frame: int | None,
     encoder: str,
     k: int,
-    dataset: str | None,
-    modality: str | None,
-    anatomic_region: str | None,
-    label: str | None,
-    split: str | None,
-    study_from: datetime | None,
-    study_to: datetime | None,
-    laterality: str | None,
-    view: str | None,
-    image_type: str | None,
-    manufacturer: str | None,
-    body_part: str | None,
-    image_ids: tuple[int, ...] | None,
     same_patient: bool,
     mode: Mode,
     sheet: Path | None,
@@ -124,48 +116,46 @@ def search(
     weights: Path | None,
     device: str,
     output_format: str,
+    **chosen: Any,
 ) -> None:
     """Find the images most similar to a file, or to an image of the database."""
     from cbirdb.search.contact_sheet import check_target
     from cbirdb.search.sheet_font import SheetFont
 
-    by_uid = any(uid is not None for uid in (sop_uid, series_uid, study_uid))
-    if sum((image is not None, image_id is not None, by_uid)) != 1:
-        raise click.UsageError("Give one of --image, --image-id and --sop-uid (or the other UIDs).")
-    if frame is not None and image_id is not None:
-        raise click.UsageError("--frame goes with --image or a UID; an image id names one frame.")
+    _check_query(image, chosen)
     context.allowed_roots(allow_root, path_map)  # a folder that is not there is said first
     if sheet is not None:
         check_target(sheet)
         SheetFont(sheet_font).of(14)  # an unreadable font is said before the search
     elif sheet_font is not None:
         raise click.UsageError("--sheet-font goes with --sheet.")
-    first_day, last_day = _days(study_from, study_to)
+    query = {name: chosen[name] for name in QUERY}
     progress = context.progress()
     with context.database() as database:
         found = database.search(
-            image=image, image_id=image_id, sop_uid=sop_uid, series_uid=series_uid, study_uid=study_uid, frame=frame,
-            encoder=encoder, k=k, dataset=dataset, modality=modality,
-            anatomic_region=anatomic_region, label=label, split=split, study_from=first_day, study_to=last_day,
-            laterality=laterality, view=view, image_type=image_type, manufacturer=manufacturer, body_part=body_part,
-            image_ids=image_ids, same_patient=same_patient, mode=mode, purpose=purpose, accept_damaged=accept_damaged,
-            weights=weights, device=device, progress=progress,
+            image=image, encoder=encoder, k=k, same_patient=same_patient, mode=mode, purpose=purpose,
+            accept_damaged=accept_damaged, weights=weights, device=device, progress=progress, **chosen,
         )  # fmt: skip
         if sheet is not None:
             refused = database.contact_sheet(
-                sheet, found, title=f"Most similar images, {encoder}", image=image, image_id=image_id, sop_uid=sop_uid,
-                series_uid=series_uid, study_uid=study_uid, frame=frame, hide_burned_in=hide_burned_in,
-                allow_roots=allow_root, path_map=path_map, font=sheet_font,
+                sheet, found, title=f"Most similar images, {encoder}", image=image, hide_burned_in=hide_burned_in,
+                allow_roots=allow_root, path_map=path_map, font=sheet_font, **query,
             )  # fmt: skip
             _tell_sheet(progress, sheet, refused)
     write_rows(found.to_dicts(), output_format, columns=TABLE)
     progress.note(_remark(len(found), k, found[0].mode if found else ""))
 
 
-def _days(study_from: datetime | None, study_to: datetime | None) -> tuple[date | None, date | None]:
-    if study_from is not None and study_to is not None and study_from > study_to:
-        raise click.UsageError(f"--study-from ({study_from:%Y-%m-%d}) lies after --study-to ({study_to:%Y-%m-%d}).")
-    return study_from.date() if study_from else None, study_to.date() if study_to else None
+def _check_query(image: Path | None, chosen: Mapping[str, Any]) -> None:
+    """Check what a search starts from, and the order of its dates."""
+    by_uid = any(chosen[name] is not None for name in ("sop_uid", "series_uid", "study_uid"))
+    if sum((image is not None, chosen["image_id"] is not None, by_uid)) != 1:
+        raise click.UsageError("Give one of --image, --image-id and --sop-uid (or the other UIDs).")
+    if chosen["frame"] is not None and chosen["image_id"] is not None:
+        raise click.UsageError("--frame goes with --image or a UID; an image id names one frame.")
+    first, last = chosen["study_from"], chosen["study_to"]
+    if first is not None and last is not None and first > last:
+        raise click.UsageError(f"--study-from ({first}) lies after --study-to ({last}).")
 
 
 def _tell_sheet(progress: Progress, sheet: Path, refused: list[str]) -> None:

@@ -13,7 +13,6 @@ from cbirdb.db.encoder_records import insert_record, stored_records
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import LOADERS, EncoderSpec, TrainingScheme
 from cbirdb.errors import InputError, OptionError
-from cbirdb.pixels.rendering import Rendering
 
 
 def known_encoders(connection: psycopg.Connection) -> dict[str, EncoderSpec]:
@@ -56,6 +55,8 @@ def make_record(
     :param rendering: how DICOM is shown to it, as ``cbirdb.pixels.rendering`` reads it.
     :raises InputError: when the parts do not fit together.
     """
+    from cbirdb.pixels.rendering import Rendering
+
     if name in SHIPPED:
         raise InputError(f"'{name}' is an encoder that ships with cbirdb.", hint="Choose another name.")
     table_name(name)  # the name must also make a table name and a folder name

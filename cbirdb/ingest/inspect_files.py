@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cbirdb.allowed_roots import AllowedRoots
-from cbirdb.db.catalogue import ImageKey
 from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
 from cbirdb.parallel.machine import machine_cpus
 from cbirdb.parallel.worker_pool import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
 from cbirdb.pixels import inspect_file, read_picture, refuse
 from cbirdb.records import FileFacts, ImageRecord
+
+if TYPE_CHECKING:
+    from cbirdb.db.catalogue import ImageKey
 
 Look: TypeAlias = FileFacts | PixelError | None
 """Outcome of a look at a file. An error is a value here, so that it reaches the batch it belongs to."""

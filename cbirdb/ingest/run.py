@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from cbirdb.allowed_roots import remember
-from cbirdb.datasets.base import ReadOptions
+from cbirdb.datasets.base import ReadOptions, Source
 from cbirdb.datasets.registry import open_dataset
 from cbirdb.db import catalogue
 from cbirdb.db.connection import server_time
@@ -68,27 +68,20 @@ def ingest(
     :param path_map: file that says where the files of opaque names lie, for readers that give them.
     :raises InputError: when the path does not hold such a dataset.
     """
-    summary = IngestSummary()
+    summary, options = IngestSummary(), options or ReadOptions()
     classifier = Classifier(summary)
     patients = Patients(connection, pseudonyms)
     # A dry run does everything and takes it back, so that what it says is what would happen.
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
     with translated_errors(), whole:
         began = server_time(connection)
-        options = replace(
-            options or ReadOptions(),
-            pseudonyms=patients.checked_pseudonyms,
-            body_parts=catalogue.body_parts(connection),
-        )
-        source = open_dataset(reader_name, path, options)
-        if source.tells_patients:
-            patients.checked_pseudonyms()
+        source = _open(connection, reader_name, path, options, patients)
         check_root(connection, source, path_map)
         datasets = DatasetIds(connection, summary, reader=reader_name, root=stored_root(source), moved=moved)
         datasets.open(source.datasets)
-        if source.root is not None and home is not None and not dry_run:
+        if not dry_run:
             _remember(home, source.root, progress)
-        total = min(source.total, limit) if limit is not None else source.total
+        total = source.total if limit is None else min(source.total, limit)
         size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
         with (
             NotedPaths(source, None if dry_run else path_map) as paths,
@@ -107,8 +100,21 @@ def ingest(
     return summary
 
 
-def _remember(home: Path, root: Path, progress: Progress) -> None:
+def _open(
+    connection: psycopg.Connection, reader_name: str, path: Path, options: ReadOptions, patients: Patients
+) -> Source:
+    """Open the dataset, with what the database adds to the user's options."""
+    options = replace(options, pseudonyms=patients.checked_pseudonyms, body_parts=catalogue.body_parts(connection))
+    source = open_dataset(reader_name, path, options)
+    if source.tells_patients:
+        patients.checked_pseudonyms()
+    return source
+
+
+def _remember(home: Path | None, root: Path | None, progress: Progress) -> None:
     """Remember on this machine that the dataset's folder may be read."""
+    if home is None or root is None:
+        return
     try:
         remember(home, root)
     except OSError as error:

@@ -62,9 +62,14 @@ class QueryImage:
     frame: int | None = None
     """From 1."""
 
+    @property
+    def has_uid(self) -> bool:
+        """Return True if a UID names the image."""
+        return any(uid is not None for uid in (self.sop_uid, self.series_uid, self.study_uid))
+
     def given(self) -> bool:
         """Return True if anything names an image."""
-        return any(value is not None for value in (self.image_id, self.sop_uid, self.series_uid, self.study_uid))
+        return self.image_id is not None or self.has_uid
 
 
 NO_FILTERS = Filters()
