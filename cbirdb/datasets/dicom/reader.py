@@ -129,4 +129,5 @@ def _outcome(task: Task, future: Future[Outcome], settings: Settings) -> Outcome
         problem = as_pixel_error(error)
         member = None if task.member is None else f"#{task.member}"  # only the process knew its name
         source = settings.privacy.source(task.name, member)
-        return [Failure(source, problem.reason, problem.message, settings.dataset)]
+        path = settings.root / os.fsdecode(task.name)
+        return [Failure(source, problem.reason, problem.message, settings.dataset, path=path, member=member)]
