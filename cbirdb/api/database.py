@@ -238,6 +238,7 @@ class Database(Session):
         """Find the images most similar to a file, to an image of the database, or to a vector: exactly one of these.
 
         Return k images, or all that pass the filters, or raise an error.
+
         :param image: a picture that need not be in the database.
         :param sop_uid: SOP instance UID; it may be combined with the UIDs of series and study, and any of them may stand
             alone where it names one image.

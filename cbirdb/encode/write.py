@@ -23,6 +23,8 @@ from cbirdb.records import Failure, OnConflict
 from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 SKIPPED = "an older file has its SOP instance UID; --on-conflict keep or replace takes this one"
+SEARCHED_BY_ANOTHER = ("copy", "overtaken")
+"""Outcomes of ``settle_pixels`` after which another image is searched in place of this one."""
 QUEUED = 4
 """Batches that may wait for the database before the encoder must wait."""
 
@@ -136,17 +138,17 @@ class EmbeddingWriter:
         if damage:
             # Before the embeddings: then a kill never leaves an embedding of a damaged image without its report.
             self._connection.run(lambda connection: record_damage(connection, damage))
-        good = [
-            row
-            for row, (image, is_usable) in enumerate(zip(batch.images, usable, strict=True))
-            if is_usable and outcomes.get(image.image_id) not in ("copy", "skipped", "overtaken")
-        ]
+        good: list[int] = []
         failures = [(image, error.reason, error.message) for image, error in batch.unreadable]
-        for image, row, is_usable in zip(batch.images, batch.raw, usable, strict=True):
-            if not is_usable:
-                failures.append((image, "no direction", f"the embedding is a {unusable_reason(row)}"))
-            elif outcomes.get(image.image_id) == "skipped":
+        for row, image in enumerate(batch.images):
+            outcome = outcomes.get(image.image_id)
+            if outcome == "skipped":
                 failures.append((image, "same UID, other pixels", SKIPPED))
+            elif outcome not in SEARCHED_BY_ANOTHER and usable[row]:
+                good.append(row)
+            elif outcome not in SEARCHED_BY_ANOTHER:
+                reason = unusable_reason(batch.raw[row])
+                failures.append((image, "no direction", f"the embedding is a {reason}"))
         written = self._connection.run(
             lambda connection: _store(
                 connection, batch, hashes, [batch.images[row] for row in good], embeddings[good], failures

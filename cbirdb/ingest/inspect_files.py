@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.db.catalogue import ImageKey
@@ -15,12 +15,21 @@ from cbirdb.errors import PixelError
 from cbirdb.limits import IMAGE_TIMEOUT_S, MAX_PIXELS
 from cbirdb.parallel.machine import machine_cpus
 from cbirdb.parallel.worker_pool import WorkerDiedError, WorkerPool, WorkerTimeoutError, as_pixel_error
-from cbirdb.pixels import inspect_file
+from cbirdb.pixels import inspect_file, read_picture, refuse
 from cbirdb.records import FileFacts, ImageRecord
 
 Look: TypeAlias = FileFacts | PixelError | None
 """Outcome of a look at a file. An error is a value here, so that it reaches the batch it belongs to."""
-LookPool: TypeAlias = "WorkerPool[Path, Look]"
+LookPool: TypeAlias = "WorkerPool[Path | DicomFrame, Look]"
+
+
+class DicomFrame(NamedTuple):
+    """A frame of a DICOM file whose pixels are to be read."""
+
+    path: Path
+    member: str | None
+    number: int
+    """From 0."""
 
 
 def look_pool(max_pixels: int, *, accept_damaged: bool = False) -> LookPool:
@@ -54,21 +63,41 @@ def looks(
             found.append(error)
             continue
         if record.dicom is not None and record.path is not None:
-            found.append(_unread_facts(record, record.path, facts))
+            now = _unread_facts(record, record.path, facts)
+            # Only what encode has read is read again.
+            again = recheck and facts is not None and facts.sha256 is not None and not isinstance(now, PixelError)
+            found.append(pool.submit(DicomFrame(record.path, record.member, record.frame)) if again else now)
             continue
         same = not recheck and facts is not None and record.path is not None and _same_file(record.path, facts)
         found.append(facts if same or record.path is None else pool.submit(record.path))
     return [_outcome(one) if isinstance(one, Future) else one for one in found]
 
 
-def look(path: Path, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = False) -> Look:
+def look(file: Path | DicomFrame, max_pixels: int = MAX_PIXELS, *, accept_damaged: bool = False) -> Look:
     """Look at one file, in a worker process."""
     try:
-        return inspect_file(path, max_pixels, accept_damaged=accept_damaged)
+        if isinstance(file, DicomFrame):
+            return _look_at_frame(file, max_pixels, accept_damaged=accept_damaged)
+        return inspect_file(file, max_pixels, accept_damaged=accept_damaged)
     except PixelError as error:
         return error
     except MemoryError:
         return PixelError("too large", "there is not enough memory to decode it")
+
+
+def _look_at_frame(frame: DicomFrame, max_pixels: int, *, accept_damaged: bool) -> FileFacts:
+    reports: list[PixelError] = []
+    found = read_picture(
+        frame.path,
+        member=frame.member,
+        frame=frame.number,
+        max_pixels=max_pixels,
+        on_damage=reports.append if accept_damaged else refuse,
+    )
+    status = frame.path.stat()  # of the zip, where the file lies in one
+    return FileFacts(
+        found.sha256, found.width, found.height, status.st_size, status.st_mtime_ns, found.damage, found.pixel_sha256
+    )
 
 
 def _unread_facts(record: ImageRecord, path: Path, known: FileFacts | None) -> Look:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import psycopg
@@ -83,9 +84,13 @@ class BatchWriter:
         split = record.split
         if record.split_by_content and facts is not None and facts.sha256 is not None:
             split = self._shares.of(facts.sha256)
+        patient, study = self._patients.rows_of(record)
+        if record.dicom is not None:
+            # By patient, so that no picture of one person is on both sides; contents are not read yet.
+            owner = patient.pseudonym if patient is not None else record.sop_uid or record.source
+            split = self._shares.of(hashlib.sha256(owner.encode()).digest())
         self._summary.count_labels(record, split)
         self._summary.damaged += facts is not None and facts.damage is not None
-        patient, study = self._patients.rows_of(record)
         return ImageRow(
             record.source, split, record.modality, record.anatomic_region, dict(record.labels), facts, record.view,
             patient, study, record.frame, record.sop_uid, record.series_uid, record.dicom,

@@ -26,10 +26,9 @@ CT_PRESETS = {
     "brain": (40.0, 80.0),
     "stroke": (40.0, 40.0),
     "temporal-bone": (600.0, 2800.0),
-    "vessels": (200.0, 600.0),
 }
 """Centre and width in Hounsfield units, as given by Radiopaedia's article *Windowing (CT)*,
-https://radiopaedia.org/articles/windowing-ct; ``soft-tissue`` is its window of the abdomen, ``vessels`` of the heart.
+https://radiopaedia.org/articles/windowing-ct; ``soft-tissue`` is its window of the abdomen, ``bone`` of the spine.
 """
 DEFAULT_CT_PRESET = "soft-tissue"
 """Window of a CT image that states none."""

@@ -21,6 +21,7 @@ import pytest
 from cbirdb.db.schema import migrate
 from tests.conftest import Outcome
 from tests.support.database_container import ROOT, DatabaseContainer
+from tests.support.dicom_archive import archive
 
 LANDED = {
     "0001": "b1cf76ba843ad14c73974ecc8c83c41c1edb78ef",
@@ -28,6 +29,7 @@ LANDED = {
     "0003": "85c4d4acdbb3713d8e7fdb9923c95d71607e7ae4",
     "0005": "a12eb3ffc8fd7cd2e3139f546074fab24190992d",
     "0008": "c3a763a9e71e04e72407bb6e88ab17329c36927d",
+    "0009": "02dbe4eeca308b760b6d3e8c633044aa344655f6",
 }
 """By the migration that they end with: commits of main."""
 Cli = Callable[..., Outcome]
@@ -60,8 +62,8 @@ def earlier_version(commit: str, folder: Path) -> Callable[..., str]:
         ["git", "-C", ROOT, "archive", commit, "cbirdb", "sql", "alembic"], capture_output=True, check=False
     )
     assert done.returncode == 0, f"the history of this clone has no commit {commit}: {done.stderr.decode()}"
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tree:
+        tree.extractall(folder, filter="data")
     start = "from cbirdb.cli.main import main; main()"
 
     def call(*arguments: object) -> str:
@@ -119,3 +121,8 @@ def test_database_of_an_earlier_version_is_upgraded_with_all_its_data(
     row = cli("-q", "--dsn", dsn, "ingest", "folder", class_folder, "--split", "50/0/50", "--format", "json").rows[-1]
     assert (row["added"], row["unchanged"]) == (0, 20)
     assert cli("-q", "--dsn", dsn, "encode", "-e", "tiny-image", "--format", "json").rows[0]["encoded"] == 0
+    # A table of rasters goes on with DICOM: its preprocessing stays, and the rendering is noted now.
+    assert cli("-q", "--dsn", dsn, "ingest", "dicom", archive(tmp_path / "dicom")).code == 0
+    assert cli("-q", "--dsn", dsn, "encode", "-e", "tiny-image", "--format", "json").rows[0]["encoded"] == 11
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT rendering_sha256 IS NOT NULL FROM cbir.encoder").fetchall() == [(True,)]

@@ -213,6 +213,21 @@ def test_damaged_pixels_are_a_failure_of_encode_unless_accepted(
     assert rows(connection, "SELECT count(*) FROM cbir.failure WHERE NOT resolved") == [(0,)]
 
 
+def test_recheck_finds_damage_of_pixels_that_were_read_before(
+    cli: Cli, connection: psycopg.Connection, searchable: Path
+) -> None:
+    assert ingest(cli, searchable, "--recheck") == {"unchanged": 11}
+    damaged = searchable / "doe" / "slice0"
+    before, whole = damaged.stat(), damaged.read_bytes()
+    damaged.write_bytes(whole[:-600] + bytes(600))  # of the same size, as silent damage of a disk is
+    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert ingest(cli, searchable) == {"unchanged": 11}
+    assert ingest(cli, searchable, "--recheck") == {"updated": 1, "unchanged": 10}
+    damaged.write_bytes(whole[:-600])
+    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert ingest(cli, searchable, "--recheck") == {"unchanged": 10, "failed": 1}
+
+
 def test_second_rendering_of_one_table_is_refused(cli: Cli, connection: psycopg.Connection, searchable: Path) -> None:
     assert rows(connection, "SELECT rendering_sha256 IS NOT NULL FROM cbir.encoder") == [(True,)]
     connection.execute("UPDATE cbir.encoder SET rendering_sha256 = repeat('0', 64)")
@@ -310,6 +325,15 @@ def test_word_for_a_body_part_of_the_users_own_is_taken(cli: Cli, connection: ps
     connection.execute("INSERT INTO cbir.body_part VALUES ('CHEST', 'thorax')")
     ingest(cli, files)
     assert rows(connection, "SELECT DISTINCT anatomic_region FROM cbir.image WHERE modality = 'CT'") == [("thorax",)]
+
+
+def test_images_of_one_patient_are_in_one_split(cli: Cli, connection: psycopg.Connection, tmp_path: Path) -> None:
+    for number in range(40):
+        write(tmp_path / "many" / str(number), 200 + number, PatientID=f"P{number // 4}")
+    ingest(cli, tmp_path / "many", "--split", "40/30/30")
+    found = rows(connection, "SELECT patient_id, count(DISTINCT split), min(split) FROM cbir.image GROUP BY 1")
+    assert {splits for _, splits, _ in found} == {1}
+    assert len({split for _, _, split in found}) > 1
 
 
 def test_one_patient_has_one_pseudonym_in_two_datasets(cli: Cli, connection: psycopg.Connection, files: Path) -> None:

@@ -15,6 +15,7 @@ from cbirdb.db.embeddings import find_encoder, register_encoder
 from cbirdb.db.known_encoders import known_encoders
 from cbirdb.encoders.shipped import SHIPPED
 from tests.conftest import Logins, Outcome, new_database, picture_bytes
+from tests.support.dicom_archive import archive
 from tests.support.two_sites import fill, secure
 
 COMPLETE = {
@@ -288,3 +289,30 @@ def test_stored_record_with_an_unknown_family_is_refused(
     refused = cli("encoders", "verify", "x")
     assert refused.code == 1
     assert "names a family that does not exist" in refused.err
+
+
+def test_site_cannot_ingest_the_dicom_folder_of_a_site_that_it_does_not_see(
+    database: str, logins: Logins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server has opaque names of folders; the path map of the machine says which overlap."""
+    archive(tmp_path / "b" / "files")
+    home = ["--home", str(tmp_path / "home")]
+    with psycopg.connect(logins.server, dbname=database, autocommit=True) as connection:
+        fill(connection, "a")
+        secure(connection, logins)
+        connection.execute(
+            "INSERT INTO cbir.dataset_access (role_name, dataset) VALUES (%s, 'stolen')", [logins.names["ingest_a"]]
+        )
+    own = ["ingest", "dicom", str(tmp_path / "b" / "files"), "--name", "own"]
+    assert run([*home, "--dsn", logins.dsn("admin", database), *own]) == 0
+    tries = [("dicom", "b"), ("folder", "b"), ("dicom", "b/files"), ("folder", "b/files"), ("dicom", "b/files/doe")]
+    for layout, folder in tries:
+        capsys.readouterr()
+        stolen = ["ingest", layout, str(tmp_path / folder), "--name", "stolen"]
+        assert run([*home, "--dsn", logins.dsn("ingest_a", database), *stolen]) == 3, (layout, folder)
+        assert "may not see" in capsys.readouterr().err
+    with logins.connect("ingest_a", database) as attacker:
+        with psycopg.connect(logins.server, dbname=database) as owner:
+            ((root,),) = owner.execute("SELECT root FROM cbir.dataset WHERE name = 'own'").fetchall()
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not see"):
+            attacker.execute("SELECT cbir_internal.store_dataset('stolen', 'dicom', %s, FALSE)", [root])

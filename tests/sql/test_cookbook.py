@@ -26,6 +26,7 @@ COLUMNS = {
     "Which images resemble this one?": "rank image_id similarity labels source mode complete",
     "Which MR images of the last five years?": "rank image_id similarity labels study_uid study_date",
     "Which resemble the image that the PACS shows, by its UID?": "rank sop_uid similarity labels",
+    "Which originals of one side and view, from one manufacturer?": "rank image_id similarity sop_uid",
     "Which are nearest to a vector, here the mean of a class?": "rank image_id similarity labels",
     "Which of my own cohort?": "rank image_id similarity labels",
     "The nearest image to each of several?": "image_id labels nearest_image_id similarity nearest_labels",
@@ -34,6 +35,9 @@ COLUMNS = {
     "Why these two?": "encoder distance shared_labels labels_of_a_only labels_of_b_only same_patient same_modality"
     " identical_file",
     "How many images of what?": "dataset split modality anatomic_region images",
+    "What does DICOM say of a study's images?": "series_uid sop_uid frame modality_code body_part laterality view image_type"
+    " manufacturer burned_in_annotation",
+    "Which files are copies of others?": "image_id sop_uid frame source replaced_by",
     "How many images carry each label?": "label positive uncertain",
     "Who are the encoders?": "name dim precision family licence table_name created_at",
     "Which images have no embedding yet?": "image_id dataset source reason",
@@ -86,6 +90,12 @@ def fill(connection: psycopg.Connection, dsn: str, out: Path) -> None:
         UPDATE cbir.image AS i SET study_id = st.study_id, patient_id = st.patient_id,
             sop_uid = format('%s.%s', st.study_uid, i.image_id % 2)
         FROM cbir.study AS st WHERE st.study_uid = format('2.25.%s', i.image_id / 2);
+        INSERT INTO cbir.series (study_id, series_uid) SELECT st.study_id, st.study_uid || '.9' FROM cbir.study AS st;
+        UPDATE cbir.image AS i SET series_id = se.series_id, modality_code = 'CR', body_part = 'CHEST', view = 'PA',
+            laterality = CASE i.image_id % 2 WHEN 0 THEN 'L' ELSE 'R' END, image_type = '{ORIGINAL,PRIMARY}',
+            manufacturer = 'Siemens', burned_in_annotation = 'NO'
+        FROM cbir.series AS se WHERE se.study_id = i.study_id;
+        UPDATE cbir.image SET replaced_by = 1 WHERE source LIKE '%grey.png';
         """
     )
     connection.execute("ANALYZE")

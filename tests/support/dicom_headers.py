@@ -81,7 +81,7 @@ def write(path: Path, **elements: Any) -> Path:
 
 def read(path: Path, **options: Any) -> list[DatasetItem]:
     """Return all items of a path as an ingest gets them, from worker processes."""
-    source = DicomReader().open(path, ReadOptions(**{"pseudonyms": KEY, **options}))
+    source = DicomReader().open(path, ReadOptions(**{"pseudonyms": lambda: KEY, **options}))
     return list(replace_unstorable(source).items)
 
 

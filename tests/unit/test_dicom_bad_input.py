@@ -26,6 +26,8 @@ from cbirdb.pixels import inspect_file, read_picture, read_rgb, source
 from cbirdb.pixels.dicom import decode_dicom, is_dicom
 from cbirdb.pixels.rendering import Rendering
 from cbirdb.pixels.sop_classes import STORAGE
+from tests.fuzz.dicom_attempt import attempt
+from tests.fuzz.fuzz_dicom import samples
 from tests.support.dicom_pixels import (
     CT_IMAGE,
     ENCODERS,
@@ -111,6 +113,12 @@ def test_codestream_of_another_size_than_the_header_is_not_decoded(syntax: str) 
 def test_more_pixels_than_allowed_are_too_large() -> None:
     assert reason(native(GREY), max_pixels=GREY.size - 1) == "too large"
     decode_dicom(native(GREY), max_pixels=GREY.size)
+
+
+def test_deeper_pixels_than_32_bits_count_more() -> None:
+    deep = GREY.astype(np.uint64)
+    assert reason(native(deep), max_pixels=2 * GREY.size - 1) == "too large"
+    decode_dicom(native(deep), max_pixels=2 * GREY.size)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(65_535, 65_535), (0, 40), (40, 0)])
@@ -400,3 +408,12 @@ def test_missing_extra_is_named_in_one_sentence(tmp_path: Path, monkeypatch: pyt
 
 def native_bytes() -> bytes:
     return bytes(128) + b"DICM" + bytes(16)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_files_end_in_a_picture_or_a_reason(seed: int) -> None:
+    """A little of what `make fuzz-dicom` tries; real files too, where there are any beside the checkout."""
+    outcomes = [attempt((data, rendering)) for _, _, data, rendering in samples(150, seed)]
+    assert [outcome.escaped for outcome in outcomes if outcome.escaped] == []
+    assert {outcome.strict is None for outcome in outcomes} == {False, True}
+    assert max(outcome.seconds for outcome in outcomes) < 20

@@ -282,7 +282,8 @@ def test_impossible_header_is_a_failure(tmp_path: Path, elements: dict[str, Any]
 
 @pytest.mark.parametrize("tag", [b"\x08\0\x18\0", b"\x20\0\x0d\0", b"\x20\0\x0e\0"])
 @pytest.mark.parametrize(
-    "uid", [b"../../x ", b"1.2.3\n4 ", b"1.2\0.3 ", b"1." * 32 + b"11", b"1..2", b".1.2", b"/1.2", b"1\\2 ", b"\x1b[2J"]
+    "uid",
+    [b"../../x ", b"1.2.3\n4 ", b"1.2\0.3 ", b"1." * 32 + b"1\0", b"1..2", b".1.2", b"/1.2", b"1\\2 ", b"\x1b[2J"],
 )
 def test_uid_that_is_none_is_refused_and_not_shown(tmp_path: Path, tag: bytes, uid: bytes) -> None:
     content = encoded(header(SOPInstanceUID="1.1.1.1", StudyInstanceUID="1.1.1.1", SeriesInstanceUID="1.1.1.1"))
@@ -293,7 +294,7 @@ def test_uid_that_is_none_is_refused_and_not_shown(tmp_path: Path, tag: bytes, u
     (found,) = read_bytes(tmp_path, content)
     assert isinstance(found, Failure)
     assert found.reason == "wrong UID"
-    assert uid.strip().decode("latin-1") not in repr(found)
+    assert uid.strip(b" \0").decode("latin-1") not in repr(found)
     assert {path.name for path in set(tmp_path.parent.rglob("*")) - set(before)} <= {"a.dcm"}, "something was written"
 
 
@@ -352,6 +353,27 @@ def test_sequences_in_one_another_without_end_are_refused(tmp_path: Path) -> Non
     (found,) = read_bytes(tmp_path, content[:began] + nested)
     assert isinstance(found, Failure)
     assert found.reason == "damaged header"
+
+
+def test_unknown_element_of_undefined_length_is_an_implicit_sequence(tmp_path: Path) -> None:
+    long = b"\x09\0\x02\x10" + (0x4141).to_bytes(4, "little") + bytes(0x4141)  # its length looks like a representation
+    unknown = b"\x09\0\x01\x10UN\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff" + long
+    unknown += b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    content = encoded(header(BodyPartExamined="KNEE"))
+    began = content.index(b"\x10\0\x10\0PN")
+    (found,) = read_bytes(tmp_path, content[:began] + unknown + content[began:])
+    assert isinstance(found, ImageRecord)
+    assert found.anatomic_region == "knee"
+
+
+def test_header_that_takes_all_memory_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_header_without_memory(read_at: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("cbirdb.datasets.dicom.read_file.read_header", read_header_without_memory)
+    (found,) = read_bytes(tmp_path, encoded(header()))
+    assert isinstance(found, Failure)
+    assert found.reason == "too large"
 
 
 def test_long_private_element_is_passed_unread(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import struct
 import tracemalloc
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.datasets.base import ReadOptions
 from cbirdb.datasets.dicom.files import count_members
 from cbirdb.datasets.dicom.find import find_files
-from cbirdb.datasets.dicom.reader import DicomReader
+from cbirdb.datasets.dicom.read_file import Outcome, Task
+from cbirdb.datasets.dicom.reader import DicomReader, _outcome
 from cbirdb.datasets.registry import open_dataset
 from cbirdb.errors import InputError, OptionError, PixelError
+from cbirdb.parallel.worker_pool import WorkerTimeoutError
 from cbirdb.records import Excluded, Failure, ImageRecord, Missing
-from tests.support.dicom_headers import KEY, encoded, header, read, sequence, write
+from tests.support.dicom_headers import KEY, encoded, header, read, sequence, settings, write
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
@@ -57,7 +60,7 @@ def test_same_folder_gives_the_same_items_again(tmp_path: Path) -> None:
 def test_file_is_read_alone(tmp_path: Path) -> None:
     write(tmp_path / "b.dcm")
     path = write(tmp_path / "a.dcm")
-    source = DicomReader().open(path, ReadOptions(pseudonyms=KEY))
+    source = DicomReader().open(path, ReadOptions(pseudonyms=lambda: KEY))
     (found,) = source.items
     assert (found.path, source.root, source.total) == (path, tmp_path, 1)
 
@@ -196,6 +199,30 @@ def test_size_of_the_list_of_members_is_checked_where_it_is_read(
     monkeypatch.setattr("cbirdb.datasets.dicom.files.LARGEST_LIST", 40_000)
     with pytest.raises(PixelError, match="list of the zip's members"):
         count_members(tmp_path / "b.zip")
+
+
+def test_zip_with_an_immense_list_of_members_is_a_failure(tmp_path: Path) -> None:
+    size = 65 << 20
+    with (tmp_path / "a.zip").open("wb") as file:
+        file.write(b"PK\3\4")
+        file.seek(size)  # a sparse file
+        file.write(b"PK\5\6" + bytes(8) + size.to_bytes(4, "little") + bytes(6))
+    (found,) = read(tmp_path)
+    assert isinstance(found, Failure)
+    assert found.reason == "too large"
+
+
+def test_members_that_hang_are_failures_under_names_of_their_own(tmp_path: Path) -> None:
+    def hung(task: Task) -> Failure:
+        future: Future[Outcome] = Future()
+        future.set_exception(WorkerTimeoutError(60))
+        (failure,) = _outcome(task, future, settings(tmp_path))
+        assert isinstance(failure, Failure)
+        return failure
+
+    failures = [hung(Task(b"a.zip")), hung(Task(b"a.zip", 0)), hung(Task(b"a.zip", 1))]
+    assert {failure.reason for failure in failures} == {"timed out"}
+    assert len({failure.source for failure in failures}) == 3
 
 
 def test_zip_inside_a_zip_is_excluded(tmp_path: Path) -> None:

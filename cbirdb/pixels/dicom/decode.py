@@ -99,7 +99,8 @@ def _decode(
         shown = rgb_to_bytes(values, min(header.stored, decoded.precision))
     else:
         shown = show(values, read_display(parsed.attributes, header, frame), rendering)
-    picture = Image.fromarray(shown).convert("RGB")
+    picture = Image.fromarray(shown)
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     picture = _with_square_pixels(picture, aspect(parsed.attributes, frame), max_pixels)
     return DecodedDicom(picture, digest, header.columns, header.rows, damage())
 

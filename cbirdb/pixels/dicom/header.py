@@ -21,6 +21,8 @@ SAMPLES = {
 """Samples of a pixel by photometric interpretation."""
 ALLOCATED = (1, 8, 16, 32, 64)
 LARGEST_SIDE = 65_535
+BITS_PER_PIXEL = 32
+"""A frame may have so many bits for each pixel that may be decoded; frames of deeper pixels must be smaller."""
 MOST_FRAMES = 1 << 31
 
 
@@ -157,6 +159,8 @@ def read_header(parsed: Parsed, max_pixels: int) -> Header:
     stored = allocated if floating else number(attributes, "BitsStored", allocated)
     if allocated not in ALLOCATED or not 0 < stored <= allocated:
         raise PixelError("unsupported", "DICOM: BitsAllocated or BitsStored is not one of those that exist")
+    if rows * columns * samples * allocated > max_pixels * BITS_PER_PIXEL:
+        raise PixelError("too large", f"a frame of more than {max_pixels * BITS_PER_PIXEL // 8:,} bytes")
     high_bit = number(attributes, "HighBit", stored - 1)
     if not stored - 1 <= high_bit < allocated:
         high_bit = stored - 1
