@@ -87,7 +87,7 @@ def ingest(
         datasets = DatasetIds(connection, summary, reader=reader_name, root=stored_root(source), moved=moved)
         datasets.open(source.datasets)
         if source.root is not None and home is not None and not dry_run:
-            _remember(home, source.root, progress)
+            _remember(home, source.root, stored_root(source), progress)
         total = min(source.total, limit) if limit is not None else source.total
         size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
         with (
@@ -107,10 +107,10 @@ def ingest(
     return summary
 
 
-def _remember(home: Path, root: Path, progress: Progress) -> None:
+def _remember(home: Path, root: Path, stored: str | None, progress: Progress) -> None:
     """Remember on this machine that the dataset's folder may be read."""
     try:
-        remember(home, root)
+        remember(home, root, stored)
     except OSError as error:
         progress.note(
             f"This machine cannot remember that the folder may be read ({error.strerror}), so later commands need"

@@ -150,7 +150,7 @@ def _list(path: Path, _state: tuple[int, int]) -> zipfile.ZipFile:
 
     :param _state: the file's size and time, so that a changed file is read again.
     """
-    return zipfile.ZipFile(_BoundedFile(path))  # type: ignore[arg-type]
+    return zipfile.ZipFile(_BoundedFile(path))
 
 
 class _BoundedFile:
