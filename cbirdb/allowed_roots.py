@@ -39,7 +39,9 @@ class AllowedRoots:
     """Folders, by their real paths."""
 
     remembered: tuple[str, ...] | None = None
-    """Folders of earlier ingests. None: every folder that a caller of the Python functions names."""
+    """Folders of earlier ingests, those with opaque names as ``name:folder``. None: every folder that a caller of the
+    Python functions names.
+    """
     named: tuple[str, ...] = ()
     """Folders of ``--allow-root``. Symbolic links may lead there, too."""
     path_map: Path | None = None
@@ -69,7 +71,10 @@ class AllowedRoots:
         if self.remembered is None:
             return True
         real = os.path.realpath(folder)
-        return _inside(real, self.named) or (real == os.path.normpath(folder) and _inside(real, self.remembered))
+        if _inside(real, self.named):
+            return True
+        known = _inside(real, self.remembered) or _pair(root, real) in self.remembered
+        return real == os.path.normpath(folder) and known
 
     def folder(self, root: str) -> str | None:
         """Return the folder that a dataset's stored root stands for; None if this machine does not know it."""
@@ -137,9 +142,11 @@ def _opened_map(path: Path, _process: int, _thread: int) -> PathMap:
     return PathMap.open(path, read_only=True)
 
 
-def remember(home: Path, root: Path) -> None:
+def remember(home: Path, root: Path, stored_root: str | None = None) -> None:
     """Remember that an operator has named this folder.
 
+    :param stored_root: the opaque name under which the database has it. The folder may then be read under this name only:
+        the server cannot tell whose folder a path is that another site writes as the folder of a dataset of its own.
     :raises OSError: when the file of remembered folders cannot be written.
     """
     home.mkdir(parents=True, exist_ok=True)
@@ -147,12 +154,13 @@ def remember(home: Path, root: Path) -> None:
     with FileLock(home / f"{FILE}.lock", mode=0o600):
         known = _read(file)
         real = os.path.realpath(root)
-        if _inside(real, known):
+        entry = real if stored_root is None or stored_root.startswith("/") else _pair(stored_root, real)
+        if _inside(entry, known):
             return
         new = file.with_suffix(".new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as stream:
-            json.dump(sorted({*known, real}), stream, indent=1)
+            json.dump(sorted({*known, entry}), stream, indent=1)
             stream.flush()
             os.fsync(stream.fileno())
         new.replace(file)
@@ -172,6 +180,11 @@ def _read(file: Path) -> tuple[str, ...]:
             f"The file {file} is not a list of folders.", hint="Remove it; the next ingest writes it again."
         )
     return tuple(folders)
+
+
+def _pair(stored_root: str, real: str) -> str:
+    """Return the entry of a folder with an opaque name."""
+    return f"{stored_root}:{real}"
 
 
 def _inside(real: str, folders: Iterable[str]) -> bool:

@@ -189,6 +189,11 @@ def _check_mode(path: Path) -> None:
             f"Everybody on this machine may read the path map {path}, which may hold names of patients.",
             hint=f"Run: chmod 600 {path}",
         )
+    if facts.st_mode & 0o020:
+        raise InputError(
+            f"Others than its owner may change the path map {path}, which says which files are read.",
+            hint=f"Run: chmod g-w {path}",
+        )
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:

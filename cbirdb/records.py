@@ -16,7 +16,7 @@ Precision: TypeAlias = Literal["half", "single"]
 
 
 OnConflict: TypeAlias = Literal["keep", "replace", "skip"]
-"""What becomes of two DICOM frames with one SOP instance UID and other pixels: keep both, replace the older one, or skip
+"""Choice for two DICOM frames with one SOP instance UID and other pixels: keep both, replace the older one, or skip
 the newer one.
 """
 

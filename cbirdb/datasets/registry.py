@@ -63,6 +63,6 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
         other = next((other for other in READERS.values() if other is not reader and other.recognises(path)), None)
         if other is not None:
             raise InputError(
-                f"{path} holds {other.title}, not {reader.title}.", hint=f"Run: cbirdb ingest {other.name} {path}"
+                f"This folder holds {other.title}, not {reader.title}.", hint=f"Run: cbirdb ingest {other.name} PATH"
             )
     return replace_unstorable(reader.open(path, options))

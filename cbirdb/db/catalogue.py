@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
+from pathlib import PurePosixPath
 from typing import Any, TypeAlias
 
 import psycopg
@@ -242,12 +245,14 @@ def _hex(digest: bytes | None) -> str | None:
 
 
 def check_folder(connection: psycopg.Connection, folder: str, overlapping: Sequence[str]) -> None:
-    """Refuse a folder that belongs to a dataset which the acting role may not see.
+    """Refuse a folder that belongs to a dataset which the acting role may not see. The server learns no path.
 
     :param overlapping: opaque names of folders that are this one, hold it or lie in it.
     :raises psycopg.errors.InsufficientPrivilege: when it does.
     """
-    connection.execute("SELECT cbir_internal.check_folder(%s, %s::text[])", [folder, list(overlapping)])
+    path = PurePosixPath(folder)
+    hashes = [hashlib.sha256(os.fsencode(above)).hexdigest() for above in (path, *path.parents)]
+    connection.execute("SELECT cbir_internal.check_folder(%s::text[], %s::text[])", [hashes, list(overlapping)])
 
 
 def body_parts(connection: psycopg.Connection) -> dict[str, str]:

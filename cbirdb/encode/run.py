@@ -58,7 +58,7 @@ class EncodeOptions:
     """Largest number of images to encode."""
     shard: Shard = WHOLE
     on_conflict: OnConflict = "keep"
-    """What becomes of two DICOM frames with one SOP instance UID and other pixels."""
+    """Choice for two DICOM frames with one SOP instance UID and other pixels."""
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     patience_s: float = PATIENCE_S
     """Seconds that the database may be unreachable before the run ends."""

@@ -80,7 +80,7 @@ def ingest(
         datasets = DatasetIds(connection, summary, reader=reader_name, root=stored_root(source), moved=moved)
         datasets.open(source.datasets)
         if not dry_run:
-            _remember(home, source.root, progress)
+            _remember(home, source, progress)
         total = source.total if limit is None else min(source.total, limit)
         size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
         with (
@@ -111,12 +111,12 @@ def _open(
     return source
 
 
-def _remember(home: Path | None, root: Path | None, progress: Progress) -> None:
+def _remember(home: Path | None, source: Source, progress: Progress) -> None:
     """Remember on this machine that the dataset's folder may be read."""
-    if home is None or root is None:
+    if home is None or source.root is None:
         return
     try:
-        remember(home, root)
+        remember(home, source.root, stored_root(source))
     except OSError as error:
         progress.note(
             f"This machine cannot remember that the folder may be read ({error.strerror}), so later commands need"

@@ -39,7 +39,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What moved in one dataset."""
+    """The rows that moved in one dataset."""
 
     dataset: str
     studies: int

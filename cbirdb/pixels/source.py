@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import zipfile
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 from cbirdb.errors import PixelError
@@ -60,11 +61,10 @@ def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:
         raise PixelError("unreadable", "the member of the zip archive is encrypted")
     if facts.compress_type not in BOUNDED:
         raise PixelError("unreadable", "the member is compressed in another way than deflate")
-    parts, size = [], 0
+    data = BytesIO()  # unlike a list that is joined, it never holds the bytes twice
     with archive.open(facts) as file:
         while part := file.read(CHUNK):
-            size += len(part)
-            if size > LARGEST_FILE:
+            if data.tell() + len(part) > LARGEST_FILE:
                 raise PixelError("too large", f"more than the limit of {LARGEST_FILE:,} bytes")
-            parts.append(part)
-    return b"".join(parts)
+            data.write(part)
+    return data.getvalue()

@@ -335,12 +335,14 @@ def _without_burned_in(connection: psycopg.Connection, image_ids: list[int]) -> 
 
 
 def stored_uids(connection: psycopg.Connection, query: QueryImage, hashed: Callable[[str], str]) -> QueryImage:
-    """Return a query with its UIDs as they are stored: hashed, if nothing has them as they are.
+    """Return a query with its UIDs as they are stored: hashed, if an image has the hashes.
+
+    The hashes are asked for first: a server that keeps only hashes shall not learn a UID, not even in its log.
 
     :param hashed: hashes a UID with the key of this database's pseudonyms.
     """
     uids = {name: value for name, value in asdict(query).items() if name.endswith("_uid") and value is not None}
-    if not uids or _has_image(connection, uids):
+    if not uids:
         return query
     hashes: dict[str, Any] = {name: hashed(value) for name, value in uids.items()}
     return replace(query, **hashes) if _has_image(connection, hashes) else query

@@ -14,7 +14,7 @@ BEGIN
         SELECT DISTINCT ON (r.pseudonym) r.pseudonym, r.sex
         FROM unnest(images) WITH ORDINALITY AS r
         WHERE r.pseudonym IS NOT NULL
-        ORDER BY r.pseudonym, r.study_uid DESC NULLS LAST, r.ordinality DESC
+        ORDER BY r.pseudonym, r.sex IS NULL, r.study_uid DESC NULLS LAST, r.ordinality DESC
     ) AS g
     ORDER BY g.pseudonym
     ON CONFLICT ON CONSTRAINT patient_dataset_id_pseudonym_key DO UPDATE SET sex = coalesce(excluded.sex, old.sex);

@@ -91,6 +91,12 @@ def test_ingest_reads_no_pixels_and_encode_fills_the_hashes(
     ]
 
 
+def test_sex_that_one_file_of_a_patient_states_is_kept(cli: Cli, connection: psycopg.Connection, files: Path) -> None:
+    write(files / "doe" / "zz", 95, PatientID="P1", PatientSex=None)
+    ingest(cli, files)
+    assert rows(connection, "SELECT sex, count(*) FROM cbir.patient GROUP BY 1 ORDER BY 1") == [("F", 1), ("M", 1)]
+
+
 def test_second_ingest_and_encode_change_nothing(cli: Cli, connection: psycopg.Connection, searchable: Path) -> None:
     before = rows(connection, "SELECT * FROM cbir.image ORDER BY image_id")
     assert ingest(cli, searchable) == {"unchanged": 11}
@@ -374,7 +380,7 @@ def test_burned_in_text_can_be_kept_out_of_a_sheet(cli: Cli, searchable: Path, t
     ("options", "message"),
     [
         (("--frames", "some"), "frames"),
-        (("--labels", "missing.csv"), "missing.csv"),
+        (("--labels", "missing.csv"), "--labels"),
         (("--modality", "CT"), "--modality"),
     ],
 )  # fmt: skip

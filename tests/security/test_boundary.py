@@ -18,7 +18,8 @@ SITE_ROLES = ("site_a", "reader", "stranger")
 PUBLIC = {
     # They compute from their arguments alone, and views or other functions call them as their reader.
     "check_encoder_name", "check_golden_embedding", "check_group", "checked_count", "evaluation_split",
-    "folders_overlap", "index_walk", "listed", "modified_precision", "padded", "plan_search", "query_group", "summed",
+    "folders_overlap", "index_walk", "listed", "modified_precision", "padded", "path_hashes", "plan_search", "query_group",
+    "summed",
     # SQL text of policies, without data.
     "acting_expression", "tenant_check", "tenant_condition", "unrestricted_condition",
     # The monitoring views call them as their reader; they read PostgreSQL's own catalogue.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from cbirdb.cli.main import run
+from cbirdb.db.catalogue import check_folder
 from cbirdb.db.embeddings import find_encoder, register_encoder
 from cbirdb.db.known_encoders import known_encoders
 from cbirdb.encoders.shipped import SHIPPED
@@ -129,6 +131,25 @@ def test_site_cannot_name_the_folder_of_a_dataset_that_it_does_not_see(
         site.execute(write, ["/images/bb"])
     with logins.connect("admin", database) as admin:
         admin.execute(write.replace("'a2'", "'a3'"), [root])
+
+
+@pytest.mark.parametrize(
+    ("folder", "free"),
+    [("/images/b", False), ("/images/b/deeper", False), ("/images", False), ("/", False), ("/images/bb", True),
+     ("/images/M\udcfcller", True)],
+)  # fmt: skip
+def test_folder_is_compared_with_those_of_hidden_datasets_before_an_ingest(
+    database: str, logins: Logins, folder: str, free: bool
+) -> None:
+    """The server gets hashes: the last name is in Latin-1, which it could not store."""
+    with psycopg.connect(logins.server, dbname=database, autocommit=True) as connection:
+        fill(connection, "b")
+        fill(connection, "a")
+        connection.execute("UPDATE cbir.dataset SET root = '/images/b' WHERE name = 'b'")
+        secure(connection, logins)
+    refused = pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not see")
+    with logins.connect("ingest_a", database) as site, nullcontext() if free else refused:
+        check_folder(site, folder, [])
 
 
 @pytest.fixture
@@ -316,3 +337,27 @@ def test_site_cannot_ingest_the_dicom_folder_of_a_site_that_it_does_not_see(
             ((root,),) = owner.execute("SELECT root FROM cbir.dataset WHERE name = 'own'").fetchall()
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not see"):
             attacker.execute("SELECT cbir_internal.store_dataset('stolen', 'dicom', %s, FALSE)", [root])
+
+
+def test_site_that_names_the_path_of_a_folder_with_an_opaque_name_gets_no_picture(
+    database: str, logins: Logins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server cannot know that the path is another site's; the machine that reads it does."""
+    files = archive(tmp_path / "b" / "files")
+    command = ["--home", str(tmp_path / "home"), "--dsn", logins.dsn("admin", database)]
+    with psycopg.connect(logins.server, dbname=database, autocommit=True) as connection:
+        fill(connection, "a")
+        secure(connection, logins)
+        connection.execute(
+            "INSERT INTO cbir.dataset_access (role_name, dataset) VALUES (%s, 'stolen')", [logins.names["ingest_a"]]
+        )
+    assert run([*command, "ingest", "dicom", str(files), "--name", "own"]) == 0
+    with logins.connect("ingest_a", database) as attacker:
+        ((dataset, *_),) = attacker.execute(
+            "SELECT * FROM cbir_internal.store_dataset('stolen', 'dicom', %s, FALSE)", [str(files)]
+        ).fetchall()
+        picture = Jsonb([{"source": "doe/slice0", "labels": {}, "frame": 0}])
+        attacker.execute("SELECT cbir_internal.store_images(%s, %s)", [dataset, picture])
+    assert run([*command, "encode", "-e", "tiny-image", "--dataset", "own"]) == 0
+    assert run([*command, "encode", "-e", "tiny-image", "--dataset", "stolen"]) == 1
+    assert "not allowed on this machine" in capsys.readouterr().err

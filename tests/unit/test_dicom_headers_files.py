@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tracemalloc
 import zipfile
 from concurrent.futures import Future
@@ -12,11 +13,12 @@ import pytest
 
 from cbirdb.allowed_roots import AllowedRoots
 from cbirdb.datasets.base import ReadOptions
+from cbirdb.datasets.dicom.files import count_members
 from cbirdb.datasets.dicom.find import find_files
 from cbirdb.datasets.dicom.read_file import Outcome, Task
 from cbirdb.datasets.dicom.reader import DicomReader, _outcome
 from cbirdb.datasets.registry import open_dataset
-from cbirdb.errors import InputError, OptionError
+from cbirdb.errors import InputError, OptionError, PixelError
 from cbirdb.parallel.worker_pool import WorkerTimeoutError
 from cbirdb.records import Excluded, Failure, ImageRecord, Missing
 from tests.support.dicom_headers import KEY, encoded, header, read, sequence, settings, write
@@ -173,6 +175,32 @@ def test_damaged_zips_are_failures(tmp_path: Path) -> None:
     assert {item.reason for item in items[1:]} == {"damaged zip"}
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_member_whose_decoder_is_not_bounded_is_a_failure(tmp_path: Path, compression: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", compression) as archive:
+        archive.writestr("a.dcm", encoded(header()))
+    (found,) = read(tmp_path)
+    assert isinstance(found, Failure)
+    assert found.reason == "unsupported"
+
+
+def test_size_of_the_list_of_members_is_checked_where_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record at the end says 10 bytes, the one of large zips before it tells the truth."""
+    entries = struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, *[0] * 7, 1, *[0] * 6) + b"a"
+    entries *= 1000
+    record = struct.pack("<IQHHIIQQQQ", 0x06064B50, 44, 45, 45, 0, 0, 1000, 1000, len(entries), 4)
+    locator = struct.pack("<IIQI", 0x07064B50, 0, 4 + len(entries), 1)
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 1, 1, 10, 4, 0)
+    (tmp_path / "a.zip").write_bytes(b"PK\3\4" + entries + record + locator + end)
+    assert count_members(tmp_path / "a.zip") == 1000
+    (tmp_path / "a.zip").rename(tmp_path / "b.zip")
+    monkeypatch.setattr("cbirdb.datasets.dicom.files.LARGEST_LIST", 40_000)
+    with pytest.raises(PixelError, match="list of the zip's members"):
+        count_members(tmp_path / "b.zip")
+
+
 def test_zip_with_an_immense_list_of_members_is_a_failure(tmp_path: Path) -> None:
     size = 65 << 20
     with (tmp_path / "a.zip").open("wb") as file:
@@ -223,6 +251,16 @@ def test_links_inside_the_folder_are_followed(tmp_path: Path) -> None:
     found = read(tmp_path, paths="keep")
     assert [item.reason for item in found if isinstance(item, Failure)] == ["unreadable"] * 2
     assert [item.source for item in found if isinstance(item, ImageRecord)] == ["link/a.dcm", "real/a.dcm"]
+
+
+def test_folders_that_link_to_one_another_are_listed_twice_at_most(tmp_path: Path) -> None:
+    folders = [tmp_path / str(number) for number in range(8)]
+    for folder in folders:
+        write(folder / "a.dcm")
+        for other in folders:
+            if other != folder:
+                (folder / f"link{other.name}").symlink_to(other)
+    assert len(list(find_files(tmp_path, AllowedRoots()))) == 16
 
 
 def test_links_that_lead_outside_are_failures_unless_allowed(tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
     assert "chmod 600" in str(raised.value)
 
 
+def test_map_that_its_group_may_change_is_refused_and_one_that_it_may_read_is_not(tmp_path: Path) -> None:
+    PathMap.open(tmp_path / "map", create=True).close()
+    (tmp_path / "map").chmod(0o640)
+    PathMap.open(tmp_path / "map", read_only=True).close()
+    (tmp_path / "map").chmod(0o660)
+    with pytest.raises(InputError, match="may change the path map"):
+        PathMap.open(tmp_path / "map", read_only=True)
+
+
 def test_second_ingest_changes_nothing_and_a_move_changes_paths(tmp_path: Path) -> None:
     filled(tmp_path / "map").close()
     before = (tmp_path / "map").read_bytes()

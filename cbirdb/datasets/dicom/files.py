@@ -20,8 +20,8 @@ LARGEST_STREAM = 64 << 20
 LARGEST_LIST = 64 << 20
 """Bytes that the list of a zip's members may take. It is held in memory."""
 ZIP_START, ZIP_END = b"PK\3\4", b"PK\5\6"
-LONGEST_ZIP_END = 65_557
-"""Bytes in which the last record of a zip lies, with its longest comment."""
+BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Compressions whose decoder stops at a number of bytes. Others unpack all that a piece of input makes: gigabytes."""
 
 
 class Stream:
@@ -122,6 +122,8 @@ def opened_member(path: Path, index: int) -> Iterator[tuple[ReadAt, int]]:
         raise PixelError("outside of its folder", "the name of a zip's member leads out of the zip")
     if member.flag_bits & 1:
         raise PixelError("encrypted", "the zip's member needs a password")
+    if member.compress_type not in BOUNDED:
+        raise PixelError("unsupported", "the zip's member is compressed in another way than deflate")
     try:
         with archive.open(member) as stream:
             yield Stream(stream).read_at, member.file_size  # type: ignore[arg-type]
@@ -143,16 +145,34 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 
 @lru_cache(maxsize=1)
-def _list(path: Path, state: tuple[int, int]) -> zipfile.ZipFile:
+def _list(path: Path, _state: tuple[int, int]) -> zipfile.ZipFile:
     """Read the list of members once for all members that this process reads one after the other.
 
-    :param state: the file's size and time, so that a changed file is read again.
+    :param _state: the file's size and time, so that a changed file is read again.
     """
-    size, _ = state
-    with path.open("rb") as file:
-        file.seek(max(0, size - LONGEST_ZIP_END))
-        ending = file.read()
-    at = ending.rfind(ZIP_END)
-    if at >= 0 and min(int.from_bytes(ending[at + 12 : at + 16], "little"), size) > LARGEST_LIST:
-        raise PixelError("too large", f"the list of the zip's members takes more than {LARGEST_LIST >> 20} MB")
-    return zipfile.ZipFile(path)
+    return zipfile.ZipFile(_BoundedFile(path))
+
+
+class _BoundedFile:
+    """Gives a zip to its reader, and refuses to read as much at once as too long a list of members.
+
+    A zip states the size of its list in several places, of which the reader believes one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+        self.seek, self.tell, self.seekable = self._file.seek, self._file.tell, self._file.seekable
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def read(self, size: int = -1) -> bytes:
+        """Return bytes.
+
+        :raises PixelError: when they are more than a list of members may take.
+        """
+        left = max(0, self._size - self.tell())
+        if (left if size < 0 else min(left, size)) > LARGEST_LIST:
+            raise PixelError("too large", f"the list of the zip's members takes more than {LARGEST_LIST >> 20} MB")
+        return self._file.read(size) or b""

@@ -77,10 +77,18 @@ def find_files(path: Path, allowed: AllowedRoots) -> Found:
 
 
 def _walk(root: Path, allowed: AllowedRoots) -> Found:
+    """List all files below a folder. A folder to which several links lead is listed below the first of them."""
     found = Found(root)
     folders = [b""]
+    links: set[bytes] = set()
+    followed: set[str] = set()
     while folders:
         folder = folders.pop()
+        # Else a few folders that link to one another have more paths than anybody can read.
+        if folder in links and (real := os.path.realpath(root / os.fsdecode(folder))) in followed:
+            continue
+        if folder in links:
+            followed.add(real)
         names: list[bytes] = []
         below: list[bytes] = []
         try:
@@ -91,6 +99,7 @@ def _walk(root: Path, allowed: AllowedRoots) -> Found:
                         (below if entry.is_dir() else names).append(entry.name)
                     elif _may_follow(found, name, allowed):
                         (below if os.path.isdir(entry.path) else names).append(entry.name)  # noqa: PTH112
+                        links.add(name)
         except OSError as error:
             found.problems.append(
                 Problem(folder or b".", "unreadable", error.strerror or "the folder cannot be listed")

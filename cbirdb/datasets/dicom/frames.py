@@ -13,7 +13,7 @@ from cbirdb.datasets.dicom.values import decimals, whole
 from cbirdb.errors import OptionError, PixelError
 
 MOST_FRAMES = 100_000
-SMALLEST_FRAME = 8
+SMALLEST_FRAME = 64
 """Bytes that a frame takes in a file at least."""
 _EVERY = re.compile(r"every(?::([1-9][0-9]{0,5}))?")
 

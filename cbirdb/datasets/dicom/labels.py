@@ -15,6 +15,7 @@ from cbirdb.records import POSITIVE, ImageRecord, Missing
 
 KEYS = ("sop_uid", "series_uid", "study_uid", "accession_number")
 LABEL, VALUE = "label", "value"
+SHOWN = "The file of labels"
 
 
 @dataclass(slots=True)
@@ -30,17 +31,18 @@ class Labels:
     def read(cls, file: Path, privacy: Privacy) -> Labels:
         """Read the file.
 
-        :raises InputError: when it is missing, or a column or value is wrong; the message names the line, not the key.
+        :raises InputError: when it is missing, or a column or value is wrong; the message names the line, not the key,
+            and not the file, whose name may hold a patient's.
         """
         if not file.is_file():
-            raise InputError(f"There is no file {file}.", hint="Check --labels.")
+            raise InputError("There is no file of labels at this path.", hint="Check --labels.")
         labels: Labels | None = None
-        for line, row in read_rows(file, (LABEL,)):
+        for line, row in read_rows(file, (LABEL,), shown=SHOWN):
             if labels is None:
-                labels = cls(_key_column(file, row))
-            labels._add(file, line, row, privacy)
+                labels = cls(_key_column(row))
+            labels._add(line, row, privacy)
         if labels is None:
-            raise InputError(f"{file} has no rows.", hint="Give each label a row.")
+            raise InputError(f"{SHOWN} has no rows.", hint="Give each label a row.")
         return labels
 
     def labelled(self, record: ImageRecord) -> ImageRecord:
@@ -61,36 +63,38 @@ class Labels:
         for line in sorted(self._lines.values()):
             yield Missing(f"labels, line {line}", f"no image has this {self.key}")
 
-    def _add(self, file: Path, line: int, row: Row, privacy: Privacy) -> None:
+    def _add(self, line: int, row: Row, privacy: Privacy) -> None:
         stated, label, value = row[self.key], row[LABEL], row.get(VALUE)
         if not stated or not label:
             raise InputError(
-                f"Line {line} of {file} has no {LABEL if stated else self.key}.", hint="Fill it in, or remove the line."
+                f"Line {line} of the labels has no {LABEL if stated else self.key}.",
+                hint="Fill it in, or remove the line.",
             )
         if problem := problem_of_line(label):
-            raise InputError(f"The label in line {line} of {file} cannot be stored: {problem[1]}.", hint="Rename it.")
+            raise InputError(
+                f"The label in line {line} of the labels cannot be stored: {problem[1]}.", hint="Rename it."
+            )
         number = POSITIVE if value is None else LABEL_VALUES.get(value)
         if number is None:
             raise InputError(
-                f"Line {line} of {file} has a value that is none of a label.",
+                f"Line {line} of the labels has a value that is none of a label.",
                 hint="Values are 1 (yes), 0 (no) and -1 (uncertain).",
             )
         key = privacy.accession(stated) if self.key == "accession_number" else privacy.uid(stated)
         known = self._of.setdefault(key or "", {})
         if known.setdefault(label, number) != number:
             raise InputError(
-                f"Line {line} of {file} gives a label another value than an earlier line.", hint="Remove one of them."
+                f"Line {line} of the labels gives a label another value than an earlier line.",
+                hint="Remove one of them.",
             )
         self._lines.setdefault(key or "", line)
 
 
-def _key_column(file: Path, row: Row) -> str:
+def _key_column(row: Row) -> str:
     keys = [key for key in KEYS if key in row]
     if len(keys) != 1:
         problem = f"has the columns {' and '.join(keys)}" if keys else "has no column that names images"
-        raise InputError(f"{file} {problem}.", hint=f"Give exactly one of {', '.join(KEYS)}.")
-    if unknown := sorted(set(row) - {*keys, LABEL, VALUE}):
-        raise InputError(
-            f"{file} has the unknown column '{unknown[0][:40]}'.", hint=f"Its columns are {keys[0]}, label and value."
-        )
+        raise InputError(f"{SHOWN} {problem}.", hint=f"Give exactly one of {', '.join(KEYS)}.")
+    if set(row) - {*keys, LABEL, VALUE}:
+        raise InputError(f"{SHOWN} has an unknown column.", hint=f"Its columns are {keys[0]}, label and value.")
     return keys[0]

@@ -73,10 +73,11 @@ class Privacy:
         :param name: its path below the dataset's folder.
         :param member: name inside the zip that the file is.
         """
-        inside = f"{IN_ZIP}{member}" if member is not None else ""
         if self.paths == "keep":
-            return name.decode("utf-8", "backslashreplace") + inside
-        return self._opaque("path", name + inside.encode("utf-8", "surrogateescape"))
+            return name.decode("utf-8", "backslashreplace") + (f"{IN_ZIP}{member}" if member is not None else "")
+        # No path holds NUL, so a member of a zip never has the name of a file in a folder.
+        inside = f"\0{member}".encode("utf-8", "surrogateescape") if member is not None else b""
+        return self._opaque("path", name + inside)
 
     def _opaque(self, kind: str, value: bytes) -> str:
         return f"dicom-{self.pseudonyms.keyed(kind, value)[:16].hex()}"

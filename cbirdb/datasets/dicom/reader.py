@@ -26,6 +26,8 @@ from cbirdb.records import DatasetItem, Failure, ImageRecord, Missing
 
 AHEAD = 64
 """Files for each process that are asked for before their turn."""
+MANY_FRAMES = 256
+"""Frames of a file after which no files are asked for before their turn, since their records wait in memory."""
 LOOKED_AT = 32
 """Files of a folder that tell whether it holds DICOM."""
 Pool: TypeAlias = "WorkerPool[Task, Outcome]"
@@ -105,11 +107,15 @@ def _items(found: Found, settings: Settings, labels: Labels | None) -> Iterator[
 
 
 def _in_order(pool: Pool, tasks: Iterable[Task], ahead: int, settings: Settings) -> Iterator[DatasetItem]:
-    """Yield the items of files in the order of the files; only so many results wait in memory."""
+    """Yield the items of files in the order of the files; only so many results wait in memory.
+
+    :param ahead: files that are asked for before their turn, once files turn out to have few frames.
+    """
+    room = fewest = max(1, ahead // AHEAD)
     waiting: deque[tuple[Task, Future[Outcome]]] = deque()
     rest = iter(tasks)
     while True:
-        for task in islice(rest, ahead - len(waiting)):
+        for task in islice(rest, max(0, room - len(waiting))):
             waiting.append((task, pool.submit(task)))
         if not waiting:
             return
@@ -119,6 +125,7 @@ def _in_order(pool: Pool, tasks: Iterable[Task], ahead: int, settings: Settings)
             members = (Task(task.name, member) for member in range(outcome.members))
             yield from _in_order(pool, members, ahead, settings)
         else:
+            room = min(ahead, 2 * room) if len(outcome) <= MANY_FRAMES else fewest
             yield from outcome
 
 
@@ -129,4 +136,5 @@ def _outcome(task: Task, future: Future[Outcome], settings: Settings) -> Outcome
         problem = as_pixel_error(error)
         member = None if task.member is None else f"#{task.member}"  # only the process knew its name
         source = settings.privacy.source(task.name, member)
-        return [Failure(source, problem.reason, problem.message, settings.dataset)]
+        path = settings.root / os.fsdecode(task.name)
+        return [Failure(source, problem.reason, problem.message, settings.dataset, path=path, member=member)]

@@ -21,6 +21,8 @@ from cbirdb.records import DatasetItem, DicomFacts, Excluded, ImageRecord, Patie
 
 LARGEST_STACK = 1 << 40
 """Pixels of all frames of a file after which its header is not believed."""
+STANDARD_ROOT = "1.2.840.10008."
+"""Beginning of UIDs that the standard defines. Others may name a device or a hospital."""
 MOST_IMAGE_TYPES = 16
 ONE_MODALITY: Mapping[str, str] = {"CR": "XR", "DX": "XR"}
 """Both are radiographs: one filter finds them."""
@@ -78,13 +80,14 @@ def items_of_header(
         number(header.value(tag), big_endian=header.encoding.big_endian) for tag in (tags.ROWS, tags.COLUMNS)
     )
     sop_class = uid(sop_class.encode("latin-1"), "SOP class")
+    if not sop_class.startswith(STANDARD_ROOT):
+        sop_class = settings.privacy.uid(sop_class)
     sop_uid = uid(header.sop_instance, "SOP instance")
     study_uid = uid(header.value(tags.STUDY), "study")
     series_uid = uid(header.value(tags.SERIES), "series")
     if not rows or not columns:
         raise PixelError("no size", f"the header has no {'columns' if rows else 'rows'}")
-    compressed = header.transfer_syntax == DEFLATED or member is not None
-    frames = count_frames(header, None if compressed else file_bytes)
+    frames = count_frames(header, None if header.transfer_syntax == DEFLATED else file_bytes)
     if rows * columns > LARGEST_MAX_PIXELS or rows * columns * frames > LARGEST_STACK:
         raise PixelError("too large", f"{rows} rows of {columns} columns in {frames} frames are no picture")
 

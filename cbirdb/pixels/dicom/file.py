@@ -21,6 +21,10 @@ SOP_CLASS, TRANSFER_SYNTAX = 0x0002_0002, 0x0002_0010
 FLOAT, DOUBLE, INTEGER = 0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010
 """Tags of the three kinds of pixel data."""
 UNDEFINED = 0xFFFF_FFFF
+ITEM_MARKS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+"""Tag of an item in both byte orders. It also occurs in pixels, by chance once in four billion bytes."""
+MOST_ITEMS = 600_000
+"""An enhanced file of 60,000 frames has about as many."""
 BYTES_PER_PIXEL = 4
 """A deflated file may inflate to so many bytes for each pixel that may be decoded."""
 LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
@@ -174,6 +178,9 @@ def parse(data: bytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
     syntax = meta.get(TRANSFER_SYNTAX, "")
     if syntax == DEFLATED and (inflated := _inflate(memoryview(data)[start:], max_pixels, on_damage)) is not None:
         data, start = inflated, 0
+    # pydicom makes an object of each item, also of sequences that are skipped: 85 bytes for each byte of empty ones.
+    if sum(data.count(mark, start) for mark in ITEM_MARKS) > MOST_ITEMS:
+        raise PixelError("too large", f"DICOM: more than {MOST_ITEMS:,} items of sequences and fragments")
     file = BytesIO(data)
     file.seek(start)
     pixels: list[tuple[int, str | None, int, int]] = []
