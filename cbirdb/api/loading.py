@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cbirdb.encode import EncodeSummary
     from cbirdb.encoders.base import DType, Encoder, LoadOptions
     from cbirdb.ingest import IngestSummary
+    from cbirdb.ingest.patients import MakePseudonyms
     from cbirdb.records import OnConflict, Precision, Shard
 
 
@@ -75,19 +76,17 @@ class Loading(Session):
         from cbirdb.datasets.base import ReadOptions
         from cbirdb.ingest import ingest
         from cbirdb.ingest.split_shares import SplitShares
-        from cbirdb.pseudonyms import Pseudonyms
 
         options = ReadOptions(
             name, _folder(images), modality, anatomic_region, labels_only, label_pattern,
             self._allowed_roots(allow_roots, path_map), **_read_options(dicom),
         )  # fmt: skip
-        key = Path(pseudonym_key) if pseudonym_key is not None else self.settings.pseudonym_key
         shares = SplitShares.parse(split)
         with self._in_use() as connection:
             return ingest(
                 connection, dataset, Path(path), options=options, shares=shares, limit=limit, max_pixels=max_pixels,
                 accept_damaged=accept_damaged, recheck=recheck, moved=moved, dry_run=dry_run,
-                pseudonyms=partial(Pseudonyms.from_file, key), home=self.settings.home_folder,
+                pseudonyms=self._key(pseudonym_key), home=self.settings.home_folder,
                 path_map=self._path_map(path_map), progress=progress,
             )  # fmt: skip
 
@@ -157,6 +156,12 @@ class Loading(Session):
         return AllowedRoots.of_machine(
             self.settings.home_folder, [Path(folder) for folder in named], self._path_map(path_map)
         )
+
+    def _key(self, named: str | os.PathLike[str] | None) -> MakePseudonyms:
+        """Return what reads the key of pseudonyms when the first patient comes."""
+        from cbirdb.pseudonyms import Pseudonyms
+
+        return partial(Pseudonyms.from_file, Path(named) if named is not None else self.settings.pseudonym_key)
 
     def _path_map(self, named: str | os.PathLike[str] | None) -> Path:
         return Path(named) if named is not None else self.settings.path_map

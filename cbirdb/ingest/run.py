@@ -75,18 +75,16 @@ def ingest(
     whole = connection.transaction(force_rollback=True) if dry_run else nullcontext()
     with translated_errors(), whole:
         began = server_time(connection)
-        source = _open(connection, reader_name, path, options, patients)
-        check_root(connection, source, path_map)
+        source = _open(connection, reader_name, path, options, patients, path_map)
         datasets = DatasetIds(connection, summary, reader=reader_name, root=stored_root(source), moved=moved)
         datasets.open(source.datasets)
         if not dry_run:
             _remember(home, source, progress)
-        total = source.total if limit is None else min(source.total, limit)
         size = BATCH_WITH_FILES if source.root is not None else BATCH_WITHOUT_FILES
         with (
             NotedPaths(source, None if dry_run else path_map) as paths,
             look_pool(max_pixels, accept_damaged=accept_damaged) as pool,
-            progress.task("ingesting", total=total, unit="images") as task,
+            progress.task("ingesting", total=min(source.total, limit or source.total), unit="images") as task,
         ):
             stored = StoredImages(connection, names_tell_images=source.names_tell_images)
             writer = BatchWriter(connection, datasets, stored, patients, shares or SplitShares(), paths, summary)
@@ -101,13 +99,19 @@ def ingest(
 
 
 def _open(
-    connection: psycopg.Connection, reader_name: str, path: Path, options: ReadOptions, patients: Patients
+    connection: psycopg.Connection,
+    reader_name: str,
+    path: Path,
+    options: ReadOptions,
+    patients: Patients,
+    path_map: Path | None,
 ) -> Source:
-    """Open the dataset, with what the database adds to the user's options."""
+    """Open the dataset, with what the database adds to the user's options; refuse a folder of a hidden dataset."""
     options = replace(options, pseudonyms=patients.checked_pseudonyms, body_parts=catalogue.body_parts(connection))
     source = open_dataset(reader_name, path, options)
     if source.tells_patients:
         patients.checked_pseudonyms()
+    check_root(connection, source, path_map)
     return source
 
 

@@ -275,7 +275,9 @@ def test_commands_write_no_traceback_of_an_unexpected_error(machine: Machine) ->
 
 def test_processes_show_no_canary(machine: Machine) -> None:
     assert any(b"multiprocessing" in line for line in machine.processes)
-    assert [line for line in machine.processes if canaries.found("", line)] == []
+    # A command's own arguments are its user's; another test may be running one.
+    others = [line for line in machine.processes if b"cbirdb.cli.main" not in line]
+    assert [line for line in others if canaries.found("", line)] == []
 
 
 @pytest.mark.parametrize("name", ["sheet0.png", "sheet1.png", "sheet2.png", "sheet3.png", "certificate.json"])
