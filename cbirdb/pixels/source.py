@@ -10,12 +10,11 @@ from pathlib import Path
 
 from cbirdb.errors import PixelError
 from cbirdb.limits import LARGEST_FILE
+from cbirdb.pixels.archive import BOUNDED, open_archive
 from cbirdb.pixels.raster import read_file
 
 CHUNK = 1 << 20
 """Bytes inflated at a time."""
-BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Compressions whose decoder stops at a number of bytes; that of others unpacks as much as its input makes."""
 ENCRYPTED = 1
 """Flag of an encrypted member."""
 
@@ -36,8 +35,7 @@ def read_source_with_time(path: Path, member: str | None) -> tuple[bytes, int]:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
             raise PixelError("unreadable", "not a regular file")
-        with zipfile.ZipFile(path) as archive:
-            data = _read_member(archive, member)
+        data = _read_member(open_archive(path), member)
     except OSError as error:
         reason = "file not found" if isinstance(error, FileNotFoundError) else "unreadable"
         raise PixelError(reason, f"{error.strerror or type(error).__name__}") from error

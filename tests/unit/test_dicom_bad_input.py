@@ -383,13 +383,19 @@ def test_zip_members_whose_decoder_is_not_bounded_are_refused(tmp_path: Path, co
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda data: data[:-30], lambda _: b"x" * 100, lambda data: data[:60] + b"!!!!" + data[64:]]
+    ("spoil", "reason"),
+    [
+        (lambda data: data[:-30], "damaged zip"),
+        (lambda _: b"x" * 100, "damaged zip"),
+        (lambda data: data[:60] + b"!!!!" + data[64:], "corrupt"),
+    ],
+    ids=["its list is cut off", "no zip", "its member is damaged"],
 )
-def test_damaged_archive_has_a_reason(archive: Path, spoil: Callable[[bytes], bytes]) -> None:
+def test_damaged_archive_has_a_reason(archive: Path, spoil: Callable[[bytes], bytes], reason: str) -> None:
     archive.write_bytes(spoil(archive.read_bytes()))
     with pytest.raises(PixelError) as caught:
         read_picture(archive, member="a/one.dcm")
-    assert caught.value.reason == "corrupt"
+    assert caught.value.reason == reason
 
 
 def test_pipe_is_not_opened(tmp_path: Path) -> None:

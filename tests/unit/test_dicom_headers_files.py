@@ -196,7 +196,7 @@ def test_size_of_the_list_of_members_is_checked_where_it_is_read(
     (tmp_path / "a.zip").write_bytes(b"PK\3\4" + entries + record + locator + end)
     assert count_members(tmp_path / "a.zip") == 1000
     (tmp_path / "a.zip").rename(tmp_path / "b.zip")
-    monkeypatch.setattr("cbirdb.datasets.dicom.files.LARGEST_LIST", 40_000)
+    monkeypatch.setattr("cbirdb.pixels.archive.LARGEST_LIST", 40_000)
     with pytest.raises(PixelError, match="list of the zip's members"):
         count_members(tmp_path / "b.zip")
 

@@ -8,20 +8,16 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from cbirdb.datasets.dicom.elements import ReadAt
 from cbirdb.errors import PixelError
+from cbirdb.pixels.archive import BOUNDED, open_archive
 
 LARGEST_STREAM = 64 << 20
 """Bytes of a compressed header that are unpacked at most."""
-LARGEST_LIST = 64 << 20
-"""Bytes that the list of a zip's members may take. It is held in memory."""
 ZIP_START, ZIP_END = b"PK\3\4", b"PK\5\6"
-BOUNDED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Compressions whose decoder stops at a number of bytes. Others unpack all that a piece of input makes: gigabytes."""
 
 
 class Stream:
@@ -100,12 +96,12 @@ def count_members(path: Path) -> int:
 
     :raises PixelError: when its list cannot be read.
     """
-    return len(_archive(path).infolist())
+    return len(open_archive(path).infolist())
 
 
 def member_name(path: Path, index: int) -> str:
     """Return the name of a zip's member."""
-    return _archive(path).infolist()[index].filename
+    return open_archive(path).infolist()[index].filename
 
 
 @contextmanager
@@ -114,7 +110,7 @@ def opened_member(path: Path, index: int) -> Iterator[tuple[ReadAt, int]]:
 
     :raises PixelError: when it cannot be read.
     """
-    archive = _archive(path)
+    archive = open_archive(path)
     member = archive.infolist()[index]
     name = member.filename
     parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -133,46 +129,4 @@ def opened_member(path: Path, index: int) -> Iterator[tuple[ReadAt, int]]:
 
 def is_folder(path: Path, index: int) -> bool:
     """Tell whether a zip's member is a folder."""
-    return _archive(path).infolist()[index].is_dir()
-
-
-def _archive(path: Path) -> zipfile.ZipFile:
-    try:
-        facts = path.stat()
-        return _list(path, (facts.st_size, facts.st_mtime_ns))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OverflowError, UnicodeError):
-        raise PixelError("damaged zip", "the list of the zip's members cannot be read") from None
-
-
-@lru_cache(maxsize=1)
-def _list(path: Path, _state: tuple[int, int]) -> zipfile.ZipFile:
-    """Read the list of members once for all members that this process reads one after the other.
-
-    :param _state: the file's size and time, so that a changed file is read again.
-    """
-    return zipfile.ZipFile(_BoundedFile(path))
-
-
-class _BoundedFile:
-    """Gives a zip to its reader, and refuses to read as much at once as too long a list of members.
-
-    A zip states the size of its list in several places, of which the reader believes one.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._size = os.fstat(self._file.fileno()).st_size
-        self.seek, self.tell, self.seekable = self._file.seek, self._file.tell, self._file.seekable
-
-    def __del__(self) -> None:
-        self._file.close()
-
-    def read(self, size: int = -1) -> bytes:
-        """Return bytes.
-
-        :raises PixelError: when they are more than a list of members may take.
-        """
-        left = max(0, self._size - self.tell())
-        if (left if size < 0 else min(left, size)) > LARGEST_LIST:
-            raise PixelError("too large", f"the list of the zip's members takes more than {LARGEST_LIST >> 20} MB")
-        return self._file.read(size) or b""
+    return open_archive(path).infolist()[index].is_dir()
