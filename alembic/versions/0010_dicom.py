@@ -111,6 +111,8 @@ def _add_merged_patients() -> None:
             nullable=False,
             comment="Its former patient_id, which the audit may hold.",
         ),
+        sa.Column("merged_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("merged_by", sa.Text(), server_default=sa.text("session_user"), nullable=False, comment="The login."),
         sa.ForeignKeyConstraint(
             ["dataset_id"],
             ["cbir.dataset.dataset_id"],

@@ -137,5 +137,7 @@ merged_patient = Table(
         comment="The patient that this one turned out to be.",
     ),
     Column("former_patient_id", BigInteger, nullable=False, comment="Its former patient_id, which the audit may hold."),
+    Column("merged_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("merged_by", Text, nullable=False, server_default=text("session_user"), comment="The login."),
     comment="Patients that were merged into another: their files, too, find that patient.",
 )
