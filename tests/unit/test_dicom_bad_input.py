@@ -444,3 +444,17 @@ def test_damage_is_reported_with_each_frame_of_a_file(tmp_path: Path) -> None:
     for frame in (0, 0, 1):
         with pytest.raises(PixelError, match="deflated data set ends too early"):
             read_picture(path, frame=frame)
+
+
+def test_file_of_empty_items_is_refused_before_they_take_memory() -> None:
+    whole = native(GREY)
+    start = whole.index(b"\x08\x00\x16\x00")
+    items = b"\xfe\xff\x00\xe0" + bytes(4)
+    sequence = struct.pack("<HH2sHI", 0x0008, 0x0006, b"SQ", 0, 0xFFFFFFFF) + items * 700_000
+    sequence += b"\xfe\xff\xdd\xe0" + bytes(4)
+    tracemalloc.start()
+    with pytest.raises(PixelError, match="items of sequences"):
+        decode_dicom(whole[:start] + sequence + whole[start:])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 << 20

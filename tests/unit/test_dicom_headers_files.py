@@ -225,6 +225,23 @@ def test_members_that_hang_are_failures_under_names_of_their_own(tmp_path: Path)
     assert len({failure.source for failure in failures}) == 3
 
 
+def test_frames_of_a_member_must_fit_into_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one", encoded(header(NumberOfFrames=90_000)))
+    (found,) = read(tmp_path)
+    assert isinstance(found, Failure)
+    assert found.reason == "impossible value"
+
+
+def test_member_of_a_zip_is_not_taken_for_a_file_of_a_folder_with_such_a_name(tmp_path: Path) -> None:
+    content = encoded(header())
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("one", content)
+    (tmp_path / "a.zip!").mkdir()
+    (tmp_path / "a.zip!" / "one").write_bytes(content)
+    assert len({item.source for item in read(tmp_path)}) == 2
+
+
 def test_zip_inside_a_zip_is_excluded(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
         archive.writestr("a.dcm", encoded(header()))
