@@ -62,7 +62,10 @@ def open_dataset(name: str, path: Path, options: ReadOptions) -> Source:
     if path.is_dir() and not reader.recognises(path):
         other = next((other for other in READERS.values() if other is not reader and other.recognises(path)), None)
         if other is not None:
+            # A folder of DICOM files may have a patient's name.
+            shown = "PATH" if "dicom" in (reader.name, other.name) else str(path)
             raise InputError(
-                f"This folder holds {other.title}, not {reader.title}.", hint=f"Run: cbirdb ingest {other.name} PATH"
+                f"{'This folder' if shown == 'PATH' else shown} holds {other.title}, not {reader.title}.",
+                hint=f"Run: cbirdb ingest {other.name} {shown}",
             )
     return replace_unstorable(reader.open(path, options))

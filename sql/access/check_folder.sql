@@ -19,7 +19,8 @@ BEGIN
     IF EXISTS (
         SELECT FROM cbir.dataset AS d
         WHERE
-            (
+            d.root IS NOT NULL
+            AND (
                 d.root = ANY (opaque_roots)
                 OR (cbir_internal.path_hashes(d.root))[1] = ANY (check_folder.path_hashes)
                 OR check_folder.path_hashes[1] = ANY (cbir_internal.path_hashes(d.root))

@@ -120,8 +120,16 @@ def test_number_with_and_without_issuer_becomes_one_patient_in_every_dataset(
     stays = Pseudonyms.from_file(key, create=False).of_dicom("7", "St Elsewhere")
     assert images(connection) == {("one", stays): 2, ("two", stays): 1}
     write(tmp_path / "two" / "b", 4, PatientID="7")
-    assert ingest(cli, "dicom", tmp_path / "two", key) == {"added": 1, "unchanged": 1}
+    # The older image moves to the split of the patient that it now belongs to.
+    first = ingest(cli, "dicom", tmp_path / "two", key)
+    assert first["added"] == 1
+    assert first.get("updated", 0) + first.get("unchanged", 0) == 1
+    assert ingest(cli, "dicom", tmp_path / "two", key) == {"unchanged": 2}
     assert images(connection) == {("one", stays): 2, ("two", stays): 2}
+    assert connection.execute(
+        "SELECT count(DISTINCT i.split) FROM cbir.image AS i INNER JOIN cbir.dataset AS d USING (dataset_id)"
+        " WHERE d.name = 'two'"
+    ).fetchone() == (1,)
 
 
 def test_patient_of_another_dataset_with_the_first_number_alone_is_left(

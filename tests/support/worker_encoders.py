@@ -20,6 +20,7 @@ from cbirdb.encode import decode
 from cbirdb.encoders.base import Encoder, Preprocessing, Provenance
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.spec import EncoderSpec
+from cbirdb.pixels import ReadPicture
 from tests.support.worker_functions import abort, append, segfault
 
 MARKS: dict[str, tuple[int, int, int]] = {
@@ -67,16 +68,16 @@ class Quarters:
 
 def _log_reading(log: Path) -> None:
     """From now on, write each file that this process reads into the log, too."""
-    read_rgb = decode.read_rgb
-    if getattr(read_rgb, "logs", False):
+    read_picture = decode.read_picture
+    if getattr(read_picture, "logs", False):
         return
 
-    def logged(path: Path, *rest: Any) -> Image.Image:
+    def logged(path: Path, **options: Any) -> ReadPicture:
         append((str(log), f"read:{path.name}"))
-        return read_rgb(path, *rest)
+        return read_picture(path, **options)
 
     logged.logs = True
-    decode.read_rgb = logged
+    decode.read_picture = logged
 
 
 def _sleep(found: NDArray[np.float32]) -> NDArray[np.float32]:
