@@ -73,7 +73,7 @@ class BatchWriter:
         rows: list[ImageRow] = []
         for record, look in zip(records, looked, strict=True):
             if not isinstance(look, PixelError):
-                rows.append(_with_known_sex(self._row(record, look), stored))
+                rows.append(_with_stored_people(self._row(record, look), stored))
             elif _is_missing(record, look):
                 self._summary.count_missing(record.source, "not on disk")
             else:
@@ -131,12 +131,32 @@ class BatchWriter:
         return kept
 
 
-def _with_known_sex(row: ImageRow, stored: Mapping[ImageKey, StoredImage]) -> ImageRow:
-    """Return the row as it will be stored: a known sex stays where a record has none."""
-    before = stored[row.key].row.patient if row.key in stored else None
-    if row.patient is None or before is None or row.patient.sex is not None:
+def _with_stored_people(row: ImageRow, stored: Mapping[ImageKey, StoredImage]) -> ImageRow:
+    """Return the row with the facts about patient and study that stay as they are stored.
+
+    A known sex stays where a record has none. Of a DICOM file that has not changed, sex, age and accession number stay:
+    two files of one patient may state different ones, and each ingest would take another.
+    """
+    if row.key not in stored:
         return row
-    return replace(row, patient=before) if row.patient.pseudonym == before.pseudonym else row
+    before = stored[row.key].row
+    same_file = row.dicom is not None and row.facts == before.facts
+    if (
+        row.patient is not None and before.patient is not None
+        and row.patient.pseudonym == before.patient.pseudonym and (same_file or row.patient.sex is None)
+    ):  # fmt: skip
+        row = replace(row, patient=before.patient)
+    if (
+        same_file and row.dicom is not None and row.study is not None and before.study is not None
+        and row.study.study_uid == before.study.study_uid
+    ):  # fmt: skip
+        age, accession = before.study.age_years, before.study.accession
+        row = replace(
+            row,
+            study=replace(row.study, age_years=age, accession=accession),
+            dicom=replace(row.dicom, accession=accession),
+        )
+    return row
 
 
 def _is_missing(record: ImageRecord, error: PixelError) -> bool:

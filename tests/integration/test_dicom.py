@@ -104,6 +104,22 @@ def test_second_ingest_and_encode_change_nothing(cli: Cli, connection: psycopg.C
     assert rows(connection, "SELECT * FROM cbir.image ORDER BY image_id") == before
 
 
+def test_files_that_disagree_about_a_patient_are_not_updated_by_turns(
+    cli: Cli, connection: psycopg.Connection, tmp_path: Path
+) -> None:
+    for number, sex, age, accession in ((1, "F", "050Y", "A1"), (2, "M", "051Y", "A2"), (3, "O", "049Y", "A3")):
+        write(
+            tmp_path / "d" / str(number), number, PatientID="P", PatientSex=sex, PatientAge=age,
+            AccessionNumber=accession, StudyInstanceUID=f"{ROOT}1.3",
+        )  # fmt: skip
+    assert ingest(cli, tmp_path / "d") == {"added": 3}
+    before = rows(connection, "SELECT * FROM cbir.patient, cbir.study")
+    assert ingest(cli, tmp_path / "d") == {"unchanged": 3}
+    assert rows(connection, "SELECT * FROM cbir.patient, cbir.study") == before
+    write(tmp_path / "d" / "4", 4, PatientID="P", PatientSex="M", StudyInstanceUID=f"{ROOT}1.3")
+    assert ingest(cli, tmp_path / "d") == {"added": 1, "unchanged": 3}
+
+
 def test_folder_that_has_moved_keeps_its_names(
     cli: Cli, connection: psycopg.Connection, searchable: Path, tmp_path: Path
 ) -> None:
