@@ -215,7 +215,11 @@ def _run_all(machine: Machine) -> None:
         assert machine(*command) == 0, machine.last
     machine("erase", "--patient", "nobody of this name", "--yes")
     with psycopg.connect(machine.server.uri()) as connection:
-        (pseudonym,) = connection.execute("SELECT pseudonym FROM cbir.patient ORDER BY 1 LIMIT 1").fetchone() or ("",)
+        # Keys are random, and so is the order of pseudonyms: the patient of the file alone must stay.
+        (pseudonym,) = connection.execute(
+            "SELECT min(p.pseudonym) FROM cbir.patient AS p WHERE p.pseudonym NOT IN (SELECT s.pseudonym"
+            " FROM cbir.patient AS s INNER JOIN cbir.dataset AS d USING (dataset_id) WHERE d.name = 'single')"
+        ).fetchone() or ("",)
     assert machine("erase", "--patient", pseudonym, "--yes", "--certificate", base / "certificate.json") == 0
     assert machine("erase", "--list", *FORMATS[0]) == 0
     machine("ingest", "dicom", root)
