@@ -215,10 +215,11 @@ def _run_all(machine: Machine) -> None:
         assert machine(*command) == 0, machine.last
     machine("erase", "--patient", "nobody of this name", "--yes")
     with psycopg.connect(machine.server.uri()) as connection:
-        # Keys are random, and so is the order of pseudonyms: the patient of the file alone must stay.
+        # A patient who is no part of what the tests look at: pseudonyms are random, and so is their order.
         (pseudonym,) = connection.execute(
-            "SELECT min(p.pseudonym) FROM cbir.patient AS p WHERE p.pseudonym NOT IN (SELECT s.pseudonym"
-            " FROM cbir.patient AS s INNER JOIN cbir.dataset AS d USING (dataset_id) WHERE d.name = 'single')"
+            "SELECT p.pseudonym FROM cbir.image AS i INNER JOIN cbir.patient AS p USING (patient_id)"
+            " WHERE i.sop_uid = %s LIMIT 1",
+            [f"{ROOT}10.1"],
         ).fetchone() or ("",)
     assert machine("erase", "--patient", pseudonym, "--yes", "--certificate", base / "certificate.json") == 0
     assert machine("erase", "--list", *FORMATS[0]) == 0
