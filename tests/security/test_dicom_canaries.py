@@ -219,7 +219,7 @@ def _run_all(machine: Machine) -> None:
         (pseudonym,) = connection.execute(
             "SELECT p.pseudonym FROM cbir.image AS i INNER JOIN cbir.patient AS p USING (patient_id)"
             " WHERE i.sop_uid = %s LIMIT 1",
-            [f"{ROOT}10.1"],
+            [f"{ROOT}20.1"],
         ).fetchone() or ("",)
     assert machine("erase", "--patient", pseudonym, "--yes", "--certificate", base / "certificate.json") == 0
     assert machine("erase", "--list", *FORMATS[0]) == 0
