@@ -171,6 +171,19 @@ DatasetItem: TypeAlias = ImageRecord | Missing | Failure | Excluded
 
 
 @dataclass(frozen=True, slots=True)
+class FrameFacts:
+    """The facts that reading the pixels of a DICOM frame gives. Hashes are SHA-256."""
+
+    sha256: bytes
+    """Of the file's bytes; of the member's in an archive."""
+    pixel_sha256: bytes
+    """Of the decoded pixels before any rendering."""
+    width: int
+    height: int
+    """Size as stored. A picture whose pixels are not square is stretched, and has another."""
+
+
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """The facts that one reading of an image file gives.
 

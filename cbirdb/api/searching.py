@@ -130,7 +130,7 @@ class Searching(Loading):
         from cbirdb.pseudonyms import Pseudonyms
         from cbirdb.search.similar_images import stored_uids
 
-        if not self.settings.pseudonym_key.exists():
+        if not query.has_uid or not self.settings.pseudonym_key.exists():
             return query
         pseudonyms = Pseudonyms.from_file(self.settings.pseudonym_key, create=False)
         return stored_uids(connection, query, partial(hash_uid, pseudonyms=pseudonyms))

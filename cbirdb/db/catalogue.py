@@ -14,9 +14,10 @@ import psycopg
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
+from cbirdb.db.embeddings import check_datasets
 from cbirdb.db.lock_waits import LockWaits
 from cbirdb.errors import InputError
-from cbirdb.records import DicomFacts, FileFacts, OnConflict
+from cbirdb.records import DicomFacts, FileFacts, FrameFacts, OnConflict
 
 DICOM_COLUMNS = tuple(item.name for item in fields(DicomFacts) if item.name not in ("accession", "frames"))
 """Fields of ``DicomFacts`` that are columns of ``cbir.image``."""
@@ -190,6 +191,20 @@ def merged_pseudonyms(connection: psycopg.Connection, dataset: str, pseudonyms: 
     return dict(found.fetchall())
 
 
+def datasets_of_key(connection: psycopg.Connection, fingerprint: str, dataset: str | None) -> list[str]:
+    """Return the datasets in which a patient's own number may be looked up with a key: the given one, or all.
+
+    :raises InputError: when the key is not this database's, or there is no such dataset.
+    """
+    if dataset is not None:
+        check_datasets(connection, [dataset])
+    if has_pseudonym_key(connection):
+        check_pseudonym_key(connection, fingerprint)
+    if dataset is not None:
+        return [dataset]
+    return [name for (name,) in connection.execute("SELECT name FROM cbir.dataset ORDER BY name")]
+
+
 def known_hashes(connection: psycopg.Connection, hashes: Iterable[bytes]) -> set[bytes]:
     """Return the hashes whose files are already in the database, in any dataset."""
     found = connection.execute("SELECT cbir_internal.known_hashes(%s)", [list(hashes)])
@@ -260,18 +275,8 @@ def body_parts(connection: psycopg.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT code, anatomic_region FROM cbir_internal.body_parts()").fetchall())
 
 
-@dataclass(frozen=True, slots=True)
-class ReadPixels:
-    """The facts that the first reading of a DICOM frame gives."""
-
-    sha256: bytes
-    pixel_sha256: bytes
-    width: int
-    height: int
-
-
 def settle_pixels(
-    connection: psycopg.Connection, read: Mapping[int, ReadPixels], on_conflict: OnConflict
+    connection: psycopg.Connection, read: Mapping[int, FrameFacts], on_conflict: OnConflict
 ) -> dict[int, str]:
     """Record pixels of DICOM frames that were read for the first time, and settle equal SOP instance UIDs.
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cbirdb.allowed_roots import AllowedRoots
-from cbirdb.db.catalogue import ReadPixels
 from cbirdb.db.embeddings import PendingImage
 from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.errors import PixelError
@@ -34,6 +33,7 @@ from cbirdb.parallel.worker_pool import (
 )
 from cbirdb.pixels import OnDamage, ReadPicture, read_picture, refuse
 from cbirdb.pixels.rendering import Rendering
+from cbirdb.records import FrameFacts
 
 SLOTS = 3
 """Batches in memory: one being encoded, the others being decoded."""
@@ -69,7 +69,7 @@ class Inputs:
     failures: list[tuple[PendingImage, PixelError]]
     damage: dict[int, str]
     """Decoders' reports on accepted images, by image id."""
-    read: dict[int, ReadPixels]
+    read: dict[int, FrameFacts]
     """Hashes and sizes of DICOM frames, by image id."""
 
 
@@ -104,7 +104,7 @@ class _Prepared:
     """Errors of preprocessings, by their numbers."""
     damage: str | None
     """The decoder's report of damage."""
-    read: ReadPixels | None
+    read: FrameFacts | None
     """Hashes and size of a DICOM frame."""
 
 
@@ -184,7 +184,7 @@ class Decoder:
         rows: list[int] = []
         failures: list[tuple[PendingImage, PixelError]] = []
         damage: dict[int, str] = {}
-        read: dict[int, ReadPixels] = {}
+        read: dict[int, FrameFacts] = {}
         for row, (image, outcome) in enumerate(zip(batch, outcomes, strict=True)):
             if image.missing[encoder]:
                 error = outcome.errors.get(self._layout_numbers[encoder]) if isinstance(outcome, _Prepared) else outcome
@@ -238,7 +238,7 @@ class _Prepare:
             # Libraries refuse extreme shapes (a strip one pixel high) with various errors.
             except Exception as error:  # noqa: BLE001
                 errors[number] = PixelError("preprocessing", f"{type(error).__name__}: {error}")
-        return _Prepared(errors, reports[0].message if reports else None, _read_pixels(next(iter(pictures.values()))))
+        return _Prepared(errors, reports[0].message if reports else None, next(iter(pictures.values())).frame)
 
     def _read(self, image: PendingImage, rendering: Rendering, on_damage: OnDamage) -> ReadPicture:
         file = self._options.allowed.file(image.root, image.source)
@@ -250,15 +250,9 @@ class _Prepare:
             max_pixels=self._options.max_pixels,
             on_damage=on_damage,
         )
-        if picture.is_dicom and image.sha256 is not None and picture.sha256 != image.sha256:
+        if picture.frame is not None and image.sha256 not in (None, picture.frame.sha256):
             raise PixelError("file changed", "it is not the file that an earlier encode read; ingest its folder again")
         return picture
-
-
-def _read_pixels(picture: ReadPicture) -> ReadPixels | None:
-    if not picture.is_dicom:
-        return None
-    return ReadPixels(picture.sha256, picture.pixel_sha256, picture.width, picture.height)
 
 
 def _outcome(future: Future[_Outcome]) -> _Outcome:

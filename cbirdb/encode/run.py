@@ -165,6 +165,7 @@ def _run(
     reader, writing = (
         ReconnectingConnection(connect, patience_s=options.patience_s, note=progress.note) for _ in range(2)
     )
+    renderings = [Rendering.parse(encoder.spec.rendering).sha256 for encoder in encoders]
     waiting: deque[_Submitted] = deque()
     with (
         Decoder(encoders, min(encoder.batch_size for encoder in encoders), options.decode) as decoder,
@@ -182,7 +183,7 @@ def _run(
         try:
             images = islice(_pending_images(reader, stored, options), options.limit)
             for inputs in decoder.batches(images):
-                waiting.append(_Submitted(encoders, stored, summaries, inputs))
+                waiting.append(_Submitted(encoders, stored, summaries, renderings, inputs))
                 collect(IN_FLIGHT - 1)
             collect(0)
         finally:
@@ -209,10 +210,10 @@ class _Submitted:
         encoders: Sequence[Encoder],
         stored: Sequence[StoredEncoder],
         summaries: Sequence[EncodeSummary],
+        renderings: Sequence[str],
         inputs: Sequence[Inputs],
     ) -> None:
-        self._parts = list(zip(stored, summaries, inputs, strict=True))
-        self._renderings = [Rendering.parse(encoder.spec.rendering).sha256 for encoder in encoders]
+        self._parts = list(zip(stored, summaries, inputs, renderings, strict=True))
         self._results = [
             encoder.submit(part.pixels) if part.images else partial(_nothing, encoder.dim)
             for encoder, part in zip(encoders, inputs, strict=True)
@@ -222,9 +223,7 @@ class _Submitted:
 
     def batches(self) -> Iterator[EncodedBatch]:
         """Yield each encoder's embeddings; wait for the GPU."""
-        for (stored, summary, part), result, rendering in zip(
-            self._parts, self._results, self._renderings, strict=True
-        ):
+        for (stored, summary, part, rendering), result in zip(self._parts, self._results, strict=True):
             if part.images or part.failures:
                 raw: NDArray[np.float32] = result()
                 yield EncodedBatch(stored, summary, part.images, raw, part.failures, part.damage, part.read, rendering)

@@ -12,14 +12,14 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from cbirdb.db.catalogue import ReadPixels, lock_images, record_damage, settle_pixels
+from cbirdb.db.catalogue import lock_images, record_damage, settle_pixels
 from cbirdb.db.copy import add_embeddings
 from cbirdb.db.embeddings import PendingImage, StoredEncoder, note_rendering
 from cbirdb.db.failures import record_failures, resolve_failures
 from cbirdb.db.reconnect import ReconnectingConnection
 from cbirdb.errors import PixelError
 from cbirdb.failure_summary import FailureTally
-from cbirdb.records import Failure, OnConflict
+from cbirdb.records import Failure, FrameFacts, OnConflict
 from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 SKIPPED = "an older file has its SOP instance UID; --on-conflict keep or replace takes this one"
@@ -90,7 +90,7 @@ class EncodedBatch:
     unreadable: Sequence[tuple[PendingImage, PixelError]]
     damage: Mapping[int, str]
     """Decoders' reports on accepted images, by image id."""
-    read: Mapping[int, ReadPixels]
+    read: Mapping[int, FrameFacts]
     """Hashes and sizes of DICOM frames, by image id."""
     rendering_sha256: str
     """How DICOM was shown to the encoder."""

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from cbirdb.db import erasure
-from cbirdb.db.catalogue import check_pseudonym_key, has_pseudonym_key
+from cbirdb.db.catalogue import datasets_of_key
 from cbirdb.db.embeddings import check_datasets
 from cbirdb.db.errors import translated_errors
 from cbirdb.db.rights import require_function
@@ -51,15 +51,7 @@ def find_pseudonyms(
     :raises InputError: when the key is not this database's, or no dataset knows the patient.
     """
     with translated_errors():
-        if dataset is not None:
-            check_datasets(connection, [dataset])
-        if has_pseudonym_key(connection):
-            check_pseudonym_key(connection, pseudonyms.fingerprint)
-        names = (
-            [dataset]
-            if dataset is not None
-            else [row[0] for row in connection.execute("SELECT name FROM cbir.dataset ORDER BY name")]
-        )
+        names = datasets_of_key(connection, pseudonyms.fingerprint, dataset)
         both = [(form, name) for name in names for form in pseudonyms.forms(name, patient_id, issuer)]
         known = erasure.known_pseudonyms(connection, both)
     if not known:
@@ -86,8 +78,9 @@ def forget_paths(connection: psycopg.Connection, path_map: Path, certificates: S
     removed = 0
     with PathMap.open(path_map) as paths:
         for dataset, root in found:
-            known = paths.sources(root) if erased[dataset] else []
-            removed += paths.remove(root, [name for name in known if _hash(dataset, name) in erased[dataset]])
+            if dataset in erased:
+                names = [name for name in paths.sources(root) if _hash(dataset, name) in erased[dataset]]
+                removed += paths.remove(root, names)
     return removed
 
 

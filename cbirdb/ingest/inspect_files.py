@@ -87,18 +87,16 @@ def look(file: Path | DicomFrame, max_pixels: int = MAX_PIXELS, *, accept_damage
         return PixelError("too large", "there is not enough memory to decode it")
 
 
-def _look_at_frame(frame: DicomFrame, max_pixels: int, *, accept_damaged: bool) -> FileFacts:
-    reports: list[PixelError] = []
-    found = read_picture(
-        frame.path,
-        member=frame.member,
-        frame=frame.number,
-        max_pixels=max_pixels,
-        on_damage=reports.append if accept_damaged else refuse,
-    )
-    status = frame.path.stat()  # of the zip, where the file lies in one
+def _look_at_frame(file: DicomFrame, max_pixels: int, *, accept_damaged: bool) -> FileFacts:
+    """Read the pixels of a frame. Size and time are the file's, of a zip where it lies in one."""
+    on_damage = (lambda _: None) if accept_damaged else refuse
+    found = read_picture(file.path, member=file.member, frame=file.number, max_pixels=max_pixels, on_damage=on_damage)
+    facts = found.frame
+    if facts is None:
+        raise PixelError("not an image", "the file was DICOM when its header was read")
+    now = file.path.stat()
     return FileFacts(
-        found.sha256, found.width, found.height, status.st_size, status.st_mtime_ns, found.damage, found.pixel_sha256
+        facts.sha256, facts.width, facts.height, now.st_size, now.st_mtime_ns, found.damage, facts.pixel_sha256
     )
 
 

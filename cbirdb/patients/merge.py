@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from cbirdb.db.catalogue import check_pseudonym_key, has_pseudonym_key
+from cbirdb.db.catalogue import datasets_of_key
 from cbirdb.db.embeddings import check_datasets
 from cbirdb.db.erasure import is_known, known_pseudonyms
 from cbirdb.db.errors import translated_errors
@@ -57,15 +57,7 @@ def find_pairs(
     """
     with translated_errors():
         require_function(connection, _FUNCTION)
-        if dataset is not None:
-            check_datasets(connection, [dataset])
-        if has_pseudonym_key(connection):
-            check_pseudonym_key(connection, pseudonyms.fingerprint)
-        names = (
-            [dataset]
-            if dataset is not None
-            else [row[0] for row in connection.execute("SELECT name FROM cbir.dataset ORDER BY name")]
-        )
+        names = datasets_of_key(connection, pseudonyms.fingerprint, dataset)
         pairs = [pair for name in names for pair in _pairs(pseudonyms, goes, stays, name)]
         pairs = _of_known_patients(connection, pairs)
         # Another dataset's patient may have the first number by chance. The second one tells that this is not the person.

@@ -4,6 +4,5 @@ from cbirdb.pixels.damage import OnDamage, refuse
 from cbirdb.pixels.picture import ReadPicture, read_picture
 from cbirdb.pixels.raster import inspect_file, read_rgb
 from cbirdb.pixels.rendering import Rendering
-from cbirdb.pixels.source import read_source
 
-__all__ = ["OnDamage", "ReadPicture", "Rendering", "inspect_file", "read_picture", "read_rgb", "read_source", "refuse"]
+__all__ = ["OnDamage", "ReadPicture", "Rendering", "inspect_file", "read_picture", "read_rgb", "refuse"]

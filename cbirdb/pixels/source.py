@@ -24,13 +24,8 @@ def read_source(path: Path, member: str | None = None) -> bytes:
 
     :raises PixelError: when it cannot be read or is too large.
     """
-    return read_source_with_time(path, member)[0]
-
-
-def read_source_with_time(path: Path, member: str | None) -> tuple[bytes, int]:
-    """Return the bytes, and when the file or the archive was last changed, in nanoseconds."""
     if member is None:
-        return read_file(path)
+        return read_file(path)[0]
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # a pipe or a device may never end
@@ -46,7 +41,7 @@ def read_source_with_time(path: Path, member: str | None) -> tuple[bytes, int]:
         raise PixelError("corrupt", f"the zip archive or its member is damaged ({type(error).__name__})") from None
     if not data:
         raise PixelError("empty file", "the member of the archive has no bytes")
-    return data, found.st_mtime_ns
+    return data
 
 
 def _read_member(archive: zipfile.ZipFile, member: str) -> bytes:

@@ -10,9 +10,9 @@ import pytest
 from pgvector import Vector
 
 from cbirdb.db import catalogue
-from cbirdb.db.catalogue import ImageRow, PatientRow, ReadPixels, StudyRow
+from cbirdb.db.catalogue import ImageRow, PatientRow, StudyRow
 from cbirdb.db.embeddings import count_pending, find_encoder, note_rendering, pending_page
-from cbirdb.records import WHOLE, DicomFacts, FileFacts, OnConflict
+from cbirdb.records import WHOLE, DicomFacts, FileFacts, FrameFacts, OnConflict
 from tests.support.stored_pictures import PICTURES, fill, unit
 
 CT = DicomFacts(
@@ -47,15 +47,15 @@ def store(connection: psycopg.Connection, rows: Sequence[ImageRow], *, dataset: 
     return [ids[row.key] for row in rows]
 
 
-def read(pixels: str, *, file: str | None = None) -> ReadPixels:
-    return ReadPixels((file or pixels).encode().ljust(32), pixels.encode().ljust(32), 64, 32)
+def read(pixels: str, *, file: str | None = None) -> FrameFacts:
+    return FrameFacts((file or pixels).encode().ljust(32), pixels.encode().ljust(32), 64, 32)
 
 
 def row(connection: psycopg.Connection, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
     return connection.execute(statement.encode(), values or None).fetchone()
 
 
-def settle(connection: psycopg.Connection, on_conflict: OnConflict = "keep", **pixels: ReadPixels) -> dict[int, str]:
+def settle(connection: psycopg.Connection, on_conflict: OnConflict = "keep", **pixels: FrameFacts) -> dict[int, str]:
     return catalogue.settle_pixels(connection, {int(key[1:]): value for key, value in pixels.items()}, on_conflict)
 
 

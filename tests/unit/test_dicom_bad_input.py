@@ -312,12 +312,11 @@ def test_dicom_is_read_as_files_and_as_members_of_a_zip(tmp_path: Path, archive:
     path = tmp_path / "one.dcm"
     path.write_bytes(native(GREY))
     one, other = read_picture(path), read_picture(archive, member="a/one.dcm")
-    assert (one.sha256, one.pixel_sha256, one.file_bytes) == (other.sha256, other.pixel_sha256, other.file_bytes)
-    assert one.modified_ns == path.stat().st_mtime_ns
-    assert other.modified_ns == archive.stat().st_mtime_ns
-    assert (one.width, one.height) == (48, 40)
+    assert one.frame is not None
+    assert one.frame == other.frame
+    assert (one.frame.width, one.frame.height) == (48, 40)
     assert one.picture.tobytes() == read_rgb(path).tobytes()
-    assert (inspect_file(path).width, inspect_file(path).sha256) == (48, one.sha256)
+    assert (inspect_file(path).width, inspect_file(path).sha256) == (48, one.frame.sha256)
 
 
 def test_rendering_and_frame_reach_the_decoder(tmp_path: Path) -> None:
@@ -332,20 +331,10 @@ def test_image_files_are_read_as_before(tmp_path: Path, archive: Path) -> None:
     path.write_bytes(raster("PNG"))
     one, other = read_picture(path), read_picture(archive, member="picture.png", rendering=Rendering.parse("equalise"))
     assert one.picture.tobytes() == other.picture.tobytes() == read_rgb(path).tobytes()
-    assert one.pixel_sha256 == other.pixel_sha256
-    assert one.sha256 == inspect_file(path).sha256
+    assert one.frame is None
     with pytest.raises(PixelError) as caught:
         read_picture(path, frame=1)
     assert caught.value.reason == "no such frame"
-
-
-def test_pixel_hash_of_an_image_file_depends_on_its_pixels_alone(tmp_path: Path) -> None:
-    hashes = []
-    for kind in ("PNG", "BMP", "TIFF"):
-        path = tmp_path / kind
-        path.write_bytes(raster(kind))
-        hashes.append(read_picture(path).pixel_sha256)
-    assert len({*hashes}) == 1
 
 
 @pytest.mark.parametrize(
@@ -426,15 +415,21 @@ def test_damaged_files_end_in_a_picture_or_a_reason(seed: int) -> None:
     assert max(outcome.seconds for outcome in outcomes) < 20
 
 
+def pixels(path: Path, frame: int) -> bytes:
+    facts = read_picture(path, frame=frame).frame
+    assert facts is not None
+    return facts.pixel_sha256
+
+
 def test_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "cine"
     frames = np.stack([smooth(), smooth()[::-1]])
     path.write_bytes(native(frames, frames=True))
-    before = [read_picture(path, frame=frame).pixel_sha256 for frame in (0, 1)]
+    before = [pixels(path, frame) for frame in (0, 1)]
     changed = path.stat().st_mtime_ns + 1_000_000_000
     path.write_bytes(native(frames[::-1].copy(), frames=True))
     os.utime(path, ns=(changed, changed))
-    assert [read_picture(path, frame=frame).pixel_sha256 for frame in (0, 1)] == before[::-1]
+    assert [pixels(path, frame) for frame in (0, 1)] == before[::-1]
 
 
 def test_damage_is_reported_with_each_frame_of_a_file(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cbirdb.pixels.dicom import decode_dicom
+from cbirdb.pixels.dicom.windows import Window, between, to_bytes
 from cbirdb.pixels.rendering import CT_PRESETS, Rendering
-from cbirdb.pixels.windows import Window, between, to_bytes
 from tests.support.dicom_pixels import CT_IMAGE, Sequence, item, lut, native, sequence
 
 RAMP = np.arange(0, 4096, dtype=np.uint16).reshape(64, 64)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cbirdb.errors import InputError
 from cbirdb.pixels import rendering
+from cbirdb.pixels.dicom.windows import Distribution, Window, between, equalising_table, to_bytes
 from cbirdb.pixels.rendering import CT_PRESETS, Rendering
-from cbirdb.pixels.windows import Distribution, Window, between, equalising_table, to_bytes
 
 TEXTS = [
     "as-displayed",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+from cbirdb.allowed_roots import IN_ZIP
 from cbirdb.pseudonyms import Pseudonyms
 
 UID_CHOICES = ("keep", "hash")
@@ -17,8 +18,6 @@ DATE_CHOICES = ("keep", "shift", "drop")
 PATH_CHOICES = ("opaque", "keep")
 LONGEST_SHIFT = 3653
 """Days by which dates are moved at most: ten years."""
-IN_ZIP = "!/"
-"""Stands between the path of a zip and the name of its member."""
 
 
 def hash_uid(uid: str, pseudonyms: Pseudonyms) -> str:

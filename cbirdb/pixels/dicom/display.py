@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from cbirdb.pixels.dicom.colour import BLOCK, lut_entries, table_bytes
 from cbirdb.pixels.dicom.header import Header, items, real, reals, text
+from cbirdb.pixels.dicom.windows import WHITE, Distribution, Values, Window, between, equalising_table, to_bytes
 from cbirdb.pixels.rendering import CT_PRESETS, DEFAULT_CT_PRESET, Rendering
-from cbirdb.pixels.windows import WHITE, Distribution, Values, Window, between, equalising_table, to_bytes
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
