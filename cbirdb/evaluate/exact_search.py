@@ -32,7 +32,7 @@ dimensions products and the server gave up to 7e-7 apart, and two may be so in o
 MEMORY_MB = 1024
 BYTES_PER_MB = 1_000_000
 QUERIES_PER_BATCH = 2048
-"""So many lists are put in order and stored at a time: what that needs beside them does not count for the memory."""
+"""Lists that are put in order and stored at a time, so few that their memory need not be counted."""
 
 Count = Callable[[int], None]
 

@@ -37,7 +37,7 @@ from tests.chaos.state import State, differences, state
 PROGRAM = Path(sys.executable).with_name("cbirdb")
 VICTIMS = ("client", "backend", "postmaster")
 AGAIN = 0.35
-"""How often the command that is repeated is disturbed as well."""
+"""Share of the repeated commands that are disturbed as well."""
 MOST_KILLS = 3
 HANGS_AFTER_S = 240
 DATABASE_LOST = 3
@@ -65,7 +65,7 @@ def steps(folder: Path) -> dict[str, tuple[str, ...]]:
 
 @dataclass
 class Ended:
-    """How a command ended."""
+    """The end of a command."""
 
     code: int
     seconds: float
@@ -73,7 +73,7 @@ class Ended:
     resumed: bool
     """It went on from what an earlier one had left."""
     complaint: str
-    """What a command may never do, killed or not; empty: nothing."""
+    """Return the forbidden things that a command did, killed or not; empty: none."""
     err: str
 
 
@@ -178,7 +178,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _is_empty(group: int) -> bool:
-    """Whether a process group is gone, given time to notice that its first process is."""
+    """Return True if a process group is gone, given time to notice that its first process is."""
     for _ in range(200):
         try:
             os.killpg(group, 0)

@@ -1,4 +1,4 @@
-"""What the steps of the chaos work on: pictures, patients, and vectors in the paper's form."""
+"""Makes the inputs of the chaos: pictures, patients, and vectors in the paper's form."""
 
 from __future__ import annotations
 

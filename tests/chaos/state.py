@@ -1,4 +1,4 @@
-"""What a database holds, told without its ids and times, so that two runs of the same steps can be compared."""
+"""Describes a database without its ids and times, so that two runs of the same steps can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cbirdb.db.index_builds import stray_indexes
 
 State = Mapping[str, Sequence[tuple[object, ...]]]
 LEFT_AFTER_S = 30
-"""How long sessions of clients that are dead, and temporary tables of sessions that are, may remain."""
+"""Seconds that sessions of dead clients, and temporary tables of dead sessions, may remain."""
 
 # Pseudonyms are made with a key that each round draws anew: a patient is told by the first of the own images.
 _WHAT = {
@@ -96,7 +96,7 @@ def state(connection: psycopg.Connection) -> State:
 
 
 def _left(connection: psycopg.Connection) -> dict[str, list[tuple[object, ...]]]:
-    """What is left, once the server has had time to notice that its clients are gone."""
+    """Return the rest, once the server has had time to notice that its clients are gone."""
     deadline = time.monotonic() + LEFT_AFTER_S
     while True:
         left = {name: connection.execute(query.encode()).fetchall() for name, query in _LEFT.items()}

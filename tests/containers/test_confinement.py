@@ -25,7 +25,7 @@ SHELLS = {
     "migrate": f"docker compose run --rm --no-deps -T --user {CLIENT} --entrypoint sh migrate -c",
     "cbirdb": f"docker compose run --rm --no-deps -T --user {CLIENT} --entrypoint sh cbirdb -c",
 }
-"""How to run a line of shell as each service does its work. (cbirdb-gpu is cbirdb with another image.)"""
+"""Commands that run a line of shell as each service does its work. (cbirdb-gpu is cbirdb with another image.)"""
 SEEN = {
     "setup": {"ca.key", "ca.crt", "server.key", "server.crt", "superuser_password", "owner_password", "pgpass"},
     "db": {"ca.crt", "server.key", "server.crt", "superuser_password", "owner_password"},

@@ -20,7 +20,7 @@ def truncated(data: bytes, rng: random.Random) -> bytes:
 
 
 def flipped(count: int) -> Harm:
-    """So many bytes become others."""
+    """Replace so many bytes."""
 
     def harm(data: bytes, rng: random.Random) -> bytes:
         harmed = bytearray(data)
@@ -50,7 +50,7 @@ def cut_and_closed(data: bytes, rng: random.Random) -> bytes:
 
 
 def frame_header(data: bytes) -> int:
-    """Where the height of a JPEG stands."""
+    """Return the position of a JPEG's height."""
     position = 2
     while data[position + 1] not in (0xC0, 0xC1, 0xC2):
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")

@@ -35,7 +35,7 @@ COLUMNS = ("transfer syntax", "damage", "files", "shown", "shown if damage is ac
 
 
 def in_header(count: int) -> Harm:
-    """So many bytes of the header become others, where most of them matter."""
+    """Replace so many bytes of the header, where most of them matter."""
 
     def harm(data: bytes, rng: random.Random) -> bytes:
         harmed = bytearray(data)

@@ -19,10 +19,10 @@ class Judge:
 
     commands: tuple[tuple[str, ...], ...]
     harmless: str = "$^"
-    """Which of their words are about tags beside the picture or bytes behind it, or say that all is well."""
+    """Words about tags beside the picture or bytes behind it, or that all is well."""
 
     def report(self, path: Path) -> str | None:
-        """What the programs say is wrong with a file; None: nothing."""
+        """Return the fault that the programs report of a file; None: none."""
         with tempfile.TemporaryDirectory() as folder:
             names = {"{in}": str(path), "{out}": f"{folder}/out.ppm"}
             for command in self.commands:
@@ -56,7 +56,7 @@ JUDGES = {
 
 
 def missing_programs() -> str | None:
-    """Which programs have to be installed; None: all are there."""
+    """Return the packages of missing programs; None: all are there."""
     names = {command[0] for judge in JUDGES.values() for command in judge.commands}
     missing = sorted(name for name in names if shutil.which(name) is None)
     return f"{', '.join(missing)} (on Debian: {PACKAGES})" if missing else None

@@ -350,7 +350,7 @@ def test_only_an_unreachable_server_is_retried(
 
 
 def test_full_disk_is_not_retried_although_the_connection_was_lost(dsn: str) -> None:
-    """Where the server cannot write its log, it reports that, ends every session and restarts."""
+    """Make the log unwritable: the server reports that, ends every session and restarts."""
     opened = Counted(dsn)
     connection = ReconnectingConnection(opened)
 

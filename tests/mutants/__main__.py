@@ -31,7 +31,7 @@ AIM = 0.95
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "demo-output", "node_modules")
 Result = dict[str, object]
 running: set[subprocess.Popen[bytes]] = set()
-"""What is to be ended when the tool is."""
+"""Processes to end when the tool ends."""
 
 
 def drawn(seed: int, sample: int, only: str) -> list[Edit]:
@@ -59,7 +59,7 @@ def copies(number: int, folder: Path) -> Queue[Path]:
 
 
 def tried(edit: Edit, tests: list[str], ready: Queue[Path], timeout_s: int) -> Result:
-    """What the tests say of one fault: caught, by which test, which passes without it; survived; or why it does not count."""
+    """The outcome of one fault: caught, by which test, which passes without it; survived; or why it does not count."""
     tree = ready.get()
     file = tree / edit.path
     text = file.read_text()

@@ -23,7 +23,7 @@ class Edit:
 
     @property
     def key(self) -> str:
-        """What tells it from all others of the same tree."""
+        """Return a name that no other edit of the same tree has."""
         return f"{self.path}:{self.start}:{self.end}:{self.new}"
 
     @property

@@ -1,4 +1,4 @@
-"""Which test files touch a file of SQL or Python: they name what it defines, or a command or function that uses it."""
+"""Finds the test files that touch a file of SQL or Python: they name what it defines, or a command or function that uses it."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def _place(test: str) -> int:
 
 
 def _topic(path: str) -> str:
-    """What a file is about: its name, or that of its folder where every verb has a file of that name."""
+    """Return the subject of a file: its name, or that of its folder where every verb has a file of that name."""
     return Path(path).parent.name if Path(path).stem in {"__init__", "run"} else Path(path).stem
 
 
 def _named(path: str) -> re.Pattern[str]:
-    """How an object of SQL is named; one whose name is an English word, with its schema."""
+    """Return the name of an object of SQL; one whose name is an English word, with its schema."""
     name = Path(path).stem
     return re.compile(rf"\b{name}\b" if "_" in name else rf"\bcbir(?:_internal)?\.{name}\b")
 

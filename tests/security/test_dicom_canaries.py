@@ -50,7 +50,7 @@ class Machine:
     base: Path
     server: EmbeddedServer
     written: dict[str, bytes] = field(default_factory=dict, repr=False)
-    """What each command wrote to its streams."""
+    """The output of each command, by its words."""
     codes: dict[str, int] = field(default_factory=dict, repr=False)
     processes: set[bytes] = field(default_factory=set, repr=False)
     """Command lines of processes that commands started."""
@@ -72,7 +72,7 @@ class Machine:
 
     @property
     def last(self) -> bytes:
-        """What the last command wrote."""
+        """Return the output of the last command."""
         return list(self.written.values())[-1]
 
     def in_a_terminal(self, *words: object) -> int:

@@ -1,4 +1,4 @@
-"""What tests of the audit of searches start from, and how they read it."""
+"""Makes the searches of audit tests, and reads the audit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``cbirdb ingest`` printed, and what is in the catalogue after it."""
+"""Reads the output of ``cbirdb ingest``, and the catalogue after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ingest(cli: Cli, *arguments: object) -> Outcome:
 
 
 def counts(outcome: Outcome) -> dict[str, int]:
-    """What the last row counts, without zeros."""
+    """Return the counts of the last row, without zeros."""
     return {key: value for key, value in outcome.rows[-1].items() if key != "dataset" and value}
 
 

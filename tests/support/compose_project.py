@@ -30,7 +30,7 @@ docker() {
 
 
 def clone_into(folder: Path) -> Path:
-    """What git has, and nothing that was built or made beside it."""
+    """Copy the files that git has, and nothing that was built or made beside them."""
     files = subprocess.run(
         ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         capture_output=True, text=True, check=True,
@@ -66,6 +66,6 @@ def compose_project(clone: Path, settings: Mapping[str, str] | None = None) -> I
 
 
 def must(done: Done) -> str:
-    """What a command printed that has to end well."""
+    """Return the output of a command that has to end well."""
     assert done.returncode == 0, f"{done.args[-1][len(SHELL) :]}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -47,14 +47,14 @@ class DatabaseContainer:
     port: int
 
     def dsn(self, dbname: str = "postgres", **parts: str) -> str:
-        """How to connect to it over TCP, as the superuser unless another is named."""
+        """Return a DSN over TCP, of the superuser unless another is named."""
         return make_conninfo(
             "", **{"host": "127.0.0.1", "port": str(self.port), "user": "postgres", "password": PASSWORD,
                    "dbname": dbname} | parts
         )  # fmt: skip
 
     def run(self, *command: str, user: str = "root") -> str:
-        """What a program inside the container printed; it must end well."""
+        """Return the output of a program inside the container; it must end well."""
         code, output = self.container.exec_run(list(command), user=user)
         text = output.decode(errors="replace")
         assert code == 0, f"{command}: {text}"

@@ -1,4 +1,4 @@
-"""What tests of encoding share: an encoder of four numbers, what was stored, what failed, and the verb itself."""
+"""Shared by tests of encoding: an encoder of four numbers, what was stored, what failed, and the verb itself."""
 
 from __future__ import annotations
 

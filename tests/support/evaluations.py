@@ -1,4 +1,4 @@
-"""What the tests of ``cbirdb evaluate`` share: a small catalogue, the command, and when two results are the same."""
+"""Shared by tests of ``cbirdb evaluate``: a small catalogue, the command, and when two results are the same."""
 
 from __future__ import annotations
 

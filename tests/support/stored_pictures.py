@@ -23,7 +23,7 @@ DIM = 8
 
 @dataclass(frozen=True)
 class Picture:
-    """What is stored about one image of a test."""
+    """The stored facts about one image of a test."""
 
     dataset: str = "one"
     labels: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ def index(connection: psycopg.Connection, encoder: str = "toy", method: Hnsw | N
 
 
 def scans(connection: psycopg.Connection, index_name: str) -> int:
-    """How often the index was scanned, by the server's own count."""
+    """Return the number of scans of the index, by the server's own count."""
     connection.execute("SELECT pg_stat_force_next_flush()")
     row = connection.execute(
         "SELECT idx_scan FROM pg_stat_user_indexes WHERE schemaname = 'cbir' AND indexrelname = %s", [index_name]

@@ -11,8 +11,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "cbirdb").rglob("*.py"))
+ALL_PYTHON = [
+    *MODULES,
+    *(path for name in ("tests", "benchmarks", "alembic") for path in sorted((ROOT / name).rglob("*.py"))),
+]
 SQL_FILES = sorted((ROOT / "sql").rglob("*.sql"))
-NO_OPENING = re.compile(r"(what|which|whether|how many|how much|where|that)\b", re.IGNORECASE)
+NO_OPENING = re.compile(r"(what|which|whether|how many|how much|how often|where|that|so many)\b", re.IGNORECASE)
 """Openings that make a reader wait for the verb."""
 NO_VERB = re.compile(r"(the|an?|one|of|for|as|in|so|those|every|all|with|to)\b", re.IGNORECASE)
 """First words that cannot be the verb of a sentence."""
@@ -69,7 +73,7 @@ def refuse(places: Iterator[Place], advice: str) -> None:
 
 
 def test_no_docstring_begins_with_a_question_word() -> None:
-    found = ((place, text) for path in MODULES for place, text in docstrings(path) if NO_OPENING.match(text))
+    found = ((place, text) for path in ALL_PYTHON for place, text in docstrings(path) if NO_OPENING.match(text))
     refuse(found, "begin with a verb, or for a constant with a noun")
 
 

@@ -33,7 +33,7 @@ class MadeUp:
     ten_of_all: int = 0
     """The same of searches for ten with all queries, where that is more."""
     ten_short: Recall = POOR
-    """What a narrower search for ten finds."""
+    """Return the recall of a narrower search for ten."""
     looks: list[tuple[int, int, int]] = field(default_factory=list)
     """Widths and number of queries of every measurement."""
 
