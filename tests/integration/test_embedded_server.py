@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -17,8 +18,11 @@ import pytest
 from cbirdb.db.extension import extension_version
 from cbirdb.db.known_defects import missing_fixes, on_embedded_server
 from cbirdb.db.schema.migrate import current_state, installed_state
+from cbirdb.db.schema.roles import ROLES, create_roles, existing_roles
+from cbirdb.db.schema.sql_objects import ROLES_SCRIPT, repository_folder
 from cbirdb.db.server.embedded import LONGEST_SOCKET_FOLDER, EmbeddedServer
 from cbirdb.db.server.tuning import server_settings
+from tests.support.waiting import eventually
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
 
@@ -228,6 +232,26 @@ def test_two_processes_can_start_a_new_server_at_once(fresh: EmbeddedServer) -> 
     assert [process.returncode for process in both] == [0, 0], errors
     with psycopg.connect(fresh.uri()) as connection:
         assert current_state(connection) == installed_state()
+
+
+def test_roles_that_another_session_is_creating_are_waited_for(fresh: EmbeddedServer) -> None:
+    """Both sessions have seen that the roles are missing; the second one meets the first one's when it commits."""
+    fresh.start()
+    script = repository_folder("sql") / ROLES_SCRIPT
+    with (
+        psycopg.connect(fresh.uri()) as first,
+        psycopg.connect(fresh.uri(), autocommit=True) as second,
+        psycopg.connect(fresh.uri(), autocommit=True) as observer,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        assert existing_roles(second) == []
+        first.execute(script.read_bytes())
+        late = threads.submit(create_roles, second, script)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        eventually(lambda: observer.execute(waiting, [second.info.backend_pid]).fetchone() == (1,))
+        first.commit()
+        late.result(timeout=30)
+        assert existing_roles(second) == list(ROLES)
 
 
 def test_data_and_settings_survive_stop_and_start(fresh: EmbeddedServer) -> None:

@@ -43,8 +43,13 @@ def create_roles(connection: psycopg.Connection, script: Path) -> None:
     if set(existing_roles(connection)) == set(ROLES):
         return
     try:
-        with connection.transaction():
-            connection.execute(script.read_bytes())
+        try:
+            with connection.transaction():
+                connection.execute(script.read_bytes())
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject):
+            # Another first command was faster, and has committed. The script adds what is still missing.
+            with connection.transaction():
+                connection.execute(script.read_bytes())
     except psycopg.errors.InsufficientPrivilege as error:
         raise DatabaseError(
             "This role may not create roles.",
