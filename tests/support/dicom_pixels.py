@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 
@@ -241,3 +242,10 @@ def psnr(one: Pixels, other: Pixels, most: float) -> float:
     """Peak signal-to-noise ratio in decibels."""
     error = float(np.mean((one.astype(float) - other.astype(float)) ** 2))
     return float("inf") if not error else 10 * float(np.log10(most**2 / error))
+
+
+def raster(kind: str) -> bytes:
+    """An image file of this format."""
+    buffer = io.BytesIO()
+    Image.fromarray(colours()).save(buffer, kind)
+    return buffer.getvalue()
