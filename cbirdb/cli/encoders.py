@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cbirdb.cli.encoder_export import export
 from cbirdb.cli.options import Context, confirm, device_option, format_option, pass_context, weights_option
 from cbirdb.cli.output import write_rows
 from cbirdb.cli.values import FilePath, Line, Text
@@ -22,7 +23,10 @@ TABLE = ("encoder", "dim", "training", "in_paper", "licence", "added")
 
 @click.group()
 def encoders() -> None:
-    """List, add, fetch, verify and drop encoders."""
+    """List, add, fetch, export, verify and drop encoders."""
+
+
+encoders.add_command(export)
 
 
 @encoders.command("list")

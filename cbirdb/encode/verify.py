@@ -13,6 +13,7 @@ from cbirdb.encode.load import golden_cosine, load_encoders, provenance_differen
 from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.fetch import changed_files
 from cbirdb.encoders.golden import SMALLEST_COSINE
+from cbirdb.encoders.onnx_folder import changed_export_files, find_export, read_export
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_folder
@@ -61,6 +62,11 @@ def _unused(computed: bool) -> str:
 
 
 def _files(spec: EncoderSpec, options: LoadOptions) -> Check:
+    if (exported := find_export(spec, options)) is not None:
+        export = read_export(spec, exported)
+        changed = changed_export_files(export, exported)
+        result = f"changed or missing: {', '.join(changed)}" if changed else "as exported"
+        return Check("files", f"{len(export.files)} as exported", result, not changed)
     folder = find_folder(spec, get_family(spec).FILES, options)
     found = changed_files(folder)
     if found is None:

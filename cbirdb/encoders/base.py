@@ -23,6 +23,9 @@ DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 """Number formats of the forward pass. Below float32, PyTorch's autocast chooses the operations to compute in it."""
 
+Runtime: TypeAlias = Literal["torch", "onnxruntime", "numpy"]
+"""Libraries that run encoders: ``numpy`` those without a network."""
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -38,6 +41,8 @@ class Provenance:
     dtype: DType = "float32"
     device: str = "cpu"
     """Kind of device: ``cpu`` or ``cuda``."""
+    runtime: Runtime = "torch"
+    """The library that runs the model. Records without it are of torch."""
 
 
 class Preprocessing(Protocol):
@@ -106,6 +111,8 @@ class LoadOptions:
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cuda``, ``cuda:N`` or ``cpu``."""
     dtype: DType = "float32"
+    threads: int | None = None
+    """Threads of onnxruntime, unless OMP_NUM_THREADS says how many. None: one per core that this process may use."""
 
 
 @dataclass(frozen=True, slots=True)

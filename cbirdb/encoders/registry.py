@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from cbirdb.encoders.base import Encoder, LoadOptions
+from cbirdb.encoders.onnx_folder import find_export
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import LOADERS, EncoderSpec
 from cbirdb.encoders.weights import find_folder, find_weights
@@ -45,12 +46,29 @@ def get_family(spec: EncoderSpec) -> Any:
     except ModuleNotFoundError as error:
         raise EncoderError(
             f"The encoder '{spec.name}' needs the Python package '{error.name}', which is not installed.",
-            hint="Install cbirdb with its extra 'encoders'. In a clone of it, run: pip install -e '.[encoders]'",
+            hint="Install cbirdb with its extra 'encoders'. In a clone of it, run: pip install -e '.[encoders]'."
+            " With --weights and a folder of `encoders export`, the extra 'onnx' is enough.",
+        ) from error
+
+
+def get_onnx_encoder() -> Any:
+    """Return the module that runs exports.
+
+    :raises EncoderError: when onnxruntime is not installed.
+    """
+    try:
+        return import_module("cbirdb.encoders.onnx_encoder")
+    except ModuleNotFoundError as error:
+        raise EncoderError(
+            f"Exported encoders need the Python package '{error.name}', which is not installed.",
+            hint="Install cbirdb with its extra 'onnx'. In a clone of it, run: pip install -e '.[onnx]'",
         ) from error
 
 
 def has_files(spec: EncoderSpec, options: LoadOptions) -> bool:
-    """Return True if the encoder's own files are on this machine."""
+    """Return True if the encoder's own files, or an export, are on this machine."""
+    if find_export(spec, options) is not None:
+        return True
     files = get_family(spec).FILES
     try:
         find_weights(spec, find_folder(spec, files, options), files)
@@ -60,10 +78,12 @@ def has_files(spec: EncoderSpec, options: LoadOptions) -> bool:
 
 
 def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
-    """Load an encoder.
+    """Load an encoder: with onnxruntime if its folder of weights is an export, else with its family's library.
 
     :raises EncoderError: when its libraries or weights are missing.
     """
+    if spec.weights is not None and (exported := find_export(spec, options)) is not None:
+        return get_onnx_encoder().load_export(spec, exported, options)
     family = get_family(spec)
     # An encoder without weights needs no folder.
     folder = find_folder(spec, family.FILES, options) if spec.weights else None
