@@ -47,7 +47,7 @@ class BatchedEncoder(Encoder):
         while start < len(batch):
             try:
                 waiting.append(self._launch(batch[start : start + size]))
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:
                 if not self._is_out_of_memory(error):
                     raise
                 if min(size, len(batch) - start) == 1:
