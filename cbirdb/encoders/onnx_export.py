@@ -143,12 +143,14 @@ def _write(encoder: TorchEncoder, folder: Path) -> tuple[Export, float]:
 def _write_network(encoder: TorchEncoder, folder: Path) -> None:
     """Write the network with a batch axis of any length."""
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     network = encoder.network()
     # An axis of length one would be taken for a constant.
     example = torch.zeros((2, *encoder.input_shape))
     count = torch.export.Dim("n", min=1)
-    with _quiet():
+    # The other kernels lay out attention in memory in ways that some models' shapes cannot be exported from.
+    with _quiet(), sdpa_kernel(SDPBackend.MATH):
         try:
             program = torch.onnx.export(
                 network, (example,), dynamo=True, verbose=False, opset_version=OPSET,

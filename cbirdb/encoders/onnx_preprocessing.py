@@ -64,6 +64,8 @@ class PillowPreprocessing:
             raise ValueError("pictures keep their proportions, so their inputs have no common shape")
         if self.crop is not None and (self.resize == "longest" or max(self.crop) > min(self.height, self.width)):
             raise ValueError("the crop is larger than the picture")
+        if self.pad is not None and (self.pad[0] < self.height or self.pad[1] < self.width):
+            raise ValueError("the padding is smaller than the picture")
 
     @property
     def shape(self) -> tuple[int, int, int]:
