@@ -83,7 +83,8 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
     :raises EncoderError: when its libraries or weights are missing.
     """
     if spec.weights is not None and (exported := find_export(spec, options)) is not None:
-        return get_onnx_encoder().load_export(spec, exported, options)
+        found: Encoder = get_onnx_encoder().load_export(spec, exported, options)
+        return found
     family = get_family(spec)
     # An encoder without weights needs no folder.
     folder = find_folder(spec, family.FILES, options) if spec.weights else None
