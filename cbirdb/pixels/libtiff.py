@@ -10,8 +10,6 @@ from __future__ import annotations
 import ctypes
 import io
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -25,7 +23,6 @@ EXTENDER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 """TIFFExtendProc: the opened file."""
 SETTERS = ("TIFFSetErrorHandler", "TIFFSetWarningHandler", "TIFFSetTagExtender")
 """Each sets one function for the whole process and returns the one before."""
-_one_at_a_time = threading.Lock()
 
 
 class Message(NamedTuple):
@@ -37,40 +34,57 @@ class Message(NamedTuple):
     is_error: bool
 
 
-@contextmanager
-def messages() -> Iterator[list[Message]]:
-    """Collect the messages of this thread; none reach stderr meanwhile. Other threads that listen wait.
+class _Listener:
+    """The functions that libtiff calls, in the whole process. They are made once, since small pictures load fast."""
+
+    def __init__(self, set_errors: Any, set_warnings: Any, set_extender: Any) -> None:
+        self._turn = threading.Lock()
+        self._thread = 0
+        self._heard: list[Message] = []
+        self._set_warnings, self._set_extender = set_warnings, set_extender
+        self._on_error, self._on_warning = HANDLER(self._hear_error), HANDLER(self._hear_warning)
+        self._on_opening = EXTENDER(self._extend)
+        self._extend_before: int | None = None
+        self._error_before = HANDLER(set_errors(self._on_error) or 0)
+
+    def load(self, picture: Image.Image) -> list[Message]:
+        with self._turn:
+            self._heard, self._thread = [], threading.get_ident()
+            self._extend_before = self._set_extender(self._on_opening)
+            try:
+                picture.load()
+            finally:
+                self._set_extender(self._extend_before)
+                self._thread = 0
+            return self._heard
+
+    def _hear_error(self, function: bytes | None, form: bytes, values: int | None) -> None:
+        if threading.get_ident() == self._thread:
+            self._heard.append(Message(_text(function or b""), _formatted(form, values), is_error=True))
+        elif self._error_before:
+            self._error_before(function, form, values)
+
+    def _hear_warning(self, function: bytes | None, form: bytes, values: int | None) -> None:
+        if threading.get_ident() == self._thread:
+            self._heard.append(Message(_text(function or b""), _formatted(form, values), is_error=False))
+
+    def _extend(self, opened: int) -> None:
+        self._set_warnings(self._on_warning)
+        if self._extend_before:
+            EXTENDER(self._extend_before)(opened)
+
+
+def load(picture: Image.Image) -> list[Message]:
+    """Decode an opened TIFF and return libtiff's messages, which reach no stderr. Threads take turns.
 
     The list stays empty where libtiff cannot be reached; ``can_be_heard`` tells.
+
+    :raises Exception: whatever Pillow raises.
     """
-    heard: list[Message] = []
-    if not (setters := _setters()):
-        yield heard
-        return
-    set_errors, set_warnings, set_extender = setters
-    thread = threading.get_ident()
-
-    def listen(function: bytes | None, form: bytes, values: int | None, *, is_error: bool) -> None:
-        if threading.get_ident() == thread:
-            heard.append(Message((function or b"").decode("utf-8", "replace"), _formatted(form, values), is_error))
-
-    def extend(opened: int) -> None:
-        set_warnings(on_warning)
-        if extender_before:
-            EXTENDER(extender_before)(opened)
-
-    on_error = HANDLER(lambda *report: listen(*report, is_error=True))
-    on_warning = HANDLER(lambda *report: listen(*report, is_error=False))
-    on_opening = EXTENDER(extend)
-    with _one_at_a_time:
-        errors_before, warnings_before = set_errors(on_error), set_warnings(on_warning)
-        extender_before = set_extender(on_opening)
-        try:
-            yield heard
-        finally:
-            set_extender(extender_before)
-            set_warnings(warnings_before)
-            set_errors(errors_before)
+    if (listener := _listener()) is not None:
+        return listener.load(picture)
+    picture.load()
+    return []
 
 
 @cache
@@ -79,22 +93,21 @@ def can_be_heard() -> bool:
     file = io.BytesIO()
     Image.new("L", (3, 1)).save(file, "TIFF", compression="packbits")
     run_of_three, run_of_four = bytes([257 - 3, 0]), bytes([257 - 4, 0])
-    with messages() as heard:
-        Image.open(io.BytesIO(file.getvalue().replace(run_of_three, run_of_four, 1))).load()
+    heard = load(Image.open(io.BytesIO(file.getvalue().replace(run_of_three, run_of_four, 1))))
     return any(not message.is_error for message in heard)
 
 
 @cache
-def _setters() -> list[Callable[[Any], int | None]]:
-    """Return the setters of the libtiff that Pillow uses; none if they cannot be reached."""
+def _listener() -> _Listener | None:
+    """Return the listener to the libtiff that Pillow uses; None if it cannot be reached."""
     # Names are looked up in Pillow's module, then in the libraries that it is linked to.
     library = ctypes.CDLL(_imaging.__file__)
     if not all(hasattr(library, name) for name in SETTERS):
-        return []
+        return None
     setters: list[Any] = [library[name] for name in SETTERS]
     for setter in setters:
         setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
-    return setters
+    return _Listener(*setters)
 
 
 def _formatted(form: bytes, values: int | None) -> str:
@@ -102,4 +115,8 @@ def _formatted(form: bytes, values: int | None) -> str:
     text = ctypes.create_string_buffer(LONGEST_TEXT)
     # In the usual calling conventions, a va_list is an address or is passed by its address.
     ctypes.pythonapi.PyOS_vsnprintf(text, ctypes.c_size_t(LONGEST_TEXT), form, ctypes.c_void_p(values))
-    return text.value.decode("utf-8", "replace").strip()
+    return _text(text.value)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace").strip()

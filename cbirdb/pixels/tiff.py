@@ -43,9 +43,7 @@ def load(picture: Image.Image, data: bytes, on_damage: OnDamage) -> None:
         picture.load()
         _check_sizes(picture, data, on_damage)
         return
-    with libtiff.messages() as heard:
-        picture.load()
-    for message in heard:
+    for message in libtiff.load(picture):
         if (damage := _damage(message)) is not None:
             on_damage(damage)
     if compression not in REPORTED:
