@@ -10,13 +10,13 @@ from typing import TypeVar
 from cbirdb.datasets.dicom import tags
 from cbirdb.datasets.dicom.body_parts import REGIONS, TERMS_OF_CODES, compact, region_of
 from cbirdb.datasets.dicom.devices import model, vendor
-from cbirdb.datasets.dicom.elements import TOO_LONG, Elements
 from cbirdb.datasets.dicom.frames import FrameChoice, FrameValues, count_frames, frame_values
 from cbirdb.datasets.dicom.header import DEFLATED, Header
 from cbirdb.datasets.dicom.privacy import Privacy
 from cbirdb.datasets.dicom.values import age_years, choice, code, day, identifier, number, text, texts, uid
 from cbirdb.errors import PixelError
 from cbirdb.limits import LARGEST_MAX_PIXELS
+from cbirdb.pixels.dicom.elements import TOO_LONG, Elements
 from cbirdb.pixels.sop_classes import excluded_sop_class
 from cbirdb.records import DatasetItem, DicomFacts, Excluded, ImageRecord, Patient, Study
 

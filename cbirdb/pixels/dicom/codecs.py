@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -217,21 +218,28 @@ def _is_rle(stream: bytes, header: Header) -> bool:
 def _decode_rle(stream: bytes, header: Header) -> Decoded:
     """Decode segments of PackBits. pylibjpeg-rle panics on damaged ones: no exception, and lines on stderr."""
     count, *places = struct.unpack_from("<16I", stream)
-    ends = [*places[1:count], len(stream)]
+    segments = [stream[start:end] for start, end in pairwise([*places[:count], len(stream)])]
     if header.allocated == 1:
-        bits = _unpack_bits(stream[places[0] : ends[0]], -(-header.pixels // 8))
-        samples = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: header.pixels]
+        samples = np.unpackbits(_unpack_bits(segments[0], -(-header.pixels // 8)), bitorder="little")[: header.pixels]
         return Decoded(samples.reshape(_shape(header)), 1, header.photometric)
-    # A segment holds one byte of one sample of each pixel; the most significant bytes come first.
     size = count // header.samples
-    joined = np.empty((header.pixels, header.samples, size), np.uint8)
-    for number, (start, end) in enumerate(zip(places, ends, strict=False)):
-        sample, byte = divmod(number, size)
-        joined[:, sample, size - 1 - byte] = np.frombuffer(_unpack_bits(stream[start:end], header.pixels), np.uint8)
-    return Decoded(joined.view(f"<u{size}").reshape(_shape(header)), header.allocated, header.photometric)
+    planes = [_join_bytes(segments[first : first + size], header.pixels) for first in range(0, count, size)]
+    samples = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
+    return Decoded(samples.reshape(_shape(header)), header.allocated, header.photometric)
 
 
-def _unpack_bits(segment: bytes, size: int) -> bytes:
+def _join_bytes(segments: list[bytes], pixels: int) -> NDArray[Any]:
+    """Return one sample of each pixel. A segment holds one byte of it, the most significant first."""
+    values = _unpack_bits(segments[0], pixels)
+    if len(segments) > 1:
+        values = values.astype(f"<u{len(segments)}")
+        for segment in segments[1:]:
+            values <<= 8
+            values |= _unpack_bits(segment, pixels)
+    return values
+
+
+def _unpack_bits(segment: bytes, size: int) -> NDArray[Any]:
     """Unpack a segment to so many bytes; more are ignored."""
     from imagecodecs import packbits_decode
 
@@ -245,7 +253,7 @@ def _unpack_bits(segment: bytes, size: int) -> bytes:
             unpacked = b""
     if len(unpacked) < size:
         raise PixelError("truncated", "DICOM: a segment of the RLE data ends too early")
-    return unpacked
+    return np.frombuffer(unpacked, np.uint8)
 
 
 def _inflate(stream: bytes, header: Header) -> Decoded:

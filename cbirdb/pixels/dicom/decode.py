@@ -75,8 +75,6 @@ def _decode(
     on_damage: OnDamage,
     damage: Callable[[], str | None],
 ) -> DecodedDicom:
-    import pydicom  # noqa: F401  (tells at once that the extra is missing)
-
     from cbirdb.pixels.dicom.colour import canonical, palette_to_rgb, pixel_sha256, rgb_to_bytes
     from cbirdb.pixels.dicom.display import aspect, read_display, show
     from cbirdb.pixels.dicom.frames import read_frame

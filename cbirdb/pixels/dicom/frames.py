@@ -13,7 +13,7 @@ from cbirdb.errors import PixelError
 from cbirdb.pixels.damage import OnDamage
 from cbirdb.pixels.dicom.codecs import J2K, JP2, SOI, Decoded, decode_frame
 from cbirdb.pixels.dicom.file import Parsed
-from cbirdb.pixels.dicom.header import Header, value_of
+from cbirdb.pixels.dicom.header import Header
 
 ITEM, DELIMITER = 0xFFFE_E000, 0xFFFE_E0DD
 ITEM_BYTES = b"\xfe\xff\x00\xe0"
@@ -79,8 +79,8 @@ def encapsulated_frame(parsed: Parsed, frames: int, frame: int, on_damage: OnDam
 
 def _by_extended_offsets(parsed: Parsed, base: int, frame: int) -> bytes | None:
     """Return a frame by the extended offset table; None if there is none or it is wrong."""
-    tables = [value_of(parsed.attributes, f"ExtendedOffsetTable{end}") for end in ("", "Lengths")]
-    if not all(isinstance(table, bytes) and len(table) >= 8 * (frame + 1) for table in tables):
+    tables = [parsed.attributes.table(f"ExtendedOffsetTable{end}") for end in ("", "Lengths")]
+    if not all(len(table) >= 8 * (frame + 1) for table in tables):
         return None
     offset, length = (struct.unpack_from("<Q", table, 8 * frame)[0] for table in tables)
     start = base + offset
