@@ -5,12 +5,17 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from mmap import mmap
+from typing import TypeAlias
 
 from cbirdb.errors import PixelError
+from cbirdb.limits import LARGEST_HELD
 from cbirdb.pixels.damage import OnDamage
 from cbirdb.pixels.dicom.attributes import WANTED, Attributes
 from cbirdb.pixels.dicom.elements import ENDS, UNDEFINED, Elements, Encoding, Window, encoding_of, walk
 
+FileBytes: TypeAlias = bytes | mmap
+"""The bytes of a file, held in memory or mapped."""
 PREAMBLE = 128
 MAGIC = b"DICM"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -44,14 +49,14 @@ class Parsed:
     undefined_length: bool
 
 
-def is_dicom(data: bytes) -> bool:
+def is_dicom(data: FileBytes) -> bool:
     """Return True if the bytes begin as a DICOM file: with its preamble, or with two plausible elements."""
     if data[PREAMBLE : PREAMBLE + 4] == MAGIC or data[:4] == MAGIC:
         return True
     return _begins_with_elements(data)
 
 
-def _begins_with_elements(data: bytes) -> bool:
+def _begins_with_elements(data: FileBytes) -> bool:
     """Return True if a data set of group 2 or 8 begins here. No image format begins so."""
     order = _byte_order(data)
     position, previous = 0, -1
@@ -67,12 +72,12 @@ def _begins_with_elements(data: bytes) -> bool:
     return True
 
 
-def _byte_order(data: bytes) -> str:
+def _byte_order(data: FileBytes) -> str:
     """Return the struct code of the byte order: groups of a first element are small numbers."""
     return ">" if data[:1] == b"\0" and data[1:2] != b"\0" else "<"
 
 
-def _element(data: bytes, position: int, order: str) -> tuple[int, bytes, int, int] | None:
+def _element(data: FileBytes, position: int, order: str) -> tuple[int, bytes, int, int] | None:
     """Read an element's tag, VR, position and length of its value; None at the end of the data."""
     if position + 8 > len(data):
         return None
@@ -86,7 +91,7 @@ def _element(data: bytes, position: int, order: str) -> tuple[int, bytes, int, i
     return group << 16 | number, b"", position + 8, struct.unpack_from(f"{order}I", data, position + 4)[0]
 
 
-def _meta(data: bytes) -> tuple[dict[int, str], int]:
+def _meta(data: FileBytes) -> tuple[dict[int, str], int]:
     """Return the SOP class and transfer syntax that the file meta information names, and where the data set begins."""
     position = PREAMBLE + 4 if data[PREAMBLE : PREAMBLE + 4] == MAGIC else 4 if data[:4] == MAGIC else 0
     found: dict[int, str] = {}
@@ -101,7 +106,9 @@ def _meta(data: bytes) -> tuple[dict[int, str], int]:
 def _inflate(body: memoryview, max_pixels: int, on_damage: OnDamage) -> bytes | None:
     """Inflate the data set of a deflated file; None if it is not deflated, whatever the header says."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    limit = BYTES_PER_PIXEL * max_pixels
+    limit = min(BYTES_PER_PIXEL * max_pixels, LARGEST_HELD - len(body))
+    if limit <= 0:
+        raise PixelError("too large", f"a deflated data set of more than {LARGEST_HELD:,} bytes")
     try:
         inflated = inflater.decompress(body, limit)
     except zlib.error as error:
@@ -115,7 +122,7 @@ def _inflate(body: memoryview, max_pixels: int, on_damage: OnDamage) -> bytes | 
     return inflated
 
 
-def parse(data: bytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
+def parse(data: FileBytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
     """Read the attributes that pixels depend on, and find the pixel data.
 
     :raises PixelError: when a deflated data set is damaged or explodes.
@@ -141,7 +148,9 @@ def parse(data: bytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
     )
 
 
-def _elements(data: bytes, position: int, encoding: Encoding) -> tuple[Elements, tuple[int, bytes, int, int] | None]:
+def _elements(
+    data: FileBytes, position: int, encoding: Encoding
+) -> tuple[Elements, tuple[int, bytes, int, int] | None]:
     """Return the wanted elements, and tag, representation, length and position of the pixel data; None: there are none."""
     window = Window(lambda start, size: data[start : start + size])
     found: Elements = {}
