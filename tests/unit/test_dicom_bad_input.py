@@ -18,16 +18,18 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 
 from cbirdb.errors import PixelError
-from cbirdb.pixels.dicom import decode_dicom, is_dicom
+from cbirdb.pixels.dicom import decode_dicom, elements, is_dicom
 from cbirdb.pixels.sop_classes import STORAGE
 from tests.fuzz.dicom_attempt import attempt
 from tests.fuzz.fuzz_dicom import samples
 from tests.support.dicom_pixels import (
     CT_IMAGE,
     ENCODERS,
+    Sequence,
     compressed,
     encoded,
     image,
+    lut,
     native,
     raster,
     smooth,
@@ -337,3 +339,12 @@ def test_sequence_of_more_items_than_frames_can_be_is_refused() -> None:
 
 def test_header_of_millions_of_items_is_refused() -> None:
     assert reason(with_items(0x0008_0006, 5_000_001)) == "damaged header"
+
+
+def test_header_whose_tables_take_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = native(GREY, VOILUTSequence=Sequence([lut([*range(4096)], bits=12)[0]] * 300))
+    assert traced(data)[0] is None
+    monkeypatch.setattr(elements, "MOST_BYTES", 1 << 20)
+    refused, peak = traced(bytes(bytearray(data)))
+    assert refused == "damaged header"
+    assert peak < 4 << 20

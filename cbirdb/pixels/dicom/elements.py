@@ -25,6 +25,8 @@ MOST_ELEMENTS = 5_000_000
 """Elements after which a header is refused. An enhanced file of 100,000 frames has about as many."""
 MOST_ITEMS = 100_000
 """Items of a wanted sequence after which a header is refused: each frame has one at most."""
+MOST_BYTES = 128 << 20
+"""Bytes of all wanted values after which a header is refused; those of 100,000 frames have some 20 MB."""
 DEEPEST = 32
 """Sequences inside sequences after which a header is refused."""
 TOO_LONG = b"?" * (LONGEST_VALUE + 1)
@@ -78,6 +80,7 @@ class Window:
     def __init__(self, read_at: ReadAt) -> None:
         self._read_at = read_at
         self._steps = 0
+        self._taken = 0
         self.start = 0
         self.data = read_at(0, WINDOW)
 
@@ -98,8 +101,11 @@ class Window:
     def value(self, position: int, size: int) -> bytes:
         """Return a value.
 
-        :raises PixelError: when the file ends inside it.
+        :raises PixelError: when the file ends inside it, or all values together are too long.
         """
+        self._taken += size
+        if self._taken > MOST_BYTES:
+            raise damaged(f"the values that are wanted take more than {MOST_BYTES >> 20} MB")
         offset = self.at(position, size)
         if offset < 0:
             raise damaged("the file ends inside its header")
