@@ -16,7 +16,9 @@ LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "tim
 
 NO_COMMERCIAL_USE = "no commercial use"
 NO_CLINICAL_USE = "no clinical use"
-"""Restrictions that ``EncoderSpec.restrictions`` names."""
+AUTHORISED_CLINICAL_USE = "no clinical use without the authority's approval"
+NO_DEPLOYED_USE = "no deployed use"
+"""Restrictions that ``EncoderSpec.restrictions`` names: what licences forbid, or what the owners' model cards exclude."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,13 @@ class EncoderSpec:
     files: Mapping[str, str] = field(default_factory=dict)
     """File of weights -> SHA-256 of the owners' file. Empty: not known."""
     files_source: str | None = None
-    """Address of the page where the SHA-256 was read."""
+    """Where the SHA-256 was read: an address, or words."""
     mirrors: tuple[str, ...] = ()
     """Further addresses of the file at ``weights``; its SHA-256 decides whether a copy is good."""
     licence_source: str | None = None
     """Address of the page where the owners state the licence."""
     restrictions: tuple[str, ...] = ()
-    """The uses that the owners forbid or warn of, such as ``NO_COMMERCIAL_USE``."""
+    """Uses that the owners forbid or exclude, such as ``NO_COMMERCIAL_USE``."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as the database stores it."""
