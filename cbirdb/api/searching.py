@@ -37,6 +37,7 @@ class Searching(Loading):
         purpose: str | None = None,
         accept_damaged: bool = False,
         weights: str | os.PathLike[str] | None = None,
+        allow_other_weights: bool = False,
         device: str = "auto",
         progress: Progress = SILENT,
         **chosen: Unpack[SearchArguments],
@@ -50,12 +51,15 @@ class Searching(Loading):
         :param same_patient: do not leave out the query's own patient; for an image of the database.
         :param mode: ``auto``, ``exact`` or ``approximate``.
         :param purpose: why you search, for the audit of searches.
+        :param allow_other_weights: search with an image file by weights that are not the encoder's own, among the vectors
+            that the same weights made.
         :param chosen: an image of the database, by the fields of :class:`~cbirdb.api.QueryArguments` (``image_id``,
             ``sop_uid``, ``frame``, ...); conditions on the results, by those of :class:`~cbirdb.api.FilterArguments`
             (``modality``, ``label``, ``study_from``, ...).
         :raises InputError: when the query or a filter means nothing, or the vector has another dimension or is not finite.
         """
         from cbirdb.db.known_encoders import stored_encoder
+        from cbirdb.encode.load import identified_name, machine_options
         from cbirdb.search import similar_images as verb
 
         given = dict(chosen)
@@ -68,6 +72,9 @@ class Searching(Loading):
         filters = _filters(given)
         how: dict[str, Any] = {"k": k, "filters": filters, "mode": mode, "purpose": purpose}
         with self._in_use() as connection:
+            if image is not None and allow_other_weights:
+                options = machine_options(self.settings, weights, device, allow_other_weights=True)
+                encoder = identified_name(connection, encoder, options)
             stored = stored_encoder(connection, encoder)
             if image is not None:
                 model = self._encoder(connection, encoder, weights, device)

@@ -21,6 +21,10 @@ NO_DEPLOYED_USE = "no deployed use"
 """Restrictions that ``EncoderSpec.restrictions`` names: what licences forbid, or what the owners' model cards exclude."""
 
 
+SHIPPED_ONLY = frozenset({"files", "files_source", "mirrors", "licence_source", "restrictions"})
+"""Fields that only records of this package have."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """The facts that determine an encoder's output, and those that a person wants to know before using it."""
@@ -57,6 +61,11 @@ class EncoderSpec:
     restrictions: tuple[str, ...] = ()
     """Uses that the owners forbid or exclude, such as ``NO_COMMERCIAL_USE``."""
 
+    @property
+    def base_name(self) -> str:
+        """Return the name without the digits that other weights add to it."""
+        return self.name.partition("@")[0]
+
     def as_json(self) -> dict[str, Any]:
         """Return the record as the database stores it."""
         return {
@@ -69,7 +78,10 @@ class EncoderSpec:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> EncoderSpec:
-        """Read a stored record; ignore fields that an older or newer version stored."""
-        known = {item.name for item in fields(cls)}
-        lists = {"mirrors", "restrictions"}
-        return cls(**{key: tuple(value) if key in lists else value for key, value in stored.items() if key in known})
+        """Read a stored record.
+
+        Ignore fields that an older or newer version stored, and those that only shipped records have: who may add a
+        record does not decide what is confirmed, or what else is downloaded.
+        """
+        known = {item.name for item in fields(cls)} - SHIPPED_ONLY
+        return cls(**{key: value for key, value in stored.items() if key in known})

@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 pytest.importorskip("huggingface_hub")
 
 from cbirdb.encoders.base import LoadOptions, hash_files
-from cbirdb.encoders.fetch import MANIFEST, Fetched, changed_files, fetch
+from cbirdb.encoders.fetch import Fetched, fetch
+from cbirdb.encoders.manifest import MANIFEST, changed_files
 from cbirdb.encoders.registry import has_files
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.errors import EncoderError

@@ -19,7 +19,8 @@ pytest.importorskip("huggingface_hub")
 from cbirdb.encoders import fetch as fetching
 from cbirdb.encoders import weights
 from cbirdb.encoders.base import LoadOptions
-from cbirdb.encoders.fetch import MANIFEST, fetch
+from cbirdb.encoders.fetch import fetch
+from cbirdb.encoders.manifest import MANIFEST
 from cbirdb.encoders.registry import has_files
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
@@ -35,7 +36,7 @@ def address(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
 
     def offer(name: str, file: str, content: bytes) -> EncoderSpec:
         hub.files[file] = content
-        return replace(SHIPPED[name], weights=f"{hub.endpoint}/{file}", revision=sha256(content))
+        return replace(SHIPPED[name], weights=f"{hub.endpoint}/{file}", revision=sha256(content), files={}, mirrors=())
 
     return offer
 
