@@ -51,15 +51,13 @@ class Searching(Loading):
         :param same_patient: do not leave out the query's own patient; for an image of the database.
         :param mode: ``auto``, ``exact`` or ``approximate``.
         :param purpose: why you search, for the audit of searches.
-        :param allow_other_weights: search with an image file by weights that are not the encoder's own, among the vectors
-            that the same weights made.
+        :param allow_other_weights: with an image file, accept weights of which ``encode`` made vectors with this argument.
         :param chosen: an image of the database, by the fields of :class:`~cbirdb.api.QueryArguments` (``image_id``,
             ``sop_uid``, ``frame``, ...); conditions on the results, by those of :class:`~cbirdb.api.FilterArguments`
             (``modality``, ``label``, ``study_from``, ...).
         :raises InputError: when the query or a filter means nothing, or the vector has another dimension or is not finite.
         """
         from cbirdb.db.known_encoders import stored_encoder
-        from cbirdb.encode.load import identified_name, machine_options
         from cbirdb.search import similar_images as verb
 
         given = dict(chosen)
@@ -73,8 +71,7 @@ class Searching(Loading):
         how: dict[str, Any] = {"k": k, "filters": filters, "mode": mode, "purpose": purpose}
         with self._in_use() as connection:
             if image is not None and allow_other_weights:
-                options = machine_options(self.settings, weights, device, allow_other_weights=True)
-                encoder = identified_name(connection, encoder, options)
+                encoder = self._identified_name(connection, encoder, weights, device)
             stored = stored_encoder(connection, encoder)
             if image is not None:
                 model = self._encoder(connection, encoder, weights, device)
@@ -141,6 +138,15 @@ class Searching(Loading):
             return query
         pseudonyms = Pseudonyms.from_file(self.settings.pseudonym_key, create=False)
         return stored_uids(connection, query, partial(hash_uid, pseudonyms=pseudonyms))
+
+    def _identified_name(
+        self, connection: psycopg.Connection, name: str, weights: str | os.PathLike[str] | None, device: str
+    ) -> str:
+        """Return the encoder's name, which other weights than its own extend."""
+        from cbirdb.encode.load import identified_name, machine_options
+
+        options = machine_options(self.settings, weights, device, allow_other_weights=True)
+        return identified_name(connection, name, options)
 
     def _encoder(
         self, connection: psycopg.Connection, name: str, weights: str | os.PathLike[str] | None, device: str

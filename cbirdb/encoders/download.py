@@ -108,7 +108,8 @@ def _continue(address: str, arriving: Path, progress: Progress) -> None:
     headers = {"User-Agent": USER_AGENT} | ({"Range": f"bytes={start}-"} if start else {})
     request = urllib.request.Request(address, headers=headers)  # noqa: S310 (records hold https:// only)
     try:
-        answer = urllib.request.urlopen(request, timeout=SILENCE)  # noqa: S310
+        # Build it anew: the library's own keeps the proxies of its first use.
+        answer = urllib.request.build_opener().open(request, timeout=SILENCE)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise

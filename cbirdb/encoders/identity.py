@@ -38,7 +38,7 @@ OTHERS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the weights in a folder are."""
+    """The record that weights may run under, or the reason why they may not."""
 
     spec: EncoderSpec
     """The record that they may run under."""

@@ -53,7 +53,7 @@ class EncoderSpec:
     files: Mapping[str, str] = field(default_factory=dict)
     """File of weights -> SHA-256 of the owners' file. Empty: not known."""
     files_source: str | None = None
-    """Where the SHA-256 was read: an address, or words."""
+    """Source of the SHA-256: an address, or words."""
     mirrors: tuple[str, ...] = ()
     """Further addresses of the file at ``weights``; its SHA-256 decides whether a copy is good."""
     licence_source: str | None = None
