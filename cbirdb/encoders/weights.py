@@ -26,6 +26,10 @@ def weights_error(spec: EncoderSpec, message: str) -> EncoderError:
             message,
             hint=f"'{spec.name}' was added with the folder {spec.weights} of this machine; name a copy with --weights DIR.",
         )
+    if "@" in spec.name:
+        return EncoderError(
+            message, hint=f"'{spec.name}' stands for weights of your own; name their folder with --weights DIR."
+        )
     fetch = f"cbirdb encoders fetch {spec.base_name}"
     hint = (
         f"Run: {fetch}. Without internet, run `{fetch} --to DIR` on another machine, copy DIR and pass --weights DIR."
