@@ -14,6 +14,10 @@ TrainingScheme: TypeAlias = Literal["none", "self-supervised", "weakly-supervise
 LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "timm": "timm_models"}
 """Families that load any model of their library: the library's name on the command line -> the module's name."""
 
+NO_COMMERCIAL_USE = "no commercial use"
+NO_CLINICAL_USE = "no clinical use"
+"""Restrictions that ``EncoderSpec.restrictions`` names."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
@@ -40,13 +44,30 @@ class EncoderSpec:
     in_paper: bool = False
     rendering: str = "as-displayed"
     """How DICOM is shown to it, as ``cbirdb.pixels.rendering`` reads it."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File of weights -> SHA-256 of the owners' file. Empty: not known."""
+    files_source: str | None = None
+    """Address of the page where the SHA-256 was read."""
+    mirrors: tuple[str, ...] = ()
+    """Further addresses of the file at ``weights``; its SHA-256 decides whether a copy is good."""
+    licence_source: str | None = None
+    """Address of the page where the owners state the licence."""
+    restrictions: tuple[str, ...] = ()
+    """The uses that the owners forbid or warn of, such as ``NO_COMMERCIAL_USE``."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as the database stores it."""
-        return {**asdict(self), "options": dict(self.options)}
+        return {
+            **asdict(self),
+            "options": dict(self.options),
+            "files": dict(self.files),
+            "mirrors": list(self.mirrors),
+            "restrictions": list(self.restrictions),
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> EncoderSpec:
         """Read a stored record; ignore fields that an older or newer version stored."""
         known = {item.name for item in fields(cls)}
-        return cls(**{key: value for key, value in stored.items() if key in known})
+        lists = {"mirrors", "restrictions"}
+        return cls(**{key: tuple(value) if key in lists else value for key, value in stored.items() if key in known})
