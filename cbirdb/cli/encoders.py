@@ -151,7 +151,7 @@ def fetch(context: Context, names: tuple[str, ...], to: Path | None, output_form
         commits = ", ".join(f"{source} at {commit[:12]}" for source, commit in fetched.commits.items())
         rows.append({
             "encoder": spec.name, "files": len(fetched.files), "mb": fetched.size_bytes / 1e6,
-            "folder": str(fetched.folder), "source": commits,
+            "folder": str(fetched.folder), "source": f"came with package {fetched.package}" if fetched.package else commits,
         })  # fmt: skip
     write_rows(rows, output_format)
 

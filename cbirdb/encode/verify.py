@@ -10,12 +10,13 @@ import psycopg
 
 from cbirdb.db.embeddings import find_encoder
 from cbirdb.encode.load import golden_cosine, load_encoders, provenance_differences
-from cbirdb.encoders.base import LoadOptions
+from cbirdb.encoders.base import LoadOptions, hash_files
 from cbirdb.encoders.fetch import changed_files
 from cbirdb.encoders.golden import SMALLEST_COSINE
+from cbirdb.encoders.packages import is_package
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
-from cbirdb.encoders.weights import find_folder
+from cbirdb.encoders.weights import find_folder, find_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,11 @@ def _unused(computed: bool) -> str:
 
 
 def _files(spec: EncoderSpec, options: LoadOptions) -> Check:
-    folder = find_folder(spec, get_family(spec).FILES, options)
+    files = get_family(spec).FILES
+    folder = find_folder(spec, files, options)
+    if is_package(spec):
+        digest = hash_files([find_weights(spec, folder, files)])
+        return Check("files", str(spec.revision), digest, digest == spec.revision)
     found = changed_files(folder)
     if found is None:
         return Check("files", "no list: `encoders fetch` did not download them", str(folder), None)
