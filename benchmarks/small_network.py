@@ -35,8 +35,8 @@ def measure(db: cbirdb.Database, data: Path) -> list[dict[str, Any]]:
     for name in SETS:
         for encoder in ENCODERS:
             run = db.evaluate(encoder, datasets=name)
-            for row in db.metrics(encoder, run=run.run_id, cutoffs=CUTOFFS, confidence=True).to_dicts():
-                rows.append({"set": name, "indexed": run.indexed, **row})
+            found = db.metrics(encoder, run=run.run_id, cutoffs=CUTOFFS, confidence=True).to_dicts()
+            rows += [{"set": name, "indexed": run.indexed, **row} for row in found]
     return rows
 
 

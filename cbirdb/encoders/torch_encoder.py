@@ -218,7 +218,7 @@ def silenced_libraries() -> Iterator[None]:
 @contextmanager
 def _silenced_transformers() -> Iterator[None]:
     """Hide the reports of transformers if a family has imported it. The extra `small` comes without it."""
-    if "transformers" not in sys.modules:
+    if sys.modules.get("transformers") is None:
         yield
         return
     from transformers import logging as reports
