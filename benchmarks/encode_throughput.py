@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace, home: Path) -> dict[str, object]:
     settings = Settings(home=home / "server")
     workers = arguments.workers or machine_cpus()
     with closing(open_database(settings)) as connection:
-        options = LoadOptions(weights=arguments.weights, device=arguments.device)
+        options = LoadOptions(arguments.weights, device=arguments.device, allow_other_weights=True)
         (encoder,) = load_encoders(connection, [arguments.encoder], options, dtype=arguments.dtype)
         # Both kinds of worker processes start from one that has imported their modules, as the pipeline's do by
         # themselves. The first pool decides.

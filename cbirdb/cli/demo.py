@@ -44,6 +44,7 @@ def demo(
     names: tuple[str, ...],
     out: Path,
     weights: Path | None,
+    allow_other_weights: bool,
     fetch: bool,
     device: str,
     output_format: str,
@@ -56,7 +57,7 @@ def demo(
     from cbirdb.demo import demo as run
     from cbirdb.encode.load import fetch_missing, load_encoders
 
-    options = context.load_options(weights, device)
+    options = context.load_options(weights, device, allow_other_weights=allow_other_weights)
     with context.open_database() as connection:
         # Load all models first: report a missing one before any work is done.
         if fetch:

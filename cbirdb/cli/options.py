@@ -72,11 +72,11 @@ class Context:
         if fixes := missing_fixes(extension_version(connection) or ""):
             click.echo(f"Warning: {fixes} {how_to_update(connection)}", err=True)
 
-    def load_options(self, weights: Path | None, device: str) -> LoadOptions:
+    def load_options(self, weights: Path | None, device: str, *, allow_other_weights: bool = False) -> LoadOptions:
         """Return the place of encoders' weights and the device to run on."""
         from cbirdb.encode.load import machine_options
 
-        return machine_options(self.settings, weights, device)
+        return machine_options(self.settings, weights, device, allow_other_weights=allow_other_weights)
 
     def allowed_roots(self, named: tuple[Path, ...], path_map: Path | None = None) -> AllowedRoots:
         """Return the folders that may be read: those of ingests on this machine, and those that the command names."""
@@ -212,7 +212,13 @@ def accept_damaged_option(function: F) -> F:
 
 
 def weights_option(function: F) -> F:
-    """Add ``--weights DIR``."""
+    """Add ``--weights DIR`` and ``--allow-other-weights``."""
+    function = click.option(
+        "--allow-other-weights",
+        is_flag=True,
+        help="Accept weights that are not the encoder's own. The encoder then has the name NAME@ and the first 8 digits of"
+        " their SHA-256.",
+    )(function)
     return click.option(
         "--weights",
         type=FilePath(path_type=Path),

@@ -16,19 +16,22 @@ from cbirdb.encoders.base import DType, Encoder, LoadOptions
 from cbirdb.encoders.fetch import fetch
 from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.own_gpu import own_gpu
-from cbirdb.encoders.registry import get_spec, has_files, load_encoder
+from cbirdb.encoders.registry import get_spec, has_files, identified_spec, load_encoder
 from cbirdb.errors import EncoderError
 from cbirdb.parallel.shards import local_rank
 from cbirdb.pixels.rendering import Rendering
 from cbirdb.vectors.normalize import cosine, l2_normalize
 
 
-def machine_options(settings: Settings, weights: str | os.PathLike[str] | None, device: str) -> LoadOptions:
-    """Say where encoders' weights are on this machine, and on what to run them."""
+def machine_options(
+    settings: Settings, weights: str | os.PathLike[str] | None, device: str, *, allow_other_weights: bool = False
+) -> LoadOptions:
+    """Say where encoders' weights are on this machine, on what to run them, and if other weights than theirs may run."""
     return LoadOptions(
         weights=Path(weights) if weights is not None else None,
         store=settings.weights_folder,
         device=own_gpu(device, local_rank(os.environ)),
+        allow_other_weights=allow_other_weights,
     )
 
 
@@ -56,10 +59,18 @@ def load_encoders(
     specs = [get_spec(name, added) for name in dict.fromkeys(names)]
     encoders = []
     for spec in specs:
-        stored = find_encoder(connection, spec.name)
+        stored = find_encoder(connection, identified_spec(spec, options).name)
         before = stored.provenance.get("dtype") if stored is not None else None
         encoders.append(load_encoder(spec, replace(options, dtype=dtype or before or "float32")))
     return encoders
+
+
+def identified_name(connection: psycopg.Connection, name: str, options: LoadOptions) -> str:
+    """Return the name that an encoder runs under, which other weights than its own extend.
+
+    :raises EncoderError: when weights are missing or cannot be read.
+    """
+    return identified_spec(get_spec(name, added_encoders(connection)), options).name
 
 
 def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:

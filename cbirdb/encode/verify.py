@@ -5,18 +5,20 @@ use.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 
 from cbirdb.db.embeddings import find_encoder
 from cbirdb.encode.load import golden_cosine, load_encoders, provenance_differences
-from cbirdb.encoders.base import LoadOptions, hash_files
-from cbirdb.encoders.fetch import changed_files
+from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.golden import SMALLEST_COSINE
+from cbirdb.encoders.identity import confirmation, known_sha256
+from cbirdb.encoders.manifest import changed_files
 from cbirdb.encoders.packages import is_package
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
-from cbirdb.encoders.weights import find_folder, find_weights
+from cbirdb.encoders.weights import find_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,17 @@ def verify_encoder(connection: psycopg.Connection, spec: EncoderSpec, options: L
 
     :raises EncoderError: when it cannot be loaded.
     """
-    checks = [_files(spec, options)] if spec.weights is not None else []
+    checks = [_files(spec, options)] if spec.weights is not None and not is_package(spec) else []
+    if any(check.ok is False for check in checks):
+        return checks  # changed weights would be refused, and changed settings make other embeddings
     (encoder,) = load_encoders(connection, [spec.name], options)
-    stored = find_encoder(connection, spec.name)
+    stored = find_encoder(connection, encoder.spec.name)
     computed = stored is not None and stored.golden_embedding is not None
     current = encoder.provenance
+    if current.weights_sha256 is not None and confirmation(spec, options.store or Path()) is not None:
+        known = known_sha256(spec, find_folder(spec, get_family(spec).FILES, options), options.store)
+        right = current.weights_sha256 in known if known and encoder.spec.name == spec.name else None
+        checks.append(Check("owners' weights", min(known, default="not yet confirmed"), current.weights_sha256, right))
     for name, before, now in (
         ("weights", stored.weights_sha256 if stored else None, current.weights_sha256),
         ("preprocessing", stored.preprocessing_sha256 if stored else None, current.preprocessing_sha256),
@@ -62,11 +70,7 @@ def _unused(computed: bool) -> str:
 
 
 def _files(spec: EncoderSpec, options: LoadOptions) -> Check:
-    files = get_family(spec).FILES
-    folder = find_folder(spec, files, options)
-    if is_package(spec):
-        digest = hash_files([find_weights(spec, folder, files)])
-        return Check("files", str(spec.revision), digest, digest == spec.revision)
+    folder = find_folder(spec, get_family(spec).FILES, options)
     found = changed_files(folder)
     if found is None:
         return Check("files", "no list: `encoders fetch` did not download them", str(folder), None)

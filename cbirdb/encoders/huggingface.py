@@ -162,8 +162,17 @@ def build_model(
     with translated_read_errors(spec, weights):
         # Surplus parameters in the file belong to other heads, which the embedding does not use.
         model, report = model_class.from_pretrained(
-            None, config=config, state_dict=rename(read_state(weights)), dtype=torch.float32, output_loading_info=True
+            None,
+            config=config,
+            state_dict=rename(read_state(weights)),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        shapes = f"its tensor {name} has the shape {list(found)}, not {list(wanted)}"
+        raise weights_error(spec, f"The file {weights} does not fit '{spec.name}': {shapes}.")
     # Batch normalisation counts its batches for training alone; old files lack the counters.
     if missing := sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked")):
         lacks = f"lacks {len(missing)} parameters of the model, {missing[0]} among them"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from cbirdb.encoders.base import Encoder, LoadOptions
+from cbirdb.encoders.identity import Identity, identify, other_weights
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import LOADERS, EncoderSpec
 from cbirdb.encoders.weights import find_folder, find_weights
@@ -19,12 +21,15 @@ EXTRAS = {"efficientnet_lite": "small"}
 
 
 def get_spec(name: str, added: Mapping[str, EncoderSpec] | None = None) -> EncoderSpec:
-    """Return the record of an encoder.
+    """Return the record of an encoder; of other weights, if its name ends with digits of their SHA-256.
 
     :param added: further records by name, from a database.
     :raises UnknownNameError: with the nearest known name.
     """
     known = {**(added or {}), **SHIPPED}
+    base, _, prefix = name.partition("@")
+    if name not in known and base in known and re.fullmatch("[0-9a-f]{8}", prefix):
+        return other_weights(known[base], prefix)
     try:
         return known[name]
     except KeyError:
@@ -65,10 +70,27 @@ def has_files(spec: EncoderSpec, options: LoadOptions) -> bool:
 def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
     """Load an encoder.
 
-    :raises EncoderError: when its libraries or weights are missing.
+    :raises EncoderError: when its libraries or weights are missing, or the weights are others.
     """
     family = get_family(spec)
     # An encoder without weights needs no folder.
     folder = find_folder(spec, family.FILES, options) if spec.weights else None
-    encoder: Encoder = family.load(spec, folder, options)
+    found = identify(spec, folder, family.FILES, options) if folder is not None else Identity(spec)
+    if found.refusal is not None and found.is_named:
+        raise found.refusal
+    # Unknown weights that do not fit: the family's error names the first value or tensor that differs.
+    encoder: Encoder = family.load(found.spec, folder, options)
+    if found.refusal is not None:
+        raise found.refusal
     return encoder
+
+
+def identified_spec(spec: EncoderSpec, options: LoadOptions) -> EncoderSpec:
+    """Return the record that an encoder will run under: with ``allow_other_weights`` the name may be another.
+
+    :raises EncoderError: when weights are missing or cannot be read.
+    """
+    if not options.allow_other_weights or spec.weights is None:
+        return spec
+    files = get_family(spec).FILES
+    return identify(spec, find_folder(spec, files, options), files, options).spec

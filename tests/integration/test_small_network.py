@@ -97,5 +97,5 @@ def test_command_line_fetches_and_verifies_the_packages_weights(cli: Cli, class_
     verified = cli("encoders", "verify", NETWORK, "--device", "cpu", "--format", "json")
     assert verified.code == 0
     assert {row["check"]: row["ok"] for row in verified.rows} == dict.fromkeys(
-        ("files", "weights", "preprocessing", "golden embedding"), "ok"
+        ("owners' weights", "weights", "preprocessing", "golden embedding"), "ok"
     )

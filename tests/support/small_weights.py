@@ -20,7 +20,7 @@ from cbirdb.encoders.spec import EncoderSpec
 from tests.support.random_weights import PREPROCESSORS, randomise
 
 # A small model under the name and at the commit of a shipped record: what it is about here is where files lie.
-SPEC = replace(SHIPPED["resnet50"], dim=None, options={"model": "ResNetModel", "pooling": "pooler"})
+SPEC = replace(SHIPPED["resnet50"], dim=None, files={}, options={"model": "ResNetModel", "pooling": "pooler"})
 COMMIT = str(SPEC.revision)
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 

@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 pytest.importorskip("huggingface_hub")
 
 from cbirdb.encoders.base import LoadOptions, hash_files
-from cbirdb.encoders.fetch import MANIFEST, Fetched, changed_files, fetch
+from cbirdb.encoders.fetch import Fetched, fetch
+from cbirdb.encoders.manifest import MANIFEST, changed_files
 from cbirdb.encoders.registry import has_files
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.errors import EncoderError
@@ -165,9 +166,6 @@ def test_folder_without_a_manifest_has_nothing_to_compare(tmp_path: Path) -> Non
 def test_damaged_manifest_is_reported_by_its_path(content: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("something")
     (tmp_path / MANIFEST).write_text(content, encoding="latin-1")
-    if content == '{"files": {"a": 1}}':
-        assert changed_files(tmp_path) == (1, ["a"])
-        return
     with pytest.raises(EncoderError, match="is damaged") as caught:
         changed_files(tmp_path)
     assert str(tmp_path / MANIFEST) in caught.value.message

@@ -408,7 +408,7 @@ from cbirdb.encoders.huggingface import ImageProcessor  # noqa: E402
 from cbirdb.encoders.registry import load_encoder
 from cbirdb.encoders.shipped import SHIPPED
 for name in sys.argv[2:]:
-    encoder = load_encoder(SHIPPED[name], LoadOptions(weights=Path(sys.argv[1]), device="cpu"))
+    encoder = load_encoder(SHIPPED[name], LoadOptions(weights=Path(sys.argv[1]), device="cpu", allow_other_weights=True))
     print(name, encoder.golden.shape[0], float(np.linalg.norm(encoder.golden)) > 0)
 """
 

@@ -30,7 +30,7 @@ from tests.support.encoder_checks import assert_same, cosine, embed, on_cpu, pic
 from tests.support.random_weights import randomise  # noqa: E402
 
 # A very small ViT under the name of a shipped record.
-SPEC = replace(SHIPPED["eva02-vit-b14"], name="small-vit", dim=64, options={})
+SPEC = replace(SHIPPED["eva02-vit-b14"], name="small-vit", dim=64, files={}, options={})
 IMAGES = [picture(200, 170, seed) for seed in range(21)]
 
 
