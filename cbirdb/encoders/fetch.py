@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cbirdb.encoders.base import WeightFiles, hash_files
 from cbirdb.encoders.download import PROJECT, download, is_storage_error, translated_storage_errors
@@ -58,6 +59,8 @@ def fetch(spec: EncoderSpec, to: Path, *, progress: Progress = SILENT) -> Fetche
     """
     if spec.weights is None:
         raise EncoderError(f"'{spec.name}' has no weights: there is nothing to fetch.")
+    if "@" in spec.name:
+        raise EncoderError(f"'{spec.name}' stands for weights of your own: there is nothing to fetch.")
     if is_local(spec):
         raise EncoderError(f"'{spec.name}' was added with the folder {spec.weights} of this machine: copy that folder.")
     family = get_family(spec)
@@ -65,30 +68,39 @@ def fetch(spec: EncoderSpec, to: Path, *, progress: Progress = SILENT) -> Fetche
         installed, (name,) = package_folder(spec, family.FILES), family.FILES.weights
         return Fetched(installed, {}, {name: hash_files([installed / name])}, installed_package(spec))
     folder = to / spec.base_name
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EncoderError(
             f"The folder {folder} cannot be created: {error.strerror}.", hint="Choose another --to."
         ) from error
-    with translated_storage_errors(folder):
-        _discard_changed(folder)
-        commits: dict[str, str] = {}
-        if is_address(spec):
-            _fetch_file(spec, folder, family.FILES.weights[0], progress)
-            commits[spec.weights] = str(spec.revision)
-        else:
-            commits[spec.weights] = _fetch_repository(spec, spec.weights, spec.revision, folder, family.FILES, progress)
-            find_weights(spec, folder, family.FILES)
-            for companion in family.companions(spec, folder) if hasattr(family, "companions") else ():
-                target = folder / companion.folder
-                wanted = WeightFiles(companion.patterns, ())
-                commits[companion.repository] = _fetch_repository(
-                    spec, companion.repository, companion.revision, target, wanted, progress
-                )
-        _check_hash(spec, find_weights(spec, folder, family.FILES))
-        manifest = write_manifest(folder, spec.base_name, commits)
+    try:
+        with translated_storage_errors(folder):
+            _discard_changed(folder)
+            commits = _fetch_all(spec, folder, family, progress)
+            _check_hash(spec, find_weights(spec, folder, family.FILES))
+            manifest = write_manifest(folder, spec.base_name, commits)
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came
     return Fetched(folder, manifest.commits, manifest.files)
+
+
+def _fetch_all(spec: EncoderSpec, folder: Path, family: Any, progress: Progress) -> dict[str, str]:
+    """Download the files of the record's source and of further repositories; return the sources and their commits."""
+    source = str(spec.weights)
+    if is_address(spec):
+        _fetch_file(spec, folder, family.FILES.weights[0], progress)
+        return {source: str(spec.revision)}
+    commits = {source: _fetch_repository(spec, source, spec.revision, folder, family.FILES, progress)}
+    find_weights(spec, folder, family.FILES)
+    for companion in family.companions(spec, folder) if hasattr(family, "companions") else ():
+        commits[companion.repository] = _fetch_repository(
+            spec, companion.repository, companion.revision, folder / companion.folder,
+            WeightFiles(companion.patterns, ()), progress,
+        )  # fmt: skip
+    return commits
 
 
 def _check_hash(spec: EncoderSpec, weights: Path) -> None:

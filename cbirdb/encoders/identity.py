@@ -85,12 +85,12 @@ def known_sha256(spec: EncoderSpec, folder: Path | None, store: Path | None) -> 
         return frozenset(spec.files.values())
     if "@" in spec.name or spec.weights is None:
         return frozenset()
-    recorded = set()
-    for place in (folder, store / spec.base_name if store is not None and spec.revision is not None else None):
+    # This machine's own download comes first: whoever fills another folder can write a list, too.
+    for place in (store / spec.base_name if store is not None and spec.revision is not None else None, folder):
         manifest = read_manifest(place) if place is not None else None
         if manifest is not None and _is_of_record(manifest, spec):
-            recorded |= {digest for name, digest in manifest.files.items() if Path(name).suffix in WEIGHTS}
-    return frozenset(recorded)
+            return frozenset(digest for name, digest in manifest.files.items() if Path(name).suffix in WEIGHTS)
+    return frozenset()
 
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".pth"})
@@ -124,7 +124,13 @@ def _refuse(spec: EncoderSpec, weights: Path, found: str, what: str | None, othe
     error = weights_error(
         spec, f"The file {weights} does not hold the weights of '{spec.name}': it {what or otherwise}."
     )
-    hint = f"{error.hint} To use this file nevertheless, under the name {spec.base_name}@{found[:8]}: --allow-other-weights"
+    name = f"{spec.base_name}@{found[:8]}"
+    otherwise = (
+        f"For this file, name the encoder {name}."
+        if "@" in spec.name
+        else f"To use this file nevertheless, under the name {name}: --allow-other-weights"
+    )
+    hint = f"{error.hint} {otherwise}"
     return Identity(spec, EncoderError(error.message, hint=hint), is_named=what is not None)
 
 

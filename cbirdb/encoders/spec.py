@@ -16,7 +16,7 @@ LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "tim
 
 NO_COMMERCIAL_USE = "no commercial use"
 NO_CLINICAL_USE = "no clinical use"
-AUTHORISED_CLINICAL_USE = "no clinical use without the authority's approval"
+AUTHORISED_CLINICAL_USE = "clinical use only with approval"
 NO_DEPLOYED_USE = "no deployed use"
 """Restrictions that ``EncoderSpec.restrictions`` names: what licences forbid, or what the owners' model cards exclude."""
 

@@ -27,6 +27,10 @@ def weights_error(spec: EncoderSpec, message: str) -> EncoderError:
             message,
             hint=f"'{spec.name}' was added with the folder {spec.weights} of this machine; name a copy with --weights DIR.",
         )
+    if "@" in spec.name:
+        return EncoderError(
+            message, hint=f"'{spec.name}' stands for weights of your own; name their folder with --weights DIR."
+        )
     if is_package(spec):
         return EncoderError(
             message,

@@ -186,6 +186,10 @@ def test_fetching_an_encoder_of_a_local_folder_is_refused(tmp_path: Path) -> Non
     assert str(tmp_path) in refused(spec, tmp_path / "to").message
 
 
+def test_fetching_weights_of_ones_own_is_refused(tmp_path: Path) -> None:
+    assert "nothing to fetch" in refused(replace(RESNET50, name="resnet50@12345678"), tmp_path).message
+
+
 def test_target_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     error = refused_to(tmp_path / "file")

@@ -146,7 +146,9 @@ def test_name_with_digits_loads_the_weights_whose_sha256_begins_so(folder: Path,
     small = replace(spec, options=SPEC.options, dim=None)
     assert load_encoder(small, strictly(other)).spec.name == spec.name
     for options in (strictly(folder), on_cpu(folder)):
-        assert f"not {sha256(other)[:8]}..." in refused(small, options).message
+        error = refused(small, options)
+        assert f"not {sha256(other)[:8]}..." in error.message
+        assert error.hint.endswith(f"name the encoder resnet50@{sha256(folder)[:8]}.")
 
 
 def test_name_with_digits_finds_the_folder_of_the_plain_name(other: Path, tmp_path: Path) -> None:
@@ -194,6 +196,14 @@ def test_first_fetch_confirms_the_weights_of_every_folder(folder: Path, other: P
     assert f"not {sha256(folder)[:12]}..." in refused(SPEC, strictly(other, store=store)).message
     renamed = load_encoder(SPEC, on_cpu(other, store=store)).spec.name
     assert renamed == f"resnet50@{sha256(other)[:8]}"
+
+
+def test_list_in_another_folder_does_not_replace_that_of_the_first_fetch(
+    folder: Path, other: Path, tmp_path: Path
+) -> None:
+    store, elsewhere = fetched(folder, tmp_path / "store"), fetched(other, tmp_path / "elsewhere")
+    assert load_encoder(SPEC, strictly(elsewhere)).spec.name == "resnet50"
+    assert f"not {sha256(folder)[:12]}..." in refused(SPEC, strictly(elsewhere, store=store)).message
 
 
 def test_fetch_of_another_commit_confirms_nothing(folder: Path, other: Path, tmp_path: Path) -> None:
