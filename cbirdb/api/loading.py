@@ -144,7 +144,9 @@ class Loading(Session):
         )  # fmt: skip
         with self._in_use() as connection:
             self._encoders.clear()
-            encoders = load_encoders(connection, names, machine_options(self.settings, weights, device), dtype=dtype)
+            encoders = load_encoders(
+                connection, names, machine_options(self.settings, weights, device), dtype=dtype, progress=progress
+            )
             return encode(connection, encoders, options, connect=self._further_connection, progress=progress)
 
     def _allowed_roots(

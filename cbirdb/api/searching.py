@@ -70,7 +70,7 @@ class Searching(Loading):
         with self._in_use() as connection:
             stored = stored_encoder(connection, encoder)
             if image is not None:
-                model = self._encoder(connection, encoder, weights, device)
+                model = self._encoder(connection, encoder, weights, device, progress)
                 on_damage = verb.damage_handler(progress, accept_damaged=accept_damaged)
                 found = verb.search_by_file(
                     connection, stored, model, Path(image), frame=query.frame or 1, on_damage=on_damage, **how
@@ -136,14 +136,19 @@ class Searching(Loading):
         return stored_uids(connection, query, partial(hash_uid, pseudonyms=pseudonyms))
 
     def _encoder(
-        self, connection: psycopg.Connection, name: str, weights: str | os.PathLike[str] | None, device: str
+        self,
+        connection: psycopg.Connection,
+        name: str,
+        weights: str | os.PathLike[str] | None,
+        device: str,
+        progress: Progress,
     ) -> Encoder:
         """Return an encoder that is ready to run; loaded once, for all searches."""
         from cbirdb.encode.load import load_encoders, machine_options
 
         options = machine_options(self.settings, weights, device)
         if (name, options) not in self._encoders:
-            (self._encoders[name, options],) = load_encoders(connection, [name], options)
+            (self._encoders[name, options],) = load_encoders(connection, [name], options, progress=progress)
         return self._encoders[name, options]
 
 

@@ -174,7 +174,7 @@ def verify(context: Context, name: str, weights: Path | None, device: str, outpu
 
     with context.open_database() as connection:
         spec = get_spec(name, known_encoders(connection))
-        checks = verify_encoder(connection, spec, context.load_options(weights, device))
+        checks = verify_encoder(connection, spec, context.load_options(weights, device), context.progress())
     words = {True: "ok", False: "DIFFERS", None: "not compared"}
     write_rows([{**asdict(check), "ok": words[check.ok]} for check in checks], output_format)
     return int(ExitCode.PARTIAL if any(check.ok is False for check in checks) else ExitCode.OK)

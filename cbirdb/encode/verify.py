@@ -16,6 +16,7 @@ from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_folder
+from cbirdb.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,15 @@ class Check:
     """None: there is no value to compare with."""
 
 
-def verify_encoder(connection: psycopg.Connection, spec: EncoderSpec, options: LoadOptions) -> list[Check]:
+def verify_encoder(
+    connection: psycopg.Connection, spec: EncoderSpec, options: LoadOptions, progress: Progress = SILENT
+) -> list[Check]:
     """Compare an encoder with its downloaded files and with the values stored when it first encoded.
 
     :raises EncoderError: when it cannot be loaded.
     """
     checks = [_files(spec, options)] if spec.weights is not None else []
-    (encoder,) = load_encoders(connection, [spec.name], options)
+    (encoder,) = load_encoders(connection, [spec.name], options, progress=progress)
     stored = find_encoder(connection, spec.name)
     computed = stored is not None and stored.golden_embedding is not None
     current = encoder.provenance

@@ -58,7 +58,7 @@ class Encoder(ABC):
     input_shape: tuple[int, ...]
     """Shape of an output of ``preprocess``."""
     batch_size: int = 64
-    """Pictures per step; by default enough to keep the encoder busy."""
+    """Pictures per step; by default enough to keep the encoder busy. ``encode`` hands over no more at once."""
 
     @property
     def dim(self) -> int:
@@ -93,6 +93,9 @@ class Encoder(ABC):
         return lambda: embeddings
 
 
+def _say_nothing(_stage: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """Source and place of an encoder that is to run."""
@@ -106,6 +109,8 @@ class LoadOptions:
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cuda``, ``cuda:N`` or ``cpu``."""
     dtype: DType = "float32"
+    on_stage: Callable[[str], None] = field(default=_say_nothing, compare=False, repr=False)
+    """Receives the name of each stage of loading when it begins."""
 
 
 @dataclass(frozen=True, slots=True)

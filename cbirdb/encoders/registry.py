@@ -64,6 +64,8 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
 
     :raises EncoderError: when its libraries or weights are missing.
     """
+    if spec.weights is not None:
+        options.on_stage("importing its libraries")
     family = get_family(spec)
     # An encoder without weights needs no folder.
     folder = find_folder(spec, family.FILES, options) if spec.weights else None
