@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cbirdb.db.server.embedded import EmbeddedServer
 from tests.conftest import Outcome, picture_bytes
 from tests.support.waiting import eventually
 
@@ -194,3 +195,46 @@ def test_ignored_sigterm_stays_ignored(start: Start, dsn: str, connection: psyco
         signal.signal(signal.SIGTERM, before)
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """Return an embedded server that does not exist yet."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("embedded") / "home")
+    yield server
+    server.stop()
+
+
+def on_embedded(server: EmbeddedServer, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [PROGRAM, "--home", server.home, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("receiver", ["process", "group"])
+def test_server_can_be_created_after_sigterm_ended_its_creation(server: EmbeddedServer, receiver: str) -> None:
+    process = on_embedded(server, "db", "start")
+    eventually(lambda: any(server.home.glob("pgdata*/PG_VERSION")), seconds=60)
+    send(process, receiver)
+    assert process.wait(60) == 143
+    process.communicate()
+    again = on_embedded(server, "db", "start")
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert not list(server.home.glob("pgdata.new-*"))
+
+
+def test_embedded_server_outlives_sigterm_to_the_group_of_the_command_that_started_it(
+    server: EmbeddedServer, pictures: Path
+) -> None:
+    process = on_embedded(server, "ingest", "folder", pictures)
+    eventually(server.running, seconds=120)
+    send(process, "group")
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    pid = int((server.data / "postmaster.pid").read_text().split()[0])
+    again = on_embedded(server, "ingest", "folder", pictures)
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert int((server.data / "postmaster.pid").read_text().split()[0]) == pid
