@@ -147,7 +147,7 @@ class Loading(Session):
         with self._in_use() as connection:
             self._encoders.clear()
             where = machine_options(self.settings, weights, device, allow_other_weights=allow_other_weights)
-            encoders = load_encoders(connection, names, where, dtype=dtype)
+            encoders = load_encoders(connection, names, where, dtype=dtype, progress=progress)
             return encode(connection, encoders, options, connect=self._further_connection, progress=progress)
 
     def _allowed_roots(

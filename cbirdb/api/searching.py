@@ -74,7 +74,7 @@ class Searching(Loading):
                 encoder = self._identified_name(connection, encoder, weights, device)
             stored = stored_encoder(connection, encoder)
             if image is not None:
-                model = self._encoder(connection, encoder, weights, device)
+                model = self._encoder(connection, encoder, weights, device, progress)
                 on_damage = verb.damage_handler(progress, accept_damaged=accept_damaged)
                 found = verb.search_by_file(
                     connection, stored, model, Path(image), frame=query.frame or 1, on_damage=on_damage, **how
@@ -149,14 +149,19 @@ class Searching(Loading):
         return identified_name(connection, name, options)
 
     def _encoder(
-        self, connection: psycopg.Connection, name: str, weights: str | os.PathLike[str] | None, device: str
+        self,
+        connection: psycopg.Connection,
+        name: str,
+        weights: str | os.PathLike[str] | None,
+        device: str,
+        progress: Progress,
     ) -> Encoder:
         """Return an encoder that is ready to run; loaded once, for all searches."""
         from cbirdb.encode.load import load_encoders, machine_options
 
         options = machine_options(self.settings, weights, device)
         if (name, options) not in self._encoders:
-            (self._encoders[name, options],) = load_encoders(connection, [name], options)
+            (self._encoders[name, options],) = load_encoders(connection, [name], options, progress=progress)
         return self._encoders[name, options]
 
 

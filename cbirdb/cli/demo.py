@@ -62,11 +62,11 @@ def demo(
         # Load all models first: report a missing one before any work is done.
         if fetch:
             fetch_missing(connection, names, options)
-        encoders = load_encoders(connection, names, options)
+        progress = context.progress()
+        encoders = load_encoders(connection, names, options, progress=progress)
         result = run(
-            connection, encoders, out, connect=context.connect, home=context.settings.home_folder,
-            progress=context.progress(),
-        )  # fmt: skip
+            connection, encoders, out, connect=context.connect, home=context.settings.home_folder, progress=progress
+        )
     if output_format != "table":
         write_rows(result.overall, output_format)
         return

@@ -102,7 +102,7 @@ def verify(
     with context.open_database() as connection:
         spec = get_spec(name, known_encoders(connection))
         options = context.load_options(weights, device, allow_other_weights=allow_other_weights)
-        checks = verify_encoder(connection, spec, options)
+        checks = verify_encoder(connection, spec, options, context.progress())
     write_rows([{**asdict(check), "ok": WORDS[check.ok]} for check in checks], output_format)
     return int(ExitCode.PARTIAL if any(check.ok is False for check in checks) else ExitCode.OK)
 

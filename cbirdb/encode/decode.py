@@ -72,6 +72,26 @@ class Inputs:
     read: dict[int, FrameFacts]
     """Hashes and sizes of DICOM frames, by image id."""
 
+    @property
+    def concerned(self) -> list[int]:
+        """Return the ids of all images, those that failed among them."""
+        return [image.image_id for image in (*self.images, *(image for image, _ in self.failures))]
+
+    def steps(self, size: int) -> Iterator[tuple[int, Inputs]]:
+        """Yield parts of at most ``size`` images, each with the place of its first one; the first with all failures."""
+        for start in range(0, max(1, len(self.images)), size):
+            images = self.images[start : start + size]
+            ids = {image.image_id for image in images}
+            step = Inputs(
+                images,
+                self.pixels[start : start + size],
+                self.failures if start == 0 else [],
+                {image_id: report for image_id, report in self.damage.items() if image_id in ids},
+                {image_id: facts for image_id, facts in self.read.items() if image_id in ids},
+            )
+            if step.concerned:
+                yield start, step
+
 
 @dataclass(frozen=True, slots=True)
 class _Layout:

@@ -20,6 +20,7 @@ from cbirdb.encoders.registry import get_spec, has_files, identified_spec, load_
 from cbirdb.errors import EncoderError
 from cbirdb.parallel.shards import local_rank
 from cbirdb.pixels.rendering import Rendering
+from cbirdb.progress import SILENT, Progress
 from cbirdb.vectors.normalize import cosine, l2_normalize
 
 
@@ -47,7 +48,12 @@ def fetch_missing(connection: psycopg.Connection, names: Sequence[str], options:
 
 
 def load_encoders(
-    connection: psycopg.Connection, names: Sequence[str], options: LoadOptions, *, dtype: DType | None = None
+    connection: psycopg.Connection,
+    names: Sequence[str],
+    options: LoadOptions,
+    *,
+    dtype: DType | None = None,
+    progress: Progress = SILENT,
 ) -> list[Encoder]:
     """Load encoders, each once.
 
@@ -58,10 +64,12 @@ def load_encoders(
     added = added_encoders(connection)
     specs = [get_spec(name, added) for name in dict.fromkeys(names)]
     encoders = []
-    for spec in specs:
+    for number, spec in enumerate(specs, start=1):
         stored = find_encoder(connection, identified_spec(spec, options).name)
         before = stored.provenance.get("dtype") if stored is not None else None
-        encoders.append(load_encoder(spec, replace(options, dtype=dtype or before or "float32")))
+        with progress.task(f"loading {spec.name} ({number} of {len(specs)})", total=None, unit="stages") as task:
+            chosen = replace(options, dtype=dtype or before or "float32", on_stage=task.stage)
+            encoders.append(load_encoder(spec, chosen))
     return encoders
 
 

@@ -19,6 +19,7 @@ from cbirdb.encoders.packages import is_package
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_folder
+from cbirdb.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class Check:
     """None: there is no value to compare with."""
 
 
-def verify_encoder(connection: psycopg.Connection, spec: EncoderSpec, options: LoadOptions) -> list[Check]:
+def verify_encoder(
+    connection: psycopg.Connection, spec: EncoderSpec, options: LoadOptions, progress: Progress = SILENT
+) -> list[Check]:
     """Compare an encoder with its downloaded files and with the values stored when it first encoded.
 
     :raises EncoderError: when it cannot be loaded.
@@ -40,7 +43,7 @@ def verify_encoder(connection: psycopg.Connection, spec: EncoderSpec, options: L
     checks = [_files(spec, options)] if spec.weights is not None and not is_package(spec) else []
     if any(check.ok is False for check in checks):
         return checks  # changed weights would be refused, and changed settings make other embeddings
-    (encoder,) = load_encoders(connection, [spec.name], options)
+    (encoder,) = load_encoders(connection, [spec.name], options, progress=progress)
     stored = find_encoder(connection, encoder.spec.name)
     computed = stored is not None and stored.golden_embedding is not None
     current = encoder.provenance

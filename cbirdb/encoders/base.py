@@ -59,7 +59,7 @@ class Encoder(ABC):
     input_shape: tuple[int, ...]
     """Shape of an output of ``preprocess``."""
     batch_size: int = 64
-    """Pictures per step; by default enough to keep the encoder busy."""
+    """Pictures per step; by default enough to keep the encoder busy. ``encode`` hands over no more at once."""
 
     @property
     def dim(self) -> int:
@@ -94,6 +94,9 @@ class Encoder(ABC):
         return lambda: embeddings
 
 
+def _say_nothing(_stage: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """Source and place of an encoder that is to run."""
@@ -109,6 +112,8 @@ class LoadOptions:
     dtype: DType = "float32"
     allow_other_weights: bool = False
     """Accept weights whose SHA-256 is not the record's, under the name ``NAME@<its first 8 digits>``."""
+    on_stage: Callable[[str], None] = field(default=_say_nothing, compare=False, repr=False)
+    """Receives the name of each stage of loading when it begins."""
 
 
 @dataclass(frozen=True, slots=True)

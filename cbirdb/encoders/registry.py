@@ -72,6 +72,8 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
 
     :raises EncoderError: when its libraries or weights are missing, or the weights are others.
     """
+    if spec.weights is not None:
+        options.on_stage("importing its libraries")
     family = get_family(spec)
     # An encoder without weights needs no folder.
     folder = find_folder(spec, family.FILES, options) if spec.weights else None

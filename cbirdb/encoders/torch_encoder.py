@@ -141,7 +141,10 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
     device = choose_device(options.device)
     with silenced_libraries():
         try:
+            options.on_stage("reading the weights")
             parts = build()
+            if device.type != "cpu":
+                options.on_stage(f"moving to {device}")
             parts.model.to(device).eval()
         except RuntimeError as error:
             if not _is_out_of_memory(error):
@@ -150,6 +153,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
                 f"There is not enough memory to load '{spec.name}'.",
                 hint="Use --device cpu, or a machine with more memory, or fewer encoders at once.",
             ) from error
+        options.on_stage("hashing the weights")
         provenance = Provenance(
             weights_sha256=hash_files([parts.weights]),
             preprocessing_sha256=hash_settings(parts.preprocessing),
@@ -158,6 +162,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
             device=device.type,
         )
         encoder = TorchEncoder(spec, parts, device, provenance)
+        options.on_stage("encoding a test picture")
         with translated_read_errors(spec, parts.weights):
             pixels = encoder.preprocess(golden_picture())
             encoder.input_shape = pixels.shape
