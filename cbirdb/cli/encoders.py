@@ -95,6 +95,11 @@ def show(context: Context, name: str, output_format: str) -> None:
     " texts), cls-unmasked (MAE), sam-grid-mean.  [default: cls]",
 )  # fmt: skip
 @click.option("--quick-gelu", is_flag=True, help="open_clip: the weights were trained with QuickGELU.")
+@click.option(
+    "--interpolate-offset", type=click.FloatRange(0, 1, max_open=True), metavar="X",
+    help="hf: how DINOv2 resizes its position embeddings, with an offset of X, 0.1 in its original code, or 0 as newer"
+    " versions of transformers do.  [default: 0]",
+)  # fmt: skip
 @click.option("--licence", type=Line(), default="unknown", help="Licence of the weights.")
 @click.option(
     "--training", "training_scheme", default="unknown",
@@ -117,6 +122,7 @@ def add(
     dim: int | None,
     pooling: str | None,
     quick_gelu: bool,
+    interpolate_offset: float | None,
     licence: str,
     training_scheme: TrainingScheme,
     citation: str,
@@ -130,7 +136,7 @@ def add(
 
     record = make_record(
         name, loader=loader, weights=weights, revision=revision, dim=dim, pooling=pooling, quick_gelu=quick_gelu,
-        licence=licence, training_scheme=training_scheme, citation=citation,
+        interpolate_offset=interpolate_offset, licence=licence, training_scheme=training_scheme, citation=citation,
         rendering=rendering,
     )  # fmt: skip
     with context.open_database() as connection:

@@ -89,6 +89,7 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
 
     :raises EncoderError: naming the difference.
     """
+    check_interpolation(stored, encoder)
     check_provenance(stored, {
         "weights_sha256": encoder.provenance.weights_sha256,
         "preprocessing_sha256": encoder.provenance.preprocessing_sha256,
@@ -105,6 +106,26 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
             f" {found:.5f} to its embedding from then ({changed}).",
             hint=f"Restore the earlier software, or start anew: cbirdb encoders drop {stored.name}",
         )
+
+
+def check_interpolation(stored: StoredEncoder, encoder: Encoder) -> None:
+    """Refuse DINOv2 whose position embeddings are resized in another way than for the stored vectors.
+
+    :raises EncoderError: saying which way each uses.
+    """
+    before, now = (
+        options.get("interpolate_offset") for options in (stored.spec.get("options", {}), encoder.spec.options)
+    )
+    if before == now or stored.preprocessing_sha256 in (None, encoder.provenance.preprocessing_sha256):
+        return
+    ways = [
+        f"with the offset {offset}" if offset else "to the exact size, without an offset" for offset in (before, now)
+    ]
+    raise EncoderError(
+        f"The stored embeddings of '{stored.name}' were computed with position embeddings interpolated {ways[0]}; its"
+        f" record now says {ways[1]}. The vectors differ, so the two cannot be compared.",
+        hint=f"Encode the images anew: cbirdb encoders drop {stored.name}; cbirdb encode -e {stored.name}",
+    )
 
 
 def check_rendering(stored: StoredEncoder, encoder: Encoder) -> None:

@@ -209,10 +209,12 @@ PAPER = (
         options={
             "model": "Dinov2Model",
             "pooling": "cls",
+            # The default of the original code for models without register tokens; the paper's transformers 4.39 did so too.
+            "interpolate_offset": 0.1,
             "config": {"model_type": "dinov2", "hidden_size": 768, "num_hidden_layers": 12, "patch_size": 14},
         },
         dim=768,
-        embedding="the class token of the last hidden state",
+        embedding="the class token of the last hidden state; position embeddings interpolated with the original's offset 0.1",
         preprocessing=f"{OWN_PROCESSOR}: shortest side 256 bicubic, centre crop 224, ImageNet mean and deviation",
         licence="Apache-2.0",
         licence_source="https://github.com/facebookresearch/dinov2#license",

@@ -309,6 +309,8 @@ BAD = [
     ("pooling of another loader", "encoders add new --loader timm --weights a/b --pooling cls", USAGE, "--pooling is for"),
     ("unknown pooling", "encoders add new --loader hf --weights a/b --pooling max", USAGE, "'max' is not one of"),
     ("QuickGELU with another loader", "encoders add new --loader hf --weights a/b --quick-gelu", USAGE, "--quick-gelu is for"),
+    ("DINOv2's offset with another loader", "encoders add new --loader timm --weights a/b --interpolate-offset 0.1", USAGE, "--interpolate-offset is for"),
+    ("DINOv2's offset of a whole patch", "encoders add new --loader hf --weights a/b --interpolate-offset 1", USAGE, "0<=x<1"),
     ("unknown training scheme", "encoders add new --loader hf --weights a/b --training hard", USAGE, "'hard' is not one of"),
     ("dimension of zero", "encoders add new --loader hf --weights a/b --dim 0", USAGE, "--dim"),
     ("more dimensions than an index takes", "encoders add new --loader hf --weights a/b --dim 4001", USAGE, "--dim"),

@@ -164,10 +164,17 @@ def test_added_encoder_is_listed_shown_and_suggested(cli: Cli, connection: psyco
         ("timm", (), "timm_models", {}),
         ("open_clip", (), "openclip", {}),
         ("open_clip", ("--quick-gelu",), "openclip", {"quick_gelu": True}),
+        ("hf", ("--interpolate-offset", 0.1), "huggingface", {"interpolate_offset": 0.1}),
+        ("hf", ("--interpolate-offset", 0), "huggingface", {}),
     ],
 )
 def test_loader_sets_the_family_and_omitted_facts_stay_unknown(
-    cli: Cli, connection: psycopg.Connection, loader: str, options: tuple[str, ...], family: str, stored: dict[str, Any]
+    cli: Cli,
+    connection: psycopg.Connection,
+    loader: str,
+    options: tuple[object, ...],
+    family: str,
+    stored: dict[str, Any],
 ) -> None:
     assert cli("encoders", "add", "new", "--loader", loader, "--weights", "lab/model", *options).code == 0
     spec = records(connection)["new"]

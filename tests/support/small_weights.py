@@ -34,6 +34,15 @@ def write_small_resnet(folder: Path, *, number: int = 0) -> Path:
     return folder
 
 
+def write_small_dinov2(folder: Path, *, pixels: int = 42) -> Path:
+    """Write a DINOv2 for 98 x 98 pixels (7 x 7 patches) that sees pictures of another size."""
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 98, "patch_size": 14}
+    randomise(transformers.Dinov2Model(transformers.Dinov2Config(**settings))).save_pretrained(folder)
+    sizes = {"crop_size": {"height": pixels, "width": pixels}, "size": {"shortest_edge": pixels}}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PREPROCESSORS["dinov2-vit-b14"], **sizes}))
+    return folder
+
+
 TEXT = "some/text-model"
 SMALL_CLIP = {
     "embed_dim": 16, "vision_cfg": {"layers": 1, "width": 64, "patch_size": 32, "image_size": 64},
