@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cbirdb.cli.encoder_export import export
 from cbirdb.cli.encoder_weights import added_specs, fetch, find_spec, verify
 from cbirdb.cli.options import Context, confirm, format_option, pass_context
 from cbirdb.cli.output import write_rows
@@ -20,7 +21,10 @@ TABLE = ("encoder", "dim", "training", "in_paper", "licence", "restrictions", "c
 
 @click.group()
 def encoders() -> None:
-    """List, add, fetch, verify and drop encoders."""
+    """List, add, fetch, export, verify and drop encoders."""
+
+
+encoders.add_command(export)
 
 
 @encoders.command("list")

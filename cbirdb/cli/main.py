@@ -21,7 +21,7 @@ COMMANDS = {
     "db": ("cbirdb.cli.db:db", "Start, stop, inspect and upgrade the database."),
     "datasets": ("cbirdb.cli.datasets:datasets", "List the dataset readers, and remove datasets."),
     "ingest": ("cbirdb.cli.ingest:ingest", "Add a dataset's images and labels to the catalogue."),
-    "encoders": ("cbirdb.cli.encoders:encoders", "List, add, fetch, verify and drop encoders."),
+    "encoders": ("cbirdb.cli.encoders:encoders", "List, add, fetch, export, verify and drop encoders."),
     "encode": ("cbirdb.cli.encode:encode", "Compute embeddings of all images that lack one."),
     "import-embeddings": ("cbirdb.cli.import_embeddings:import_embeddings", "Load the paper's published embeddings."),
     "index": ("cbirdb.cli.index:index", "Build, drop and show vector indexes."),

@@ -152,7 +152,18 @@ def register_encoder(
                 "SELECT cbir_internal.describe_encoder(%s, %s, %s, %s, %s::real[])",
                 [name, *described, Jsonb(dict(provenance)), golden],
             )
+        else:
+            _note_runtime(connection, stored, provenance)
     return stored
+
+
+def _note_runtime(connection: psycopg.Connection, stored: StoredEncoder, provenance: Mapping[str, Any]) -> None:
+    """Record the library that computes the next vectors, if none of the stored ones were computed with it."""
+    runtime, then = provenance.get("runtime"), stored.provenance
+    known = then.get("runtimes") or [then.get("runtime", "torch")]
+    # Without weights there is no network to run, by whatever library.
+    if runtime is not None and provenance.get("weights_sha256") is not None and runtime not in known:
+        connection.execute("SELECT cbir_internal.note_runtime(%s, %s)", [stored.name, runtime])
 
 
 def _check_same(stored: StoredEncoder, dim: int, precision: Precision | None, provenance: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.own_gpu import own_gpu
 from cbirdb.encoders.registry import get_spec, has_files, identified_spec, load_encoder
 from cbirdb.errors import EncoderError
+from cbirdb.parallel.machine import machine_cpus
 from cbirdb.parallel.shards import local_rank
 from cbirdb.pixels.rendering import Rendering
 from cbirdb.progress import SILENT, Progress
@@ -33,6 +34,7 @@ def machine_options(
         store=settings.weights_folder,
         device=own_gpu(device, local_rank(os.environ)),
         allow_other_weights=allow_other_weights,
+        threads=machine_cpus(),
     )
 
 
@@ -149,9 +151,11 @@ def golden_cosine(stored: StoredEncoder, encoder: Encoder) -> float:
 
 
 def provenance_differences(stored: StoredEncoder, encoder: Encoder) -> list[str]:
-    """Describe the library versions and device kind that differ from the first use."""
+    """Describe the library versions, device kind and runtime that differ from the first use."""
     then, now = stored.provenance, encoder.provenance
     versions: dict[str, str] = dict(then.get("libraries") or {})
     pairs = [(name, versions.get(name), version) for name, version in now.libraries.items()]
     pairs.append(("device", then.get("device"), now.device))
+    if now.weights_sha256 is not None:
+        pairs.append(("runtime", then.get("runtime", "torch"), now.runtime))
     return [f"{name} {after}, then {before}" for name, before, after in pairs if before is not None and before != after]

@@ -15,6 +15,7 @@ from cbirdb.encoders.base import LoadOptions
 from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.identity import confirmation, known_sha256
 from cbirdb.encoders.manifest import changed_files
+from cbirdb.encoders.onnx_folder import changed_export_files, find_export, read_export
 from cbirdb.encoders.packages import is_package
 from cbirdb.encoders.registry import get_family
 from cbirdb.encoders.spec import EncoderSpec
@@ -48,7 +49,8 @@ def verify_encoder(
     computed = stored is not None and stored.golden_embedding is not None
     current = encoder.provenance
     if current.weights_sha256 is not None and confirmation(spec, options.store or Path()) is not None:
-        known = known_sha256(spec, find_folder(spec, get_family(spec).FILES, options), options.store)
+        folder = find_export(spec, options) or find_folder(spec, get_family(spec).FILES, options)
+        known = known_sha256(spec, folder, options.store)
         right = current.weights_sha256 in known if known and encoder.spec.name == spec.name else None
         checks.append(Check("owners' weights", min(known, default="not yet confirmed"), current.weights_sha256, right))
     for name, before, now in (
@@ -73,6 +75,11 @@ def _unused(computed: bool) -> str:
 
 
 def _files(spec: EncoderSpec, options: LoadOptions) -> Check:
+    if (exported := find_export(spec, options)) is not None:
+        export = read_export(spec, exported)
+        changed = changed_export_files(export, exported)
+        result = f"changed or missing: {', '.join(changed)}" if changed else "as exported"
+        return Check("files", f"{len(export.files)} as exported", result, not changed)
     folder = find_folder(spec, get_family(spec).FILES, options)
     found = changed_files(folder)
     if found is None:

@@ -24,6 +24,9 @@ DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 """Number formats of the forward pass. Below float32, PyTorch's autocast chooses the operations to compute in it."""
 
+Runtime: TypeAlias = Literal["torch", "onnxruntime", "numpy"]
+"""Libraries that run encoders: ``numpy`` those without a network."""
+
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
@@ -39,6 +42,8 @@ class Provenance:
     dtype: DType = "float32"
     device: str = "cpu"
     """Kind of device: ``cpu`` or ``cuda``."""
+    runtime: Runtime = "torch"
+    """The library that runs the model. Records without it are of torch."""
 
 
 class Preprocessing(Protocol):
@@ -114,6 +119,8 @@ class LoadOptions:
     """Accept weights whose SHA-256 is not the record's, under the name ``NAME@<its first 8 digits>``."""
     on_stage: Callable[[str], None] = field(default=_say_nothing, compare=False, repr=False)
     """Receives the name of each stage of loading when it begins."""
+    threads: int | None = None
+    """Threads of onnxruntime, unless OMP_NUM_THREADS says how many. None: one per core that this process may use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def _sam_grid(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 def _unmasked_cls(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     # The noise orders the patches to keep. By default it is random, and so are the last digits of the result.
     patches = model.embeddings.num_patches if hasattr(model.embeddings, "num_patches") else _patches(model)
-    order = torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
+    order = torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(pixels.shape[0], -1)
     return _first(model(pixel_values=pixels, noise=order).last_hidden_state)
 
 

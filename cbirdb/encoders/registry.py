@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from cbirdb.encoders.base import Encoder, LoadOptions
-from cbirdb.encoders.identity import Identity, identify, other_weights
+from cbirdb.encoders.identity import Identity, identify, identify_export, other_weights
+from cbirdb.encoders.onnx_folder import find_export, read_export
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import LOADERS, EncoderSpec
 from cbirdb.encoders.weights import find_folder, find_weights
@@ -53,12 +54,29 @@ def get_family(spec: EncoderSpec) -> Any:
         extra = EXTRAS.get(spec.family, "encoders")
         raise EncoderError(
             f"The encoder '{spec.name}' needs the Python package '{error.name}', which is not installed.",
-            hint=f"Install cbirdb with its extra '{extra}'. In a clone of it, run: pip install -e '.[{extra}]'",
+            hint=f"Install cbirdb with its extra '{extra}'. In a clone of it, run: pip install -e '.[{extra}]'."
+            " With --weights and a folder of `encoders export`, the extra 'onnx' is enough.",
+        ) from error
+
+
+def get_onnx_encoder() -> Any:
+    """Return the module that runs exports.
+
+    :raises EncoderError: when onnxruntime is not installed.
+    """
+    try:
+        return import_module("cbirdb.encoders.onnx_encoder")
+    except ModuleNotFoundError as error:
+        raise EncoderError(
+            f"Exported encoders need the Python package '{error.name}', which is not installed.",
+            hint="Install cbirdb with its extra 'onnx'. In a clone of it, run: pip install -e '.[onnx]'",
         ) from error
 
 
 def has_files(spec: EncoderSpec, options: LoadOptions) -> bool:
-    """Return True if the encoder's own files are on this machine."""
+    """Return True if the encoder's own files, or an export, are on this machine."""
+    if find_export(spec, options) is not None:
+        return True
     files = get_family(spec).FILES
     try:
         find_weights(spec, find_folder(spec, files, options), files)
@@ -68,10 +86,16 @@ def has_files(spec: EncoderSpec, options: LoadOptions) -> bool:
 
 
 def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
-    """Load an encoder.
+    """Load an encoder: with onnxruntime if its folder of weights is an export, else with its family's library.
 
     :raises EncoderError: when its libraries or weights are missing, or the weights are others.
     """
+    if spec.weights is not None and (exported := find_export(spec, options)) is not None:
+        found = identify_export(spec, read_export(spec, exported), exported, options)
+        if found.refusal is not None:
+            raise found.refusal
+        options.on_stage("reading its export")
+        return get_onnx_encoder().load_export(found.spec, exported, options)
     if spec.weights is not None:
         options.on_stage("importing its libraries")
     family = get_family(spec)
@@ -94,5 +118,7 @@ def identified_spec(spec: EncoderSpec, options: LoadOptions) -> EncoderSpec:
     """
     if not options.allow_other_weights or spec.weights is None:
         return spec
+    if (exported := find_export(spec, options)) is not None:
+        return identify_export(spec, read_export(spec, exported), exported, options).spec
     files = get_family(spec).FILES
     return identify(spec, find_folder(spec, files, options), files, options).spec

@@ -36,6 +36,7 @@ class TinyImage(Encoder):
             weights_sha256=None,
             preprocessing_sha256=hash_settings({"mode": "L", "side": SIDE, "resample": "BOX", "centre": "mean"}),
             libraries={"pillow": PIL.__version__, "numpy": np.__version__},
+            runtime="numpy",
         )
 
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,20 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 import cbirdb.encoders.torchvision_operators  # noqa: F401 (before the libraries that import torchvision)
-from cbirdb.encoders.base import Encoder, LoadOptions, Preprocessing, Provenance, hash_files, hash_settings
+from cbirdb.encoders.base import LoadOptions, Preprocessing, Provenance, hash_files, hash_settings
+from cbirdb.encoders.batched import BatchedEncoder, cpu_batch_size
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import translated_read_errors, weights_error
 from cbirdb.errors import EncoderError
 
-_log = logging.getLogger(__name__)
-
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """Function from inputs, shape (n, *input_shape), to raw embeddings, shape (n, dim)."""
-
-
-CPU_PIXELS = 8 * 224 * 224
-"""Pixels per step on a CPU. More are no faster and only take more memory (eight of SAM's pictures take about 10 GB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +42,25 @@ class Parts:
     """Packages besides torch, Pillow and NumPy that touch pixels or numbers."""
 
 
-class TorchEncoder(Encoder):
-    """A PyTorch model in inference mode."""
+class Network(torch.nn.Module):
+    """A model and the function that takes the embedding from its output, as one module."""
 
-    largest_batch: int | None = None
-    """Largest batch that fitted into memory after memory ran out; None before."""
+    def __init__(self, model: torch.nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self._take = forward
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Compute raw embeddings, float32, shape (n, dim)."""
+        return self._take(pixels).float()
+
+
+class TorchEncoder(BatchedEncoder):
+    """A PyTorch model in inference mode."""
 
     def __init__(self, spec: EncoderSpec, parts: Parts, device: torch.device, provenance: Provenance) -> None:
         self.spec = spec
+        self._model = parts.model
         self.provenance = provenance
         self.preprocess = parts.preprocess
         self._forward = parts.forward
@@ -67,41 +72,15 @@ class TorchEncoder(Encoder):
         """Return the device that holds the model."""
         return self._device
 
+    def network(self) -> Network:
+        """Return the model from inputs to raw embeddings as a module, to be exported."""
+        return Network(self._model, self._forward).eval()
+
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Compute raw embeddings, float32, shape (n, dim), from inputs on the device, shape (n, *input_shape)."""
         autocast = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
         with torch.inference_mode(), autocast:
             return self._forward(pixels).float()
-
-    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.submit(batch)()
-
-    def submit(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
-        """Start to encode. On a GPU this returns before the result is computed.
-
-        :raises EncoderError: when memory does not suffice for a single picture.
-        """
-        size = min(self.batch_size, self.largest_batch or self.batch_size)
-        waiting: list[Callable[[], NDArray[np.float32]]] = []
-        start = 0
-        while start < len(batch):
-            try:
-                waiting.append(self._launch(batch[start : start + size]))
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if min(size, len(batch) - start) == 1:
-                    raise EncoderError(
-                        f"There is not enough memory to run '{self.spec.name}' on a single picture.",
-                        hint="Use --device cpu, or --dtype bfloat16, or a machine with more memory.",
-                    ) from error
-                size = self.largest_batch = min(size, len(batch) - start) // 2
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
-                _log.info("memory ran out; continuing with batches of %d", size)
-            else:
-                start += size
-        return lambda: np.concatenate([wait() for wait in waiting])
 
     def _launch(self, batch: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
         pixels = torch.from_numpy(batch)
@@ -121,6 +100,13 @@ class TorchEncoder(Encoder):
             return found
 
         return wait
+
+    def _is_out_of_memory(self, error: BaseException) -> bool:
+        return _is_out_of_memory(error)
+
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
@@ -167,7 +153,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
             pixels = encoder.preprocess(golden_picture())
             encoder.input_shape = pixels.shape
             if device.type == "cpu":
-                encoder.batch_size = max(1, min(encoder.batch_size, CPU_PIXELS // prod(pixels.shape[1:])))
+                encoder.batch_size = cpu_batch_size(encoder.batch_size, pixels.shape)
             found = encoder.golden.shape[-1]
     if spec.dim is None:
         encoder.spec = replace(spec, dim=found)

@@ -48,6 +48,7 @@ LEFT JOIN (
     ('register_encoder', 'ingest'),
     ('describe_encoder', 'ingest'),
     ('note_rendering', 'ingest'),
+    ('note_runtime', 'ingest'),
     ('add_encoder_record', 'ingest'),
     ('erased_source', 'ingest'),
     ('erased_dataset', 'ingest'),
