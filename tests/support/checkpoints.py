@@ -120,7 +120,9 @@ def draw(name: str, shape: Sequence[int]) -> NDArray[Any]:
         # Fresh statistics (0 and 1) let values grow with depth until all pictures look alike.
         return np.float32(1.5) + _noise(name, shape, 0.3)
     if len(shape) < 2:
-        return np.float32(last in {"weight", "lambda1"}) + _noise(name, shape, 0.05)
+        return np.asarray(
+            np.float32(last in {"weight", "lambda1"}) + _noise(name, shape, 0.05)
+        )  # also without dimensions
     if any(part in name for part in ("token", "pos_embed", "position", "rel_pos", "embedding")):
         return _noise(name, shape, 0.05)
     return _noise(name, shape, 1 / math.sqrt(math.prod(shape[1:])))
@@ -154,7 +156,7 @@ COUNTS: dict[str, Callable[[Sequence[int]], NDArray[np.int64]]] = {
 
 def draw_state(encoder: str) -> dict[str, torch.Tensor]:
     """Return a checkpoint's tensors."""
-    state = {name: torch.from_numpy(np.asarray(draw(name, shape))) for name, shape in tensor_shapes(encoder).items()}
+    state = {name: torch.from_numpy(draw(name, shape)) for name, shape in tensor_shapes(encoder).items()}
     if encoder == "sam-vit-b":  # one tensor under two names
         state["prompt_encoder.shared_embedding.positional_embedding"] = state[
             "shared_image_embedding.positional_embedding"

@@ -1,4 +1,4 @@
-"""Write seeded random weights of full architectures, in the hubs' on-disk formats.
+"""Write random weights of full architectures, the same each time, in the hubs' on-disk formats.
 
 No model hub can be reached from where the tests run, so tests of encoders use these: files of the real names,
 layouts and sizes, as the published ones have them, with other numbers. ``python -m tests.support.random_weights DIR [NAME...]``
