@@ -165,7 +165,7 @@ def test_folder_of_other_encoders_weights_need_not_repeat_the_packages(tmp_path:
 
 def test_file_in_the_given_folder_comes_before_the_packages(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"no weights")
-    error = refused(SPEC, on_cpu(tmp_path))
+    error = refused(SPEC, LoadOptions(weights=tmp_path, device="cpu"))
     assert str(tmp_path / FILE) in error.message
     assert "come with a package" in str(error.hint)
 
