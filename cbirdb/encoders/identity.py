@@ -67,13 +67,34 @@ def identify(spec: EncoderSpec, folder: Path, files: WeightFiles, options: LoadO
         return Identity(spec)
     with translated_read_errors(spec, weights):
         found = hash_files([weights])
-    if (prefix and found.startswith(prefix)) or (found in known and not prefix):
+    what = f"was fetched for '{origin.encoder}'" if origin is not None else None
+    return identify_hash(spec, weights, found, options, known=known, what=what)
+
+
+def identify_hash(
+    spec: EncoderSpec,
+    source: Path,
+    found: str,
+    options: LoadOptions,
+    *,
+    known: frozenset[str] | None = None,
+    what: str | None = None,
+) -> Identity:
+    """Compare a SHA-256 of weights with those that the record's name stands for.
+
+    :param source: the file that they are in, or that was made from them.
+    :param known: SHA-256 that are right. None: those of the record, or of this machine's download.
+    :param what: what the weights are, if it is known by other means.
+    """
+    known = known_sha256(spec, None, options.store) if known is None else known
+    prefix = spec.name.partition("@")[2]
+    if found.startswith(prefix) if prefix else found in known or not (known or what):
         return Identity(spec)
     if options.allow_other_weights and not prefix:
         return Identity(other_weights(spec, found[:8]))
-    what = f"was fetched for '{origin.encoder}'" if origin is not None else _what(found)
     wanted = prefix or min(known, default="")[:12]
-    return _refuse(spec, weights, found, what, f"has the SHA-256 {found[:12]}..., not {wanted}...")
+    reason = what or _what(found)
+    return _refuse(spec, source, found, reason, f"has the SHA-256 {found[:12]}..., not {wanted}...")
 
 
 def known_sha256(spec: EncoderSpec, folder: Path | None, store: Path | None) -> frozenset[str]:
