@@ -13,7 +13,6 @@ from pathlib import Path
 
 from cbirdb.encoders.base import LoadOptions, WeightFiles, hash_files
 from cbirdb.encoders.manifest import Manifest, read_manifest
-from cbirdb.encoders.onnx_folder import Export
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import find_weights, is_local, translated_read_errors, weights_error
@@ -68,33 +67,34 @@ def identify(spec: EncoderSpec, folder: Path, files: WeightFiles, options: LoadO
         return Identity(spec)
     with translated_read_errors(spec, weights):
         found = hash_files([weights])
-    what = f"was fetched for '{origin.encoder}'" if origin is not None else _what(found)
-    return _judge(spec, f"The file {weights}", found, known, what, options)
+    what = f"was fetched for '{origin.encoder}'" if origin is not None else None
+    return identify_hash(spec, weights, found, options, known=known, what=what)
 
 
-def identify_export(spec: EncoderSpec, export: Export, folder: Path, options: LoadOptions) -> Identity:
-    """Compare the weights that an export says it was made from with those that the record's name stands for.
-
-    Whoever can write the folder can also write that statement: see docs/encoders.md for what it does not show.
-    """
-    known = known_sha256(spec, None, options.store)
-    if not known and "@" not in spec.name:
-        return Identity(spec)
-    found = export.weights_sha256
-    return _judge(spec, f"The export in {folder}", found, known, _what(found), options)
-
-
-def _judge(
-    spec: EncoderSpec, where: str, found: str, known: frozenset[str], what: str | None, options: LoadOptions
+def identify_hash(
+    spec: EncoderSpec,
+    source: Path,
+    found: str,
+    options: LoadOptions,
+    *,
+    known: frozenset[str] | None = None,
+    what: str | None = None,
 ) -> Identity:
-    """Decide under which record weights of a SHA-256 may run."""
-    _, _, prefix = spec.name.partition("@")
-    if (prefix and found.startswith(prefix)) or (found in known and not prefix):
+    """Compare a SHA-256 of weights with those that the record's name stands for.
+
+    :param source: the file that they are in, or that was made from them.
+    :param known: SHA-256 that are right. None: those of the record, or of this machine's download.
+    :param what: what the weights are, if it is known by other means.
+    """
+    known = known_sha256(spec, None, options.store) if known is None else known
+    prefix = spec.name.partition("@")[2]
+    if found.startswith(prefix) if prefix else found in known or not (known or what):
         return Identity(spec)
     if options.allow_other_weights and not prefix:
         return Identity(other_weights(spec, found[:8]))
     wanted = prefix or min(known, default="")[:12]
-    return _refuse(spec, where, found, what, f"has the SHA-256 {found[:12]}..., not {wanted}...")
+    reason = what or _what(found)
+    return _refuse(spec, source, found, reason, f"has the SHA-256 {found[:12]}..., not {wanted}...")
 
 
 def known_sha256(spec: EncoderSpec, folder: Path | None, store: Path | None) -> frozenset[str]:
@@ -141,8 +141,10 @@ def _what(found: str) -> str | None:
     return next((f"is that of '{spec.name}'" for spec in SHIPPED.values() if found in spec.files.values()), None)
 
 
-def _refuse(spec: EncoderSpec, where: str, found: str, what: str | None, otherwise: str) -> Identity:
-    error = weights_error(spec, f"{where} does not hold the weights of '{spec.name}': it {what or otherwise}.")
+def _refuse(spec: EncoderSpec, weights: Path, found: str, what: str | None, otherwise: str) -> Identity:
+    error = weights_error(
+        spec, f"The file {weights} does not hold the weights of '{spec.name}': it {what or otherwise}."
+    )
     name = f"{spec.base_name}@{found[:8]}"
     otherwise = (
         f"For this file, name the encoder {name}."

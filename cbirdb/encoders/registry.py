@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from cbirdb.encoders.base import Encoder, LoadOptions
-from cbirdb.encoders.identity import Identity, identify, identify_export, other_weights
-from cbirdb.encoders.onnx_folder import find_export, read_export
+from cbirdb.encoders.identity import Identity, identify, identify_hash, other_weights
+from cbirdb.encoders.onnx_folder import MANIFEST, find_export, read_export
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import LOADERS, EncoderSpec
 from cbirdb.encoders.weights import find_folder, find_weights
@@ -91,7 +92,7 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
     :raises EncoderError: when its libraries or weights are missing, or the weights are others.
     """
     if spec.weights is not None and (exported := find_export(spec, options)) is not None:
-        found = identify_export(spec, read_export(spec, exported), exported, options)
+        found = _identify_export(spec, exported, options)
         if found.refusal is not None:
             raise found.refusal
         options.on_stage("reading its export")
@@ -119,6 +120,14 @@ def identified_spec(spec: EncoderSpec, options: LoadOptions) -> EncoderSpec:
     if not options.allow_other_weights or spec.weights is None:
         return spec
     if (exported := find_export(spec, options)) is not None:
-        return identify_export(spec, read_export(spec, exported), exported, options).spec
+        return _identify_export(spec, exported, options).spec
     files = get_family(spec).FILES
     return identify(spec, find_folder(spec, files, options), files, options).spec
+
+
+def _identify_export(spec: EncoderSpec, folder: Path, options: LoadOptions) -> Identity:
+    """Compare the weights that an export says it was made from with those that the record's name stands for.
+
+    Who can write the folder can write that statement, too: docs/encoders.md tells what it does not show.
+    """
+    return identify_hash(spec, folder / MANIFEST, read_export(spec, folder).weights_sha256, options)

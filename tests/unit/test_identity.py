@@ -268,3 +268,13 @@ def test_stored_record_cannot_confirm_weights_or_add_sources(folder: Path) -> No
 def test_identified_spec_names_the_weights_only_if_others_are_allowed(folder: Path, other: Path) -> None:
     assert identified_spec(held(folder), on_cpu(other)).name == f"resnet50@{sha256(other)[:8]}"
     assert identified_spec(held(folder), strictly(other)).name == "resnet50"
+
+
+def test_sha256_of_an_exports_weights_is_held_in_the_same_way(folder: Path, other: Path, tmp_path: Path) -> None:
+    export, right, wrong = tmp_path / "model.onnx", sha256(folder), sha256(other)
+    assert identity.identify_hash(held(folder), export, right, strictly(None)).refusal is None
+    refusal = identity.identify_hash(held(folder), export, wrong, strictly(None)).refusal
+    assert refusal is not None
+    assert str(export) in refusal.message
+    assert identity.identify_hash(held(folder), export, wrong, on_cpu(None)).spec.name == f"resnet50@{wrong[:8]}"
+    assert identity.identify_hash(SPEC, export, wrong, strictly(None)).refusal is None
