@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,7 +19,7 @@ from cbirdb.limits import LARGEST_HELD
 from cbirdb.pixels import read_picture, source
 from cbirdb.pixels.dicom import decode_dicom, forget
 from cbirdb.pixels.dicom import file as dicom_file
-from tests.support.dicom_pixels import native, smooth
+from tests.support.dicom_pixels import encoded, image, native, smooth
 
 SIDE, FRAMES = 512, 256
 SIZE = SIDE * SIDE * 2 * FRAMES
@@ -93,3 +94,15 @@ def test_deflated_data_set_is_bounded_together_with_its_file(monkeypatch: pytest
         with pytest.raises(PixelError) as caught:
             decode_dicom(data)
         assert caught.value.reason == "too large"
+
+
+def test_floating_point_values_are_ranked_in_one_copy() -> None:
+    values = np.random.default_rng(1).standard_normal((4000, 2000), np.float32)
+    made = image(values.view(np.uint32))
+    made.add_new("FloatPixelData", "OF", values.tobytes())
+    data = encoded(made, uid.ExplicitVRLittleEndian)
+    tracemalloc.start()
+    decode_dicom(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * values.size + (64 << 20)  # blocks of a million pixels

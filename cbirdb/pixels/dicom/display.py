@@ -229,14 +229,28 @@ def _distribution(
 ) -> Distribution:
     """Count the values that are no padding, as the modality LUT gives them."""
     if levels is None:
-        kept = stored.ravel() if padding is None else stored[~padding]
-        values, counts = np.unique(kept, return_counts=True)
-        return Distribution.of(display.rescaled(values.astype(np.float64)), counts)
+        return Distribution(_sorted(stored, padding, display), None)
     counts = np.zeros(len(levels), np.int64)
     for block in _blocks(stored):
         kept = stored[block].ravel() if padding is None else stored[block][~padding[block]]
         counts += np.bincount(kept.astype(np.int64) - low, minlength=len(levels))
     return Distribution.of(display.rescaled(levels), counts)
+
+
+def _sorted(stored: NDArray[Any], padding: NDArray[np.bool_] | None, display: Display) -> Values:
+    """Return all finite values that are no padding, as the modality LUT gives them, ascending.
+
+    They are the only copy: distinct values with their counts would take five times the memory of floating-point pixels.
+    """
+    values, filled = np.empty(stored.size, np.float64), 0
+    for block in _blocks(stored):
+        kept = stored[block].ravel() if padding is None else stored[block][~padding[block]]
+        found = display.rescaled(kept.astype(np.float64))
+        found = found[np.isfinite(found)]
+        values[filled : filled + found.size] = found
+        filled += found.size
+    values[:filled].sort()
+    return values[:filled]
 
 
 def _map(stored: NDArray[Any], shown_as: Shown, levels: Values | None, low: int) -> NDArray[np.uint8]:
