@@ -2,7 +2,8 @@
 -- Description: Shows for each class that a test image has or the probe can predict: precision, the share of right ones
 --   among the predictions of the class (NULL: it was never predicted); recall, the share of its test images that were
 --   recognised (NULL: there are none); their harmonic mean f1; and auc (see cbir.probe_auc). A class without
---   train images cannot be predicted, so its recall is 0.
+--   train images cannot be predicted, so its recall is 0. position is its place among the probabilities of
+--   cbir.probe_answer; NULL: it has none.
 -- Reference: the same as scikit-learn's precision_recall_fscore_support.
 CREATE VIEW cbir.probe_by_class WITH (security_invoker = TRUE) AS
 WITH tally AS (
@@ -12,7 +13,8 @@ WITH tally AS (
         1 AS query,
         0 AS prediction,
         (p.label_id = p.predicted_label_id)::integer AS hit,
-        0::bigint AS train_images
+        0::bigint AS train_images,
+        NULL::integer AS position
     FROM cbir.probe_prediction AS p
     UNION ALL
     SELECT
@@ -21,7 +23,8 @@ WITH tally AS (
         0 AS query,
         1 AS prediction,
         0 AS hit,
-        0 AS train_images
+        0 AS train_images,
+        NULL AS position
     FROM cbir.probe_prediction AS p
     UNION ALL
     SELECT
@@ -30,7 +33,8 @@ WITH tally AS (
         0 AS query,
         0 AS prediction,
         0 AS hit,
-        c.train_images
+        c.train_images,
+        c.position
     FROM cbir.probe_class AS c
 ),
 
@@ -41,7 +45,8 @@ of_class AS (
         sum(t.query) AS queries,
         sum(t.prediction) AS predictions,
         sum(t.hit) AS hits,
-        sum(t.train_images)::bigint AS train_images
+        sum(t.train_images)::bigint AS train_images,
+        max(t.position) AS position
     FROM tally AS t
     GROUP BY t.probe_id, t.label_id
 )
@@ -58,7 +63,8 @@ SELECT
     o.hits,
     o.queries,
     o.predictions,
-    o.train_images
+    o.train_images,
+    o.position
 FROM of_class AS o
 INNER JOIN cbir.probe_run AS r ON o.probe_id = r.probe_id
 INNER JOIN cbir.encoder AS e ON r.encoder_id = e.encoder_id
