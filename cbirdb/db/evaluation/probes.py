@@ -135,14 +135,15 @@ def vectors_in_file(
     :raises InputError: when the file cannot be written.
     """
     query = sql.SQL(_VECTORS).format(table=_table(encoder), split=sql.Literal(split))
-    with tempfile.TemporaryFile(prefix="cbirdb-") as file:
+    with tempfile.TemporaryFile(prefix="cbirdb-", buffering=0) as file:
         for ids, vectors in read_embeddings(connection, query, encoder.dim, encoder.precision):
             exact = vectors.astype(np.float64)
             exact /= np.linalg.norm(exact, axis=1, keepdims=True)
             try:
                 # Not through the mapping: on a full disk that would kill the process.
-                file.write(exact.tobytes())
-                file.flush()
+                rest = memoryview(exact.tobytes())
+                while rest:
+                    rest = rest[file.write(rest) :]
             except OSError as error:
                 size = count * encoder.dim * 8 / 2**20
                 raise InputError(
