@@ -60,8 +60,7 @@ def classify(
     exclude_patient: bool,
     output_format: str,
 ) -> int:
-    """Classify test images by their nearest neighbours, with the k that is best for validation images, or by a linear
-    probe, with the C that is best for them.
+    """Classify test images by their nearest neighbours or a linear probe, with k or C chosen on validation images.
 
     knn reads two runs of the paper's protocol: cbirdb evaluate -e NAME, and the same with --query-split val. linear
     reads the embeddings, with the images of the same protocol, and stores its predictions: cbirdb metrics --by linear
