@@ -151,8 +151,15 @@ def _note_summary(progress: Progress, summary: LinearSummary, options: LinearOpt
             f"{summary.unknown_images:,} test images count as wrong, because val or test has classes without train"
             f" images: {', '.join(summary.unknown_classes)}."
         )
-    if len(summary.candidates) > 1 and summary.chosen.c in (summary.candidates[0].c, summary.candidates[-1].c):
+    if _ends_at_the_grid(summary, options):
         progress.note(f"The best C, {summary.chosen.c:g}, lies at an end of the grid: --grid can widen it.")
+
+
+def _ends_at_the_grid(summary: LinearSummary, options: LinearOptions) -> bool:
+    """Test if a C beyond the grid may be better; the smallest of equal ones is chosen, which alone says nothing."""
+    values = [getattr(candidate, options.criterion) for candidate in summary.candidates]
+    place = summary.candidates.index(summary.chosen)
+    return len(values) > 1 and (place == len(values) - 1 or (place == 0 and values[1] < values[0]))
 
 
 def _parse_grid(text: str) -> list[float]:

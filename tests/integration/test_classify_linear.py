@@ -159,6 +159,21 @@ def test_command_shows_the_test_figures_of_the_chosen_c_alone(
     assert f"C = {chosen['c']:g} is best for 30 val images (accuracy)" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("grid", "remarked"),
+    [("0.001,0.1", "0.1"), ("10,1000", "10"), ("0.1,1", None), ("0.001,0.1,1000", None), ("1", None)],
+    ids=["best is last", "best is first", "equal", "best is inside", "one value"],
+)
+def test_best_c_at_an_end_of_the_grid_is_remarked_unless_its_neighbour_is_as_good(
+    cli: Cli, connection: psycopg.Connection, images: list[int], grid: str, remarked: str | None
+) -> None:
+    outcome = cli(*PROBE, "--grid", grid)
+    assert outcome.code == 0
+    remark = "lies at an end of the grid: --grid can widen it."
+    assert (remark in outcome.err) == (remarked is not None)
+    assert remarked is None or f"The best C, {remarked}, {remark}" in outcome.err
+
+
 def test_metrics_by_linear_class_list_every_class(cli: Cli, connection: psycopg.Connection, images: list[int]) -> None:
     probe = probed(connection)
     outcome = cli("metrics", "--by", "linear-class", "--run", probe, "--format", "json")
