@@ -30,7 +30,7 @@ COMMANDS = {
     "metrics": ("cbirdb.cli.metrics:metrics", "Show P@N, micro and macro, in all or by group."),
     "compare": ("cbirdb.cli.compare:compare", "Compare encoders on the same queries: intervals and p values."),
     "leakage": ("cbirdb.cli.leakage:leakage", "Show P@N with and without images that give answers away."),
-    "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours, k chosen on val."),
+    "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours or a linear probe."),
     "erase": ("cbirdb.cli.erase:erase", "Erase a patient, with a certificate."),
     "patients": ("cbirdb.cli.patients:patients", "Make one patient of two who are one person."),
     "failures": ("cbirdb.cli.failures:failures", "List the files that could not be ingested, encoded or imported."),

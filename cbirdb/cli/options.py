@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from cbirdb.cli.renamed_option import RenamedOption
 from cbirdb.cli.values import FilePath, NumberRange, Text
@@ -33,6 +34,20 @@ def confirm(question: str, *, no: str = "Nothing was removed.") -> None:
     if not click.confirm(question, err=True):
         click.echo(no, err=True)
         raise click.exceptions.Exit(int(ExitCode.USER))
+
+
+def refuse_options(choice: str, names: Collection[str]) -> None:
+    """Refuse options of the command line that would have no effect beside another.
+
+    :param choice: the other option, as it was given.
+    :param names: names of the parameters.
+    :raises click.UsageError: for the first one that was given.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{choice} and {parameter.opts[-1]} cannot be combined.")
 
 
 @dataclass(frozen=True, slots=True)

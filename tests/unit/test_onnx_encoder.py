@@ -125,7 +125,9 @@ def test_threads_are_one_per_core_of_this_process_without_any_setting(monkeypatc
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_session_starts_no_more_threads_than_it_may(threads: int, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_starts_no_more_threads_than_it_may(
+    threads: int, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = len(os.listdir("/proc/self/task"))
     session = onnx_encoder.open_session(parent / "resnet50" / MODEL, threads)
