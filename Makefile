@@ -78,7 +78,7 @@ migration: $(VENV)/.installed-test
 compile = uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
   --no-emit-find-links pyproject.toml requirements.in
 lock:
-	$(compile) --extra embedded --extra encoders --extra dicom --extra test -o requirements.lock
+	$(compile) --extra embedded --extra encoders --extra dicom --extra onnx --extra test -o requirements.lock
 	$(compile) --extra embedded --extra bench --constraint requirements.lock -o requirements-bench.lock
 
 # Needs no package of its own.
