@@ -107,7 +107,9 @@ def check_stopped(process: subprocess.Popen[str], connection: psycopg.Connection
     *before, last = [line for line in err.splitlines() if line]
     assert last == STOPPED
     eventually(lambda: not group_members(process.pid))
-    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
+    sessions = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cbirdb' AND datname = current_database()"
+    )
     eventually(lambda: connection.execute(sessions).fetchone() == (0,))
     return before
 
