@@ -38,7 +38,7 @@ from cbirdb.records import FrameFacts
 SLOTS = 3
 """Batches in memory: one being encoded, the others being decoded."""
 MEMORY_SHARE = 8
-"""Inputs take at most this fraction of the memory that this process may use ..."""
+"""Inputs of all batches in memory take at most this fraction of the memory that this process may use ..."""
 MEMORY_LIMIT = 2 << 30
 """... and at most this many bytes."""
 ALIGNMENT = 64

@@ -58,6 +58,17 @@ def test_dimension_is_taken_from_the_model_if_the_record_has_none(folder: Path) 
     assert encoder.dim == encoder.spec.dim == 64
 
 
+def test_loading_tells_each_stage_when_it_begins(folder: Path) -> None:
+    stages: list[str] = []
+    load_encoder(SPEC, replace(on_cpu(folder), on_stage=stages.append))
+    assert stages == [
+        "importing its libraries",
+        "reading the weights",
+        "hashing the weights",
+        "encoding a test picture",
+    ]
+
+
 def test_wrong_dimension_is_refused(folder: Path) -> None:
     error = refused(replace(SPEC, dim=65), on_cpu(folder))
     assert "64 values" in error.message
