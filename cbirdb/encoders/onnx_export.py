@@ -152,7 +152,7 @@ def _write_network(encoder: TorchEncoder, folder: Path) -> None:
     # The other kernels lay out attention in memory in ways that some models' shapes cannot be exported from.
     with _quiet(), sdpa_kernel(SDPBackend.MATH):
         try:
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network, (example,), dynamo=True, verbose=False, opset_version=OPSET,
                 dynamic_shapes=({0: count},), input_names=["pixels"], output_names=["embeddings"],
             )  # fmt: skip

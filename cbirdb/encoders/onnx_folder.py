@@ -79,6 +79,9 @@ class Export:
                 "golden_embedding": tuple(float(value) for value in stored["golden_embedding"]),
             }
         )
+        # JSON has numbers such as 8.0, which equal whole ones.
+        if not all(type(number) is int for number in (found.dim, *found.input_shape)):
+            raise TypeError("its shapes are no whole numbers")
         if found.input_shape != found.preprocessing.shape or len(found.golden_embedding) != found.dim:
             raise ValueError("its shapes do not fit each other")
         if not np.isfinite(found.golden_embedding).all():

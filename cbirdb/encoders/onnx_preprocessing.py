@@ -124,7 +124,8 @@ class PillowPreprocessing:
         known = {item.name for item in fields(cls)}
         if unknown := set(stored) - known:
             raise ValueError(f"unknown settings: {sorted(unknown)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**values)
 
 
 def _check_words(settings: PillowPreprocessing) -> None:

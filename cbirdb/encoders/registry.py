@@ -96,7 +96,8 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
         if found.refusal is not None:
             raise found.refusal
         options.on_stage("reading its export")
-        return get_onnx_encoder().load_export(found.spec, exported, options)
+        encoder: Encoder = get_onnx_encoder().load_export(found.spec, exported, options)
+        return encoder
     if spec.weights is not None:
         options.on_stage("importing its libraries")
     family = get_family(spec)

@@ -124,15 +124,19 @@ def test_threads_are_one_per_core_of_this_process_without_any_setting(monkeypatc
     assert choose_threads(None) == len(os.sched_getaffinity(0))
 
 
+def count_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_session_starts_no_more_threads_than_it_may(
     threads: int, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = len(os.listdir("/proc/self/task"))
+    before = count_threads()
     session = onnx_encoder.open_session(parent / "resnet50" / MODEL, threads)
     # The calling thread is one of them.
-    assert len(os.listdir("/proc/self/task")) - before == threads - 1
+    assert count_threads() - before == threads - 1
     del session
 
 
@@ -267,6 +271,8 @@ CHANGES: dict[str, dict[str, object]] = {
     "a golden embedding of words": {"golden_embedding": ["many"] * 8},
     "another shape than the preprocessing has": {"input_shape": [3, 32, 32]},
     "no shape": {"input_shape": None},
+    "a shape of broken numbers": {"input_shape": [3, 224.0, 224]},
+    "a dimension that is no whole number": {"dim": 8.0},
     "preprocessing that is a list": {"preprocessing": []},
     "preprocessing without settings": {"preprocessing": {}},
     "a list of options": {"options": []},

@@ -14,20 +14,20 @@ import pytest
 
 pytest.importorskip("torch")
 
-import cbirdb.encoders.torchvision_operators  # noqa: E402, F401 (before the libraries that import torchvision)
+import cbirdb.encoders.torchvision_operators  # noqa: F401 (before the libraries that import torchvision)
 
 # isort: split
-import open_clip.transform  # noqa: E402
-import timm.data  # noqa: E402
-import transformers  # noqa: E402
+import open_clip.transform
+import timm.data
+import transformers
 
-from cbirdb.encoders.huggingface import ImageProcessor  # noqa: E402
-from cbirdb.encoders.onnx_describe import describe, odd_pictures  # noqa: E402
-from cbirdb.encoders.onnx_preprocessing import LARGEST_SIDE, PillowPreprocessing  # noqa: E402
-from cbirdb.encoders.openclip import Transform  # noqa: E402
-from cbirdb.errors import EncoderError  # noqa: E402
-from tests.support.encoder_checks import PICTURES  # noqa: E402
-from tests.support.random_weights import IMAGENET, PREPROCESSORS, SIGLIP  # noqa: E402
+from cbirdb.encoders.huggingface import ImageProcessor
+from cbirdb.encoders.onnx_describe import describe, odd_pictures
+from cbirdb.encoders.onnx_preprocessing import LARGEST_SIDE, PillowPreprocessing
+from cbirdb.encoders.openclip import Transform
+from cbirdb.errors import EncoderError
+from tests.support.encoder_checks import PICTURES
+from tests.support.random_weights import IMAGENET, PREPROCESSORS, SIGLIP
 
 TYPES = {"resnet50": "resnet", "vit-b16": "vit", "mae-vit-b": "vit_mae", "sam-vit-b": "sam", "dinov2-vit-b14": "dinov2"}
 
@@ -108,7 +108,7 @@ REFUSED = {
         lambda: ImageProcessor(transformers.CLIPImageProcessorPil(size={"shortest_edge": 100}, crop_size=224)),
         "the crop is larger than the picture",
     ),
-    "a function of its own": (lambda: lambda image: np.asarray(image), "there is no description of function"),
+    "a function of its own": (lambda: odd_pictures, "there is no description of function"),
 }
 
 
