@@ -91,12 +91,13 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
 
     :raises EncoderError: when its libraries or weights are missing, or the weights are others.
     """
+    encoder: Encoder
     if spec.weights is not None and (exported := find_export(spec, options)) is not None:
         found = _identify_export(spec, exported, options)
         if found.refusal is not None:
             raise found.refusal
         options.on_stage("reading its export")
-        encoder: Encoder = get_onnx_encoder().load_export(found.spec, exported, options)
+        encoder = get_onnx_encoder().load_export(found.spec, exported, options)
         return encoder
     if spec.weights is not None:
         options.on_stage("importing its libraries")
@@ -107,7 +108,7 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
     if found.refusal is not None and found.is_named:
         raise found.refusal
     # Unknown weights that do not fit: the family's error names the first value or tensor that differs.
-    encoder: Encoder = family.load(found.spec, folder, options)
+    encoder = family.load(found.spec, folder, options)
     if found.refusal is not None:
         raise found.refusal
     return encoder
