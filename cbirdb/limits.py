@@ -9,8 +9,12 @@ LARGEST_MAX_PIXELS = 178_956_970
 IMAGE_TIMEOUT_S = 60.0
 """Seconds that reading, decoding and preparing one image may take."""
 LARGEST_FILE = 2 << 30
-"""Bytes of the largest file that is read. Files are read whole. A picture of ``LARGEST_MAX_PIXELS`` takes 1.4 GB at 64
+"""Bytes of the largest file that is read. All but large DICOM files are read whole. A picture of ``LARGEST_MAX_PIXELS`` takes 1.4 GB at 64
 bits a pixel without compression.
+"""
+LARGEST_HELD = 512 << 20
+"""Bytes of DICOM that are held in memory: of a zip's member, of an inflated data set with the file that it is in. Of a
+larger file only the wanted frame is read, so that no frame takes more than 2 GB together with its file.
 """
 LARGEST_K = 10_000
 """Most images that one search may return, as in ``cbir_internal.checked_count``, and that a run may store per query."""

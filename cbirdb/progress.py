@@ -16,6 +16,9 @@ class Task(Protocol):
     def update(self, *, done: int, total: int | None = None) -> None:
         """Report that ``done`` units of ``total`` are done in all."""
 
+    def stage(self, name: str) -> None:
+        """Report what begins now, in a task that cannot count."""
+
 
 class Progress(Protocol):
     """Receiver of progress and of remarks for a person."""
@@ -31,6 +34,8 @@ class _SilentTask:
     def advance(self, n: int = 1) -> None: ...
 
     def update(self, *, done: int, total: int | None = None) -> None: ...
+
+    def stage(self, name: str) -> None: ...
 
 
 class Silent:

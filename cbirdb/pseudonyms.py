@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ KEY_BYTES = 32
 PSEUDONYM_BYTES = 16
 LONGEST_FILE = 1000
 """Bytes to read from a file that should hold a key."""
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+"""All rights of the group and of everybody."""
 
 
 class Pseudonyms:
@@ -33,7 +36,7 @@ class Pseudonyms:
         """Read the key from a file.
 
         :param create: create a missing file, readable by its owner alone.
-        :raises InputError: when the file is missing, cannot be read or written, or holds no key.
+        :raises InputError: when the file is missing, cannot be read or written, holds no key, or is open to others.
         """
         if not create and not path.exists():
             raise InputError(
@@ -45,7 +48,9 @@ class Pseudonyms:
             if create and not path.exists():
                 _make(path)
             with path.open("rb") as file:
-                return cls(_key(path, file.read(LONGEST_FILE)))
+                key = _key(path, file.read(LONGEST_FILE))
+                _check_mode(path, os.fstat(file.fileno()))
+                return cls(key)
         except OSError as error:
             raise InputError(
                 f"The pseudonym key {path} cannot be read or written: {error.strerror}.",
@@ -96,6 +101,19 @@ def _make(path: Path) -> None:
             os.link(written, path)
     finally:
         Path(written).unlink()
+
+
+def _check_mode(path: Path, facts: os.stat_result) -> None:
+    """Refuse the user's own key file if others may use it, as ssh does.
+
+    A file of another user is taken as it is: secrets that Docker and Kubernetes mount belong to root and are readable
+    by all in the container, who cannot change that.
+    """
+    if facts.st_uid == os.geteuid() and stat.S_IMODE(facts.st_mode) & OTHERS:
+        raise InputError(
+            f"Others than its owner may read or change the pseudonym key {path}, which links pseudonyms to patients.",
+            hint=f"Run: chmod 600 {path}",
+        )
 
 
 def _key(path: Path, content: bytes) -> bytes:

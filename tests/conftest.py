@@ -73,14 +73,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unset the variables of the developer's shell, which must not steer a test."""
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Unset the variables of the developer's shell, which must not steer a test, and give the test a home of its own.
+
+    The home does not exist until something is written there. Without it, tests would write into the developer's.
+    """
     for name in list(os.environ):
         if (
             name.startswith(("CBIRDB_", "PG", "SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK"))
             and name != "PGSERVER_POSTGRES_VERSION"
         ):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("CBIRDB_HOME", str(tmp_path_factory.getbasetemp() / f"home-{uuid.uuid4().hex[:12]}"))
 
 
 def server_kind(config: pytest.Config) -> str:

@@ -98,6 +98,7 @@ class Loading(Session):
         device: str = "auto",
         dtype: DType | None = None,
         weights: str | os.PathLike[str] | None = None,
+        allow_other_weights: bool = False,
         precision: Precision | None = None,
         batch_size: int | None = None,
         limit: int | None = None,
@@ -117,6 +118,7 @@ class Loading(Session):
         :param datasets: a name or several; empty: all.
         :param dtype: numbers to compute in; None: as before, float32 for a new encoder.
         :param weights: folder with the weights; None: what ``encoders fetch`` brought, else the model hub's cache.
+        :param allow_other_weights: accept other weights than the encoder's, as ``NAME@<8 digits of their SHA-256>``.
         :param precision: how a new encoder's vectors are stored; None: half.
         :param batch_size: images per step; None: what suits the encoder.
         :param limit: encode no more than so many images.
@@ -144,7 +146,8 @@ class Loading(Session):
         )  # fmt: skip
         with self._in_use() as connection:
             self._encoders.clear()
-            encoders = load_encoders(connection, names, machine_options(self.settings, weights, device), dtype=dtype)
+            where = machine_options(self.settings, weights, device, allow_other_weights=allow_other_weights)
+            encoders = load_encoders(connection, names, where, dtype=dtype, progress=progress)
             return encode(connection, encoders, options, connect=self._further_connection, progress=progress)
 
     def _allowed_roots(

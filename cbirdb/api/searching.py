@@ -37,6 +37,7 @@ class Searching(Loading):
         purpose: str | None = None,
         accept_damaged: bool = False,
         weights: str | os.PathLike[str] | None = None,
+        allow_other_weights: bool = False,
         device: str = "auto",
         progress: Progress = SILENT,
         **chosen: Unpack[SearchArguments],
@@ -50,6 +51,7 @@ class Searching(Loading):
         :param same_patient: do not leave out the query's own patient; for an image of the database.
         :param mode: ``auto``, ``exact`` or ``approximate``.
         :param purpose: why you search, for the audit of searches.
+        :param allow_other_weights: with an image file, accept weights of which ``encode`` made vectors with this argument.
         :param chosen: an image of the database, by the fields of :class:`~cbirdb.api.QueryArguments` (``image_id``,
             ``sop_uid``, ``frame``, ...); conditions on the results, by those of :class:`~cbirdb.api.FilterArguments`
             (``modality``, ``label``, ``study_from``, ...).
@@ -68,9 +70,11 @@ class Searching(Loading):
         filters = _filters(given)
         how: dict[str, Any] = {"k": k, "filters": filters, "mode": mode, "purpose": purpose}
         with self._in_use() as connection:
+            if image is not None and allow_other_weights:
+                encoder = self._identified_name(connection, encoder, weights, device)
             stored = stored_encoder(connection, encoder)
             if image is not None:
-                model = self._encoder(connection, encoder, weights, device)
+                model = self._encoder(connection, encoder, weights, device, progress)
                 on_damage = verb.damage_handler(progress, accept_damaged=accept_damaged)
                 found = verb.search_by_file(
                     connection, stored, model, Path(image), frame=query.frame or 1, on_damage=on_damage, **how
@@ -135,15 +139,29 @@ class Searching(Loading):
         pseudonyms = Pseudonyms.from_file(self.settings.pseudonym_key, create=False)
         return stored_uids(connection, query, partial(hash_uid, pseudonyms=pseudonyms))
 
-    def _encoder(
+    def _identified_name(
         self, connection: psycopg.Connection, name: str, weights: str | os.PathLike[str] | None, device: str
+    ) -> str:
+        """Return the encoder's name, which other weights than its own extend."""
+        from cbirdb.encode.load import identified_name, machine_options
+
+        options = machine_options(self.settings, weights, device, allow_other_weights=True)
+        return identified_name(connection, name, options)
+
+    def _encoder(
+        self,
+        connection: psycopg.Connection,
+        name: str,
+        weights: str | os.PathLike[str] | None,
+        device: str,
+        progress: Progress,
     ) -> Encoder:
         """Return an encoder that is ready to run; loaded once, for all searches."""
         from cbirdb.encode.load import load_encoders, machine_options
 
         options = machine_options(self.settings, weights, device)
         if (name, options) not in self._encoders:
-            (self._encoders[name, options],) = load_encoders(connection, [name], options)
+            (self._encoders[name, options],) = load_encoders(connection, [name], options, progress=progress)
         return self._encoders[name, options]
 
 

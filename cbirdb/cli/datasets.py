@@ -27,14 +27,17 @@ def list_readers(output_format: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def drop(context: Context, name: str, yes: bool) -> None:
-    """Remove a dataset with its images, labels, embeddings, failures and evaluation runs. Files on disk stay."""
+    """Remove a dataset with its images, labels, embeddings, failures, evaluation runs and linear probes.
+
+    Files on disk stay.
+    """
     from cbirdb.db.catalogue import drop_dataset
     from cbirdb.db.embeddings import check_datasets, count_pending
     from cbirdb.db.rights import require_delete
 
     with context.open_database() as connection:
         check_datasets(connection, [name])
-        for table in ("dataset", "search_run"):
+        for table in ("dataset", "search_run", "probe_run"):
             require_delete(connection, table)
         count = count_pending(connection, [], [name]).total
         if not yes:

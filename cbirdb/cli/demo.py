@@ -15,7 +15,10 @@ from cbirdb.cli.output import write_rows
 from cbirdb.cli.values import FilePath, Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cbirdb.demo import DemoResult
+    from cbirdb.encoders.base import Encoder
 
 
 @click.command()
@@ -41,6 +44,7 @@ def demo(
     names: tuple[str, ...],
     out: Path,
     weights: Path | None,
+    allow_other_weights: bool,
     fetch: bool,
     device: str,
     output_format: str,
@@ -53,27 +57,29 @@ def demo(
     from cbirdb.demo import demo as run
     from cbirdb.encode.load import fetch_missing, load_encoders
 
-    options = context.load_options(weights, device)
+    options = context.load_options(weights, device, allow_other_weights=allow_other_weights)
     with context.open_database() as connection:
         # Load all models first: report a missing one before any work is done.
         if fetch:
             fetch_missing(connection, names, options)
-        encoders = load_encoders(connection, names, options)
+        progress = context.progress()
+        encoders = load_encoders(connection, names, options, progress=progress)
         result = run(
-            connection, encoders, out, connect=context.connect, home=context.settings.home_folder,
-            progress=context.progress(),
-        )  # fmt: skip
+            connection, encoders, out, connect=context.connect, home=context.settings.home_folder, progress=progress
+        )
     if output_format != "table":
         write_rows(result.overall, output_format)
         return
-    _show(result, out)
+    _show(result, out, encoders)
     _show_next(context, result)
 
 
-def _show(result: DemoResult, out: Path) -> None:
+def _show(result: DemoResult, out: Path, encoders: Sequence[Encoder]) -> None:
     click.echo(
         f"{result.images} phantoms in {out / 'phantoms'}: 4 modalities, 8 anatomic regions, 18 findings, a long tail."
     )
+    for encoder in encoders:
+        click.echo(f"The vector of {encoder.spec.name}: {encoder.spec.embedding}.")
     click.echo(
         "\nPrecision at N of the test images among the train images, exact search (the form of the paper's Table 1)"
     )
@@ -118,7 +124,9 @@ def _by_class(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _show_next(context: Context, result: DemoResult) -> None:
     program = _program(context)
-    example = result.searches[0]
+    # With several encoders, the one named last is the one that the user asked for: `make demo ENCODER=NAME`.
+    last = result.searches[-1].encoder
+    example = next(example for example in result.searches if example.encoder == last)
     image_id, encoder = example.image_id, example.encoder
     modality = example.rows[0]["modality"] if example.rows else "XR"
     click.echo("\nTry next:")

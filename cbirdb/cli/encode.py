@@ -84,6 +84,7 @@ def encode(
     device: str,
     dtype: DType | None,
     weights: Path | None,
+    allow_other_weights: bool,
     precision: Precision | None,
     batch_size: int | None,
     limit: int | None,
@@ -105,7 +106,8 @@ def encode(
     progress = context.progress()
     with context.database() as database:
         summaries = database.encode(
-            names, datasets=datasets, device=device, dtype=dtype, weights=weights, precision=precision,
+            names, datasets=datasets, device=device, dtype=dtype, weights=weights,
+            allow_other_weights=allow_other_weights, precision=precision,
             batch_size=batch_size, limit=limit, shard=_shard(shard, progress), workers=workers,
             image_timeout_s=image_timeout, max_pixels=max_pixels, allow_roots=allow_root, path_map=path_map,
             accept_damaged=accept_damaged, on_conflict=on_conflict, progress=progress,

@@ -20,7 +20,9 @@ from cbirdb.cli.values import FilePath
 @weights_option
 @format_option
 @pass_context
-def export(context: Context, name: str, to: Path, weights: Path | None, output_format: str) -> None:
+def export(
+    context: Context, name: str, to: Path, weights: Path | None, allow_other_weights: bool, output_format: str
+) -> None:
     """Export an encoder to ONNX, to run on a machine without torch.
 
     Name DIR with --weights at `encode`, `search` and `encoders verify`: the encoder then runs with onnxruntime, on the
@@ -39,9 +41,10 @@ def export(context: Context, name: str, to: Path, weights: Path | None, output_f
 
         with context.open_database() as connection:
             spec = get_spec(name, known_encoders(connection))
-    done = export_encoder(load_encoder(spec, context.load_options(weights, "cpu")), to)
+    options = context.load_options(weights, "cpu", allow_other_weights=allow_other_weights)
+    done = export_encoder(load_encoder(spec, options), to)
     row = {
-        "encoder": spec.name, "folder": str(done.folder), "files": len(done.export.files) + 1,
+        "encoder": done.export.encoder, "folder": str(done.folder), "files": len(done.export.files) + 1,
         "mb": done.size_bytes / 1e6, "opset": done.export.opset, "largest_difference": done.difference,
         "sha256": done.manifest_sha256,
     }  # fmt: skip

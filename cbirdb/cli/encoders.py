@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cbirdb.cli.encoder_export import export
-from cbirdb.cli.options import Context, confirm, device_option, format_option, pass_context, weights_option
+from cbirdb.cli.encoder_weights import added_specs, fetch, find_spec, verify
+from cbirdb.cli.options import Context, confirm, format_option, pass_context
 from cbirdb.cli.output import write_rows
-from cbirdb.cli.values import FilePath, Line, Text
-from cbirdb.errors import DatabaseError, ExitCode
+from cbirdb.cli.values import Line, Text
 
 if TYPE_CHECKING:
-    from cbirdb.encoders.spec import EncoderSpec, TrainingScheme
+    from cbirdb.encoders.spec import TrainingScheme
 
-TABLE = ("encoder", "dim", "training", "in_paper", "licence", "added")
+TABLE = ("encoder", "dim", "training", "in_paper", "licence", "restrictions", "confirmed", "added")
 """Columns of the table; JSON and CSV have all."""
 
 
@@ -33,10 +31,15 @@ encoders.add_command(export)
 @format_option
 @pass_context
 def list_encoders(context: Context, output_format: str) -> None:
-    """List the known encoders: the paper's nine, newer ones, and those that were added."""
+    """List the known encoders: the paper's nine, newer ones, and those that were added.
+
+    Restrictions are uses that the owners forbid or exclude. Confirmed says where the SHA-256 of the weights is known
+    from: the record, or the first fetch on this machine.
+    """
+    from cbirdb.encoders.identity import confirmation
     from cbirdb.encoders.shipped import SHIPPED
 
-    added = _added(context)
+    added = added_specs(context)
     rows = [
         {
             "encoder": spec.name,
@@ -44,6 +47,9 @@ def list_encoders(context: Context, output_format: str) -> None:
             "training": spec.training_scheme,
             "in_paper": spec.in_paper,
             "licence": spec.licence,
+            "licence_source": spec.licence_source,
+            "restrictions": "; ".join(spec.restrictions),
+            "confirmed": confirmation(spec, context.settings.weights_folder),
             "weights": spec.weights,
             "revision": spec.revision,
             "embedding": spec.embedding,
@@ -60,9 +66,12 @@ def list_encoders(context: Context, output_format: str) -> None:
 @format_option
 @pass_context
 def show(context: Context, name: str, output_format: str) -> None:
-    """Show everything that determines an encoder's output."""
-    spec = _spec(context, name).as_json()
-    rows = [spec] if output_format != "table" else [{"property": key, "value": value} for key, value in spec.items()]
+    """Show everything that determines an encoder's output, its licence and what the owners exclude."""
+    from cbirdb.encoders.identity import confirmation
+
+    spec = find_spec(context, name)
+    shown = {**spec.as_json(), "confirmed": confirmation(spec, context.settings.weights_folder)}
+    rows = [shown] if output_format != "table" else [{"property": key, "value": value} for key, value in shown.items()]
     write_rows(rows, output_format)
 
 
@@ -90,6 +99,11 @@ def show(context: Context, name: str, output_format: str) -> None:
     " texts), cls-unmasked (MAE), sam-grid-mean.  [default: cls]",
 )  # fmt: skip
 @click.option("--quick-gelu", is_flag=True, help="open_clip: the weights were trained with QuickGELU.")
+@click.option(
+    "--interpolate-offset", type=click.FloatRange(0, 1, max_open=True), metavar="X",
+    help="hf: how DINOv2 resizes its position embeddings, with an offset of X, 0.1 in its original code, or 0 as newer"
+    " versions of transformers do.  [default: 0]",
+)  # fmt: skip
 @click.option("--licence", type=Line(), default="unknown", help="Licence of the weights.")
 @click.option(
     "--training", "training_scheme", default="unknown",
@@ -112,6 +126,7 @@ def add(
     dim: int | None,
     pooling: str | None,
     quick_gelu: bool,
+    interpolate_offset: float | None,
     licence: str,
     training_scheme: TrainingScheme,
     citation: str,
@@ -125,63 +140,12 @@ def add(
 
     record = make_record(
         name, loader=loader, weights=weights, revision=revision, dim=dim, pooling=pooling, quick_gelu=quick_gelu,
-        licence=licence, training_scheme=training_scheme, citation=citation,
+        interpolate_offset=interpolate_offset, licence=licence, training_scheme=training_scheme, citation=citation,
         rendering=rendering,
     )  # fmt: skip
     with context.open_database() as connection:
         add_encoder(connection, record)
     click.echo(f"Added '{name}'.", err=True)
-
-
-@encoders.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option(
-    "--to", type=FilePath(file_okay=False, path_type=Path), metavar="DIR",
-    help="Parent of a new folder per encoder.  [default: the folder in CBIRDB_HOME that `encode` reads]",
-)  # fmt: skip
-@format_option
-@pass_context
-def fetch(context: Context, names: tuple[str, ...], to: Path | None, output_format: str) -> None:
-    """Download an encoder's configuration and weights.
-
-    For machines without internet, fetch with --to on another one, copy the folder, and pass it as --weights.
-    """
-    from cbirdb.encoders.fetch import fetch as run
-
-    specs = [_spec(context, name) for name in dict.fromkeys(names)]
-    rows = []
-    for spec in specs:
-        fetched = run(spec, to or context.settings.weights_folder)
-        commits = ", ".join(f"{source} at {commit[:12]}" for source, commit in fetched.commits.items())
-        rows.append({
-            "encoder": spec.name, "files": len(fetched.files), "mb": fetched.size_bytes / 1e6,
-            "folder": str(fetched.folder), "source": commits,
-        })  # fmt: skip
-    write_rows(rows, output_format)
-
-
-@encoders.command()
-@click.argument("name")
-@weights_option
-@device_option
-@format_option
-@pass_context
-def verify(context: Context, name: str, weights: Path | None, device: str, output_format: str) -> int:
-    """Check that an encoder is unchanged: its files, and its embedding of one fixed picture.
-
-    Compares files with the checksums of their download. Compares weights, preprocessing and the embedding of a fixed
-    picture with those of the first `encode` into this database.
-    """
-    from cbirdb.db.known_encoders import known_encoders
-    from cbirdb.encode.verify import verify_encoder
-    from cbirdb.encoders.registry import get_spec
-
-    with context.open_database() as connection:
-        spec = get_spec(name, known_encoders(connection))
-        checks = verify_encoder(connection, spec, context.load_options(weights, device))
-    words = {True: "ok", False: "DIFFERS", None: "not compared"}
-    write_rows([{**asdict(check), "ok": words[check.ok]} for check in checks], output_format)
-    return int(ExitCode.PARTIAL if any(check.ok is False for check in checks) else ExitCode.OK)
 
 
 @encoders.command()
@@ -214,24 +178,5 @@ def drop(context: Context, name: str, yes: bool) -> None:
     click.echo(f"Removed {count:,} embeddings of '{name}'{' and its record' if added else ''}.", err=True)
 
 
-def _spec(context: Context, name: str) -> EncoderSpec:
-    """Return an encoder's record; ask the database only for names that are not shipped."""
-    from cbirdb.encoders.registry import get_spec
-    from cbirdb.encoders.shipped import SHIPPED
-
-    return SHIPPED[name] if name in SHIPPED else get_spec(name, _added(context))
-
-
-def _added(context: Context) -> dict[str, EncoderSpec]:
-    """Return the records added to the database. If no database can be reached, return none and say so."""
-    from cbirdb.db.known_encoders import added_encoders
-    from cbirdb.db.server.embedded import EmbeddedServer
-
-    if context.settings.embedded and not EmbeddedServer(context.settings.home_folder).exists():
-        return {}  # nothing can have been added, and a list should not create a database
-    try:
-        with context.open_database() as connection:
-            return added_encoders(connection)
-    except DatabaseError as error:
-        context.progress().note(f"Listing only the encoders that ship with cbirdb: {error}")
-        return {}
+encoders.add_command(fetch)
+encoders.add_command(verify)

@@ -123,10 +123,10 @@ def _note_summary(progress: Progress, summary: EvaluationSummary, protocol: Prot
             "An interrupted run was restarted: images, labels or embeddings of these splits have changed since."
         )
     if summary.not_encoded:
-        progress.note(f"{_no_part(summary.not_encoded)} because there is no embedding of {summary.encoder}.")
+        progress.note(f"{no_part(summary.not_encoded)} because there is no embedding of {summary.encoder}.")
     if summary.left_out:
         several = ", several, or an uncertain one" if protocol == "paper" else ""
-        progress.note(f"{_no_part(summary.left_out)} because of their labels: none{several}.")
+        progress.note(f"{no_part(summary.left_out)} because of their labels: none{several}.")
     if summary.without_relevant:
         progress.note(f"{summary.without_relevant:,} queries have no precision: no indexed image has their label.")
     if summary.short_queries:
@@ -137,5 +137,6 @@ def _note_summary(progress: Progress, summary: EvaluationSummary, protocol: Prot
         progress.note(f"The result is NOT FINAL: {summary.not_final}")
 
 
-def _no_part(images: int) -> str:
+def no_part(images: int) -> str:
+    """Say that so many images take no part."""
     return "1 image takes no part" if images == 1 else f"{images:,} images take no part"

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from cbirdb.cli.stopping import sigterm_interrupts, terminated
 from cbirdb.cli.values import FilePath, Text
 from cbirdb.config import Settings
 from cbirdb.errors import CbirdbError, ExitCode
@@ -29,7 +30,7 @@ COMMANDS = {
     "metrics": ("cbirdb.cli.metrics:metrics", "Show P@N, micro and macro, in all or by group."),
     "compare": ("cbirdb.cli.compare:compare", "Compare encoders on the same queries: intervals and p values."),
     "leakage": ("cbirdb.cli.leakage:leakage", "Show P@N with and without images that give answers away."),
-    "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours, k chosen on val."),
+    "classify": ("cbirdb.cli.classify:classify", "Classify by nearest neighbours or a linear probe."),
     "erase": ("cbirdb.cli.erase:erase", "Erase a patient, with a certificate."),
     "patients": ("cbirdb.cli.patients:patients", "Make one patient of two who are one person."),
     "failures": ("cbirdb.cli.failures:failures", "List the files that could not be ingested, encoded or imported."),
@@ -114,7 +115,9 @@ def cbirdb(ctx: click.Context, dsn: str | None, home: Path | None, verbose: int,
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with one of the codes of ``errors.ExitCode``."""
-    sys.exit(run(arguments))
+    with sigterm_interrupts():
+        code = run(arguments)
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -122,9 +125,9 @@ def run(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     try:
         result: Any = cbirdb.main(given, prog_name="cbirdb", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("Stopped. Finished work is kept; the same command continues from there.", err=True)
-        return 130
+        return int(ExitCode.TERMINATED if terminated() else ExitCode.INTERRUPTED)
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from cbirdb.cli.options import Context, cutoffs_option, format_option, pass_context, resamples_option
+from cbirdb.cli.options import (
+    Context,
+    cutoffs_option,
+    format_option,
+    pass_context,
+    refuse_options,
+    resamples_option,
+)
 from cbirdb.cli.output import write_rows
 from cbirdb.cli.values import COUNT, Text
 from cbirdb.errors import OptionError
 from cbirdb.metrics.analyses import ANALYSES
 from cbirdb.metrics.precision import GROUPS
+from cbirdb.metrics.probes import PROBE_FIGURES
 
 if TYPE_CHECKING:
     from cbirdb.api import PrecisionRow, Rows
@@ -22,13 +29,14 @@ if TYPE_CHECKING:
 @click.option("-e", "--encoder", type=Text(), metavar="NAME", help="Only this encoder.")
 @click.option(
     "--by",
-    type=click.Choice([*GROUPS, *ANALYSES]),
+    type=click.Choice([*GROUPS, *ANALYSES, *PROBE_FIGURES]),
     default="run",
     help="run: all queries together; class to anatomic-region: a row per group of queries; index-size: random parts of the"
-    " index; anatomy: how often neighbours share the anatomy and the finding.",
+    " index; anatomy: how often neighbours share the anatomy and the finding; linear, linear-class: linear probes, in all"
+    " and by class.",
 )
 @cutoffs_option
-@click.option("--run", type=COUNT, metavar="ID", help="This run.  [default: each encoder's latest]")
+@click.option("--run", type=COUNT, metavar="ID", help="This run, or linear probe.  [default: each encoder's latest]")
 @click.option(
     "--confidence", is_flag=True,
     help="Add 95 % confidence intervals, bootstrapped by patient.",
@@ -51,10 +59,17 @@ def metrics(
     compare_paper: bool,
     output_format: str,
 ) -> None:
-    """Show precision at N: micro is the mean over queries, macro the mean over classes."""
+    """Show precision at N: micro is the mean over queries, macro the mean over classes.
+
+    Of linear probes it shows accuracy, balanced accuracy, F1 and area under the ROC curve (--by linear).
+    """
     if compare_paper:
         _check_alone("compare_paper", beside=("encoder", "output_format"))
         _compare(context, encoder, output_format)
+        return
+    if by in PROBE_FIGURES:
+        refuse_options(f"--by {by}", {"cutoffs"})
+        _show_probes(context, by, encoder, run, confidence, resamples, seed, output_format)
         return
     from cbirdb.metrics.precision import describe_runs
 
@@ -99,11 +114,35 @@ def _printed(found: Rows[PrecisionRow], by: str, *, confidence: bool) -> list[di
 
 def _check_alone(option: str, *, beside: tuple[str, ...]) -> None:
     """Refuse other options on the command line, which would have no effect."""
-    click_context = click.get_current_context()
-    for parameter in click_context.command.params:
-        name = parameter.name or ""
-        if name not in (option, *beside) and click_context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{option.replace('_', '-')} and {parameter.opts[-1]} cannot be combined.")
+    names = {parameter.name or "" for parameter in click.get_current_context().command.params}
+    refuse_options(f"--{option.replace('_', '-')}", names - {option, *beside})
+
+
+def _show_probes(
+    context: Context,
+    by: str,
+    encoder: str | None,
+    probe: int | None,
+    confidence: bool,
+    resamples: int,
+    seed: int,
+    output_format: str,
+) -> None:
+    from cbirdb.metrics.probes import describe_probes, probe_figures
+
+    progress = context.progress()
+    with context.open_database() as connection:
+        rows = probe_figures(
+            connection, by, encoder=encoder, probe=probe, confidence=confidence, resamples=resamples, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+        probes = {row["probe"] for row in rows}
+        for line in describe_probes(connection, probes):
+            progress.note(line)
+    if confidence:
+        progress.note(f"Intervals of 95 %: {resamples:,} resamples of whole patients, seed {seed}.")
+    omitted = {"probe", "encoder"} if len(probes) == 1 else set()
+    write_rows(rows, output_format, columns=[name for name in rows[0] if name not in omitted])
 
 
 def _compare(context: Context, encoder: str | None, output_format: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from cbirdb.cli.renamed_option import RenamedOption
 from cbirdb.cli.values import FilePath, NumberRange, Text
@@ -33,6 +34,20 @@ def confirm(question: str, *, no: str = "Nothing was removed.") -> None:
     if not click.confirm(question, err=True):
         click.echo(no, err=True)
         raise click.exceptions.Exit(int(ExitCode.USER))
+
+
+def refuse_options(choice: str, names: Collection[str]) -> None:
+    """Refuse options of the command line that would have no effect beside another.
+
+    :param choice: the other option, as it was given.
+    :param names: names of the parameters.
+    :raises click.UsageError: for the first one that was given.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{choice} and {parameter.opts[-1]} cannot be combined.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +87,11 @@ class Context:
         if fixes := missing_fixes(extension_version(connection) or ""):
             click.echo(f"Warning: {fixes} {how_to_update(connection)}", err=True)
 
-    def load_options(self, weights: Path | None, device: str) -> LoadOptions:
+    def load_options(self, weights: Path | None, device: str, *, allow_other_weights: bool = False) -> LoadOptions:
         """Return the place of encoders' weights and the device to run on."""
         from cbirdb.encode.load import machine_options
 
-        return machine_options(self.settings, weights, device)
+        return machine_options(self.settings, weights, device, allow_other_weights=allow_other_weights)
 
     def allowed_roots(self, named: tuple[Path, ...], path_map: Path | None = None) -> AllowedRoots:
         """Return the folders that may be read: those of ingests on this machine, and those that the command names."""
@@ -212,7 +227,13 @@ def accept_damaged_option(function: F) -> F:
 
 
 def weights_option(function: F) -> F:
-    """Add ``--weights DIR``."""
+    """Add ``--weights DIR`` and ``--allow-other-weights``."""
+    function = click.option(
+        "--allow-other-weights",
+        is_flag=True,
+        help="Accept weights that are not the encoder's own. The encoder then has the name NAME@ and the first 8 digits of"
+        " their SHA-256.",
+    )(function)
     return click.option(
         "--weights",
         type=FilePath(path_type=Path),

@@ -65,6 +65,7 @@ class _Bar:
 
     def __init__(self, progress: Progress, description: str, total: int | None) -> None:
         self._progress = progress
+        self._description = description
         self._id = progress.add_task(description, total=total)
 
     def advance(self, n: int = 1) -> None:
@@ -73,13 +74,17 @@ class _Bar:
     def update(self, *, done: int, total: int | None = None) -> None:
         self._progress.update(self._id, completed=done, total=total)
 
+    def stage(self, name: str) -> None:
+        self._progress.update(self._id, description=f"{self._description}: {name}")
+
 
 class _Lines:
-    """Writes one line every ten seconds, for logs."""
+    """Writes one line every ten seconds, for logs, and one when a task that has stages begins."""
 
     def __init__(self, description: str, total: int | None, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._done = 0
+        self._has_stages = False
         self._started = self._last = time.monotonic()
 
     def advance(self, n: int = 1) -> None:
@@ -96,5 +101,17 @@ class _Lines:
         if total:
             left = (total - done) / rate if rate else 0
             line += f" of {total:,}, {rate:,.0f} {self._unit}/s, {left:,.0f} s left"
+        self._write(line)
+
+    def stage(self, name: str) -> None:
+        now = time.monotonic()
+        if not self._has_stages:
+            self._has_stages = True
+            self._write(self._description)
+        elif now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._write(f"{self._description}: {name}")
+
+    def _write(self, line: str) -> None:
         click.echo(line, err=True)
         sys.stderr.flush()

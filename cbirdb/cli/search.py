@@ -114,6 +114,7 @@ def search(
     path_map: Path | None,
     accept_damaged: bool,
     weights: Path | None,
+    allow_other_weights: bool,
     device: str,
     output_format: str,
     **chosen: Any,
@@ -134,7 +135,7 @@ def search(
     with context.database() as database:
         found = database.search(
             image=image, encoder=encoder, k=k, same_patient=same_patient, mode=mode, purpose=purpose,
-            accept_damaged=accept_damaged, weights=weights, device=device, progress=progress, **chosen,
+            accept_damaged=accept_damaged, weights=weights, allow_other_weights=allow_other_weights, device=device, progress=progress, **chosen,
         )  # fmt: skip
         if sheet is not None:
             refused = database.contact_sheet(

@@ -155,6 +155,7 @@ def drop_dataset(connection: psycopg.Connection, name: str) -> None:
     with connection.transaction():
         # Delete whole runs: without this dataset's images, their figures would be those of another run.
         connection.execute("DELETE FROM cbir.search_run WHERE %s = ANY(datasets)", [name])
+        connection.execute("DELETE FROM cbir.probe_run WHERE %s = ANY(datasets)", [name])
         connection.execute("DELETE FROM cbir.dataset WHERE name = %s", [name])
 
 

@@ -319,6 +319,7 @@ def drop_encoder(
 
 def _drop_runs(connection: psycopg.Connection, encoder: StoredEncoder) -> None:
     connection.execute("DELETE FROM cbir.search_run WHERE encoder_id = %s", [encoder.encoder_id])
+    connection.execute("DELETE FROM cbir.probe_run WHERE encoder_id = %s", [encoder.encoder_id])
 
 
 _IS_EMBEDDING_TABLE = """

@@ -48,11 +48,13 @@ def make_record(
     training_scheme: TrainingScheme,
     citation: str,
     rendering: str = "as-displayed",
+    interpolate_offset: float | None = None,
 ) -> EncoderSpec:
     """Return the record of an encoder that one of the general loaders can run.
 
     :param weights: repository at the hub, or a folder of this machine.
     :param rendering: how DICOM is shown to it, as ``cbirdb.pixels.rendering`` reads it.
+    :param interpolate_offset: how DINOv2 resizes its position embeddings, as ``cbirdb.encoders.huggingface`` does it.
     :raises InputError: when the parts do not fit together.
     """
     from cbirdb.pixels.rendering import Rendering
@@ -77,6 +79,10 @@ def make_record(
         if loader != "open_clip":
             raise OptionError("--quick-gelu is for the loader open_clip.")
         options["quick_gelu"] = True
+    if interpolate_offset is not None and loader != "hf":
+        raise OptionError("--interpolate-offset is for the loader hf.")
+    if interpolate_offset:
+        options["interpolate_offset"] = interpolate_offset
     embeddings = {
         "hf": f"{pooling or 'cls'} of the transformers model",
         "open_clip": "encode_image",

@@ -1,4 +1,4 @@
-"""Checks the connected role's rights before a command asks the user to confirm."""
+"""Checks the connected role's rights before a command asks the user to confirm, or works for long."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def require_delete(connection: psycopg.Connection, table: str) -> None:
     """
     question = "SELECT has_table_privilege('cbir.' || quote_ident(%s), 'DELETE')"
     _require(connection, question, table, f"remove rows of table cbir.{table}")
+
+
+def require_insert(connection: psycopg.Connection, table: str) -> None:
+    """Require the right to add rows to a table of schema cbir.
+
+    :raises DatabaseError: when this role may not.
+    """
+    question = "SELECT has_table_privilege('cbir.' || quote_ident(%s), 'INSERT')"
+    _require(connection, question, table, f"add rows to table cbir.{table}")
 
 
 def require_ownership(connection: psycopg.Connection, table: str) -> None:

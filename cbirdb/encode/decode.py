@@ -38,9 +38,9 @@ from cbirdb.records import FrameFacts
 SLOTS = 3
 """Batches in memory: one being encoded, the others being decoded."""
 MEMORY_SHARE = 8
-"""Inputs take at most this fraction of the memory that this process may use ..."""
-MEMORY_LIMIT = 2 << 30
-"""... and at most this many bytes."""
+"""Inputs of all batches in memory take at most this fraction of the memory that this process may use ..."""
+MEMORY_LIMIT = 768 << 20
+"""... and at most this many bytes: a batch of 64 pictures of 518 x 518 fits, of SAM's 21. More of these were slower."""
 ALIGNMENT = 64
 
 
@@ -71,6 +71,26 @@ class Inputs:
     """Decoders' reports on accepted images, by image id."""
     read: dict[int, FrameFacts]
     """Hashes and sizes of DICOM frames, by image id."""
+
+    @property
+    def concerned(self) -> list[int]:
+        """Return the ids of all images, those that failed among them."""
+        return [image.image_id for image in (*self.images, *(image for image, _ in self.failures))]
+
+    def steps(self, size: int) -> Iterator[tuple[int, Inputs]]:
+        """Yield parts of at most ``size`` images, each with the place of its first one; the first with all failures."""
+        for start in range(0, max(1, len(self.images)), size):
+            images = self.images[start : start + size]
+            ids = {image.image_id for image in images}
+            step = Inputs(
+                images,
+                self.pixels[start : start + size],
+                self.failures if start == 0 else [],
+                {image_id: report for image_id, report in self.damage.items() if image_id in ids},
+                {image_id: facts for image_id, facts in self.read.items() if image_id in ids},
+            )
+            if step.concerned:
+                yield start, step
 
 
 @dataclass(frozen=True, slots=True)

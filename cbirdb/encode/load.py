@@ -16,20 +16,24 @@ from cbirdb.encoders.base import DType, Encoder, LoadOptions
 from cbirdb.encoders.fetch import fetch
 from cbirdb.encoders.golden import SMALLEST_COSINE
 from cbirdb.encoders.own_gpu import own_gpu
-from cbirdb.encoders.registry import get_spec, has_files, load_encoder
+from cbirdb.encoders.registry import get_spec, has_files, identified_spec, load_encoder
 from cbirdb.errors import EncoderError
 from cbirdb.parallel.machine import machine_cpus
 from cbirdb.parallel.shards import local_rank
 from cbirdb.pixels.rendering import Rendering
+from cbirdb.progress import SILENT, Progress
 from cbirdb.vectors.normalize import cosine, l2_normalize
 
 
-def machine_options(settings: Settings, weights: str | os.PathLike[str] | None, device: str) -> LoadOptions:
-    """Say where encoders' weights are on this machine, and on what to run them."""
+def machine_options(
+    settings: Settings, weights: str | os.PathLike[str] | None, device: str, *, allow_other_weights: bool = False
+) -> LoadOptions:
+    """Say where encoders' weights are on this machine, on what to run them, and if other weights than theirs may run."""
     return LoadOptions(
         weights=Path(weights) if weights is not None else None,
         store=settings.weights_folder,
         device=own_gpu(device, local_rank(os.environ)),
+        allow_other_weights=allow_other_weights,
         threads=machine_cpus(),
     )
 
@@ -46,7 +50,12 @@ def fetch_missing(connection: psycopg.Connection, names: Sequence[str], options:
 
 
 def load_encoders(
-    connection: psycopg.Connection, names: Sequence[str], options: LoadOptions, *, dtype: DType | None = None
+    connection: psycopg.Connection,
+    names: Sequence[str],
+    options: LoadOptions,
+    *,
+    dtype: DType | None = None,
+    progress: Progress = SILENT,
 ) -> list[Encoder]:
     """Load encoders, each once.
 
@@ -57,11 +66,21 @@ def load_encoders(
     added = added_encoders(connection)
     specs = [get_spec(name, added) for name in dict.fromkeys(names)]
     encoders = []
-    for spec in specs:
-        stored = find_encoder(connection, spec.name)
+    for number, spec in enumerate(specs, start=1):
+        stored = find_encoder(connection, identified_spec(spec, options).name)
         before = stored.provenance.get("dtype") if stored is not None else None
-        encoders.append(load_encoder(spec, replace(options, dtype=dtype or before or "float32")))
+        with progress.task(f"loading {spec.name} ({number} of {len(specs)})", total=None, unit="stages") as task:
+            chosen = replace(options, dtype=dtype or before or "float32", on_stage=task.stage)
+            encoders.append(load_encoder(spec, chosen))
     return encoders
+
+
+def identified_name(connection: psycopg.Connection, name: str, options: LoadOptions) -> str:
+    """Return the name that an encoder runs under, which other weights than its own extend.
+
+    :raises EncoderError: when weights are missing or cannot be read.
+    """
+    return identified_spec(get_spec(name, added_encoders(connection)), options).name
 
 
 def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
@@ -72,6 +91,7 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
 
     :raises EncoderError: naming the difference.
     """
+    check_interpolation(stored, encoder)
     check_provenance(stored, {
         "weights_sha256": encoder.provenance.weights_sha256,
         "preprocessing_sha256": encoder.provenance.preprocessing_sha256,
@@ -88,6 +108,26 @@ def check_same_encoder(stored: StoredEncoder, encoder: Encoder) -> None:
             f" {found:.5f} to its embedding from then ({changed}).",
             hint=f"Restore the earlier software, or start anew: cbirdb encoders drop {stored.name}",
         )
+
+
+def check_interpolation(stored: StoredEncoder, encoder: Encoder) -> None:
+    """Refuse DINOv2 whose position embeddings are resized in another way than for the stored vectors.
+
+    :raises EncoderError: saying which way each uses.
+    """
+    before, now = (
+        options.get("interpolate_offset") for options in (stored.spec.get("options", {}), encoder.spec.options)
+    )
+    if before == now or stored.preprocessing_sha256 in (None, encoder.provenance.preprocessing_sha256):
+        return
+    ways = [
+        f"with the offset {offset}" if offset else "to the exact size, without an offset" for offset in (before, now)
+    ]
+    raise EncoderError(
+        f"The stored embeddings of '{stored.name}' were computed with position embeddings interpolated {ways[0]}; its"
+        f" record now says {ways[1]}. The vectors differ, so the two cannot be compared.",
+        hint=f"Encode the images anew: cbirdb encoders drop {stored.name}; cbirdb encode -e {stored.name}",
+    )
 
 
 def check_rendering(stored: StoredEncoder, encoder: Encoder) -> None:

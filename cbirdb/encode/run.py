@@ -6,7 +6,7 @@ The next run encodes the images that the table lacks. A killed run loses only th
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -39,9 +39,6 @@ from cbirdb.records import WHOLE, OnConflict, Precision, Shard
 from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 
 log = logging.getLogger(__name__)
-
-IN_FLIGHT = 2
-"""Batches on a GPU at once: while one is computed, the next is copied to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +95,12 @@ def encode(
             for encoder in encoders:
                 encoder.batch_size = options.batch_size
         if total:
-            _run(encoders, stored, summaries, options, total, connect, progress)
+            try:
+                _run(encoders, stored, summaries, options, total, connect, progress)
+            except KeyboardInterrupt:
+                counts = ", ".join(f"{summary.encoded:,} images for {summary.encoder}" for summary in summaries)
+                progress.note(f"This run has stored {counts}.")
+                raise
         if total and options.limit is None:
             _count_again(summaries, stored, options, connect)
     for summary, encoder in zip(summaries, encoders, strict=True):
@@ -166,28 +168,42 @@ def _run(
         ReconnectingConnection(connect, patience_s=options.patience_s, note=progress.note) for _ in range(2)
     )
     renderings = [Rendering.parse(encoder.spec.rendering).sha256 for encoder in encoders]
-    waiting: deque[_Submitted] = deque()
+    # The decoder's batches hold the largest batch of any encoder. Each encoder takes steps of its own size from them.
+    decoded = max(encoder.batch_size for encoder in encoders)
     with (
-        Decoder(encoders, min(encoder.batch_size for encoder in encoders), options.decode) as decoder,
+        Decoder(encoders, decoded, options.decode) as decoder,
         EmbeddingWriter(writing, options.on_conflict) as writer,
         progress.task(f"encoding {names}", total=total, unit="images") as task,
     ):
-
-        def collect(left: int) -> None:
-            while len(waiting) > left:
-                done = waiting.popleft()
-                for batch in done.batches():
-                    writer.put(batch)
-                task.advance(done.images)
-
         try:
             images = islice(_pending_images(reader, stored, options), options.limit)
             for inputs in decoder.batches(images):
-                waiting.append(_Submitted(encoders, stored, summaries, renderings, inputs))
-                collect(IN_FLIGHT - 1)
-            collect(0)
+                lacking = Counter(image_id for part in inputs for image_id in part.concerned)
+                for number, step in _steps(encoders, inputs):
+                    encoder = encoders[number]
+                    result = encoder.submit(step.pixels) if step.images else partial(_nothing, encoder.dim)
+                    writer.put(EncodedBatch(
+                        stored[number], summaries[number], step.images, result, step.failures, step.damage, step.read,
+                        renderings[number],
+                    ))  # fmt: skip
+                    lacking.subtract(step.concerned)
+                    task.advance(sum(lacking[image_id] == 0 for image_id in step.concerned))
         finally:
             reader.close()
+
+
+def _steps(encoders: Sequence[Encoder], inputs: Sequence[Inputs]) -> Iterator[tuple[int, Inputs]]:
+    """Yield the steps of all encoders, with the encoder's number, in the order of the images.
+
+    So all encoders finish an image at about the same time, and a kill leaves few images that only some have encoded.
+    """
+    steps = [
+        (start, number, step)
+        for number, (encoder, part) in enumerate(zip(encoders, inputs, strict=True))
+        for start, step in part.steps(encoder.batch_size)
+    ]
+    for _, number, step in sorted(steps, key=lambda place: place[:2]):
+        yield number, step
 
 
 def _pending_images(
@@ -200,33 +216,6 @@ def _pending_images(
     ):
         yield from page
         after = page[-1].image_id
-
-
-class _Submitted:
-    """One batch that all encoders have started to encode."""
-
-    def __init__(
-        self,
-        encoders: Sequence[Encoder],
-        stored: Sequence[StoredEncoder],
-        summaries: Sequence[EncodeSummary],
-        renderings: Sequence[str],
-        inputs: Sequence[Inputs],
-    ) -> None:
-        self._parts = list(zip(stored, summaries, inputs, renderings, strict=True))
-        self._results = [
-            encoder.submit(part.pixels) if part.images else partial(_nothing, encoder.dim)
-            for encoder, part in zip(encoders, inputs, strict=True)
-        ]
-        concerned = [image for part in inputs for image in (*part.images, *(image for image, _ in part.failures))]
-        self.images = len({image.image_id for image in concerned})
-
-    def batches(self) -> Iterator[EncodedBatch]:
-        """Yield each encoder's embeddings; wait for the GPU."""
-        for (stored, summary, part, rendering), result in zip(self._parts, self._results, strict=True):
-            if part.images or part.failures:
-                raw: NDArray[np.float32] = result()
-                yield EncodedBatch(stored, summary, part.images, raw, part.failures, part.damage, part.read, rendering)
 
 
 def _nothing(dim: int) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
@@ -25,8 +25,10 @@ from cbirdb.vectors.normalize import l2_normalize, unusable_reason
 SKIPPED = "an older file has its SOP instance UID; --on-conflict keep or replace takes this one"
 SEARCHED_BY_ANOTHER = ("copy", "overtaken")
 """Outcomes of ``settle_pixels`` after which another image is searched in place of this one."""
-QUEUED = 4
-"""Batches that may wait for the database before the encoder must wait."""
+QUEUED = 2
+"""Batches that may wait for the GPU or the database before the next one is encoded: while a GPU computes one, the next is
+copied to it.
+"""
 
 
 @dataclass(slots=True)
@@ -85,8 +87,8 @@ class EncodedBatch:
     stored: StoredEncoder
     summary: EncodeSummary
     images: Sequence[PendingImage]
-    raw: NDArray[np.float32]
-    """Raw embeddings, shape (len(images), dim)."""
+    result: Callable[[], NDArray[np.float32]]
+    """Waits for the raw embeddings, shape (len(images), dim)."""
     unreadable: Sequence[tuple[PendingImage, PixelError]]
     damage: Mapping[int, str]
     """Decoders' reports on accepted images, by image id."""
@@ -129,7 +131,9 @@ class EmbeddingWriter:
             self._waiting.popleft().result()
 
     def _write(self, batch: EncodedBatch) -> None:
-        embeddings, usable = l2_normalize(batch.raw)
+        # Wait here, not where the next images are decoded: a batch is stored as soon as it is computed.
+        raw = batch.result()
+        embeddings, usable = l2_normalize(raw)
         outcomes = self._settle(batch)
         hashes = {image.image_id: image.sha256 for image in [*batch.images, *(image for image, _ in batch.unreadable)]}
         # Nothing was written of skipped ones.
@@ -147,7 +151,7 @@ class EmbeddingWriter:
             elif outcome not in SEARCHED_BY_ANOTHER and usable[row]:
                 good.append(row)
             elif outcome not in SEARCHED_BY_ANOTHER:
-                reason = unusable_reason(batch.raw[row])
+                reason = unusable_reason(raw[row])
                 failures.append((image, "no direction", f"the embedding is a {reason}"))
         written = self._connection.run(
             lambda connection: _store(

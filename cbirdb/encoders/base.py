@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -63,7 +64,7 @@ class Encoder(ABC):
     input_shape: tuple[int, ...]
     """Shape of an output of ``preprocess``."""
     batch_size: int = 64
-    """Pictures per step; by default enough to keep the encoder busy."""
+    """Pictures per step; by default enough to keep the encoder busy. ``encode`` hands over no more at once."""
 
     @property
     def dim(self) -> int:
@@ -98,6 +99,9 @@ class Encoder(ABC):
         return lambda: embeddings
 
 
+def _say_nothing(_stage: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """Source and place of an encoder that is to run."""
@@ -111,6 +115,10 @@ class LoadOptions:
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cuda``, ``cuda:N`` or ``cpu``."""
     dtype: DType = "float32"
+    allow_other_weights: bool = False
+    """Accept weights whose SHA-256 is not the record's, under the name ``NAME@<its first 8 digits>``."""
+    on_stage: Callable[[str], None] = field(default=_say_nothing, compare=False, repr=False)
+    """Receives the name of each stage of loading when it begins."""
     threads: int | None = None
     """Threads of onnxruntime, unless OMP_NUM_THREADS says how many. None: one per core that this process may use."""
 
@@ -143,9 +151,23 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
 
 
 def hash_files(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 (hex) over the contents of files, in the order of their names."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 (hex) over the contents of files, in the order of their names.
+
+    Read an unchanged file once: weights are hashed when they are found and again when they are recorded.
+    """
+    files = []
     for path in sorted(paths, key=lambda p: p.name):
+        status = path.stat()
+        files.append((path, status.st_size, status.st_mtime_ns, status.st_ino))
+    # The clock of file systems is coarse: a file that has just been written may change again unnoticed.
+    is_new = any(time.time_ns() - modified < 1_000_000_000 for _, _, modified, _ in files)
+    return _hash.__wrapped__(tuple(files)) if is_new else _hash(tuple(files))
+
+
+@lru_cache(maxsize=64)
+def _hash(files: tuple[tuple[Path, int, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for path, *_ in files:
         with path.open("rb") as file:
             while chunk := file.read(1 << 22):
                 digest.update(chunk)

@@ -2,7 +2,7 @@
 
 A new encoder is one record in ``shipped``. Its options name the model's class (by default the one in ``config.json``),
 the pooling (a key of ``POOLINGS``), and required values of ``config.json``, so that a smaller or larger sister model is
-refused.
+refused. For DINOv2, ``interpolate_offset`` chooses between two ways to resize the position embeddings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cbirdb.encoders.base import LoadOptions, WeightFiles
+from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Forward, Parts, TorchEncoder, load_parts
 from cbirdb.encoders.weights import check_config, find_weights, read_state, translated_read_errors, weights_error
@@ -95,18 +97,61 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
         weights = find_weights(spec, folder, FILES)
         config = _read_config(spec, folder)
         processor = _read_processor(spec, folder)
+        preprocess = ImageProcessor(processor)
+        settings = {**processor.to_dict(), "class": type(processor).__name__}
         model = build_model(spec, _model_class(spec, config), config, weights, lambda state: state)
+        if offset := spec.options.get("interpolate_offset"):
+            _resize_positions(spec, model, preprocess(golden_picture()).shape[1:], offset)
+            # Without an offset, the settings and their hash stay as they were before there was this choice.
+            settings["interpolate_offset"] = offset
         return Parts(
             model=model,
             forward=_forward(spec, model),
-            preprocess=ImageProcessor(processor),
-            preprocessing={**processor.to_dict(), "class": type(processor).__name__},
+            preprocess=preprocess,
+            preprocessing=settings,
             weights=weights,
             # Some models' processors, such as DINOv3's, exist only for torchvision.
             libraries=("transformers", *(("torchvision",) if processor.backend == "torchvision" else ())),
         )
 
     return load_parts(spec, options, build)
+
+
+def _resize_positions(spec: EncoderSpec, model: Any, pixels: tuple[int, ...], offset: Any) -> None:
+    """Resize DINOv2's position embeddings to the grid of its inputs, once, as its original code does.
+
+    The model was trained last on larger pictures (518 pixels, 37 x 37 patches), so its position embeddings are
+    interpolated for smaller ones. The original code and transformers 4.39 scale them by (grid + 0.1) / 37. Newer
+    versions of transformers scale them to the grid exactly, which samples them at slightly other points. They take
+    position embeddings that already fit as they are.
+
+    :param pixels: height and width of an input.
+    :raises EncoderError: when the offset is none, the model is no DINOv2, or its inputs are not square.
+    """
+    if not isinstance(offset, float) or not 0 < offset < 1:
+        raise EncoderError(
+            f"interpolate_offset of '{spec.name}' is {offset!r}.", hint="It is a number below 1: 0.1, or 0 for none."
+        )
+    if model.config.model_type != "dinov2":
+        raise EncoderError(
+            f"'{spec.name}' is a model of type '{model.config.model_type}', but interpolate_offset is for 'dinov2' alone.",
+            hint="Add it without --interpolate-offset, under another name.",
+        )
+    height, width = (side // model.config.patch_size for side in pixels)
+    if height != width:
+        raise EncoderError(
+            f"The inputs of '{spec.name}' have {height} x {width} patches, but interpolate_offset needs square ones.",
+            hint="Add it without --interpolate-offset, under another name.",
+        )
+    positions = model.embeddings.position_embeddings.detach()
+    trained = isqrt(positions.shape[1] - 1)
+    if trained == height:
+        return
+    grid = positions[:, 1:].unflatten(1, (trained, trained)).movedim(-1, 1)
+    factor = (height + offset) / trained
+    resized = torch.nn.functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
+    positions = torch.cat([positions[:, :1], resized.flatten(2).movedim(1, -1)], dim=1)
+    model.embeddings.position_embeddings = torch.nn.Parameter(positions, requires_grad=False)
 
 
 def _forward(spec: EncoderSpec, model: Any) -> Forward:
@@ -162,8 +207,17 @@ def build_model(
     with translated_read_errors(spec, weights):
         # Surplus parameters in the file belong to other heads, which the embedding does not use.
         model, report = model_class.from_pretrained(
-            None, config=config, state_dict=rename(read_state(weights)), dtype=torch.float32, output_loading_info=True
+            None,
+            config=config,
+            state_dict=rename(read_state(weights)),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        shapes = f"its tensor {name} has the shape {list(found)}, not {list(wanted)}"
+        raise weights_error(spec, f"The file {weights} does not fit '{spec.name}': {shapes}.")
     # Batch normalisation counts its batches for training alone; old files lack the counters.
     if missing := sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked")):
         lacks = f"lacks {len(missing)} parameters of the model, {missing[0]} among them"

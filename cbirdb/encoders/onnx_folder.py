@@ -101,7 +101,8 @@ def find_export(spec: EncoderSpec, options: LoadOptions) -> Path | None:
     """Return the folder that holds an export of this encoder; None if its folder of weights has no description."""
     if options.weights is not None:
         parents = options.weights
-        folder = parents / spec.name if (parents / spec.name).is_dir() else parents
+        named = [parents / name for name in (spec.name, spec.base_name)]
+        folder = next((place for place in named if place.is_dir()), parents)
     elif is_local(spec):
         folder = Path(str(spec.weights))
     elif options.store is not None:
@@ -126,7 +127,7 @@ def read_export(spec: EncoderSpec, folder: Path) -> Export:
             f"The file {path} is damaged or of another version ({type(error).__name__}: {_one_line(error)}).",
             hint=EXPORT_AGAIN,
         ) from error
-    if export.encoder != spec.name:
+    if export.encoder.partition("@")[0] != spec.base_name:
         raise EncoderError(
             f"The folder {folder} holds an export of '{_one_line(export.encoder)}', not of '{spec.name}'.",
             hint="Name the folder of this encoder with --weights.",

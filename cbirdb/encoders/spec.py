@@ -14,6 +14,16 @@ TrainingScheme: TypeAlias = Literal["none", "self-supervised", "weakly-supervise
 LOADERS: Mapping[str, str] = {"hf": "huggingface", "open_clip": "openclip", "timm": "timm_models"}
 """Families that load any model of their library: the library's name on the command line -> the module's name."""
 
+NO_COMMERCIAL_USE = "no commercial use"
+NO_CLINICAL_USE = "no clinical use"
+AUTHORISED_CLINICAL_USE = "clinical use only with approval"
+NO_DEPLOYED_USE = "no deployed use"
+"""Restrictions that ``EncoderSpec.restrictions`` names: what licences forbid, or what the owners' model cards exclude."""
+
+
+SHIPPED_ONLY = frozenset({"files", "files_source", "mirrors", "licence_source", "restrictions"})
+"""Fields that only records of this package have."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
@@ -40,13 +50,38 @@ class EncoderSpec:
     in_paper: bool = False
     rendering: str = "as-displayed"
     """How DICOM is shown to it, as ``cbirdb.pixels.rendering`` reads it."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File of weights -> SHA-256 of the owners' file. Empty: not known."""
+    files_source: str | None = None
+    """Source of the SHA-256: an address, or words."""
+    mirrors: tuple[str, ...] = ()
+    """Further addresses of the file at ``weights``; its SHA-256 decides whether a copy is good."""
+    licence_source: str | None = None
+    """Address of the page where the owners state the licence."""
+    restrictions: tuple[str, ...] = ()
+    """Uses that the owners forbid or exclude, such as ``NO_COMMERCIAL_USE``."""
+
+    @property
+    def base_name(self) -> str:
+        """Return the name without the digits that other weights add to it."""
+        return self.name.partition("@")[0]
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as the database stores it."""
-        return {**asdict(self), "options": dict(self.options)}
+        return {
+            **asdict(self),
+            "options": dict(self.options),
+            "files": dict(self.files),
+            "mirrors": list(self.mirrors),
+            "restrictions": list(self.restrictions),
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> EncoderSpec:
-        """Read a stored record; ignore fields that an older or newer version stored."""
-        known = {item.name for item in fields(cls)}
+        """Read a stored record.
+
+        Ignore fields that an older or newer version stored, and those that only shipped records have: who may add a
+        record does not decide what is confirmed, or what else is downloaded.
+        """
+        known = {item.name for item in fields(cls)} - SHIPPED_ONLY
         return cls(**{key: value for key, value in stored.items() if key in known})

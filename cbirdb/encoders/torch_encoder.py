@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -126,7 +127,10 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
     device = choose_device(options.device)
     with silenced_libraries():
         try:
+            options.on_stage("reading the weights")
             parts = build()
+            if device.type != "cpu":
+                options.on_stage(f"moving to {device}")
             parts.model.to(device).eval()
         except RuntimeError as error:
             if not _is_out_of_memory(error):
@@ -135,6 +139,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
                 f"There is not enough memory to load '{spec.name}'.",
                 hint="Use --device cpu, or a machine with more memory, or fewer encoders at once.",
             ) from error
+        options.on_stage("hashing the weights")
         provenance = Provenance(
             weights_sha256=hash_files([parts.weights]),
             preprocessing_sha256=hash_settings(parts.preprocessing),
@@ -143,6 +148,7 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
             device=device.type,
         )
         encoder = TorchEncoder(spec, parts, device, provenance)
+        options.on_stage("encoding a test picture")
         with translated_read_errors(spec, parts.weights):
             pixels = encoder.preprocess(golden_picture())
             encoder.input_shape = pixels.shape
@@ -188,21 +194,32 @@ def choose_device(wanted: str) -> torch.device:
 @contextmanager
 def silenced_libraries() -> Iterator[None]:
     """Hide the libraries' progress bars and reports; important ones become errors."""
-    from transformers import logging as reports
-
-    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
     root = logging.getLogger()  # open_clip logs to the root logger
     level = root.level
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _silenced_transformers():
         warnings.simplefilter("ignore")
-        reports.set_verbosity_error()
-        reports.disable_progress_bar()
         if level > logging.INFO:
             root.setLevel(logging.ERROR)
         try:
             yield
         finally:
             root.setLevel(level)
-            reports.set_verbosity(verbosity)
-            if bars:
-                reports.enable_progress_bar()
+
+
+@contextmanager
+def _silenced_transformers() -> Iterator[None]:
+    """Hide the reports of transformers if a family has imported it. The extra `small` comes without it."""
+    if sys.modules.get("transformers") is None:
+        yield
+        return
+    from transformers import logging as reports
+
+    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(verbosity)
+        if bars:
+            reports.enable_progress_bar()

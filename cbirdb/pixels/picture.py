@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from PIL import Image
 from cbirdb.errors import PixelError
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.pixels.damage import OnDamage, refuse
-from cbirdb.pixels.dicom import decode_dicom, forget, is_dicom
+from cbirdb.pixels.dicom import FileBytes, decode_dicom, forget, is_dicom
 from cbirdb.pixels.raster import decode, to_rgb
 from cbirdb.pixels.rendering import AS_DISPLAYED, Rendering
-from cbirdb.pixels.source import read_source
+from cbirdb.pixels.source import read_source, sha256_of
 from cbirdb.records import FrameFacts
 
 
@@ -62,15 +61,15 @@ def read_picture(
     elif frame:
         raise PixelError("no such frame", f"frame {frame + 1}, but an image file has one")
     else:
-        picture = to_rgb(decode(data, max_pixels, noted))
+        picture = to_rgb(decode(data[:], max_pixels, noted))
     return ReadPicture(picture, reports[0].message if reports else None, facts)
 
 
-_last: tuple[tuple[Path, str | None, int, int], tuple[bytes, bytes]] | None = None
+_last: tuple[tuple[Path, str | None, int, int], tuple[FileBytes, bytes]] | None = None
 """The DICOM file that this process read last, and its hash. Its frames come one after the other, often hundreds."""
 
 
-def _read(path: Path, member: str | None) -> tuple[bytes, bytes | None]:
+def _read(path: Path, member: str | None) -> tuple[FileBytes, bytes | None]:
     """Return a file's bytes, and their hash if it is DICOM.
 
     :raises PixelError: when it cannot be read.
@@ -89,7 +88,7 @@ def _read(path: Path, member: str | None) -> tuple[bytes, bytes | None]:
     data = read_source(path, member)
     if not is_dicom(data):
         return data, None
-    read = (data, hashlib.sha256(data).digest())
+    read = (data, sha256_of(path, data))
     if key is not None:
         _last = (key, read)
     return read

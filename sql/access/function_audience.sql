@@ -90,6 +90,7 @@ LEFT JOIN (
     ('table_privilege', 'owner'),
     ('certify_erasure', 'owner'),
     ('erase_from_runs', 'owner'),
+    ('erase_from_probes', 'owner'),
     ('erase_images', 'owner'),
     ('redact_audit', 'owner'),
     ('redacted_search', 'owner'),

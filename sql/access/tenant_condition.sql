@@ -30,10 +30,12 @@ SELECT CASE
         THEN format('EXISTS (SELECT FROM cbir.image AS i WHERE i.image_id = %I.image_id)', $1)
     WHEN $1 = 'label' THEN
         ingests.condition || ' OR EXISTS (SELECT FROM cbir.image_label AS il WHERE il.label_id = label.label_id)'
-    WHEN $1 = 'search_run'
+    WHEN $1 IN ('search_run', 'probe_run')
         THEN 'cardinality(datasets) > 0 AND datasets <@ ARRAY(SELECT d.name FROM cbir.dataset AS d)'
     WHEN $1 IN ('search_result', 'search_result_label')
         THEN format('EXISTS (SELECT FROM cbir.search_run AS r WHERE r.run_id = %I.run_id)', $1)
+    WHEN $1 IN ('probe_class', 'probe_prediction')
+        THEN format('EXISTS (SELECT FROM cbir.probe_run AS r WHERE r.probe_id = %I.probe_id)', $1)
     WHEN $1 = 'index_build' THEN 'FALSE'
 END
 FROM (

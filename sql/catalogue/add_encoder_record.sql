@@ -19,8 +19,9 @@ BEGIN
         OR jsonb_typeof(coalesce(spec -> 'options', '{}')) <> 'object'
         OR EXISTS (
             SELECT FROM jsonb_object_keys(coalesce(spec -> 'options', '{}')) AS o (option)
-            WHERE o.option NOT IN ('pooling', 'quick_gelu')
+            WHERE o.option NOT IN ('pooling', 'quick_gelu', 'interpolate_offset')
         )
+        OR coalesce(spec -> 'options' ->> 'interpolate_offset', '0') !~ '^0([.][0-9]+)?$'
         -- Fields that every record must have, because each command of each site reads all records.
         OR EXISTS (
             SELECT FROM unnest('{embedding,preprocessing,licence,training_scheme,citation}'::text[]) AS f (field)

@@ -1,7 +1,7 @@
 -- Title: Remove images from every table
--- Description: Removes images with their embeddings under every encoder, labels, stored neighbours, and the failures
---   that name their files. Their ids in the search audit stay; redact_audit removes them. Only cbir.erase_patient and
---   cbir.reapply_erasures call it, and their grants decide who may.
+-- Description: Removes images with their embeddings under every encoder, labels, stored neighbours, predictions, and
+--   the failures that name their files. Their ids in the search audit stay; redact_audit removes them. Only
+--   cbir.erase_patient and cbir.reapply_erasures call it, and their grants decide who may.
 -- Inputs: ids of images.
 -- Returns: an object with the number of removed rows by table.
 CREATE FUNCTION cbir_internal.erase_images(image_ids bigint[])
@@ -18,7 +18,7 @@ BEGIN
     -- Locks the images first, in the same order as an encode locks the images that it writes, so that no deadlock
     -- occurs.
     PERFORM FROM cbir.image AS i WHERE i.image_id = ANY (image_ids) ORDER BY i.image_id FOR UPDATE;
-    removed := cbir_internal.erase_from_runs(image_ids);
+    removed := cbir_internal.erase_from_runs(image_ids) || cbir_internal.erase_from_probes(image_ids);
     FOR tab IN SELECT e.table_name FROM cbir_internal.embedded_encoder() AS e LOOP
         EXECUTE format('DELETE FROM cbir.%I AS e WHERE e.image_id = ANY ($1)', tab) USING image_ids;
         GET DIAGNOSTICS number = ROW_COUNT;

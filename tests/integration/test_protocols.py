@@ -74,6 +74,7 @@ def test_new_pseudonym_key_is_private_and_another_key_is_refused(
     assert (refused.code, other.exists()) == (1, False)
     assert "There is no pseudonym key" in refused.err
     other.write_text("ab" * 32)
+    other.chmod(0o600)
     refused = ingest(cli, "chexpert", tmp_path / "c" / "CheXpert-v1.0-small", other)
     assert refused.code == 1
     assert "with another key" in refused.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 from collections.abc import Callable
@@ -62,3 +63,29 @@ def test_file_that_is_no_key_is_refused_with_one_sentence(cli: Cli, tmp_path: Pa
     assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
     assert f"{path} is not a pseudonym key" in outcome.err
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666, 0o444])
+def test_key_that_others_may_use_is_refused_with_one_sentence_and_the_command_that_mends_it(
+    cli: Cli, tmp_path: Path, mode: int
+) -> None:
+    path, images = tmp_path / "some.key", write_nih14(tmp_path / "nih")
+    Pseudonyms.from_file(path, create=True)
+    path.chmod(mode)
+    outcome = cli("ingest", "nih14", images, "--pseudonym-key", path)
+    assert (outcome.code, len(outcome.err.splitlines())) == (1, 1)
+    assert f"Others than its owner may read or change the pseudonym key {path}" in outcome.err
+    assert f"Run: chmod 600 {path}" in outcome.err
+    path.chmod(0o600)
+    assert cli("ingest", "nih14", images, "--pseudonym-key", path).code in {0, 4}
+
+
+def test_secret_that_belongs_to_another_user_is_taken_as_it_is_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret"
+    made = Pseudonyms.from_file(path, create=True).fingerprint
+    path.chmod(0o444)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert Pseudonyms.from_file(path, create=False).fingerprint == made

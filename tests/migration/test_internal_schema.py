@@ -33,7 +33,8 @@ LATER = {
     "replaced_by": "bigint",
 }
 """Columns that revision 0010 adds, with their types. Views of today read them; those of then did not."""
-WITHOUT_DICOM = (
+OF_THEN = (
+    "DROP TABLE cbir.probe_prediction, cbir.probe_class, cbir.probe_run",
     "DROP TABLE cbir.body_part",
     "DROP TABLE cbir.merged_patient",
     "ALTER TABLE cbir.search_run DROP COLUMN merged_images",
@@ -42,7 +43,7 @@ WITHOUT_DICOM = (
     "ALTER TABLE cbir.image "
     + ", ".join(f"DROP COLUMN {name}" for name in LATER if name not in ("accession", "rendering_sha256")),
 )
-"""Takes back what revision 0010 added."""
+"""Takes back what the revisions 0010 and 0011 added."""
 
 NO_MERGED_PATIENT = "SELECT NULL::bigint AS dataset_id, NULL::text AS pseudonym, NULL::bigint AS patient_id WHERE FALSE"
 
@@ -67,12 +68,13 @@ def make_one_schema(connection: psycopg.Connection) -> None:
         drop_sql_objects(connection)
         connection.execute("DELETE FROM cbir.sql_object")
         connection.execute("DROP SCHEMA cbir_internal")
-        for statement in WITHOUT_DICOM:
+        for statement in OF_THEN:
             connection.execute(statement)
         connection.execute("SELECT set_config('search_path', 'cbir, public, pg_temp', true)")
         connection.execute("SET LOCAL check_function_bodies = off")
         for path in sql_files():
-            connection.execute(as_of_then(path.read_text()).encode())
+            if not path.name.startswith("probe_"):
+                connection.execute(as_of_then(path.read_text()).encode())
         connection.execute("SELECT set_config('search_path', '', true)")
         connection.execute(
             "INSERT INTO cbir.sql_object (kind, name)"

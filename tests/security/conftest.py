@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.conftest import Logins, new_database
-from tests.support.two_sites import evaluated, fill, indexed, secure
+from tests.support.two_sites import evaluated, fill, indexed, probed, secure
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def sites(role_server: str, role_template: str, logins: Logins) -> Iterator[str]
             indexed(connection)
             for datasets in (("a",), ("b",), ("a", "b")):
                 evaluated(connection, *datasets)
+                probed(connection, *datasets)
             connection.execute("UPDATE cbir.search_run SET started_at = '2001-01-01' WHERE datasets = '{b}'")
             secure(connection, logins)
             connection.execute("ANALYZE")

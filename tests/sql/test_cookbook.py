@@ -15,6 +15,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from cbirdb.classify import LinearOptions, classify_linear
+from cbirdb.db.embeddings import find_encoder
 from cbirdb.demo import demo
 from cbirdb.demo.phantoms import write_phantoms
 from cbirdb.encode.load import load_encoders
@@ -50,6 +52,9 @@ COLUMNS = {
     "P@N by class, as CSV?": "encoder class n micro_precision queries",
     "What did a run find for one query?": "rank image_id distance relevant labels",
     "Which classes are taken for which?": "class taken_for nearest_neighbours",
+    "Which classes does a linear probe take for which?": "class taken_for images",
+    "How good is a linear probe, in all and by class?": "class precision recall f1 auc queries accuracy balanced_accuracy"
+    " macro_auc",
     "Which files stand on both sides of a split?": "sha256 image_id dataset source split",
     "Which patients are in train and in test?": "dataset patient train test",
     "Which neighbours are nearly the query itself?": "query_image_id image_id distance identical_file same_patient",
@@ -78,6 +83,10 @@ def fill(connection: psycopg.Connection, dsn: str, out: Path) -> None:
     (chest / "grey.png").write_bytes(grey())
     encoders = load_encoders(connection, ["tiny-image"], LoadOptions(weights=None, store=out, device="cpu"))
     demo(connection, encoders, out, connect=lambda: psycopg.connect(dsn, autocommit=True))
+    stored = find_encoder(connection, "tiny-image")
+    assert stored is not None
+    # So strongly regularised that it confuses some.
+    classify_linear(connection, stored, LinearOptions(grid=[0.01]))
     # The folder's layout knows no patients: two images a study, two studies a patient, and now and then a third.
     connection.execute(
         """

@@ -83,6 +83,16 @@ ACTIONS: dict[str, tuple[set[str], Callable[[Acting], Any]]] = {
     "build an index": ({ADMIN}, lambda a: a.cli("index", "build", "-e", "tiny-image", "--method", "hnsw")),
     "drop an index": ({ADMIN}, lambda a: a.cli("index", "drop", "-e", "tiny-image")),
     "evaluate": ({ADMIN}, lambda a: a.cli("evaluate", "-e", "tiny-image", "--mode", "exact")),
+    "fit a linear probe": (
+        {ADMIN}, lambda a: a.cli("classify", "-e", "tiny-image", "--method", "linear", "--grid", "1")
+    ),
+    "read linear probes": (
+        {READER, INGEST, ADMIN},
+        lambda a: a.cli("metrics", "-e", "tiny-image", "--by", "linear-class", "--confidence", "--resamples", 100),
+    ),
+    "write a prediction": (
+        {ADMIN}, lambda a: a.sql("UPDATE cbir.probe_prediction SET predicted_label_id = label_id")
+    ),
     "drop a dataset": ({ADMIN}, lambda a: a.cli("datasets", "drop", "images", "--yes")),
     "drop an encoder": ({ADMIN}, lambda a: a.cli("encoders", "drop", "tiny-image", "--yes")),
     "upgrade": ({ADMIN}, lambda a: a.cli("db", "upgrade")),
@@ -153,13 +163,14 @@ def filled(
         assert run(["--dsn", ingest, "encode", "-e", "tiny-image"]) == 0
         assert run(["--dsn", admin, "index", "build", "-e", "tiny-image", "--method", "hnsw"]) == 0
         with psycopg.connect(admin, autocommit=True) as connection:
-            connection.execute("UPDATE cbir.image SET split = CASE WHEN image_id % 4 = 0 THEN 'test' ELSE 'train' END")
+            connection.execute("UPDATE cbir.image SET split = ('{test,train,train,val}'::text[])[1 + image_id % 4]")
             connection.execute(
                 "INSERT INTO cbir.patient (dataset_id, pseudonym) VALUES (1, %s), (1, %s)", [PATIENT, OTHER]
             )
             connection.execute("UPDATE cbir.image SET patient_id = 1 WHERE image_id = 5")
             connection.execute(SEARCH.encode())
         assert run(["--dsn", admin, "evaluate", "-e", "tiny-image", "--mode", "exact"]) == 0
+        assert run(["--dsn", admin, "classify", "-e", "tiny-image", "--method", "linear", "--grid", "1"]) == 0
         yield name
         server_admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from cbirdb.cli.main import run
 from cbirdb.db.embeddings import register_encoder
 from tests.conftest import Logins, _database, picture_bytes
-from tests.support.two_sites import ABSENT, HIDDEN, IMAGES, answer, evaluated, fill, indexed, secure, vectors
+from tests.support.two_sites import ABSENT, HIDDEN, IMAGES, answer, evaluated, fill, indexed, probed, secure, vectors
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def both(role_server: str, role_template: str, logins: Logins) -> Iterator[str]:
             indexed(connection)
             for datasets in (("a",), ("b",), ("a", "b")):
                 evaluated(connection, *datasets)
+                probed(connection, *datasets)
             secure(connection, logins)
         yield str(conninfo_to_dict(dsn)["dbname"])
 
@@ -42,6 +43,7 @@ def alone(role_server: str, role_template: str, logins: Logins) -> Iterator[str]
         with psycopg.connect(dsn, autocommit=True) as connection:
             fill(connection, "a")
             evaluated(connection, "a")
+            probed(connection, "a")
             secure(connection, logins)
         yield str(conninfo_to_dict(dsn)["dbname"])
 
@@ -64,6 +66,7 @@ def test_tables_and_views_look_the_same_as_without_the_other_site(both: str, alo
         assert {"image", "embedding_toy", "search_result", "image_overview", "neighbour", "precision_by_run"} <= set(
             names
         )
+        assert {"probe_prediction", "probe_answer", "probe_auc", "probe_by_class", "probe_summary"} <= set(names)
         filled = 0
         for name in names:
             query = f"SELECT to_jsonb(t) - {TIMES} FROM cbir.{name} AS t"
@@ -167,6 +170,7 @@ def test_administrator_sees_the_data_of_all_sites(both: str, logins: Logins) -> 
     with logins.connect("admin", both) as here:
         assert here.execute("SELECT count(*) FROM cbir.image").fetchone() == (2 * IMAGES,)
         assert here.execute("SELECT count(*) FROM cbir.search_run").fetchone() == (3,)
+        assert here.execute("SELECT count(*) FROM cbir.probe_overview").fetchone() == (3,)
         assert (
             len(here.execute("SELECT * FROM cbir.similar_images('toy', query => '[1,0]', k => 100)").fetchall())
             == 2 * IMAGES
@@ -189,7 +193,14 @@ def test_row_security_is_forced_on_every_table_that_belongs_to_datasets(both: st
     reached = {"cbir.dataset"}
     while more := {child for child, parent in edges if parent in reached} - reached:
         reached |= more
-    reached |= {"cbir.search_run", "cbir.label", "cbir.index_build", "cbir.dataset_access"}
+    reached |= {
+        "cbir.search_run",
+        "cbir.probe_run",
+        "cbir.probe_class",
+        "cbir.label",
+        "cbir.index_build",
+        "cbir.dataset_access",
+    }
     assert {name for name, on in found.items() if on} == {name.removeprefix("cbir.") for name in reached}
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,8 +32,14 @@ class FakeHub:
     """Part of a path -> status and headers instead of an answer."""
     cuts: dict[str, list[int]] = field(default_factory=dict)
     """End of a path -> number of bytes after which each of the next answers breaks off."""
+    pauses: dict[str, float] = field(default_factory=dict)
+    """End of a path -> seconds before each tenth of the content."""
+    gives_ranges: bool = True
+    """False: every answer is the whole file."""
     requests: list[str] = field(default_factory=list)
     """``GET /path`` of every request."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """The headers of every request."""
 
     def downloads(self) -> list[str]:
         """Return the names of the files whose content was requested."""
@@ -73,7 +80,11 @@ class FakeHub:
                 for name, content in files.items()
             ]
         else:
-            body = {"id": repository, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+            body = {
+                "id": repository,
+                "sha": commit,
+                "siblings": [{"rfilename": name, "size": len(files[name])} for name in files],
+            }
         return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
 
     def _at(self, repository: str, revision: str) -> tuple[str | None, dict[str, bytes] | None]:
@@ -97,9 +108,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        self.hub.headers.append(dict(self.headers))
         status, headers, body = self.hub.answer(path)
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        if start and status == 200:
+        if not self.hub.gives_ranges:
+            start = 0
+        if start >= len(body) > 0 and status == 200:
+            status, headers, start = 416, {"Content-Range": f"bytes */{len(body)}"}, len(body)
+        elif start and status == 200:
             status, headers = 206, {**headers, "Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body) - start), **headers}.items():
@@ -107,7 +123,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             cut = next((cuts for end, cuts in self.hub.cuts.items() if path.endswith(end) and cuts), None)
-            self.wfile.write(body[start : start + cut.pop(0)] if cut else body[start:])
+            pause = next((seconds for end, seconds in self.hub.pauses.items() if path.endswith(end)), 0.0)
+            content = body[start : start + cut.pop(0)] if cut else body[start:]
+            part = len(content) // 10 + 1 if pause else max(1, len(content))
+            for first in range(0, len(content), part):
+                time.sleep(pause)
+                self.wfile.write(content[first : first + part])
 
 
 @contextmanager

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cbirdb.encoders.fetch import MANIFEST, fetch
+from cbirdb.encoders.fetch import fetch
+from cbirdb.encoders.manifest import MANIFEST
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 
-RESNET50 = SHIPPED["resnet50"]
-BIOMEDCLIP = SHIPPED["biomedclip"]
+# The hub of the tests has other weights.
+RESNET50 = replace(SHIPPED["resnet50"], files={})
+BIOMEDCLIP = replace(SHIPPED["biomedclip"], files={})
 TEXT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
 TEXT_COMMIT = str(BIOMEDCLIP.options["text_revision"])
 

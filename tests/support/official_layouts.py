@@ -48,6 +48,7 @@ def write_key(folder: Path) -> Path:
     """Always the same, and one with which nobody is drawn for val: pseudonyms decide who takes part in an evaluation."""
     path = folder / "pseudonym.key"
     path.write_text("03" * 32 + "\n")
+    path.chmod(0o600)
     return path
 
 

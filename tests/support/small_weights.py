@@ -20,7 +20,7 @@ from cbirdb.encoders.spec import EncoderSpec
 from tests.support.random_weights import PREPROCESSORS, randomise
 
 # A small model under the name and at the commit of a shipped record: what it is about here is where files lie.
-SPEC = replace(SHIPPED["resnet50"], dim=None, options={"model": "ResNetModel", "pooling": "pooler"})
+SPEC = replace(SHIPPED["resnet50"], dim=None, files={}, options={"model": "ResNetModel", "pooling": "pooler"})
 COMMIT = str(SPEC.revision)
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
@@ -31,6 +31,15 @@ def write_small_resnet(folder: Path, *, number: int = 0) -> Path:
     model.embedder.embedder.convolution.weight.data += number
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSORS["resnet50"]))
+    return folder
+
+
+def write_small_dinov2(folder: Path, *, pixels: int = 42) -> Path:
+    """Write a DINOv2 for 98 x 98 pixels (7 x 7 patches) that sees pictures of another size."""
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 98, "patch_size": 14}
+    randomise(transformers.Dinov2Model(transformers.Dinov2Config(**settings))).save_pretrained(folder)
+    sizes = {"crop_size": {"height": pixels, "width": pixels}, "size": {"shortest_edge": pixels}}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PREPROCESSORS["dinov2-vit-b14"], **sizes}))
     return folder
 
 

@@ -12,6 +12,7 @@ from cbirdb.evaluate import EvaluationOptions, evaluate
 from cbirdb.index import build_index
 from cbirdb.index.methods import Hnsw
 from tests.conftest import Logins
+from tests.support.probes import stored_probe, sure_answers
 
 IMAGES = 30
 """Of each site. Site a's have the ids 1 to 30, so that they are the same where site b is not there."""
@@ -85,6 +86,11 @@ def evaluated(connection: psycopg.Connection, *datasets: str) -> None:
         connection, stored, EvaluationOptions(datasets=datasets, k=5, mode="exact", workers=1),
         connect=lambda: psycopg.connect(dsn, autocommit=True),
     )  # fmt: skip
+
+
+def probed(connection: psycopg.Connection, *datasets: str) -> None:
+    classes, answers = sure_answers(connection, datasets)
+    stored_probe(connection, "toy", datasets, classes, answers)
 
 
 def indexed(connection: psycopg.Connection) -> None:

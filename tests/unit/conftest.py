@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from cbirdb.encoders.spec import EncoderSpec
     from tests.support.fake_hub import FakeHub
 
 # The hub's library comes with an extra, so it is imported where it is used.
@@ -70,6 +73,33 @@ def biomedclip(hub: FakeHub) -> dict[str, bytes]:
         "e" * 40: {**text, "config.json": b'{"model_type": "newer"}'},
     }
     return files
+
+
+@pytest.fixture
+def address(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, bytes], EncoderSpec]:
+    """Put a file on a server and return the record that names its address."""
+    from cbirdb.encoders import download, weights
+    from cbirdb.encoders.shipped import SHIPPED
+
+    monkeypatch.setattr(weights, "ADDRESS", "http://")  # those that ship are https://
+    monkeypatch.setattr(download, "PAUSE", 0)
+
+    def offer(name: str, file: str, content: bytes) -> EncoderSpec:
+        hub.files[file] = content
+        return replace(
+            SHIPPED[name],
+            weights=f"{hub.endpoint}/{file}",
+            revision=hashlib.sha256(content).hexdigest(),
+            files={},
+            mirrors=(),
+        )
+
+    return offer
+
+
+@pytest.fixture
+def medsam(address: Callable[..., EncoderSpec]) -> EncoderSpec:
+    return address("medsam-vit-b", "records/1/medsam_vit_b.pth", os.urandom(300_000))
 
 
 @pytest.fixture

@@ -337,6 +337,8 @@ def test_preprocessing_hash_depends_on_the_settings_and_not_on_the_folder(loader
         ("open_clip", {"pooling": "mean"}, "pooling"),
         ("hf", {"quick_gelu": True}, "quick-gelu"),
         ("timm", {"quick_gelu": True}, "quick-gelu"),
+        ("timm", {"interpolate_offset": 0.1}, "interpolate-offset"),
+        ("open_clip", {"interpolate_offset": 0.0}, "interpolate-offset"),
     ],
 )
 def test_setting_of_another_library_is_refused(loader: str, settings: dict, said: str, tmp_path: Path) -> None:

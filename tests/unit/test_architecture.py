@@ -40,7 +40,7 @@ def test_all_packages_beneath_the_encoders_are_forbidden_to_import_torch() -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "encode", "erase", "evaluate", "index", "ingest", "metrics", "patients", "search"]
+    "name", ["classify", "demo", "encode", "erase", "evaluate", "index", "ingest", "metrics", "patients", "search"]
 )
 def test_package_exports_every_name_that_it_promises(name: str) -> None:
     package = importlib.import_module(f"cbirdb.{name}")
@@ -110,10 +110,12 @@ def test_packages_in_both_lock_files_have_the_same_version() -> None:
             for extra in (
                 "embedded",
                 "encoders",
-                "onnx",
-                "onnx-export",
+                "small",
                 "dicom",
                 "docs",
+                "linear",
+                "onnx",
+                "onnx-export",
                 "pandas",
                 "polars",
                 "arrow",
@@ -137,6 +139,8 @@ def test_every_dependency_of_the_package_is_pinned(extra: str, lock: str) -> Non
     [
         ("cbirdb.cli.metrics", ("numpy", "PIL")),
         ("cbirdb.cli.index", ("numpy", "PIL")),
+        ("cbirdb.cli.classify", ("numpy", "PIL")),
+        ("cbirdb.classify", ("sklearn", "scipy", "PIL")),
         ("cbirdb.evaluate", ("PIL",)),
         ("cbirdb.ingest.run", ("h5py",)),
         ("cbirdb.ingest.inspect_files", ("psycopg",)),

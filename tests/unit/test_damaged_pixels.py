@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, STRIPBYTECOUNTS
 
 from cbirdb.errors import PixelError
 from cbirdb.limits import MAX_PIXELS
-from cbirdb.pixels import inspect_file, read_rgb, tiff
+from cbirdb.pixels import inspect_file, read_rgb
 from cbirdb.pixels.raster import decode
 from tests.conftest import SHARED_DATA
 from tests.fuzz.damage import (
@@ -215,18 +215,6 @@ def test_tiff_whose_strip_ends_after_the_file_or_is_too_short_is_truncated() -> 
     data = encoded(smooth(), "TIFF")
     assert refused(other_tag_tiff(STRIPBYTECOUNTS)(data, Largest())).reason == "truncated"
     assert refused(other_tag_tiff(STRIPBYTECOUNTS)(data, Smallest())).reason == "truncated"
-
-
-def test_packbits_fill_a_piece_exactly_or_the_difference_is_seen() -> None:
-    def fills(data: bytes, size: int) -> bool:
-        return tiff._fills_exactly(tiff._Piece(memoryview(data), size, 1, size))
-
-    for last in (0, 1, 255):
-        literal = bytes([2, 7, 8, last])  # three bytes as they are
-        assert [size for size in range(1, 7) if fills(literal, size)] == [3]
-        run = bytes([257 - 4, last])  # a byte four times
-        assert [size for size in range(1, 8) if fills(run, size)] == [4]
-    assert not fills(b"", 1)
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])

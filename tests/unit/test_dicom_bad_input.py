@@ -10,7 +10,6 @@ import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,18 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 
 from cbirdb.errors import PixelError
-from cbirdb.pixels.dicom import decode_dicom, is_dicom
+from cbirdb.pixels.dicom import decode_dicom, elements, is_dicom
 from cbirdb.pixels.sop_classes import STORAGE
 from tests.fuzz.dicom_attempt import attempt
 from tests.fuzz.fuzz_dicom import samples
 from tests.support.dicom_pixels import (
     CT_IMAGE,
     ENCODERS,
+    Sequence,
     compressed,
     encoded,
     image,
+    lut,
     native,
     raster,
     smooth,
@@ -285,14 +286,13 @@ def test_nothing_of_the_header_reaches_message_log_or_warning(
 # One reader
 
 
-def test_missing_extra_is_named_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pydicom", None)
+@pytest.mark.parametrize("library", ["imagecodecs", "jpeg_ls", "openjpeg.utils"])
+def test_missing_extra_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    syntaxes = {"imagecodecs": uid.RLELossless, "jpeg_ls": uid.JPEGLSLossless, "openjpeg.utils": uid.JPEG2000Lossless}
+    data = compressed(GREY, syntaxes[library], BitsStored=12)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(PixelError, match=r"pip install 'cbirdb\[dicom\]'"):
-        decode_dicom(native_bytes())
-
-
-def native_bytes() -> bytes:
-    return bytes(128) + b"DICM" + bytes(16)
+        decode_dicom(data)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -304,15 +304,47 @@ def test_damaged_files_end_in_a_picture_or_a_reason(seed: int) -> None:
     assert max(outcome.seconds for outcome in outcomes) < 20
 
 
-def test_file_of_empty_items_is_refused_before_they_take_memory() -> None:
+def with_items(tag: int, count: int) -> bytes:
+    """A file with a sequence of so many empty items."""
     whole = native(GREY)
-    start = whole.index(b"\x08\x00\x16\x00")
-    items = b"\xfe\xff\x00\xe0" + bytes(4)
-    sequence = struct.pack("<HH2sHI", 0x0008, 0x0006, b"SQ", 0, 0xFFFFFFFF) + items * 700_000
-    sequence += b"\xfe\xff\xdd\xe0" + bytes(4)
+    start = whole.index(b"\x28\x00\x02\x00US")
+    header = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"SQ", 0, 0xFFFFFFFF)
+    items = (b"\xfe\xff\x00\xe0" + bytes(4)) * count
+    return whole[:start] + header + items + b"\xfe\xff\xdd\xe0" + bytes(4) + whole[start:]
+
+
+def traced(data: bytes) -> tuple[str | None, int]:
+    """The reason why a file is refused, if it is, and the most bytes that Python held meanwhile."""
     tracemalloc.start()
-    with pytest.raises(PixelError, match="items of sequences"):
-        decode_dicom(whole[:start] + sequence + whole[start:])
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    try:
+        decode_dicom(data)
+        return None, tracemalloc.get_traced_memory()[1]
+    except PixelError as error:
+        return error.reason, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_items_of_a_sequence_that_nobody_wants_are_passed_without_memory() -> None:
+    refused, peak = traced(with_items(0x0008_0006, 150_000))
+    assert refused is None
+    assert peak < 2 << 20
+
+
+def test_sequence_of_more_items_than_frames_can_be_is_refused() -> None:
+    refused, peak = traced(with_items(0x5200_9230, 150_000))
+    assert refused == "damaged header"
     assert peak < 20 << 20
+
+
+def test_header_of_millions_of_items_is_refused() -> None:
+    assert reason(with_items(0x0008_0006, 5_000_001)) == "damaged header"
+
+
+def test_header_whose_tables_take_too_much_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = native(GREY, VOILUTSequence=Sequence([lut([*range(4096)], bits=12)[0]] * 300))
+    assert traced(data)[0] is None
+    monkeypatch.setattr(elements, "MOST_BYTES", 1 << 20)
+    refused, peak = traced(bytes(bytearray(data)))
+    assert refused == "damaged header"
+    assert peak < 4 << 20

@@ -94,6 +94,21 @@ def test_window_function_is_the_headers(function: str) -> None:
     np.testing.assert_array_equal(grey(data), windowed(SIGNED, 40, 400, function))
 
 
+@pytest.mark.parametrize(("function", "shown"), [("LINEAR", [20, 144, 226]), ("LINEAR_EXACT", [20, 143, 225])])
+def test_windows_give_the_known_values_of_dcm4che(function: str, shown: list[int]) -> None:
+    """Inputs and values are those of VOILUTTest in dcm4che's pull request 1578."""
+    stored = np.array([[122, 128, 132]], np.uint8)
+    data = native(
+        stored,
+        RescaleSlope="32.1216",
+        RescaleIntercept=-4047,
+        WindowCenter=40,
+        WindowWidth=400,
+        VOILUTFunction=function,
+    )
+    assert grey(data).tolist() == [shown]
+
+
 def test_linear_is_the_default_function() -> None:
     data = native(SIGNED, WindowCenter=40, WindowWidth=400)
     np.testing.assert_array_equal(grey(data), windowed(SIGNED, 40, 400, "LINEAR"))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +97,21 @@ def test_near_lossless_pixels_stay_within_their_bound() -> None:
     )
     difference = rendered[..., 0].astype(int) - (GREY >> 4)
     assert 0 < np.abs(difference).max() <= 2
+
+
+def test_decoding_needs_none_of_pydicoms_plugins(tmp_path: Path) -> None:
+    """The extra brings neither pylibjpeg nor pylibjpeg-rle: only benchmarks need them."""
+    for number, syntax in enumerate(LOSSLESS):
+        (tmp_path / f"{number}.dcm").write_bytes(compressed(GREY, syntax, BitsStored=12))
+    program = (
+        "import sys, pathlib\n"
+        "sys.modules.update(dict.fromkeys(['pylibjpeg', 'rle']))\n"
+        "from cbirdb.pixels.dicom import decode_dicom\n"
+        "files = pathlib.Path(sys.argv[1]).iterdir()\n"
+        "print(len({decode_dicom(path.read_bytes()).pixel_sha256 for path in files}))"
+    )
+    run = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("1\n", "")
 
 
 def test_other_pixels_have_another_hash() -> None:

@@ -57,6 +57,14 @@ TEXT_CANARIES = {
 DIGIT_CANARIES = ("19370914", "1937-09-14", "1937, 9, 14", "987654", "1111122222333334444455555")
 
 
+def stating(content: bytes, syntax: str) -> bytes:
+    """Return an explicit file with another transfer syntax in its header."""
+    stated = ExplicitVRLittleEndian.encode() + b"\0"
+    value = syntax.encode() + b"\0" * (len(syntax) % 2)
+    before, after = content.split(len(stated).to_bytes(2, "little") + stated)
+    return before + len(value).to_bytes(2, "little") + value + after
+
+
 def planted(**elements: Any) -> Dataset:
     """Make a data set with canaries in every representation, in private elements and in sequences."""
     made = header(**TEXT_CANARIES | elements)
@@ -187,6 +195,28 @@ def test_hashed_uids_keep_the_hierarchy(tmp_path: Path) -> None:
         hash_uid(u, KEY) for u in (STUDY, SERIES, SOP)
     )
     assert hashed.dicom.sop_class_uid == kept.dicom.sop_class_uid, "classes name no person"
+
+
+@pytest.mark.parametrize(
+    "stated",
+    ["DOE^JANE", "1.2.840.10008.DOE", "1.2.840.10008.1.2 DOE", "4711", "1." + "2" * 63, "1.2.\n3", "../../1.2"],
+    ids=["name", "letters", "blank", "no dot", "65 characters", "control", "path"],
+)
+def test_transfer_syntax_that_is_no_uid_is_not_stored(tmp_path: Path, stated: str) -> None:
+    (found,) = read_bytes(tmp_path, stating(encoded(header()), stated))
+    assert isinstance(found, ImageRecord)
+    assert found.dicom.transfer_syntax_uid is None
+
+
+def test_kinds_that_the_standard_does_not_define_are_hashed_as_other_uids(tmp_path: Path) -> None:
+    content = stating(encoded(header(SOPClassUID="1.2.3.4711")), "1.2.3.4712")
+    (kept,) = read_bytes(tmp_path, content)
+    (hashed,) = read_bytes(tmp_path, content, uids="hash")
+    assert (kept.dicom.sop_class_uid, kept.dicom.transfer_syntax_uid) == ("1.2.3.4711", "1.2.3.4712")
+    assert (hashed.dicom.sop_class_uid, hashed.dicom.transfer_syntax_uid) == (
+        hash_uid("1.2.3.4711", KEY),
+        hash_uid("1.2.3.4712", KEY),
+    )
 
 
 @given(KEYS, UIDS, UIDS)

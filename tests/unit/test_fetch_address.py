@@ -16,33 +16,15 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("huggingface_hub")
 
-from cbirdb.encoders import fetch as fetching
+from cbirdb.encoders import download as downloading
 from cbirdb.encoders import weights
-from cbirdb.encoders.base import LoadOptions
-from cbirdb.encoders.fetch import MANIFEST, fetch
-from cbirdb.encoders.registry import has_files
+from cbirdb.encoders.fetch import fetch
+from cbirdb.encoders.manifest import MANIFEST
 from cbirdb.encoders.shipped import SHIPPED
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.errors import EncoderError
 from tests.support.fake_hub import FakeHub
 from tests.support.fetch_checks import assert_says_the_other_way, contents, refused, sha256
-
-
-@pytest.fixture
-def address(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, bytes], EncoderSpec]:
-    """Put a file on a server and return the record that names its address."""
-    monkeypatch.setattr(weights, "ADDRESS", "http://")  # those that ship are https://
-
-    def offer(name: str, file: str, content: bytes) -> EncoderSpec:
-        hub.files[file] = content
-        return replace(SHIPPED[name], weights=f"{hub.endpoint}/{file}", revision=sha256(content))
-
-    return offer
-
-
-@pytest.fixture
-def medsam(address: Callable[..., EncoderSpec]) -> EncoderSpec:
-    return address("medsam-vit-b", "records/1/medsam_vit_b.pth", os.urandom(300_000))
 
 
 def packed(**members: bytes) -> bytes:
@@ -107,16 +89,6 @@ def test_file_with_a_wrong_checksum_is_refused_and_deleted(hub: FakeHub, medsam:
     assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}
 
 
-def test_interrupted_download_leaves_no_file_and_can_be_repeated(
-    hub: FakeHub, medsam: EncoderSpec, tmp_path: Path
-) -> None:
-    hub.cuts["medsam_vit_b.pth"] = [100_000]
-    refused(medsam, tmp_path)
-    assert contents(tmp_path) == {}
-    assert not has_files(medsam, LoadOptions(store=tmp_path))
-    assert fetch(medsam, tmp_path).files == {"medsam_vit_b.pth": medsam.revision}
-
-
 def test_file_without_a_manifest_is_fetched_again(hub: FakeHub, medsam: EncoderSpec, tmp_path: Path) -> None:
     """The file may be half of a copy."""
     (tmp_path / "medsam-vit-b").mkdir()
@@ -136,7 +108,7 @@ def test_refusal_by_the_server_names_the_address_and_leaves_no_file(
 ) -> None:
     hub.refusals["/records/"] = (status, {})
     error = refused(medsam, tmp_path)
-    assert str(medsam.weights) in error.message
+    assert f"{medsam.weights} of 'medsam-vit-b' cannot be fetched: it answers with status {status}." in error.message
     assert_says_the_other_way(error, "medsam-vit-b")
     assert contents(tmp_path) == {}
 
@@ -149,7 +121,7 @@ def test_unreachable_server_is_reported_with_other_ways_to_get_the_weights(medsa
 def test_silent_server_is_given_up_after_a_time_limit(
     medsam: EncoderSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "SILENCE", 0.5)
+    monkeypatch.setattr(downloading, "SILENCE", 0.5)
     errors: list[EncoderError] = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         spec = replace(medsam, weights=f"http://127.0.0.1:{silent.getsockname()[1]}/medsam_vit_b.pth")

@@ -16,7 +16,8 @@ from huggingface_hub import constants
 
 from cbirdb.encoders import fetch as fetching
 from cbirdb.encoders.base import LoadOptions
-from cbirdb.encoders.fetch import MANIFEST, fetch
+from cbirdb.encoders.fetch import fetch
+from cbirdb.encoders.manifest import MANIFEST
 from cbirdb.encoders.registry import has_files
 from cbirdb.errors import EncoderError
 from tests.support.fake_hub import FakeHub

@@ -297,7 +297,7 @@ def test_loading_prints_nothing(folder: Path) -> None:
     code = (
         "from pathlib import Path; import sys; from cbirdb.encoders.registry import load_encoder;"
         "from cbirdb.encoders.base import LoadOptions; from cbirdb.encoders.shipped import SHIPPED;"
-        "load_encoder(SHIPPED['resnet50'], LoadOptions(weights=Path(sys.argv[1]), device='cpu'))"
+        "load_encoder(SHIPPED['resnet50'], LoadOptions(weights=Path(sys.argv[1]), device='cpu', allow_other_weights=True))"
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

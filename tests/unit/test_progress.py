@@ -161,6 +161,28 @@ def test_log_line_before_the_first_step_shows_zero_of_the_total(
     assert capsys.readouterr().err.startswith("indexing: 0 of 500")
 
 
+def test_log_gets_a_line_when_a_task_with_stages_begins_and_then_every_ten_seconds(
+    lines: TerminalProgress, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lines.task("loading resnet50 (2 of 3)", total=None, unit="stages") as task:
+        for seconds, stage in ((0, "importing"), (4, "reading"), (4, "moving"), (4, "testing"), (4, "ending")):
+            clock.now += seconds
+            task.stage(stage)
+    assert capsys.readouterr() == ("", "loading resnet50 (2 of 3)\nloading resnet50 (2 of 3): testing\n")
+
+
+def test_terminal_shows_the_stage_of_a_task_and_the_time_so_far(clock: Clock) -> None:
+    shown, screen = terminal(clock)
+    with shown.task("loading resnet50 (2 of 3)", total=None, unit="stages") as task:
+        for stage in ("importing its libraries", "reading the weights"):
+            clock.now += 3
+            task.stage(stage)
+        task._progress.refresh()
+        line = last_line(screen)
+    assert line.startswith("loading resnet50 (2 of 3): reading the weights ")
+    assert line.endswith("0:00:06 so far")
+
+
 def test_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     TerminalProgress().note("Something to know.")
     assert capsys.readouterr() == ("", "Something to know.\n")
@@ -170,5 +192,6 @@ def test_silent_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> N
     with SILENT.task("encoding", total=10, unit="images") as task:
         task.advance()
         task.update(done=10, total=10)
+        task.stage("ending")
     SILENT.note("Something to know.")
     assert capsys.readouterr() == ("", "")

@@ -72,7 +72,7 @@ def test_member_that_cannot_be_read_has_a_reason_without_its_name(archive: Path,
 
 
 def test_zip_member_is_bounded_by_what_it_inflates_to(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "LARGEST_FILE", 4 << 20)
+    monkeypatch.setattr(source, "LARGEST_HELD", 4 << 20)
     data = archive.read_bytes().replace(struct.pack("<I", 8 << 20), struct.pack("<I", 100))
     archive.write_bytes(data)  # the archive states 100 bytes
     with pytest.raises(PixelError) as caught:

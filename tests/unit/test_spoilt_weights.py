@@ -143,6 +143,6 @@ def test_configuration_of_another_model_is_refused(
     (tmp_path / file).write_text(json.dumps(written))
     for weights in ("model.safetensors", "open_clip_model.safetensors"):
         (tmp_path / weights).write_bytes(b"")
-    error = refused(SHIPPED[name], on_cpu(tmp_path))
+    error = refused(SHIPPED[name], on_cpu(tmp_path, allow_other_weights=False))
     assert words in error.message
     assert f"does not describe '{name}'" in error.message

@@ -30,7 +30,7 @@ from tests.support.encoder_checks import assert_same, cosine, embed, on_cpu, pic
 from tests.support.random_weights import randomise  # noqa: E402
 
 # A very small ViT under the name of a shipped record.
-SPEC = replace(SHIPPED["eva02-vit-b14"], name="small-vit", dim=64, options={})
+SPEC = replace(SHIPPED["eva02-vit-b14"], name="small-vit", dim=64, files={}, options={})
 IMAGES = [picture(200, 170, seed) for seed in range(21)]
 
 
@@ -56,6 +56,17 @@ def inputs(encoder: TorchEncoder) -> Any:
 def test_dimension_is_taken_from_the_model_if_the_record_has_none(folder: Path) -> None:
     encoder = load_encoder(replace(SPEC, dim=None), on_cpu(folder))
     assert encoder.dim == encoder.spec.dim == 64
+
+
+def test_loading_tells_each_stage_when_it_begins(folder: Path) -> None:
+    stages: list[str] = []
+    load_encoder(SPEC, replace(on_cpu(folder), on_stage=stages.append))
+    assert stages == [
+        "importing its libraries",
+        "reading the weights",
+        "hashing the weights",
+        "encoding a test picture",
+    ]
 
 
 def test_wrong_dimension_is_refused(folder: Path) -> None:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from cbirdb.datasets.dicom.elements import ReadAt
 from cbirdb.errors import PixelError
 from cbirdb.pixels.archive import BOUNDED, open_archive
+from cbirdb.pixels.dicom.elements import ReadAt
 
 LARGEST_STREAM = 64 << 20
 """Bytes of a compressed header that are unpacked at most."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cbirdb.datasets.dicom import tags
-from cbirdb.datasets.dicom.elements import Elements
 from cbirdb.datasets.dicom.header import Header, items_of
 from cbirdb.datasets.dicom.values import decimals, whole
 from cbirdb.errors import OptionError, PixelError
+from cbirdb.pixels.dicom.elements import Elements
 
 MOST_FRAMES = 100_000
 SMALLEST_FRAME = 64

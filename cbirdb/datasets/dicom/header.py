@@ -6,19 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from cbirdb.datasets.dicom import tags
-from cbirdb.datasets.dicom.elements import (
-    BIG_ENDIAN,
-    EXPLICIT,
-    IMPLICIT,
-    Elements,
-    Encoding,
-    ReadAt,
-    Window,
-    damaged,
-    walk,
-)
 from cbirdb.datasets.dicom.files import Inflated, Stream
 from cbirdb.datasets.dicom.values import is_uid, text
+from cbirdb.pixels.dicom.elements import EXPLICIT, Elements, Encoding, ReadAt, Window, damaged, encoding_of, walk
 from cbirdb.pixels.sop_classes import excluded_sop_class
 
 LAST_META, LAST_IMAGE, LAST_LATER = 0x0002FFFF, 0x0028FFFF, 0x7FDFFFFF
@@ -137,7 +127,7 @@ def _begin(read_at: ReadAt) -> Beginning | None:
     offset = window.at(position, 8)
     if offset < 0:
         raise damaged("the file ends before its data set")
-    return meta, window, position, _encoding(window.data[offset : offset + 6])
+    return meta, window, position, encoding_of(window.data[offset : offset + 6])
 
 
 def _plausible(data: bytes) -> bool:
@@ -149,11 +139,3 @@ def _plausible(data: bytes) -> bool:
     return int.from_bytes(data[2:4], order) <= 0x18 and (
         explicit or int.from_bytes(data[4:8], "little") <= LONGEST_FIRST_VALUE
     )
-
-
-def _encoding(first: bytes) -> Encoding:
-    """Tell the encoding from the first element: what the file states is wrong now and then."""
-    if first[4:6].isalpha() and first[4:6].isupper():
-        # Groups of a header are below 0x100: the byte that is 0 comes second in little endian.
-        return BIG_ENDIAN if first[0] == 0 and first[1] != 0 else EXPLICIT
-    return IMPLICIT

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from cbirdb.datasets.dicom.elements import ReadAt
 from cbirdb.datasets.dicom.files import ZIP_END, ZIP_START, count_members, is_folder, member_name, opened, opened_member
 from cbirdb.datasets.dicom.header import read_header
 from cbirdb.datasets.dicom.records import Settings, items_of_header
 from cbirdb.errors import PixelError
+from cbirdb.pixels.dicom.elements import ReadAt
 from cbirdb.records import DatasetItem, Excluded, Failure
 
 NOT_DICOM = "not DICOM"

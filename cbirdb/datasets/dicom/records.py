@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cbirdb.datasets.dicom import tags
 from cbirdb.datasets.dicom.body_parts import REGIONS, TERMS_OF_CODES, compact, region_of
 from cbirdb.datasets.dicom.devices import model, vendor
-from cbirdb.datasets.dicom.elements import TOO_LONG, Elements
 from cbirdb.datasets.dicom.frames import FrameChoice, FrameValues, count_frames, frame_values
 from cbirdb.datasets.dicom.header import DEFLATED, Header
 from cbirdb.datasets.dicom.privacy import Privacy
 from cbirdb.datasets.dicom.values import age_years, choice, code, day, identifier, number, text, texts, uid
 from cbirdb.errors import PixelError
 from cbirdb.limits import LARGEST_MAX_PIXELS
+from cbirdb.pixels.dicom.elements import TOO_LONG, Elements
 from cbirdb.pixels.sop_classes import excluded_sop_class
 from cbirdb.records import DatasetItem, DicomFacts, Excluded, ImageRecord, Patient, Study
 
@@ -23,6 +24,7 @@ LARGEST_STACK = 1 << 40
 """Pixels of all frames of a file after which its header is not believed."""
 STANDARD_ROOT = "1.2.840.10008."
 """Beginning of UIDs that the standard defines. Others may name a device or a hospital."""
+UidOrNone = TypeVar("UidOrNone", str, str | None)
 MOST_IMAGE_TYPES = 16
 ONE_MODALITY: Mapping[str, str] = {"CR": "XR", "DX": "XR"}
 """Both are radiographs: one filter finds them."""
@@ -80,8 +82,6 @@ def items_of_header(
         number(header.value(tag), big_endian=header.encoding.big_endian) for tag in (tags.ROWS, tags.COLUMNS)
     )
     sop_class = uid(sop_class.encode("latin-1"), "SOP class")
-    if not sop_class.startswith(STANDARD_ROOT):
-        sop_class = settings.privacy.uid(sop_class)
     sop_uid = uid(header.sop_instance, "SOP instance")
     study_uid = uid(header.value(tags.STUDY), "study")
     series_uid = uid(header.value(tags.SERIES), "series")
@@ -101,9 +101,8 @@ def items_of_header(
         age_years(header.value(tags.AGE), day(header.value(tags.BIRTH_DATE)), study_day),
     )
     modality = code(text(header.value(tags.MODALITY)))
-    facts = _FileFacts(
-        header, privacy.accession(identifier(header.value(tags.ACCESSION), charset)), sop_class, modality
-    )
+    accession = privacy.accession(identifier(header.value(tags.ACCESSION), charset))
+    facts = _FileFacts(header, accession, _kind(sop_class, privacy), _kind(header.transfer_syntax, privacy), modality)
     for frame in settings.frames.of_file(frames):
         values = frame_values(header, frame)
         body_part, region = _body_part(header, values, settings.body_parts)
@@ -124,6 +123,11 @@ def items_of_header(
             dicom=facts.of_frame(values, body_part, frames),
             member=member,
         )
+
+
+def _kind(stated: UidOrNone, privacy: Privacy) -> UidOrNone:
+    """Return the UID of a kind of files: as it is if the standard defines it, else as other UIDs are stored."""
+    return stated if stated is None or stated.startswith(STANDARD_ROOT) else privacy.uid(stated)
 
 
 def _patient(header: Header, privacy: Privacy, charset: bytes | None) -> tuple[str | None, Patient | None]:
@@ -170,9 +174,11 @@ def _view(header: Header) -> str | None:
 class _FileFacts:
     """Makes the facts of frames: those of the file are read once."""
 
-    def __init__(self, header: Header, accession: str | None, sop_class: str, modality: str | None) -> None:
+    def __init__(
+        self, header: Header, accession: str | None, sop_class: str, syntax: str | None, modality: str | None
+    ) -> None:
         self._header = header
-        self._accession, self._sop_class, self._modality = accession, sop_class, modality
+        self._accession, self._sop_class, self._syntax, self._modality = accession, sop_class, syntax, modality
         self._laterality = choice(header.value(tags.IMAGE_LATERALITY), *"LRBU") or choice(
             header.value(tags.LATERALITY), *"LRBU"
         )
@@ -184,7 +190,7 @@ class _FileFacts:
         header = self._header
         return DicomFacts(
             sop_class_uid=self._sop_class,
-            transfer_syntax_uid=header.transfer_syntax,
+            transfer_syntax_uid=self._syntax,
             modality_code=self._modality,
             body_part=body_part,
             laterality=choice(values.laterality, *"LRBU") or self._laterality,

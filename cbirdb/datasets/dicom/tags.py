@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cbirdb.datasets.dicom.elements import Wanted
+from cbirdb.pixels.dicom.elements import Wanted
 
 MEDIA_SOP_CLASS, MEDIA_SOP_INSTANCE, TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
 CHARSET, IMAGE_TYPE, SOP_CLASS, SOP_INSTANCE = 0x00080005, 0x00080008, 0x00080016, 0x00080018

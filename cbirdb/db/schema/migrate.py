@@ -43,7 +43,7 @@ MINIMUM_POSTGRESQL = 160000
 def alembic_arguments() -> dict[str, Any]:
     """Return Alembic's arguments, for the migrations and for the comparison in the tests."""
     # SQLAlchemy takes a quarter of a second to import and is needed nowhere else.
-    from cbirdb.db.schema import access_tables  # noqa: F401 (adds its tables to the metadata)
+    from cbirdb.db.schema import access_tables, probe_tables  # noqa: F401 (add their tables to the metadata)
     from cbirdb.db.schema.tables import metadata
 
     return {

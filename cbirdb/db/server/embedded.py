@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -194,17 +195,23 @@ class EmbeddedServer:
     def _create(self, binaries: Path) -> None:
         self.data.mkdir(exist_ok=True)
         if any(self.data.iterdir()):
-            # initdb was killed: a folder without PG_VERSION holds nothing of value.
+            # A folder without PG_VERSION holds nothing of value.
             shutil.rmtree(self.data)
             self.data.mkdir()
         self._user.hand_over(self.data)
+        # initdb may be killed, and writes PG_VERSION first: the data appear under their name complete or not at all.
+        for killed in self.home.glob("pgdata.new-*"):
+            shutil.rmtree(killed, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix="pgdata.new-", dir=self.home))
+        self._user.hand_over(new)
         # "trust" is safe here: the only way in is a socket in a folder that only its owner may enter.
         self._run(
-            binaries, "initdb", "-D", str(self.data), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8",
+            binaries, "initdb", "-D", str(new), "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8",
             "--locale=C.UTF-8", "--no-instructions",
         )  # fmt: skip
-        with (self.data / "postgresql.conf").open("a") as file:
+        with (new / "postgresql.conf").open("a") as file:
             file.write("\ninclude_if_exists = 'cbirdb.conf'\n")
+        new.rename(self.data)
 
     def _launch(self, binaries: Path) -> None:
         self._user.hand_over(self.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,17 +59,17 @@ class _Stated:
     """The components are YCbCr; None: not stated."""
 
 
-def decode_frame(stream: bytes, header: Header, syntax: str, on_damage: OnDamage) -> Decoded:
+def decode_frame(stream: memoryview, header: Header, syntax: str, on_damage: OnDamage) -> Decoded:
     """Decode a compressed frame.
 
     :raises PixelError: when no known codec fits, or it fails.
     """
-    if stream.startswith(SOI):
+    if stream[:2] == SOI:
         return _decode_jpeg(stream, header, on_damage)
-    if stream.startswith(JP2):
-        stream = stream[max(0, stream.find(J2K)) :]
-    if stream.startswith(J2K):
-        return _decode_jpeg2000(stream, header, on_damage)
+    if stream[: len(JP2)] == JP2:
+        stream = stream[max(0, bytes(stream).find(J2K)) :]
+    if stream[: len(J2K)] == J2K:
+        return _decode_jpeg2000(bytes(stream), header, on_damage)
     if syntax == DEFLATED_FRAMES:
         return _inflate(stream, header)
     if _is_rle(stream, header):
@@ -83,13 +84,13 @@ def _check_size(rows: int, columns: int, samples: int, header: Header) -> None:
         raise PixelError("corrupt", "DICOM: header and compressed pixels contradict each other about the size")
 
 
-def _check_end(stream: bytes, on_damage: OnDamage) -> None:
+def _check_end(stream: bytes | memoryview, on_damage: OnDamage) -> None:
     """Report a codestream without its end marker; for codecs that do not."""
-    if END not in stream[-MOST_PADDING:]:
+    if END not in bytes(stream[-MOST_PADDING:]):
         on_damage(PixelError("truncated", "DICOM: the compressed pixels end too early"))
 
 
-def _read_markers(stream: bytes) -> _Stated:
+def _read_markers(stream: memoryview) -> _Stated:
     """Read a JPEG's markers up to its frame header."""
     position, transform = 2, None
     while position + 4 <= len(stream):
@@ -100,7 +101,7 @@ def _read_markers(stream: bytes) -> _Stated:
             position += 1 if marker == 0xFF else 2
             continue
         length = int.from_bytes(stream[position + 2 : position + 4], "big")
-        segment = stream[position + 4 : position + 2 + length]
+        segment = bytes(stream[position + 4 : position + 2 + length])
         if marker in FRAME_HEADERS:
             if len(segment) < 6 or len(segment) < 6 + 3 * segment[5]:
                 break
@@ -117,7 +118,7 @@ def _read_markers(stream: bytes) -> _Stated:
     raise PixelError("corrupt", "DICOM: the JPEG data have no frame header")
 
 
-def _decode_jpeg(stream: bytes, header: Header, on_damage: OnDamage) -> Decoded:
+def _decode_jpeg(stream: memoryview, header: Header, on_damage: OnDamage) -> Decoded:
     stated = _read_markers(stream)
     _check_size(stated.rows, stated.columns, len(stated.names), header)
     if stated.kind == JPEG_LS:
@@ -127,7 +128,7 @@ def _decode_jpeg(stream: bytes, header: Header, on_damage: OnDamage) -> Decoded:
         _check_end(stream, on_damage)
         return _decode_by_imagecodecs(stream, stated, header)
     if stated.kind in DCT and stated.precision == 8:
-        return _decode_8_bits(stream, stated, header, on_damage)
+        return _decode_8_bits(bytes(stream), stated, header, on_damage)
     if stated.kind in DCT and stated.precision == 12:
         _check_end(stream, on_damage)
         return _decode_by_imagecodecs(stream, stated, header)
@@ -168,22 +169,23 @@ def _after_transform(header: Header) -> str:
     return "RGB" if header.samples == 3 else header.photometric
 
 
-def _decode_by_imagecodecs(stream: bytes, stated: _Stated, header: Header) -> Decoded:
+def _decode_by_imagecodecs(stream: memoryview, stated: _Stated, header: Header) -> Decoded:
     """Decode lossless and 12-bit JPEG."""
     from imagecodecs import jpeg8_decode
 
     transformed = stated.kind != LOSSLESS and _is_ybr(stated, header)
     space = None if header.samples == 1 else "YCBCR" if transformed else "RGB"
-    pixels = jpeg8_decode(stream, colorspace=space, outcolorspace="RGB" if space else None)
+    wanted = "RGB" if space else None
+    pixels = jpeg8_decode(stream, colorspace=space, outcolorspace=wanted)  # type: ignore[arg-type]  # any buffer
     photometric = _after_transform(header) if stated.kind != LOSSLESS else header.photometric
     return Decoded(pixels.reshape(_shape(header)), stated.precision, photometric)
 
 
-def _decode_jpeg_ls(stream: bytes, stated: _Stated, header: Header) -> Decoded:
+def _decode_jpeg_ls(stream: memoryview, stated: _Stated, header: Header) -> Decoded:
     from jpeg_ls import decode_pixel_data
 
     # Without a marker behind the last bit CharLS counts zeros for ten seconds and more, even of a tiny picture.
-    buffer, facts = decode_pixel_data(stream + END)
+    buffer, facts = decode_pixel_data(b"".join((stream, END)))
     planar = header.samples > 1 and facts["interleave_mode"] == 0
     pixels = _as_samples(buffer, stated.precision, header, planar=planar)
     return Decoded(pixels, stated.precision, header.photometric)
@@ -206,7 +208,7 @@ def _decode_jpeg2000(stream: bytes, header: Header, on_damage: OnDamage) -> Deco
     return Decoded(pixels, precision, photometric)
 
 
-def _is_rle(stream: bytes, header: Header) -> bool:
+def _is_rle(stream: memoryview, header: Header) -> bool:
     """Return True if a header of RLE segments begins here."""
     if len(stream) < RLE_HEADER:
         return False
@@ -214,41 +216,48 @@ def _is_rle(stream: bytes, header: Header) -> bool:
     return bool(count == header.samples * -(-header.allocated // 8) <= MOST_SEGMENTS and first == RLE_HEADER)
 
 
-def _decode_rle(stream: bytes, header: Header) -> Decoded:
+def _decode_rle(stream: memoryview, header: Header) -> Decoded:
     """Decode segments of PackBits. pylibjpeg-rle panics on damaged ones: no exception, and lines on stderr."""
     count, *places = struct.unpack_from("<16I", stream)
-    ends = [*places[1:count], len(stream)]
+    segments = [stream[start:end] for start, end in pairwise([*places[:count], len(stream)])]
     if header.allocated == 1:
-        bits = _unpack_bits(stream[places[0] : ends[0]], -(-header.pixels // 8))
-        samples = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[: header.pixels]
+        samples = np.unpackbits(_unpack_bits(segments[0], -(-header.pixels // 8)), bitorder="little")[: header.pixels]
         return Decoded(samples.reshape(_shape(header)), 1, header.photometric)
-    # A segment holds one byte of one sample of each pixel; the most significant bytes come first.
     size = count // header.samples
-    joined = np.empty((header.pixels, header.samples, size), np.uint8)
-    for number, (start, end) in enumerate(zip(places, ends, strict=False)):
-        sample, byte = divmod(number, size)
-        joined[:, sample, size - 1 - byte] = np.frombuffer(_unpack_bits(stream[start:end], header.pixels), np.uint8)
-    return Decoded(joined.view(f"<u{size}").reshape(_shape(header)), header.allocated, header.photometric)
+    planes = [_join_bytes(segments[first : first + size], header.pixels) for first in range(0, count, size)]
+    samples = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
+    return Decoded(samples.reshape(_shape(header)), header.allocated, header.photometric)
 
 
-def _unpack_bits(segment: bytes, size: int) -> bytes:
+def _join_bytes(segments: list[memoryview], pixels: int) -> NDArray[Any]:
+    """Return one sample of each pixel. A segment holds one byte of it, the most significant first."""
+    values = _unpack_bits(segments[0], pixels)
+    if len(segments) > 1:
+        values = values.astype(f"<u{len(segments)}")
+        for segment in segments[1:]:
+            values <<= 8
+            values |= _unpack_bits(segment, pixels)
+    return values
+
+
+def _unpack_bits(segment: memoryview, size: int) -> NDArray[Any]:
     """Unpack a segment to so many bytes; more are ignored."""
     from imagecodecs import packbits_decode
 
     try:
-        unpacked = bytes(packbits_decode(segment, out=size))
+        unpacked = bytes(packbits_decode(segment, out=size))  # type: ignore[arg-type]  # any buffer
     # More bytes than wanted: damage, or a byte of padding. Pillow, which is slower, stops before them.
     except RuntimeError:
         try:
-            unpacked = Image.frombytes("L", (size, 1), segment, "packbits", "L").tobytes()
+            unpacked = Image.frombytes("L", (size, 1), bytes(segment), "packbits", "L").tobytes()
         except ValueError:
             unpacked = b""
     if len(unpacked) < size:
         raise PixelError("truncated", "DICOM: a segment of the RLE data ends too early")
-    return unpacked
+    return np.frombuffer(unpacked, np.uint8)
 
 
-def _inflate(stream: bytes, header: Header) -> Decoded:
+def _inflate(stream: memoryview, header: Header) -> Decoded:
     size = header.pixels * header.samples * max(8, header.allocated) // 8
     try:
         buffer = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, size)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cbirdb.errors import PixelError
+from cbirdb.pixels.dicom.attributes import Attributes
 from cbirdb.pixels.dicom.codecs import Decoded
-from cbirdb.pixels.dicom.header import Header, reals, value_of
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+from cbirdb.pixels.dicom.header import Header, reals
 
 BLOCK = 1 << 20
 """Pixels converted at a time: floating-point copies take many times the memory."""
@@ -55,7 +53,9 @@ def _stored_values(samples: NDArray[Any], bits: int, shift: int, *, signed: bool
     if bits == 8 * size and not shift:
         return unsigned.view(f"i{size}" if signed else f"u{size}")
     values: NDArray[Any] = unsigned >> np.array(shift, unsigned.dtype) if shift else unsigned
-    values = values & np.array((1 << bits) - 1, unsigned.dtype)
+    # In place where the samples are our own: a decoder's array, not a view of the file's bytes.
+    own = values if values.flags.writeable else None
+    values = np.bitwise_and(values, np.array((1 << bits) - 1, unsigned.dtype), out=own)
     if signed:
         sign = np.array(1 << (bits - 1), unsigned.dtype)
         values = ((values ^ sign) - sign).view(f"i{size}")
@@ -100,7 +100,7 @@ def rgb_to_bytes(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     return shown
 
 
-def palette_to_rgb(values: NDArray[Any], attributes: Dataset) -> NDArray[np.uint8]:
+def palette_to_rgb(values: NDArray[Any], attributes: Attributes) -> NDArray[np.uint8]:
     """Replace palette indices by their colours (PS3.3 C.7.6.3.1.5 and C.7.9.2)."""
     tables, firsts, depths = [], [], []
     for name in NAMES:
@@ -111,6 +111,8 @@ def palette_to_rgb(values: NDArray[Any], attributes: Dataset) -> NDArray[np.uint
     deep = max(depths) > 8 and max(int(table.max(initial=0)) for table in tables) > 255
     shown = np.empty((*values.shape, 3), np.uint8)
     for channel, (table, first) in enumerate(zip(tables, firsts, strict=True)):
+        if values.dtype.kind == "i" and first >= MOST_ENTRIES // 2:  # a signed number
+            first -= MOST_ENTRIES  # noqa: PLW2901
         # Some writers store 8-bit entries although the descriptor says 16.
         colours = (table >> 8 if deep else table).astype(np.uint8)
         rows = max(1, BLOCK // max(1, values.shape[1]))
@@ -120,41 +122,26 @@ def palette_to_rgb(values: NDArray[Any], attributes: Dataset) -> NDArray[np.uint
     return shown
 
 
-def _descriptor(attributes: Dataset, name: str) -> tuple[int, int, int]:
+def _descriptor(attributes: Attributes, name: str) -> tuple[int, int, int]:
     """Return a table's number of entries, its first index, and the bits of an entry."""
     found = reals(attributes, f"{name}PaletteColorLookupTableDescriptor")
     if len(found) != 3:
         raise PixelError("corrupt", "DICOM: the descriptor of the palette is missing or damaged")
     entries, first, depth = (int(one) for one in found)
-    entries %= MOST_ENTRIES  # some writers declare a signed number
     return entries or MOST_ENTRIES, first, depth
 
 
-def _entries(attributes: Dataset, name: str, count: int, depth: int) -> NDArray[np.uint16]:
+def _entries(attributes: Attributes, name: str, count: int, depth: int) -> NDArray[np.uint16]:
     """Return a table's entries."""
-    if data := table_bytes(attributes, f"{name}PaletteColorLookupTableData"):
+    if data := attributes.table(f"{name}PaletteColorLookupTableData"):
         table = lut_entries(data, count)
-    elif data := table_bytes(attributes, f"Segmented{name}PaletteColorLookupTableData"):
+    elif data := attributes.table(f"Segmented{name}PaletteColorLookupTableData"):
         table = _expand(data, count, depth)
     else:
         raise PixelError("corrupt", "DICOM: the palette is missing")
     if not len(table):
         raise PixelError("corrupt", "DICOM: the palette is empty")
     return table
-
-
-def table_bytes(attributes: Any, keyword: str) -> bytes:
-    """Return a table's bytes in little-endian words, whatever its VR is."""
-    found = value_of(attributes, keyword)
-    if found is None:
-        return b""
-    if isinstance(found, bytes):
-        big = not getattr(attributes, "original_encoding", (None, True))[1]
-        return np.frombuffer(found[: len(found) // 2 * 2], ">u2").astype("<u2").tobytes() if big else found
-    try:  # US: pydicom has split it into numbers
-        return np.atleast_1d(np.asarray(found, dtype=np.int64)).astype("<u2").tobytes()
-    except (TypeError, ValueError, OverflowError):
-        raise PixelError("corrupt", "DICOM: a lookup table is damaged") from None
 
 
 def lut_entries(data: bytes, count: int) -> NDArray[np.uint16]:

@@ -10,7 +10,7 @@ from PIL import Image
 from cbirdb.errors import PixelError
 from cbirdb.limits import MAX_PIXELS
 from cbirdb.pixels.damage import OnDamage, refuse
-from cbirdb.pixels.dicom.file import Parsed, is_dicom, parse
+from cbirdb.pixels.dicom.file import FileBytes, Parsed, is_dicom, parse
 from cbirdb.pixels.dicom.silence import quiet
 from cbirdb.pixels.rendering import AS_DISPLAYED, Rendering
 from cbirdb.pixels.sop_classes import excluded_sop_class
@@ -35,7 +35,7 @@ class DecodedDicom:
 
 
 def decode_dicom(
-    data: bytes,
+    data: FileBytes,
     frame: int = 0,
     rendering: Rendering = AS_DISPLAYED,
     max_pixels: int = MAX_PIXELS,
@@ -68,15 +68,13 @@ def decode_dicom(
 
 
 def _decode(
-    data: bytes,
+    data: FileBytes,
     frame: int,
     rendering: Rendering,
     max_pixels: int,
     on_damage: OnDamage,
     damage: Callable[[], str | None],
 ) -> DecodedDicom:
-    import pydicom  # noqa: F401  (tells at once that the extra is missing)
-
     from cbirdb.pixels.dicom.colour import canonical, palette_to_rgb, pixel_sha256, rgb_to_bytes
     from cbirdb.pixels.dicom.display import aspect, read_display, show
     from cbirdb.pixels.dicom.frames import read_frame
@@ -105,7 +103,7 @@ def _decode(
     return DecodedDicom(picture, digest, header.columns, header.rows, damage())
 
 
-_last: tuple[bytes, int, Parsed] | None = None
+_last: tuple[FileBytes, int, Parsed] | None = None
 """The file that this process parsed last: the next frame is probably of the same one."""
 
 
@@ -115,7 +113,7 @@ def forget() -> None:
     _last = None
 
 
-def _parse(data: bytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
+def _parse(data: FileBytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
     global _last  # noqa: PLW0603
     if _last is not None and _last[0] is data and _last[1] == max_pixels:
         return _last[2]

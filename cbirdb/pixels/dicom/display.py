@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cbirdb.pixels.dicom.colour import BLOCK, lut_entries, table_bytes
-from cbirdb.pixels.dicom.header import Header, items, real, reals, text
+from cbirdb.pixels.dicom.attributes import Attributes
+from cbirdb.pixels.dicom.colour import BLOCK, lut_entries
+from cbirdb.pixels.dicom.header import Header, real, reals, text
 from cbirdb.pixels.dicom.windows import WHITE, Distribution, Values, Window, between, equalising_table, to_bytes
 from cbirdb.pixels.rendering import CT_PRESETS, DEFAULT_CT_PRESET, Rendering
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 Shown: TypeAlias = Callable[[Values], Values]
 """Function from stored values to grey values between 0 and 255."""
@@ -71,7 +69,7 @@ class Display:
         return mask
 
 
-def read_display(attributes: Dataset, header: Header, frame: int) -> Display:
+def read_display(attributes: Attributes, header: Header, frame: int) -> Display:
     """Read how a frame is displayed: its own functional groups go before the shared ones, those before the top level."""
     sources = _sources(attributes, frame)
     slope = next((found for one in sources if (found := real(one, "RescaleSlope")) is not None), None)
@@ -93,39 +91,39 @@ def read_display(attributes: Dataset, header: Header, frame: int) -> Display:
     )
 
 
-def functional_groups(attributes: Dataset, frame: int) -> list[Any]:
+def functional_groups(attributes: Attributes, frame: int) -> list[Attributes]:
     """Return the frame's own functional groups and the shared ones, as far as there are any."""
-    own = items(attributes, "PerFrameFunctionalGroupsSequence")
-    return [*own[frame : frame + 1], *items(attributes, "SharedFunctionalGroupsSequence")[:1]]
+    own = attributes.items("PerFrameFunctionalGroupsSequence", frame)
+    return [*own, *attributes.items("SharedFunctionalGroupsSequence")]
 
 
-def _sources(attributes: Dataset, frame: int) -> list[Any]:
+def _sources(attributes: Attributes, frame: int) -> list[Attributes]:
     """Return the data sets in which windows and rescale values are looked for, the most specific first."""
     nested = [
         item
         for group in functional_groups(attributes, frame)
         for keyword in ("FrameVOILUTSequence", "PixelValueTransformationSequence")
-        for item in items(group, keyword)[:1]
+        for item in group.items(keyword)
     ]
     return [*nested, attributes]
 
 
-def _windows(source: Any) -> tuple[Window, ...]:
+def _windows(source: Attributes) -> tuple[Window, ...]:
     """Return the valid windows of a data set."""
     function = text(source, "VOILUTFunction") or "LINEAR"
     pairs = zip(reals(source, "WindowCenter"), reals(source, "WindowWidth"), strict=False)
     return tuple(window for centre, width in pairs if (window := Window(centre, width, function)).is_valid)
 
 
-def _lut(source: Any, sequence: str, *, signed: bool) -> Lut | None:
+def _lut(source: Attributes, sequence: str, *, signed: bool) -> Lut | None:
     """Return the first lookup table of a sequence; None if there is none that can be used."""
-    for item in items(source, sequence)[:1]:
+    for item in source.items(sequence):
         descriptor = reals(item, "LUTDescriptor")
-        data = table_bytes(item, "LUTData")
+        data = item.table("LUTData")
         if len(descriptor) != 3 or not data:
             return None
         count, first, bits = (int(one) for one in descriptor)
-        entries = lut_entries(data, count % 65_536 or 65_536)
+        entries = lut_entries(data, count or 65_536)
         if not len(entries):
             return None
         if signed and first >= 32_768:  # stored as an unsigned number
@@ -136,7 +134,7 @@ def _lut(source: Any, sequence: str, *, signed: bool) -> Lut | None:
     return None
 
 
-def _padding(attributes: Dataset, header: Header) -> tuple[float, float] | None:
+def _padding(attributes: Attributes, header: Header) -> tuple[float, float] | None:
     """Return the range of stored values that are padding."""
     prefix = "" if not header.floating else "Float" if header.allocated == 32 else "DoubleFloat"
     value = real(attributes, f"{prefix}PixelPaddingValue")
@@ -150,11 +148,13 @@ def _padding(attributes: Dataset, header: Header) -> tuple[float, float] | None:
 
 
 def _with_sign(value: float, header: Header) -> float:
-    """Read a padding value as pixels are read; some writers store it with the other sign."""
-    span = 1 << min(header.allocated, 32)
-    if header.signed and value >= span / 2:
-        return value - span
-    return value + span if not header.signed and value < 0 else value
+    """Read a padding value, whose 16 bits may have a sign, as pixels are read. Some writers store the other sign."""
+    if header.signed and value >= 1 << 15:
+        value -= 1 << 16
+    span = 1 << min(header.allocated, 16)
+    if header.signed:
+        return (value + span / 2) % span - span / 2
+    return value % span
 
 
 def show(stored: NDArray[Any], display: Display, rendering: Rendering) -> NDArray[np.uint8]:
@@ -229,14 +229,28 @@ def _distribution(
 ) -> Distribution:
     """Count the values that are no padding, as the modality LUT gives them."""
     if levels is None:
-        kept = stored.ravel() if padding is None else stored[~padding]
-        values, counts = np.unique(kept, return_counts=True)
-        return Distribution.of(display.rescaled(values.astype(np.float64)), counts)
+        return Distribution(_sorted(stored, padding, display), None)
     counts = np.zeros(len(levels), np.int64)
     for block in _blocks(stored):
         kept = stored[block].ravel() if padding is None else stored[block][~padding[block]]
         counts += np.bincount(kept.astype(np.int64) - low, minlength=len(levels))
     return Distribution.of(display.rescaled(levels), counts)
+
+
+def _sorted(stored: NDArray[Any], padding: NDArray[np.bool_] | None, display: Display) -> Values:
+    """Return all finite values that are no padding, as the modality LUT gives them, ascending.
+
+    They are the only copy: distinct values with their counts would take five times the memory of floating-point pixels.
+    """
+    values, filled = np.empty(stored.size, np.float64), 0
+    for block in _blocks(stored):
+        kept = stored[block].ravel() if padding is None else stored[block][~padding[block]]
+        found = display.rescaled(kept.astype(np.float64))
+        found = found[np.isfinite(found)]
+        values[filled : filled + found.size] = found
+        filled += found.size
+    values[:filled].sort()
+    return values[:filled]
 
 
 def _map(stored: NDArray[Any], shown_as: Shown, levels: Values | None, low: int) -> NDArray[np.uint8]:
@@ -256,11 +270,9 @@ def _map(stored: NDArray[Any], shown_as: Shown, levels: Values | None, low: int)
     return shown
 
 
-def aspect(attributes: Dataset, frame: int) -> float:
+def aspect(attributes: Attributes, frame: int) -> float:
     """Return a pixel's height divided by its width; 1 if the header does not say."""
-    measured = [
-        item for group in functional_groups(attributes, frame) for item in items(group, "PixelMeasuresSequence")
-    ]
+    measured = [item for group in functional_groups(attributes, frame) for item in group.items("PixelMeasuresSequence")]
     for source in (*measured[:1], attributes):
         for keyword in ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
             found = reals(source, keyword)

@@ -5,104 +5,58 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from mmap import mmap
+from typing import TypeAlias
 
 from cbirdb.errors import PixelError
+from cbirdb.limits import LARGEST_HELD
 from cbirdb.pixels.damage import OnDamage
+from cbirdb.pixels.dicom.attributes import WANTED, Attributes
+from cbirdb.pixels.dicom.elements import ENDS, UNDEFINED, Elements, Encoding, Window, encoding_of, walk
 
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
-
+FileBytes: TypeAlias = bytes | mmap
+"""The bytes of a file, held in memory or mapped."""
 PREAMBLE = 128
 MAGIC = b"DICM"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 SOP_CLASS, TRANSFER_SYNTAX = 0x0002_0002, 0x0002_0010
 FLOAT, DOUBLE, INTEGER = 0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010
 """Tags of the three kinds of pixel data."""
-UNDEFINED = 0xFFFF_FFFF
-ITEM_MARKS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-"""Tag of an item in both byte orders. It also occurs in pixels, by chance once in four billion bytes."""
-MOST_ITEMS = 600_000
-"""An enhanced file of 60,000 frames has about as many."""
 BYTES_PER_PIXEL = 4
 """A deflated file may inflate to so many bytes for each pixel that may be decoded."""
 LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 SHORT_VRS = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN"}
 SHORT_VRS |= {b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
-KEYWORDS = (
-    "SOPClassUID",
-    "Modality",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "PixelAspectRatio",
-    "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "FloatPixelPaddingValue",
-    "FloatPixelPaddingRangeLimit",
-    "DoubleFloatPixelPaddingValue",
-    "DoubleFloatPixelPaddingRangeLimit",
-    "WindowCenter",
-    "WindowWidth",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "RescaleType",
-    "VOILUTFunction",
-    "RedPaletteColorLookupTableDescriptor",
-    "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor",
-    "RedPaletteColorLookupTableData",
-    "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData",
-    "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData",
-    "SegmentedBluePaletteColorLookupTableData",
-    "ModalityLUTSequence",
-    "VOILUTSequence",
-    "PresentationLUTShape",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-)
-"""Attributes that pixels depend on. Others are skipped unread."""
+FIRST_PIXELS = FLOAT - 1
+"""The greatest tag before pixel data."""
+LONGEST_TABLE = 32 << 20
+"""Bytes of the longest table that is read: one of the offsets of four million frames has as many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A file's data set and where its pixel data lie."""
 
-    attributes: Dataset
+    attributes: Attributes
     sop_class: str
     transfer_syntax: str
     little_endian: bool
     tag: int | None
     """Kind of pixel data; None: there are none."""
-    vr: str | None
+    vr: str
     value: memoryview
     """The pixel data's value, up to the end of the file where its length is undefined or wrong."""
     undefined_length: bool
 
 
-def is_dicom(data: bytes) -> bool:
+def is_dicom(data: FileBytes) -> bool:
     """Return True if the bytes begin as a DICOM file: with its preamble, or with two plausible elements."""
     if data[PREAMBLE : PREAMBLE + 4] == MAGIC or data[:4] == MAGIC:
         return True
     return _begins_with_elements(data)
 
 
-def _begins_with_elements(data: bytes) -> bool:
+def _begins_with_elements(data: FileBytes) -> bool:
     """Return True if a data set of group 2 or 8 begins here. No image format begins so."""
     order = _byte_order(data)
     position, previous = 0, -1
@@ -118,12 +72,12 @@ def _begins_with_elements(data: bytes) -> bool:
     return True
 
 
-def _byte_order(data: bytes) -> str:
+def _byte_order(data: FileBytes) -> str:
     """Return the struct code of the byte order: groups of a first element are small numbers."""
     return ">" if data[:1] == b"\0" and data[1:2] != b"\0" else "<"
 
 
-def _element(data: bytes, position: int, order: str) -> tuple[int, bytes, int, int] | None:
+def _element(data: FileBytes, position: int, order: str) -> tuple[int, bytes, int, int] | None:
     """Read an element's tag, VR, position and length of its value; None at the end of the data."""
     if position + 8 > len(data):
         return None
@@ -137,7 +91,7 @@ def _element(data: bytes, position: int, order: str) -> tuple[int, bytes, int, i
     return group << 16 | number, b"", position + 8, struct.unpack_from(f"{order}I", data, position + 4)[0]
 
 
-def _meta(data: bytes) -> tuple[dict[int, str], int]:
+def _meta(data: FileBytes) -> tuple[dict[int, str], int]:
     """Return the SOP class and transfer syntax that the file meta information names, and where the data set begins."""
     position = PREAMBLE + 4 if data[PREAMBLE : PREAMBLE + 4] == MAGIC else 4 if data[:4] == MAGIC else 0
     found: dict[int, str] = {}
@@ -152,7 +106,9 @@ def _meta(data: bytes) -> tuple[dict[int, str], int]:
 def _inflate(body: memoryview, max_pixels: int, on_damage: OnDamage) -> bytes | None:
     """Inflate the data set of a deflated file; None if it is not deflated, whatever the header says."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    limit = BYTES_PER_PIXEL * max_pixels
+    limit = min(BYTES_PER_PIXEL * max_pixels, LARGEST_HELD - len(body))
+    if limit <= 0:
+        raise PixelError("too large", f"a deflated data set of more than {LARGEST_HELD:,} bytes")
     try:
         inflated = inflater.decompress(body, limit)
     except zlib.error as error:
@@ -166,45 +122,47 @@ def _inflate(body: memoryview, max_pixels: int, on_damage: OnDamage) -> bytes | 
     return inflated
 
 
-def parse(data: bytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
+def parse(data: FileBytes, max_pixels: int, on_damage: OnDamage) -> Parsed:
     """Read the attributes that pixels depend on, and find the pixel data.
 
     :raises PixelError: when a deflated data set is damaged or explodes.
     """
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.filereader import read_dataset
-
     meta, start = _meta(data)
     syntax = meta.get(TRANSFER_SYNTAX, "")
     if syntax == DEFLATED and (inflated := _inflate(memoryview(data)[start:], max_pixels, on_damage)) is not None:
         data, start = inflated, 0
-    # pydicom makes an object of each item, also of sequences that are skipped: 85 bytes for each byte of empty ones.
-    if sum(data.count(mark, start) for mark in ITEM_MARKS) > MOST_ITEMS:
-        raise PixelError("too large", f"DICOM: more than {MOST_ITEMS:,} items of sequences and fragments")
-    file = BytesIO(data)
-    file.seek(start)
-    pixels: list[tuple[int, str | None, int, int]] = []
-
-    def reached(tag: Any, vr: str | None, length: int) -> bool:
-        if tag not in (FLOAT, DOUBLE, INTEGER):
-            return False
-        pixels.append((int(tag), vr, length, file.tell()))
-        return True
-
-    order = _byte_order(data[start : start + 2])
-    first = _element(data, start, order)
-    wanted: list[Any] = [tag_for_keyword(keyword) for keyword in KEYWORDS]
-    attributes = read_dataset(file, bool(first and not first[1]), order == "<", stop_when=reached, specific_tags=wanted)
-    attributes.set_original_encoding(None, order == "<", None)
-    tag, vr, length, position = pixels[-1] if pixels else (None, None, 0, 0)
+    encoding = encoding_of(data[start : start + 6].ljust(6, b"\0"))
+    elements, pixels = _elements(data, start, encoding)
+    attributes = Attributes(elements, encoding)
+    tag, kind, length, position = pixels or (None, b"", 0, 0)
     end = len(data) if length == UNDEFINED else min(len(data), position + length)
     return Parsed(
         attributes,
-        str(attributes.get("SOPClassUID", "") or meta.get(SOP_CLASS, "")),
+        (attributes.values("SOPClassUID") or [meta.get(SOP_CLASS, "")])[0],
         syntax,
-        order == "<",
+        not encoding.big_endian,
         tag,
-        vr,
+        kind.decode("latin-1"),
         memoryview(data)[position:end],
         length == UNDEFINED,
     )
+
+
+def _elements(
+    data: FileBytes, position: int, encoding: Encoding
+) -> tuple[Elements, tuple[int, bytes, int, int] | None]:
+    """Return the wanted elements, and tag, representation, length and position of the pixel data; None: there are none."""
+    window = Window(lambda start, size: data[start : start + size])
+    found: Elements = {}
+    while True:
+        more, position = walk(window, position, None, encoding, WANTED, last=FIRST_PIXELS, longest=LONGEST_TABLE)
+        found.update(more)
+        element = window.element(position, encoding)
+        if element is None or element[0] in ENDS:
+            return found, None
+        tag, _, length, start = element
+        if tag in (FLOAT, DOUBLE, INTEGER):
+            return found, element
+        if length == UNDEFINED:
+            return found, None
+        position = start + length  # out of order

@@ -13,7 +13,7 @@ from cbirdb.errors import PixelError
 from cbirdb.pixels.damage import OnDamage
 from cbirdb.pixels.dicom.codecs import J2K, JP2, SOI, Decoded, decode_frame
 from cbirdb.pixels.dicom.file import Parsed
-from cbirdb.pixels.dicom.header import Header, value_of
+from cbirdb.pixels.dicom.header import Header
 
 ITEM, DELIMITER = 0xFFFE_E000, 0xFFFE_E0DD
 ITEM_BYTES = b"\xfe\xff\x00\xe0"
@@ -49,8 +49,8 @@ def is_encapsulated(parsed: Parsed) -> bool:
     return length % 4 == 0 and following == ITEM_BYTES
 
 
-def encapsulated_frame(parsed: Parsed, frames: int, frame: int, on_damage: OnDamage) -> bytes:
-    """Return the codestream of one frame."""
+def encapsulated_frame(parsed: Parsed, frames: int, frame: int, on_damage: OnDamage) -> memoryview:
+    """Return the codestream of one frame; it is not copied if it lies in one fragment."""
     value = parsed.value
     (table_length,) = struct.unpack_from("<I", value, 4)
     base = 8 + table_length
@@ -74,19 +74,20 @@ def encapsulated_frame(parsed: Parsed, frames: int, frame: int, on_damage: OnDam
         raise PixelError("truncated", "DICOM: the pixel data have no fragment for this frame")
     if starts[-1] + lengths[-1] > len(value):
         on_damage(PixelError("truncated", "DICOM: the compressed pixels end before their fragment does"))
-    return b"".join(value[begin : begin + length] for begin, length in zip(starts, lengths, strict=True))
+    fragments = [value[begin : begin + length] for begin, length in zip(starts, lengths, strict=True)]
+    return fragments[0] if len(fragments) == 1 else memoryview(b"".join(fragments))
 
 
-def _by_extended_offsets(parsed: Parsed, base: int, frame: int) -> bytes | None:
+def _by_extended_offsets(parsed: Parsed, base: int, frame: int) -> memoryview | None:
     """Return a frame by the extended offset table; None if there is none or it is wrong."""
-    tables = [value_of(parsed.attributes, f"ExtendedOffsetTable{end}") for end in ("", "Lengths")]
-    if not all(isinstance(table, bytes) and len(table) >= 8 * (frame + 1) for table in tables):
+    tables = [parsed.attributes.table(f"ExtendedOffsetTable{end}") for end in ("", "Lengths")]
+    if not all(len(table) >= 8 * (frame + 1) for table in tables):
         return None
     offset, length = (struct.unpack_from("<Q", table, 8 * frame)[0] for table in tables)
     start = base + offset
     if bytes(parsed.value[start : start + 4]) != ITEM_BYTES or start + 8 + length > len(parsed.value):
         return None
-    return bytes(parsed.value[start + 8 : start + 8 + length])
+    return parsed.value[start + 8 : start + 8 + length]
 
 
 def _fragments(value: memoryview, start: int, end: int) -> tuple[array[int], array[int]]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from cbirdb.errors import PixelError
 from cbirdb.pixels.damage import check_pixels
+from cbirdb.pixels.dicom.attributes import Attributes
 from cbirdb.pixels.dicom.file import DOUBLE, FLOAT, INTEGER, Parsed
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 SAMPLES = {
@@ -56,73 +53,37 @@ class Header:
         return self.photometric in MONOCHROME
 
 
-def number(attributes: Dataset, keyword: str, default: int | None = None) -> int:
+def number(attributes: Attributes, keyword: str, default: int | None = None) -> int:
     """Return a whole number of the header.
 
     :raises PixelError: when it is missing and has no default, or is no whole number. The value is not named.
     """
-    found = single(attributes, keyword)
-    if found is None:
+    found = attributes.values(keyword)
+    if not found or found[0] == "":
         if default is None:
             raise PixelError("corrupt", f"DICOM: {keyword} is missing")
         return default
-    try:
-        return int(found)
-    except (TypeError, ValueError, OverflowError):
-        raise PixelError("corrupt", f"DICOM: {keyword} is not a number") from None
+    if not found[0] % 1 == 0:  # neither is infinity
+        raise PixelError("corrupt", f"DICOM: {keyword} is not a number")
+    return int(found[0])
 
 
-def real(attributes: Dataset, keyword: str) -> float | None:
+def real(attributes: Attributes, keyword: str) -> float | None:
     """Return a finite number of the header; None if it is missing or is no number."""
     found = reals(attributes, keyword)
     return found[0] if found else None
 
 
-def reals(attributes: Dataset, keyword: str) -> list[float]:
-    """Return the numbers of an attribute; none if one of them is no finite number."""
-    found = value_of(attributes, keyword)
-    if found is None or found == "":
-        return []
-    listed = found if not isinstance(found, str | bytes) and hasattr(found, "__iter__") else [found]
-    try:
-        numbers = [float(one) for one in listed]
-    except (TypeError, ValueError, OverflowError):
-        return []
-    return numbers if all(math.isfinite(one) for one in numbers) else []
+def reals(attributes: Attributes, keyword: str) -> list[float]:
+    """Return the numbers of an attribute; none if one of them is missing or not finite."""
+    found = attributes.values(keyword)
+    return [float(one) for one in found] if all(one != "" and math.isfinite(one) for one in found) else []
 
 
-def text(attributes: Dataset, keyword: str) -> str:
+def text(attributes: Attributes, keyword: str) -> str:
     """Return the first text of an attribute in upper case; an empty one if it is missing."""
-    found = single(attributes, keyword)
-    return "" if found is None else str(found).strip(" \0").upper()
-
-
-def single(attributes: Dataset, keyword: str) -> Any:
-    """Return the first value of an attribute; None if there is none."""
-    found = value_of(attributes, keyword)
-    if found is not None and not isinstance(found, str | bytes) and hasattr(found, "__len__"):
-        found = found[0] if len(found) else None
-    return None if found is None or found == "" else found
-
-
-def value_of(attributes: Dataset, keyword: str) -> Any:
-    """Return an attribute's value; None if it is missing or cannot be read.
-
-    :raises PixelError: when its bytes are no value of its kind.
-    """
-    try:
-        return attributes.get(keyword)
-    # pydicom converts at access, and its converters raise nearly anything.
-    except Exception:  # noqa: BLE001
-        raise PixelError("corrupt", f"DICOM: {keyword} cannot be read") from None
-
-
-def items(attributes: Dataset, keyword: str) -> list[Any]:
-    """Return the items of a sequence; none if it is missing or is no sequence."""
-    found = value_of(attributes, keyword)
-    if found is None or isinstance(found, str | bytes) or not hasattr(found, "__iter__"):
-        return []
-    return [one for one in found if hasattr(one, "get")]
+    found = attributes.values(keyword)
+    return found[0].upper() if found else ""
 
 
 def read_header(parsed: Parsed, max_pixels: int) -> Header:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOGGERS = ("pydicom", "pylibjpeg", "openjpeg")
+LOGGERS = ("pydicom", "openjpeg")
 
 
 class _Muted:

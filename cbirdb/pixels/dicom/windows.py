@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -54,10 +55,11 @@ def to_bytes(values: Values) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Distinct values, ascending, and how often each occurs."""
+    """Values, ascending, and how often each occurs."""
 
     values: Values
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64] | None
+    """None: once; equal values are listed more than once."""
 
     @classmethod
     def of(cls, values: Values, counts: NDArray[Any]) -> Distribution:
@@ -74,8 +76,11 @@ class Distribution:
         """Return the least values that ``low`` and ``high`` percent of all do not exceed; the ends if they are equal."""
         if not self.values.size:
             return 0.0, 0.0
-        reached = np.cumsum(self.counts) / self.counts.sum() * 100.0
-        places = np.searchsorted(reached, (low, high), side="left")
+        if self.counts is None:
+            places = [max(0, math.ceil(percent * self.values.size / 100) - 1) for percent in (low, high)]
+        else:
+            reached = np.cumsum(self.counts) / self.counts.sum() * 100.0
+            places = list(np.searchsorted(reached, (low, high), side="left"))
         first, last = (float(self.values[min(place, self.values.size - 1)]) for place in places)
         return (first, last) if first < last else self.ends()
 

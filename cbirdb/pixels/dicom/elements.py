@@ -20,11 +20,13 @@ Elements: TypeAlias = "dict[int, bytes | list[Elements]]"
 WINDOW = 16 << 10
 """Bytes that are read at once. Most headers of slices and radiographs are shorter."""
 LONGEST_VALUE = 4096
-"""Bytes of the longest value that is taken; no element that is wanted has a longer one."""
+"""Bytes of the longest value that is taken, unless the caller takes longer ones."""
 MOST_ELEMENTS = 5_000_000
 """Elements after which a header is refused. An enhanced file of 100,000 frames has about as many."""
 MOST_ITEMS = 100_000
 """Items of a wanted sequence after which a header is refused: each frame has one at most."""
+MOST_BYTES = 128 << 20
+"""Bytes of all wanted values after which a header is refused; those of 100,000 frames have some 20 MB."""
 DEEPEST = 32
 """Sequences inside sequences after which a header is refused."""
 TOO_LONG = b"?" * (LONGEST_VALUE + 1)
@@ -54,6 +56,15 @@ IMPLICIT = Encoding(implicit=True)
 EXPLICIT = Encoding(implicit=False)
 BIG_ENDIAN = Encoding(implicit=False, big_endian=True)
 
+
+def encoding_of(first: bytes) -> Encoding:
+    """Tell the encoding from the first bytes of a data set: what the file states is wrong now and then."""
+    if first[4:6].isalpha() and first[4:6].isupper():
+        # Groups of a header are below 0x100: the byte that is 0 comes second in little endian.
+        return BIG_ENDIAN if first[0] == 0 and first[1] != 0 else EXPLICIT
+    return IMPLICIT
+
+
 ReadAt: TypeAlias = Callable[[int, int], bytes]
 """Returns as many bytes from a position, fewer at the end. The positions never go back by more than a window."""
 
@@ -69,6 +80,7 @@ class Window:
     def __init__(self, read_at: ReadAt) -> None:
         self._read_at = read_at
         self._steps = 0
+        self._taken = 0
         self.start = 0
         self.data = read_at(0, WINDOW)
 
@@ -89,8 +101,11 @@ class Window:
     def value(self, position: int, size: int) -> bytes:
         """Return a value.
 
-        :raises PixelError: when the file ends inside it.
+        :raises PixelError: when the file ends inside it, or all values together are too long.
         """
+        self._taken += size
+        if self._taken > MOST_BYTES:
+            raise damaged(f"the values that are wanted take more than {MOST_BYTES >> 20} MB")
         offset = self.at(position, size)
         if offset < 0:
             raise damaged("the file ends inside its header")
@@ -133,12 +148,14 @@ def walk(
     wanted: Wanted,
     *,
     last: int = 0xFFFFFFFF,
+    longest: int = LONGEST_VALUE,
     depth: int = 0,
 ) -> tuple[Elements, int]:
     """Take the wanted elements from a data set.
 
     :param end: position after its last byte. None: it ends with a delimiter or with the file.
     :param last: greatest tag to pass; the walk ends before the first that is greater.
+    :param longest: bytes of the longest value to take; ``TOO_LONG`` stands for a longer one.
     :returns: the elements, and the position where the walk ended.
     :raises PixelError: when the header is damaged or too large.
     """
@@ -154,7 +171,7 @@ def walk(
         if inner is None:
             if length == UNDEFINED:
                 raise damaged("a text has no length")
-            found[tag] = window.value(position, length) if length <= LONGEST_VALUE else TOO_LONG
+            found[tag] = window.value(position, length) if length <= longest else TOO_LONG
             position += length
         elif inner is SKIP and length != UNDEFINED:
             position += length
@@ -162,14 +179,14 @@ def walk(
             # An unknown element of undefined length is an implicit sequence (PS3.5, section 6.2.2).
             inside = IMPLICIT if kind == b"UN" else encoding
             stop = None if length == UNDEFINED else position + length
-            items, position = _items(window, position, stop, inside, inner, depth + 1)
+            items, position = _items(window, position, stop, inside, inner, longest, depth + 1)
             if inner is not SKIP:
                 found[tag] = items
     return found, position
 
 
 def _items(
-    window: Window, position: int, end: int | None, encoding: Encoding, wanted: Wanted, depth: int
+    window: Window, position: int, end: int | None, encoding: Encoding, wanted: Wanted, longest: int, depth: int
 ) -> tuple[list[Elements], int]:
     """Take the items of a sequence; none if it is only to be passed."""
     if depth > DEEPEST:
@@ -191,7 +208,7 @@ def _items(
             position += length
             continue
         stop = None if length == UNDEFINED else position + length
-        elements, position = walk(window, position, stop, encoding, wanted, depth=depth)
+        elements, position = walk(window, position, stop, encoding, wanted, longest=longest, depth=depth)
         if wanted is not SKIP:
             items.append(elements)
             if len(items) > MOST_ITEMS:
