@@ -43,7 +43,7 @@ def record(name: str) -> EncoderSpec:
     """Return the encoder's record."""
     if name != LITE:
         return SHIPPED[name]
-    return replace(SHIPPED["eva02-vit-b14"], name=name, dim=None, options={})
+    return replace(SHIPPED["eva02-vit-b14"], name=name, dim=None, options={}, files={})
 
 
 def prepare(name: str, work: Path) -> tuple[Encoder, Encoder]:
@@ -54,11 +54,11 @@ def prepare(name: str, work: Path) -> tuple[Encoder, Encoder]:
             timm.models.save_for_hf(randomise(timm.create_model("tf_efficientnet_lite0")), weights / name)
         else:
             write_weights(name, weights / name)
-    spec = record(name)
-    with_torch = load_encoder(spec, LoadOptions(weights=weights, device="cpu"))
-    if not (exports / name).exists():
+    with_torch = load_encoder(record(name), LoadOptions(weights=weights, device="cpu", allow_other_weights=True))
+    # It runs under a name that tells its weights from the owners'.
+    if not (exports / with_torch.spec.name).exists():
         export_encoder(with_torch, exports)
-    return with_torch, load_encoder(spec, LoadOptions(weights=exports, device="cpu"))
+    return with_torch, load_encoder(with_torch.spec, LoadOptions(weights=exports, device="cpu"))
 
 
 def seconds(encoder: Encoder, batch: np.ndarray) -> tuple[float, float]:

@@ -135,6 +135,7 @@ SMALL: dict[str, tuple[EncoderSpec, Callable[[Path], Path]]] = {
     "vit": (_small("vit-b16", model="ViTModel"), write_vit),
     "mae": (_small("mae-vit-b", model="ViTMAEModel", pooling="cls-unmasked"), write_mae),
     "dinov2": (_small("dinov2-vit-b14", model="Dinov2Model"), write_dinov2),
+    "dinov2 with an offset": (_small("dinov2-vit-b14", model="Dinov2Model", interpolate_offset=0.1), write_dinov2),
     "sam": (_small("sam-vit-b", model="SamModel", pooling="sam-grid-mean"), write_sam),
     "siglip": (_small("siglip2-so400m", pooling="image-features"), write_siglip),
     "medclip": (_small("medclip-vit"), write_medclip),
