@@ -55,10 +55,10 @@ def prepare(name: str, work: Path) -> tuple[Encoder, Encoder]:
         else:
             write_weights(name, weights / name)
     spec = record(name)
-    with_torch = load_encoder(spec, LoadOptions(weights=weights, device="cpu"))
-    if not (exports / name).exists():
+    with_torch = load_encoder(spec, LoadOptions(weights=weights, device="cpu", allow_other_weights=True))
+    if not (exports / with_torch.spec.name).exists():
         export_encoder(with_torch, exports)
-    return with_torch, load_encoder(spec, LoadOptions(weights=exports, device="cpu"))
+    return with_torch, load_encoder(with_torch.spec, LoadOptions(weights=exports, device="cpu"))
 
 
 def seconds(encoder: Encoder, batch: np.ndarray) -> tuple[float, float]:
