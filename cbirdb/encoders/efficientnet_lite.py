@@ -12,12 +12,10 @@ import cbirdb.encoders.torchvision_operators  # noqa: F401 (before what imports 
 # isort: split
 from pathlib import Path
 
-import numpy as np
 import timm
-from numpy.typing import NDArray
-from PIL import Image
 
 from cbirdb.encoders.base import LoadOptions, WeightFiles
+from cbirdb.encoders.onnx_preprocessing import PillowPreprocessing
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
 from cbirdb.encoders.weights import find_weights, read_state, translated_read_errors
@@ -29,6 +27,8 @@ CROP = 0.875
 """Share of the shorter side that the evaluation of TensorFlow's authors keeps."""
 MEAN, DEVIATION = 127.0, 128.0
 """Mean and deviation of 8-bit values with which it was trained, the same for all three channels."""
+PREPARE = PillowPreprocessing("exact", SIDE, SIDE, "bicubic", (MEAN,) * 3, (DEVIATION,) * 3, factor=1.0, share=CROP)
+"""Prepares a picture as TensorFlow's evaluation does, with Pillow's bicubic."""
 
 BLOCKS = [f"{stage}.{block}" for stage, blocks in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(blocks)]
 """timm's place of each block, in the file's order."""
@@ -39,17 +39,6 @@ OTHER_BLOCKS = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }  # fmt: skip
-
-
-def prepare(image: Image.Image) -> NDArray[np.float32]:
-    """Prepare a picture as TensorFlow's evaluation does, with Pillow's bicubic: float32, shape (3, 224, 224)."""
-    width, height = image.size
-    side = max(1, int(CROP * min(width, height)))
-    left, top = (width - side + 1) // 2, (height - side + 1) // 2
-    crop = image.convert("RGB").crop((left, top, left + side, top + side))
-    values = np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32)
-    pixels: NDArray[np.float32] = np.ascontiguousarray(((values - MEAN) / DEVIATION).transpose(2, 0, 1))
-    return pixels
 
 
 def timm_name(name: str) -> str:
@@ -80,6 +69,6 @@ def load(spec: EncoderSpec, folder: Path, options: LoadOptions) -> TorchEncoder:
         settings = {
             "library": "cbirdb", "crop": CROP, "side": SIDE, "resample": "BICUBIC", "mean": MEAN, "deviation": DEVIATION,
         }  # fmt: skip
-        return Parts(model, model, prepare, settings, weights, ("timm",))
+        return Parts(model, model, PREPARE, settings, weights, ("timm",))
 
     return load_parts(spec, options, build)

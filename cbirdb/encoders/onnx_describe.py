@@ -59,6 +59,8 @@ def describe(encoder: Encoder) -> PillowPreprocessing:
 
 
 def _describe(preprocess: Preprocessing) -> PillowPreprocessing:
+    if isinstance(preprocess, PillowPreprocessing):
+        return preprocess
     if (processor := getattr(preprocess, "processor", None)) is not None:
         return _of_transformers(processor)
     if (transform := getattr(preprocess, "transform", None)) is not None:

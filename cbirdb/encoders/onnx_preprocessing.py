@@ -42,6 +42,8 @@ class PillowPreprocessing:
     factor: float = 1 / 255
     """Factor of the grey values 0..255, or divisor if ``scaling`` divides."""
     scaling: Scaling = "multiply-float64"
+    share: float | None = None
+    """Share of the shorter side: the centre square of that size is all that is resized. None: the whole picture."""
     crop: tuple[int, int] | None = None
     """Height and width of the centre that is kept."""
     crop_rounding: Rounding = "down"
@@ -64,6 +66,8 @@ class PillowPreprocessing:
             raise ValueError("pictures keep their proportions, so their inputs have no common shape")
         if self.crop is not None and (self.resize == "longest" or max(self.crop) > min(self.height, self.width)):
             raise ValueError("the crop is larger than the picture")
+        if self.share is not None and not (0 < self.share <= 1 and self.resize == "exact"):
+            raise ValueError("the share is none, or the square keeps its proportions anyhow")
         if self.pad is not None and (self.pad[0] < self.height or self.pad[1] < self.width):
             raise ValueError("the padding is smaller than the picture")
 
@@ -86,8 +90,10 @@ class PillowPreprocessing:
         return table
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        resized = image.convert("RGB").resize(self._size(*image.size), Image.Resampling[self.filter.upper()])
-        pixels = np.asarray(resized)
+        picture = image.convert("RGB")
+        if self.share is not None:
+            picture = picture.crop(_centre(*picture.size, self.share))
+        pixels = np.asarray(picture.resize(self._size(*picture.size), Image.Resampling[self.filter.upper()]))
         if self.crop is not None:
             top, left = (self._margin(side, kept) for side, kept in zip(pixels.shape, self.crop, strict=False))
             pixels = pixels[top : top + self.crop[0], left : left + self.crop[1]]
@@ -126,6 +132,13 @@ class PillowPreprocessing:
             raise ValueError(f"unknown settings: {sorted(unknown)}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(**values)
+
+
+def _centre(width: int, height: int, share: float) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the centre square, with half pixels rounded as TensorFlow does."""
+    side = max(1, int(share * min(width, height)))
+    left, top = (width - side + 1) // 2, (height - side + 1) // 2
+    return left, top, left + side, top + side
 
 
 def _check_words(settings: PillowPreprocessing) -> None:

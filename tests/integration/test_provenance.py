@@ -97,6 +97,7 @@ def test_first_run_records_what_made_its_vectors(
         "libraries": {"pillow": "11.0", "numpy": "2.0"},
         "dtype": "bfloat16",
         "device": "cpu",
+        "runtime": "torch",
     }
     expected, _ = l2_normalize(encoder.golden[None])
     np.testing.assert_allclose(golden, expected[0], atol=1e-6)

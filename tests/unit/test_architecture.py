@@ -115,6 +115,7 @@ def test_packages_in_both_lock_files_have_the_same_version() -> None:
                 "docs",
                 "linear",
                 "onnx",
+                "onnx-export",
                 "pandas",
                 "polars",
                 "arrow",

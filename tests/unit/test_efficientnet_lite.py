@@ -19,7 +19,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from cbirdb.encoders.base import Encoder, LoadOptions, hash_files  # noqa: E402
-from cbirdb.encoders.efficientnet_lite import FILES, prepare  # noqa: E402
+from cbirdb.encoders.efficientnet_lite import FILES, PREPARE  # noqa: E402
 from cbirdb.encoders.fetch import fetch  # noqa: E402
 from cbirdb.encoders.registry import has_files, load_encoder  # noqa: E402
 from cbirdb.encoders.shipped import EFFICIENTNET_LITE0 as SPEC  # noqa: E402
@@ -58,13 +58,13 @@ def test_weights_are_held_to_the_sha256_that_their_file_name_carries(encoder: En
 
 def test_preparation_keeps_the_middle_seven_eighths_and_scales_by_127_and_128() -> None:
     values = np.random.default_rng(0).integers(0, 256, (256, 300, 3), dtype=np.uint8)
-    found = prepare(Image.fromarray(values))
+    found = PREPARE(Image.fromarray(values))
     middle = values[16:240, 38:262].astype(np.float32)  # 7/8 of 256 is 224: nothing is resized
     np.testing.assert_array_equal(found, ((middle - 127) / 128).transpose(2, 0, 1))
 
 
 def test_preparation_takes_a_picture_of_one_pixel() -> None:
-    assert prepare(Image.new("L", (1, 1), 255)) == pytest.approx(np.full((3, 224, 224), 1.0, np.float32))
+    assert PREPARE(Image.new("L", (1, 1), 255)) == pytest.approx(np.full((3, 224, 224), 1.0, np.float32))
 
 
 def test_record_says_that_it_is_no_part_of_the_paper() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("torch")
 
@@ -93,6 +94,24 @@ def test_pixels_equal_those_of_timms_transform(name: str) -> None:
     assert_equal_pixels(of_timm(name))
 
 
+def centre_square(image: Image.Image) -> np.ndarray:
+    """Prepare a picture as TensorFlow's evaluation does: seven eighths of the shorter side, then resized."""
+    width, height = image.size
+    side = max(1, int(0.875 * min(width, height)))
+    left, top = (width - side + 1) // 2, (height - side + 1) // 2
+    crop = image.convert("RGB").crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BICUBIC)
+    return ((np.asarray(crop, np.float32) - 127.0) / 128.0).transpose(2, 0, 1)
+
+
+def test_share_cuts_out_the_centre_before_resizing() -> None:
+    found = PillowPreprocessing(
+        "exact", 224, 224, "bicubic", (127.0,) * 3, (128.0,) * 3, factor=1.0, share=0.875
+    )  # fmt: skip
+    for image in (*PICTURES.values(), *odd_pictures()):
+        np.testing.assert_array_equal(found(image), centre_square(image))
+    assert described(found) is found, "an encoder that is prepared so needs no other description"
+
+
 REFUSED = {
     "open_clip's longest side": (lambda: of_open_clip(resize_mode="longest"), "ResizeKeepRatio"),
     "timm's border": (lambda: of_timm("resnet50.a1_in1k", crop_mode="border"), "ResizeKeepRatio"),
@@ -132,7 +151,7 @@ PLAIN = PillowPreprocessing("exact", 8, 8, "bicubic", tuple(IMAGENET["image_mean
         {"height": 0}, {"width": LARGEST_SIDE + 1}, {"height": 8.0}, {"height": True}, {"crop": (9, 8)}, {"crop": (8, -1)},
         {"pad": (1 << 40, 8)}, {"mean": (0.5,)}, {"deviation": (1.0, 0.0, 1.0)}, {"mean": (float("nan"), 0.0, 0.0)},
         {"factor": float("inf")}, {"factor": 0.0}, {"resize": "shortest"}, {"resize": "longest"},
-        {"resize": "longest", "pad": (8, 8), "crop": (4, 4)}, {"pad": (4, 4)}, {"resize": "longest", "pad": (4, 8)},
+        {"resize": "longest", "pad": (8, 8), "crop": (4, 4)}, {"pad": (4, 4)}, {"share": 0.0}, {"share": 1.1}, {"share": float("nan")}, {"share": 0.5, "resize": "shortest", "crop": (4, 4)}, {"resize": "longest", "pad": (4, 8)},
     ],
     ids=str,
 )  # fmt: skip
