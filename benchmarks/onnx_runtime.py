@@ -43,7 +43,7 @@ def record(name: str) -> EncoderSpec:
     """Return the encoder's record."""
     if name != LITE:
         return SHIPPED[name]
-    return replace(SHIPPED["eva02-vit-b14"], name=name, dim=None, options={}, files={})
+    return replace(SHIPPED["eva02-vit-b14"], name=name, dim=None, options={})
 
 
 def prepare(name: str, work: Path) -> tuple[Encoder, Encoder]:
@@ -54,8 +54,8 @@ def prepare(name: str, work: Path) -> tuple[Encoder, Encoder]:
             timm.models.save_for_hf(randomise(timm.create_model("tf_efficientnet_lite0")), weights / name)
         else:
             write_weights(name, weights / name)
-    with_torch = load_encoder(record(name), LoadOptions(weights=weights, device="cpu", allow_other_weights=True))
-    # It runs under a name that tells its weights from the owners'.
+    spec = record(name)
+    with_torch = load_encoder(spec, LoadOptions(weights=weights, device="cpu", allow_other_weights=True))
     if not (exports / with_torch.spec.name).exists():
         export_encoder(with_torch, exports)
     return with_torch, load_encoder(with_torch.spec, LoadOptions(weights=exports, device="cpu"))
