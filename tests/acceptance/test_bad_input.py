@@ -418,7 +418,7 @@ def test_bad_input_gets_one_sentence_and_changes_nothing(
     assert out == ""
     assert words in err
     assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if line and not line.startswith(("Usage: ", "Try 'cbirdb"))]
+    lines = [line for line in err.splitlines() if line and not line.startswith(("Usage: ", "Try 'cbirdb", "loading "))]
     assert len(lines) == 1, err
     assert lines[0].startswith("Error: ")
     assert lines[0].endswith((".", "?")) or ": cbirdb " in lines[0], "neither a whole sentence nor a command to run"

@@ -200,7 +200,7 @@ def test_ignored_sigterm_stays_ignored(start: Start, dsn: str, connection: psyco
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """Return an embedded server that does not exist yet."""
     server = EmbeddedServer(tmp_path_factory.mktemp("embedded") / "home")
     yield server
@@ -215,28 +215,28 @@ def on_embedded(server: EmbeddedServer, *arguments: object) -> subprocess.Popen[
 
 
 @pytest.mark.parametrize("receiver", ["process", "group"])
-def test_server_can_be_created_after_sigterm_ended_its_creation(server: EmbeddedServer, receiver: str) -> None:
-    process = on_embedded(server, "db", "start")
-    eventually(lambda: any(server.home.glob("pgdata*/PG_VERSION")), seconds=60)
+def test_server_can_be_created_after_sigterm_ended_its_creation(new_server: EmbeddedServer, receiver: str) -> None:
+    process = on_embedded(new_server, "db", "start")
+    eventually(lambda: any(new_server.home.glob("pgdata*/PG_VERSION")), seconds=60)
     send(process, receiver)
     assert process.wait(60) == 143
     process.communicate()
-    again = on_embedded(server, "db", "start")
+    again = on_embedded(new_server, "db", "start")
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert not list(server.home.glob("pgdata.new-*"))
+    assert not list(new_server.home.glob("pgdata.new-*"))
 
 
 def test_embedded_server_outlives_sigterm_to_the_group_of_the_command_that_started_it(
-    server: EmbeddedServer, pictures: Path
+    new_server: EmbeddedServer, pictures: Path
 ) -> None:
-    process = on_embedded(server, "ingest", "folder", pictures)
-    eventually(server.running, seconds=120)
+    process = on_embedded(new_server, "ingest", "folder", pictures)
+    eventually(new_server.running, seconds=120)
     send(process, "group")
     process.communicate(timeout=60)
     assert process.returncode == 143
-    pid = int((server.data / "postmaster.pid").read_text().split()[0])
-    again = on_embedded(server, "ingest", "folder", pictures)
+    pid = int((new_server.data / "postmaster.pid").read_text().split()[0])
+    again = on_embedded(new_server, "ingest", "folder", pictures)
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
-    assert int((server.data / "postmaster.pid").read_text().split()[0]) == pid
+    assert int((new_server.data / "postmaster.pid").read_text().split()[0]) == pid

@@ -16,8 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -178,6 +176,7 @@ def reference(encoder: str, image: Image.Image) -> dict[str, Any]:
 
 
 def main() -> None:
+    os.environ["HF_HUB_OFFLINE"] = "1"
     wanted = sys.argv[1:] or NINE
     known = json.loads(REFERENCES.read_text()) if REFERENCES.exists() else {"encoders": {}}
     if not PICTURE.exists():

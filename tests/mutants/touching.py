@@ -44,10 +44,11 @@ class Touching:
             )
             step = {user for user in self._texts if self._uses(user, step)} - known
             known |= step
-        # What is imported by a name that is put together, such as an encoder's family: tests of the folder's subject.
-        return chosen[:MOST_FILES] or sorted(
-            test for test in self._tests if Path(path).parent.name[:-1] in Path(test).stem
-        )
+        if path.endswith(".py"):
+            # It may be imported by a name that is put together, as an encoder's family is: tests of the folder's subject.
+            subject = Path(path).parent.name[:-1]
+            chosen += sorted(test for test in self._tests if subject in Path(test).stem and test not in chosen)
+        return chosen[:MOST_FILES]
 
     def _uses(self, user: str, used: Iterable[str]) -> bool:
         for path in used:

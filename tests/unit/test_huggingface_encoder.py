@@ -36,10 +36,11 @@ from tests.support.encoder_checks import (  # noqa: E402
     largest_cosine,
     on_cpu,
     refused,
+    unheld,
 )
 from tests.support.random_weights import PREPROCESSORS, randomise, write_weights  # noqa: E402
 
-RESNET50 = SHIPPED["resnet50"]
+RESNET50 = unheld("resnet50")
 PREPROCESSOR = PREPROCESSORS["resnet50"]
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +18,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
 from cbirdb.encoders.weights import read_state  # noqa: E402
-from tests.support.encoder_checks import assert_names_the_command, on_cpu, refused  # noqa: E402
+from tests.support.encoder_checks import assert_names_the_command, on_cpu, refused, unheld  # noqa: E402
 from tests.support.small_weights import (  # noqa: E402
     FILES,
     SPEC,
@@ -99,7 +98,7 @@ class TestPickles:
         self.write_around(name, spoilt, written)
         path = spoilt / self.FILE[name]
         torch.save({"a": Payload(tmp_path / "executed")}, path, _use_new_zipfile_serialization=not legacy)
-        spec = SPEC if name == "resnet50" else replace(SHIPPED[name], dim=None, options={})
+        spec = SPEC if name == "resnet50" else unheld(name, dim=None, options={})
 
         error = refused(spec, on_cpu(spoilt))
 

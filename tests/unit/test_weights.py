@@ -23,7 +23,7 @@ from cbirdb.encoders.packages import is_package  # noqa: E402
 from cbirdb.encoders.registry import has_files, load_encoder  # noqa: E402
 from cbirdb.encoders.shipped import SHIPPED  # noqa: E402
 from cbirdb.encoders.spec import EncoderSpec  # noqa: E402
-from tests.support.encoder_checks import PICTURES, assert_names_the_command, embed, on_cpu, refused  # noqa: E402
+from tests.support.encoder_checks import PICTURES, assert_names_the_command, embed, on_cpu, refused, unheld  # noqa: E402
 from tests.support.fake_hub import no_network  # noqa: E402
 from tests.support.small_weights import (  # noqa: E402
     COMMIT,
@@ -259,7 +259,7 @@ def test_text_encoders_configuration_is_read_from_the_hubs_cache(
 
 
 def test_missing_text_encoders_configuration_is_named(clip_folder: Path, tmp_path: Path) -> None:
-    spec = replace(SHIPPED["biomedclip"], dim=None, options={})
+    spec = unheld("biomedclip", dim=None, options={})
     error = refused(spec, on_cpu(without_text(clip_folder, tmp_path / "clip")))
     assert "text/config.json" in error.message
     assert TEXT in error.message
