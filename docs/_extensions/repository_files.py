@@ -23,6 +23,7 @@ PAGES = {
     "project/security-policy": "SECURITY.md",
     "project/measurements": "benchmarks/RESULTS.md",
     "project/sql-files": "sql/README.md",
+    "project/frozen-references": "tests/frozen/README.md",
 }
 """Pages that show a file in place of their own text, which is for readers on a code host."""
 TOCTREE = re.compile(r"```\{toctree\}\n.*?```\n", re.DOTALL)
