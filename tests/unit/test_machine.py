@@ -118,8 +118,8 @@ def test_memory_limit_of_cgroup_v1_counts_beside_quota_of_cgroup_v2(root: Path) 
     assert (machine_cpus(), machine_memory()) == (2, 5 * GB)
 
 
-def test_memory_budget_of_encoder_inputs_is_an_eighth_of_the_memory_up_to_2_gb(root: Path) -> None:
-    assert decode.memory_budget() == 2 * GB
+def test_memory_budget_of_encoder_inputs_is_an_eighth_of_the_memory_up_to_768_mib(root: Path) -> None:
+    assert decode.memory_budget() == 768 * MB
     write(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/memory.max": 2 * GB})
     assert decode.memory_budget() == 256 * MB
 
