@@ -61,7 +61,10 @@ def require_library() -> None:
     :raises InputError: when it is not.
     """
     if find_spec("sklearn") is None:
-        raise InputError("scikit-learn is not installed.", hint="Install it: pip install 'cbirdb[linear]'")
+        raise InputError(
+            "scikit-learn is not installed.",
+            hint="Install cbirdb with its extra 'linear'. In a clone of it, run: pip install -e '.[linear]'",
+        )
 
 
 def fit(vectors: Vectors, labels: Labels, c: float) -> tuple[Any, bool]:

@@ -67,9 +67,9 @@ def load_encoders(
     specs = [get_spec(name, added) for name in dict.fromkeys(names)]
     encoders = []
     for number, spec in enumerate(specs, start=1):
-        stored = find_encoder(connection, identified_spec(spec, options).name)
-        before = stored.provenance.get("dtype") if stored is not None else None
         with progress.task(f"loading {spec.name} ({number} of {len(specs)})", total=None, unit="stages") as task:
+            stored = find_encoder(connection, identified_spec(spec, options).name)
+            before = stored.provenance.get("dtype") if stored is not None else None
             chosen = replace(options, dtype=dtype or before or "float32", on_stage=task.stage)
             encoders.append(load_encoder(spec, chosen))
     return encoders

@@ -158,9 +158,10 @@ def hash_files(paths: Sequence[Path]) -> str:
     files = []
     for path in sorted(paths, key=lambda p: p.name):
         status = path.stat()
-        files.append((path, status.st_size, status.st_mtime_ns, status.st_ino))
+        # The time of the last change of any kind, which nobody can set back, unlike that of the content.
+        files.append((path, status.st_size, status.st_ctime_ns, status.st_ino))
     # The clock of file systems is coarse: a file that has just been written may change again unnoticed.
-    is_new = any(time.time_ns() - modified < 1_000_000_000 for _, _, modified, _ in files)
+    is_new = any(time.time_ns() - changed < 1_000_000_000 for _, _, changed, _ in files)
     return _hash.__wrapped__(tuple(files)) if is_new else _hash(tuple(files))
 
 

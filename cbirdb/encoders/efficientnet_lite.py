@@ -15,7 +15,7 @@ from pathlib import Path
 import timm
 
 from cbirdb.encoders.base import LoadOptions, WeightFiles
-from cbirdb.encoders.onnx_preprocessing import PillowPreprocessing
+from cbirdb.encoders.pillow_preprocessing import PillowPreprocessing
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.torch_encoder import Parts, TorchEncoder, load_parts
 from cbirdb.encoders.weights import find_weights, read_state, translated_read_errors

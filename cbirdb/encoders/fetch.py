@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -139,7 +140,7 @@ def _fetch_repository(
         _discard_other_commit(folder, repository, str(info.sha))
         wanted = [*files.needed, *[name for name in files.weights if name in sizes][:1]]
         log.info("downloading %s at commit %s from %s", repository, info.sha, hub.constants.ENDPOINT)
-        with _shown(folder, repository, str(info.sha), _total(sizes, wanted), progress):
+        with _silenced_hub(), _shown(folder, repository, str(info.sha), _total(sizes, wanted), progress):
             api.snapshot_download(repository, revision=info.sha, allow_patterns=wanted, local_dir=folder)
         return str(info.sha)
     # Proxies, certificates and name servers fail in their own ways. None of them is our defect.
@@ -162,7 +163,6 @@ def _total(sizes: Mapping[str, int | None], patterns: list[str]) -> int | None:
 def _shown(folder: Path, repository: str, commit: str, total: int | None, progress: Progress) -> Iterator[None]:
     """Show how much has arrived, by the sizes of the files: the hub's library has several ways to transfer."""
     import huggingface_hub as hub
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if progress is SILENT:
         yield
@@ -178,15 +178,27 @@ def _shown(folder: Path, repository: str, commit: str, total: int | None, progre
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
-        own_bars = not are_progress_bars_disabled()
-        disable_progress_bars()
         try:
             yield
         finally:
-            if own_bars:
-                enable_progress_bars()
             ended.set()
             watcher.join()
+
+
+@contextmanager
+def _silenced_hub() -> Iterator[None]:
+    """Hide the bars of the hub's library, and its warning of a full disk, which is told in one sentence when it is full."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    own_bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Not enough free disk space")
+            yield
+    finally:
+        if own_bars:
+            enable_progress_bars()
 
 
 def _bytes(folder: Path) -> int:

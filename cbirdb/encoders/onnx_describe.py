@@ -14,7 +14,7 @@ from PIL import Image
 
 from cbirdb.encoders.base import Encoder, Preprocessing
 from cbirdb.encoders.golden import golden_picture
-from cbirdb.encoders.onnx_preprocessing import PillowPreprocessing
+from cbirdb.encoders.pillow_preprocessing import PillowPreprocessing
 from cbirdb.errors import EncoderError
 
 KEEP_TORCH = "Run this encoder with torch."

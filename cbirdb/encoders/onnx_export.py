@@ -6,17 +6,12 @@ Nothing is left behind when they differ: the folder gets its name when all compa
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +20,7 @@ from cbirdb.encoders.base import Encoder, hash_files
 from cbirdb.encoders.golden import golden_picture
 from cbirdb.encoders.onnx_describe import KEEP_TORCH, describe, odd_pictures
 from cbirdb.encoders.onnx_folder import DATA, MANIFEST, MODEL, Export, output_options
-from cbirdb.encoders.onnx_preprocessing import PillowPreprocessing
+from cbirdb.encoders.pillow_preprocessing import PillowPreprocessing
 from cbirdb.errors import EncoderError
 from cbirdb.version import __version__
 
@@ -72,14 +67,14 @@ def export_encoder(encoder: Encoder, to: Path) -> Exported:
     try:
         to.mkdir(parents=True, exist_ok=True)
         # A name of its own beside the final one, so that it can be renamed in one step.
-        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=to))
+        partial = to / f".{name}-{uuid4().hex}"
+        partial.mkdir()
     except OSError as error:
         raise EncoderError(
             f"The folder {to} cannot be written: {error.strerror}.", hint="Choose another --onnx."
         ) from error
     try:
         export, difference = _write(torch_encoder, partial)
-        partial.chmod(0o777 & ~_umask())
         partial.rename(folder)
     except OSError as error:
         raise EncoderError(
@@ -145,12 +140,14 @@ def _write_network(encoder: TorchEncoder, folder: Path) -> None:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    from cbirdb.encoders.torch_encoder import silenced_libraries
+
     network = encoder.network()
     # An axis of length one would be taken for a constant.
     example = torch.zeros((2, *encoder.input_shape))
     count = torch.export.Dim("n", min=1)
     # The other kernels lay out attention in memory in ways that some models' shapes cannot be exported from.
-    with _quiet(), sdpa_kernel(SDPBackend.MATH):
+    with silenced_libraries(), sdpa_kernel(SDPBackend.MATH):
         try:
             program: Any = torch.onnx.export(
                 network, (example,), dynamo=True, verbose=False, opset_version=OPSET,
@@ -207,24 +204,3 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = rows.astype(np.float64)
     unit: NDArray[np.float64] = wide / np.linalg.norm(wide, axis=1, keepdims=True)
     return unit
-
-
-def _umask() -> int:
-    now = os.umask(0)
-    os.umask(now)
-    return now
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what the exporter and its libraries report about their own steps."""
-    root: Any = logging.getLogger()
-    level = root.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if level > logging.INFO:
-            root.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            root.setLevel(level)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cbirdb.encoders.base import LoadOptions, hash_files
-from cbirdb.encoders.onnx_preprocessing import PillowPreprocessing
+from cbirdb.encoders.pillow_preprocessing import PillowPreprocessing
 from cbirdb.encoders.spec import EncoderSpec
 from cbirdb.encoders.weights import is_local
 from cbirdb.errors import EncoderError

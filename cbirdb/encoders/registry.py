@@ -104,6 +104,8 @@ def load_encoder(spec: EncoderSpec, options: LoadOptions) -> Encoder:
     family = get_family(spec)
     # An encoder without weights needs no folder.
     folder = find_folder(spec, family.FILES, options) if spec.weights else None
+    if folder is not None:
+        options.on_stage("hashing the weights")
     found = identify(spec, folder, family.FILES, options) if folder is not None else Identity(spec)
     if found.refusal is not None and found.is_named:
         raise found.refusal

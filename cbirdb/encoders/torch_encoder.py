@@ -139,7 +139,6 @@ def load_parts(spec: EncoderSpec, options: LoadOptions, build: Callable[[], Part
                 f"There is not enough memory to load '{spec.name}'.",
                 hint="Use --device cpu, or a machine with more memory, or fewer encoders at once.",
             ) from error
-        options.on_stage("hashing the weights")
         provenance = Provenance(
             weights_sha256=hash_files([parts.weights]),
             preprocessing_sha256=hash_settings(parts.preprocessing),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,40 +17,23 @@ import pytest
 
 from cbirdb.ingest.embeddings import BATCH as IMPORT_BATCH
 from cbirdb.ingest.run import BATCH_WITH_FILES
-from tests.conftest import Outcome, picture_bytes
+from tests.conftest import Outcome
+from tests.support.picture_folder import write_pictures
+from tests.support.started_commands import Start, started_commands
 
 PICTURES = 600
 BATCH = 8
-PROGRAM = Path(sys.executable).with_name("cbirdb")
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("many") / "pictures"
-    for number in range(PICTURES):
-        path = root / f"class {number % 6}" / f"{number:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture_bytes(number))
-    return root
+    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", PICTURES, classes=6)
 
 
 @pytest.fixture
 def start(dsn: str) -> Iterator[Start]:
-    """Start ``cbirdb`` as a process of its own; no process outlives the test."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def call(*arguments: object) -> subprocess.Popen[str]:
-        command = [PROGRAM, "--dsn", dsn, *map(str, arguments), "--format", "json"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
-
-    yield call
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with started_commands(dsn, "--format", "json") as start:
+        yield start
 
 
 @pytest.fixture

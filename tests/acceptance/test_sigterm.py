@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,45 +14,25 @@ import psycopg
 import pytest
 
 from cbirdb.db.server.embedded import EmbeddedServer
-from tests.conftest import Outcome, picture_bytes
+from tests.conftest import Outcome
+from tests.support.picture_folder import write_pictures
+from tests.support.started_commands import Start, start_command, started_commands
 from tests.support.waiting import eventually
 
 PICTURES = 120
 BATCH = 8
-PROGRAM = Path(sys.executable).with_name("cbirdb")
 STOPPED = "Stopped. Finished work is kept; the same command continues from there."
-Process = "subprocess.Popen[str]"
-Start = Callable[..., Process]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("many") / "pictures"
-    for number in range(PICTURES):
-        path = root / f"class {number % 6}" / f"{number:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture_bytes(number))
-    return root
+    return write_pictures(tmp_path_factory.mktemp("many") / "pictures", PICTURES, classes=6)
 
 
 @pytest.fixture
 def start(dsn: str) -> Iterator[Start]:
-    """Start ``cbirdb`` in a process group of its own; no process outlives the test."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def call(*arguments: object) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [PROGRAM, "--dsn", dsn, *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-        processes.append(process)
-        return process
-
-    yield call
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    with started_commands(dsn) as start:
+        yield start
 
 
 @pytest.fixture
@@ -207,21 +186,14 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedSer
     server.stop()
 
 
-def on_embedded(server: EmbeddedServer, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [PROGRAM, "--home", server.home, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("receiver", ["process", "group"])
 def test_server_can_be_created_after_sigterm_ended_its_creation(new_server: EmbeddedServer, receiver: str) -> None:
-    process = on_embedded(new_server, "db", "start")
+    process = start_command("--home", new_server.home, "db", "start")
     eventually(lambda: any(new_server.home.glob("pgdata*/PG_VERSION")), seconds=60)
     send(process, receiver)
     assert process.wait(60) == 143
     process.communicate()
-    again = on_embedded(new_server, "db", "start")
+    again = start_command("--home", new_server.home, "db", "start")
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     assert not list(new_server.home.glob("pgdata.new-*"))
@@ -230,13 +202,13 @@ def test_server_can_be_created_after_sigterm_ended_its_creation(new_server: Embe
 def test_embedded_server_outlives_sigterm_to_the_group_of_the_command_that_started_it(
     new_server: EmbeddedServer, pictures: Path
 ) -> None:
-    process = on_embedded(new_server, "ingest", "folder", pictures)
+    process = start_command("--home", new_server.home, "ingest", "folder", pictures)
     eventually(new_server.running, seconds=120)
     send(process, "group")
     process.communicate(timeout=60)
     assert process.returncode == 143
     pid = int((new_server.data / "postmaster.pid").read_text().split()[0])
-    again = on_embedded(new_server, "ingest", "folder", pictures)
+    again = start_command("--home", new_server.home, "ingest", "folder", pictures)
     _, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     assert int((new_server.data / "postmaster.pid").read_text().split()[0]) == pid

@@ -27,7 +27,7 @@ from cbirdb.db.server.embedded import EmbeddedServer
 from cbirdb.encode import EncodeOptions, EncodeSummary
 from cbirdb.encode import run as verb
 from cbirdb.errors import DatabaseError, ExitCode, UnreachableError
-from tests.conftest import picture_bytes
+from tests.support.picture_folder import write_pictures
 from tests.support.waiting import eventually
 from tests.support.worker_encoders import Slow
 
@@ -61,12 +61,7 @@ def own_dsn(own_server: EmbeddedServer) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("sixty") / "pictures"
-    for number in range(PICTURES):
-        path = root / f"class {number % 2}" / f"{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture_bytes(number))
-    return root
+    return write_pictures(tmp_path_factory.mktemp("sixty") / "pictures", PICTURES, classes=2)
 
 
 @pytest.fixture

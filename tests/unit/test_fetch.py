@@ -195,3 +195,10 @@ def test_target_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     error = refused_to(tmp_path / "file")
     assert str(tmp_path / "file") in error.message
     assert "--to" in (error.hint or "")
+
+
+def test_fetching_without_progress_writes_nothing(
+    resnet: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fetch(RESNET50, tmp_path)
+    assert capfd.readouterr() == ("", "")

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -278,3 +279,15 @@ def test_sha256_of_an_exports_weights_is_held_in_the_same_way(folder: Path, othe
     assert str(export) in refusal.message
     assert identity.identify_hash(held(folder), export, wrong, on_cpu(None)).spec.name == f"resnet50@{wrong[:8]}"
     assert identity.identify_hash(SPEC, export, wrong, strictly(None)).refusal is None
+
+
+def test_change_with_its_time_set_back_is_seen_in_the_same_process(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"before")
+    time.sleep(1.1)  # else it is too new to be remembered
+    then, first = file.stat(), hash_files([file])
+    file.write_bytes(b"after!")
+    os.utime(file, ns=(then.st_atime_ns, then.st_mtime_ns))
+    time.sleep(1.1)
+    assert file.stat().st_mtime_ns == then.st_mtime_ns
+    assert hash_files([file]) != first

@@ -63,8 +63,8 @@ def test_loading_tells_each_stage_when_it_begins(folder: Path) -> None:
     load_encoder(SPEC, replace(on_cpu(folder), on_stage=stages.append))
     assert stages == [
         "importing its libraries",
-        "reading the weights",
         "hashing the weights",
+        "reading the weights",
         "encoding a test picture",
     ]
 

@@ -24,8 +24,8 @@ import transformers
 
 from cbirdb.encoders.huggingface import ImageProcessor
 from cbirdb.encoders.onnx_describe import describe, odd_pictures
-from cbirdb.encoders.onnx_preprocessing import LARGEST_SIDE, PillowPreprocessing
 from cbirdb.encoders.openclip import Transform
+from cbirdb.encoders.pillow_preprocessing import LARGEST_SIDE, PillowPreprocessing
 from cbirdb.errors import EncoderError
 from tests.support.encoder_checks import PICTURES
 from tests.support.random_weights import IMAGENET, PREPROCESSORS, SIGLIP

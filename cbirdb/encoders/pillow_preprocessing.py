@@ -1,4 +1,4 @@
-"""Prepares pictures for an exported network with Pillow and NumPy alone.
+"""Prepares pictures with Pillow and NumPy alone: for exported networks, and families without a library of their own.
 
 The libraries that models come with prepare pictures by the same few steps, but round in two ways. Both are settings
 here, so the pixels are equal to the library's.
